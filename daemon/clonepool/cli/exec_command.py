@@ -1,0 +1,70 @@
+"""clonepool exec: run a command with a clone of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+
+import click
+
+from clonepool.cli.options import socket_option
+from clonepool.client import Client
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+_PASSED_ON = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    signal.SIGHUP,
+    signal.SIGQUIT,
+    signal.SIGUSR1,
+    signal.SIGUSR2,
+)
+_NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+
+
+@click.command("exec", context_settings={"ignore_unknown_options": True})
+@click.option("-t", "--template", required=True, metavar="NAME", help="Template to lease.")
+@click.option("--timeout", type=float, metavar="SECONDS", help="How long to wait for a clone.")
+@socket_option
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+def command(
+    template: str, timeout: float | None, socket_path: str | None, argv: tuple[str, ...]
+) -> None:
+    """Run CMD with DATABASE_URL and PG* set to a clone that is released when CMD ends."""
+    with Client(socket_path, name=f"exec {' '.join(argv)}") as client:
+        lease = client.lease(template, timeout=timeout)
+        inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
+        code = _run(argv, {**inherited, **lease.env})
+    sys.exit(code)
+
+
+def _run(argv: tuple[str, ...], env: dict[str, str]) -> int:
+    """Run the child and return its exit code, 128 + n after signal n, as a shell does."""
+    child: subprocess.Popen[bytes] | None = None
+    early: list[int] = []
+
+    def pass_on(number: int, _: FrameType | None) -> None:
+        if child is None:
+            early.append(number)
+        elif child.poll() is None:
+            child.send_signal(number)
+
+    for wanted in _PASSED_ON:
+        signal.signal(wanted, pass_on)
+    try:
+        child = subprocess.Popen(argv, env=env)
+    except FileNotFoundError:
+        click.echo(f"clonepool: {argv[0]}: command not found", err=True)
+        return _NOT_FOUND
+    except OSError as error:
+        click.echo(f"clonepool: {argv[0]}: {error.strerror}", err=True)
+        return _NOT_EXECUTABLE
+    for number in early:
+        child.send_signal(number)
+    code = child.wait()
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,43 @@
+"""clonepool serve: run the daemon."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from clonepool.cli.options import socket_option
+
+
+@click.command("serve")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Configuration. [default: ./config.toml, else /etc/clonepool/config.toml]",
+)
+@click.option(
+    "--state",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where the embedded server's data, keys and locks are.",
+)
+@socket_option
+def command(config_path: Path | None, state: Path | None, socket_path: str | None) -> None:
+    """Run the daemon until SIGTERM or SIGINT."""
+    import anyio
+
+    from clonepool import config, paths
+    from clonepool.observe import logs
+    from clonepool.service.app import serve
+
+    settings = config.load(config_path or paths.default_config())
+    logs.configure(settings.log.level, settings.log.format)
+    anyio.run(
+        serve,
+        settings,
+        Path(paths.default_socket(socket_path)),
+        (state or paths.default_state_dir()).absolute(),
+        backend_options={"use_uvloop": True},
+    )

@@ -1,0 +1,56 @@
+"""clonepool status: what the pools hold."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from clonepool.cli.options import json_option, socket_option
+from clonepool.client import Client
+
+_COLUMNS = ("ready", "leased", "creating", "recycling", "dropping", "waiting", "max_clones")
+
+
+@click.command("status")
+@json_option
+@socket_option
+def command(*, as_json: bool, socket_path: str | None) -> None:
+    """Show what the pools hold and who holds what."""
+    with Client(socket_path) as client:
+        status = client.call("status")
+        leases = client.call("leases")
+    if as_json:
+        click.echo(json.dumps({**status, "leases": leases}, indent=2))
+    else:
+        _print(status, leases)
+
+
+def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    server, clones = status["server"], status["clones"]
+    console.print(
+        f"instance {status['instance']}, PostgreSQL {server['version']} at {server['host']},"
+        f" {clones['used']} of {clones['max']} clones",
+        highlight=False,
+    )
+    if server["problem"]:
+        console.print(f"[red]server: {server['problem']}[/red]", highlight=False)
+    pools = Table("template", "phase", *_COLUMNS)
+    for pool in status["pools"]:
+        pools.add_row(pool["template"], pool["phase"], *(str(pool[c]) for c in _COLUMNS))
+    console.print(pools)
+    for pool in status["pools"]:
+        for key in ("failure", "last_error", "limited_by"):
+            if pool[key]:
+                console.print(f"{pool['template']}: {key.replace('_', ' ')}: {pool[key]}")
+    if leases:
+        held = Table("template", "database", "held by", "for")
+        for lease in leases:
+            seconds = f"{lease['held_seconds']:.1f} s"
+            held.add_row(lease["template"], lease["database"], lease["label"], seconds)
+        console.print(held)

@@ -1,0 +1,208 @@
+"""TOML to frozen structs, checked. Nothing else of clonepool reads the configuration file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import msgspec
+
+from clonepool.core.naming import INSTANCE_PATTERN, TEMPLATE_PATTERN
+from clonepool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+EMBEDDED = "embedded"
+
+Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
+Count = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
+Positive = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+
+
+class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Base of all tables of the file."""
+
+
+class EmbeddedSection(Section, frozen=True):
+    """The server that the daemon starts itself; the meaning of each key is in config.toml."""
+
+    storage: Literal["auto", "memory", "disk"] = "auto"
+    binaries: str = ""
+    user: str = ""
+    port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
+    max_connections: Annotated[int, msgspec.Meta(ge=20, le=10_000)] = 300
+    settings: dict[str, str] = {}
+
+
+class PoolSection(Section, frozen=True):
+    """What holds for all templates together."""
+
+    max_clones: Positive = 128
+    ddl_concurrency: Annotated[int, msgspec.Meta(ge=1, le=32)] = 3
+    acquire_timeout: Seconds = 30.0
+
+
+class AccessSection(Section, frozen=True):
+    """Who may use the socket beside the daemon's own user and root."""
+
+    allow_users: list[str] = []
+    allow_groups: list[str] = []
+
+
+class HttpSection(Section, frozen=True):
+    """Where metrics and health are served; an empty `listen` serves none."""
+
+    listen: str = "127.0.0.1:9849"
+
+
+class LogSection(Section, frozen=True):
+    """How much is logged, and for whom."""
+
+    level: Literal["debug", "info", "warning", "error"] = "info"
+    format: Literal["auto", "console", "json"] = "auto"
+
+
+class TemplateSection(Section, frozen=True):
+    """One template."""
+
+    sql: Annotated[list[str], msgspec.Meta(min_length=1)]
+    min_ready: Count = 8
+    max_clones: Positive = 64
+    create_timeout: Seconds = 30.0
+    build_timeout: Seconds = 600.0
+
+
+class Config(Section, frozen=True):
+    """The whole file. Relative paths in it start at `directory`."""
+
+    server: str = EMBEDDED
+    instance: str = "main"
+    embedded: EmbeddedSection = EmbeddedSection()
+    pool: PoolSection = PoolSection()
+    access: AccessSection = AccessSection()
+    http: HttpSection = HttpSection()
+    log: LogSection = LogSection()
+    templates: dict[str, TemplateSection] = {}
+    directory: str = "."
+
+
+def load(path: Path) -> Config:
+    """Read and check the file.
+
+    Raises:
+        ConfigError: one line with file, key path, what was found, and what is allowed.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file", remedy="name one with --config FILE") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    if "directory" in raw:
+        raise ConfigError(f"{path}: directory: unknown key, allowed are: {_keys(Config)}")
+    try:
+        config = msgspec.convert(raw, Config)
+        _check(config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{path}: {_explain(str(error), raw)}") from None
+    return msgspec.structs.replace(config, directory=str(path.resolve().parent))
+
+
+def _check(config: Config) -> None:
+    """Check what types and ranges alone do not say."""
+    _check_name("instance", config.instance, INSTANCE_PATTERN)
+    if config.server != EMBEDDED and not re.match(r"postgres(ql)?://", config.server):
+        raise msgspec.ValidationError('Expected "embedded" or a postgresql:// URL - at `$.server`')
+    _check_listen(config.http.listen)
+    if not config.templates:
+        raise msgspec.ValidationError("Expected at least one [templates.NAME] - at `$.templates`")
+    for name, template in config.templates.items():
+        _check_name(f"templates.{name}", name, TEMPLATE_PATTERN)
+        if template.min_ready > template.max_clones:
+            raise msgspec.ValidationError(
+                f"Expected at most max_clones, which is {template.max_clones}"
+                f" - at `$.templates.{name}.min_ready`"
+            )
+    if (total := sum(t.min_ready for t in config.templates.values())) > config.pool.max_clones:
+        raise msgspec.ValidationError(
+            f"Expected at least {total}, the sum of all min_ready - at `$.pool.max_clones`"
+        )
+
+
+def _check_name(key: str, name: str, pattern: str) -> None:
+    if not re.fullmatch(pattern, name):
+        raise msgspec.ValidationError(f"Expected a name that matches {pattern} - at `$.{key}`")
+
+
+def _check_listen(listen: str) -> None:
+    host, _, port = listen.rpartition(":")
+    if listen and not (host and port.isdigit() and int(port) < 2**16):
+        raise msgspec.ValidationError('Expected "ADDRESS:PORT" or "" - at `$.http.listen`')
+
+
+def _explain(error: str, raw: dict[str, Any]) -> str:
+    """Say in one line where the error is, what stands there, and what is allowed."""
+    message, _, place = error.partition(" - at `")
+    keys = place.rstrip("`").removeprefix("$").lstrip(".")
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        keys, section = _locate_unknown(keys, unknown[1], raw)
+        return f"{keys}: unknown key, allowed are: {_keys(section)}"
+    missing = re.fullmatch(r"Object missing required field `(.*)`", message)
+    if missing:
+        keys, _ = _locate_unknown(keys, missing[1], raw)
+        return f"{keys}: missing, and it must be there"
+    keys = _concrete(keys, message, raw)
+    allowed = message.removeprefix("Expected ").partition(", got")[0].replace("`", "")
+    return f"{keys}: found {_found(keys, raw)}, allowed: {allowed}"
+
+
+def _concrete(keys: str, message: str, raw: dict[str, Any]) -> str:
+    """Put the template's name in place of the `[...]` with which msgspec names any value."""
+    if "[...]" not in keys:
+        return keys
+    table, _, rest = keys.partition("[...]")
+    for name, value in _at(table, raw).items():
+        shape = TemplateSection if table == "templates" else str
+        try:
+            msgspec.convert(value, shape)
+        except msgspec.ValidationError as error:
+            if str(error).startswith(message):
+                return f"{table}.{name}{rest}"
+    return keys
+
+
+def _locate_unknown(keys: str, field: str, raw: dict[str, Any]) -> tuple[str, type[Section]]:
+    if keys.startswith("templates[...]"):
+        for name, value in raw["templates"].items():
+            try:
+                msgspec.convert(value, TemplateSection)
+            except msgspec.ValidationError as error:
+                if f"`{field}`" in str(error):
+                    return f"templates.{name}.{field}", TemplateSection
+    section = get_type_hints(Config)[keys] if keys else Config
+    return f"{keys}.{field}".lstrip("."), section
+
+
+def _keys(section: type[Section]) -> str:
+    return ", ".join(field for field in section.__struct_fields__ if field != "directory")
+
+
+def _at(keys: str, raw: dict[str, Any]) -> Any:
+    value: Any = raw
+    for key in re.findall(r"[^.\[\]]+", keys):
+        value = value[int(key)] if isinstance(value, list) else value.get(key)
+        if value is None:
+            break
+    return value
+
+
+def _found(keys: str, raw: dict[str, Any]) -> str:
+    value = _at(keys, raw)
+    if value is None or isinstance(value, dict):
+        return "a table" if value else "nothing"
+    if isinstance(value, str) and "://" in value:
+        return "a URL"
+    return f"{value!r}"

@@ -1,0 +1,1 @@
+"""The pool's decisions: pure, synchronous, without clock, randomness or I/O."""

@@ -1,0 +1,163 @@
+"""Every error of clonepool and its wire code, on one screen.
+
+An error says what happened (`str(error)`), and what the reader can do about it (`remedy`). Its
+`code` is stable: clients in any language branch on it. Standard library only, because the
+synchronous client raises these too.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class ClonepoolError(Exception):
+    """Base of all errors that clonepool raises on purpose.
+
+    Attributes:
+        code: stable name, the `data.code` of the wire.
+        remedy: what the reader can do, or an empty string.
+    """
+
+    code: ClassVar[str] = "internal_error"
+
+    def __init__(self, message: str, *, remedy: str = "") -> None:
+        super().__init__(message)
+        self.remedy = remedy
+
+    def sentence(self) -> str:
+        """Return message and remedy as one line."""
+        return f"{self} ({self.remedy})" if self.remedy else str(self)
+
+
+# What a client can be told. ---------------------------------------------------------------
+
+
+class BadRequestError(ClonepoolError):
+    """The request is not JSON, not JSON-RPC, or has the wrong fields."""
+
+    code = "bad_request"
+
+
+class UnknownMethodError(ClonepoolError):
+    """There is no method of that name."""
+
+    code = "unknown_method"
+
+
+class UnknownTemplateError(ClonepoolError):
+    """The configuration has no template of that name."""
+
+    code = "unknown_template"
+
+
+class AcquireTimeoutError(ClonepoolError):
+    """No clone became ready before the deadline of the acquire."""
+
+    code = "acquire_timeout"
+
+
+class PoolFullError(ClonepoolError):
+    """The deadline passed while every clone that the limits allow was leased."""
+
+    code = "pool_full"
+
+
+class TemplateFailedError(ClonepoolError):
+    """The template could not be built; the message is the cause."""
+
+    code = "template_failed"
+
+
+class NotYourLeaseError(ClonepoolError):
+    """The token names no lease that this connection may end."""
+
+    code = "not_your_lease"
+
+
+class ServerUnavailableError(ClonepoolError):
+    """PostgreSQL cannot be reached, or took longer than the deadline."""
+
+    code = "server_unavailable"
+
+
+class ShuttingDownError(ClonepoolError):
+    """The daemon is stopping and grants nothing more."""
+
+    code = "shutting_down"
+
+
+class AccessDeniedError(ClonepoolError):
+    """The kernel says that the caller is nobody who may use this daemon."""
+
+    code = "access_denied"
+
+
+# What only the daemon's own operator meets. -----------------------------------------------
+
+
+class ConfigError(ClonepoolError):
+    """The configuration cannot be used; nothing was started."""
+
+    code = "bad_config"
+
+
+class EmbeddedServerError(ClonepoolError):
+    """The embedded server cannot be made or started."""
+
+    code = "embedded_server"
+
+
+class CapabilityError(ClonepoolError):
+    """The server's version or the role's rights do not suffice."""
+
+    code = "missing_capability"
+
+
+class AlreadyRunningError(ClonepoolError):
+    """Another daemon holds the socket, the state directory or the instance."""
+
+    code = "already_running"
+
+
+class StatementError(ClonepoolError):
+    """PostgreSQL refused a statement.
+
+    Attributes:
+        sqlstate: five characters, as PostgreSQL's manual lists them.
+    """
+
+    code = "server_error"
+
+    def __init__(self, message: str, *, sqlstate: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.sqlstate = sqlstate
+
+
+class DaemonNotFoundError(ClonepoolError):
+    """No daemon answers on any of the places where one would be."""
+
+    code = "no_daemon"
+
+
+class ConnectionLostError(ClonepoolError):
+    """The daemon went away in the middle of a call."""
+
+    code = "connection_lost"
+
+
+BY_CODE: dict[str, type[ClonepoolError]] = {
+    error.code: error
+    for error in (
+        BadRequestError,
+        UnknownMethodError,
+        UnknownTemplateError,
+        AcquireTimeoutError,
+        PoolFullError,
+        TemplateFailedError,
+        NotYourLeaseError,
+        ServerUnavailableError,
+        ShuttingDownError,
+        AccessDeniedError,
+    )
+}
+"""The errors that cross the wire, by code."""

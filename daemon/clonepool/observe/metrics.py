@@ -1,0 +1,148 @@
+"""Prometheus metrics, on a registry that is passed in. docs/metrics.md names each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client import Metric
+
+    from clonepool.core.decisions import PoolSnapshot
+
+ACQUIRE_BUCKETS = (
+    1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2,
+    0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
+)  # fmt: skip
+DDL_BUCKETS = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+GAUGE_STATES = ("creating", "ready", "leased", "returned", "recycling", "kept", "dropping")
+
+
+class TemplateMetrics:
+    """The metrics of one template, their labels bound once: an acquire has no time for it."""
+
+    def __init__(self, metrics: Metrics, template: str) -> None:
+        self.acquire_seconds = metrics.acquire_seconds.labels(template)
+        self.hits = metrics.acquires.labels(template, "ready")
+        self.waits = metrics.acquires.labels(template, "waited")
+        self.refusals = metrics.refusals
+        self.create_seconds = metrics.create_seconds.labels(template)
+        self.drop_seconds = metrics.drop_seconds.labels(template)
+        self.build_seconds = metrics.build_seconds.labels(template)
+
+
+class Metrics:
+    """All counters and histograms.
+
+    Args:
+        registry: where they are registered.
+        templates: names of all templates; the label set is closed.
+    """
+
+    def __init__(self, registry: CollectorRegistry, templates: Iterable[str]) -> None:
+        self.registry = registry
+        by_template = ("template",)
+        self.acquire_seconds = Histogram(
+            "clonepool_acquire_seconds",
+            "Time from an acquire's arrival to its grant.",
+            by_template,
+            buckets=ACQUIRE_BUCKETS,
+            registry=registry,
+        )
+        self.acquires = Counter(
+            "clonepool_acquires",
+            "Acquires granted, at once (ready) or after waiting (waited).",
+            ("template", "source"),
+            registry=registry,
+        )
+        self.refusals = Counter(
+            "clonepool_refusals",
+            "Acquires refused, by error code.",
+            ("template", "code"),
+            registry=registry,
+        )
+        self.create_seconds = Histogram(
+            "clonepool_create_seconds",
+            "Time to copy, verify and prewarm a clone.",
+            by_template,
+            buckets=DDL_BUCKETS,
+            registry=registry,
+        )
+        self.drop_seconds = Histogram(
+            "clonepool_drop_seconds",
+            "Time to drop a clone.",
+            by_template,
+            buckets=DDL_BUCKETS,
+            registry=registry,
+        )
+        self.build_seconds = Histogram(
+            "clonepool_build_seconds",
+            "Time to find or build a template's generation.",
+            by_template,
+            buckets=DDL_BUCKETS,
+            registry=registry,
+        )
+        self.server_errors = Counter(
+            "clonepool_server_errors",
+            "Statements that failed, by class of SQLSTATE; `unavailable` when there was no answer.",
+            ("sqlstate_class",),
+            registry=registry,
+        )
+        self.leaked_sessions = Counter(
+            "clonepool_leaked_sessions",
+            "Sessions still open on a clone when its lease ended.",
+            registry=registry,
+        )
+        self.connections_refused = Counter(
+            "clonepool_connections_refused",
+            "Socket connections of users who may not use the daemon.",
+            registry=registry,
+        )
+        self.of = {template: TemplateMetrics(self, template) for template in templates}
+
+
+class PoolCollector(Collector):
+    """Gauges, read from a snapshot at the scrape."""
+
+    def __init__(
+        self,
+        snapshots: Callable[[], list[PoolSnapshot]],
+        connections: Callable[[], int],
+        server_up: Callable[[], bool],
+    ) -> None:
+        self._snapshots = snapshots
+        self._connections = connections
+        self._server_up = server_up
+
+    def collect(self) -> Iterable[Metric]:
+        """Yield the gauges."""
+        clones = GaugeMetricFamily(
+            "clonepool_clones", "Clones by state.", labels=("template", "state")
+        )
+        waiting = GaugeMetricFamily(
+            "clonepool_waiting", "Acquires in the queue.", labels=("template",)
+        )
+        template = GaugeMetricFamily(
+            "clonepool_template_ready", "Whether the template can be leased.", labels=("template",)
+        )
+        for pool in self._snapshots():
+            for state in GAUGE_STATES:
+                clones.add_metric((pool.template, state), getattr(pool, state))
+            waiting.add_metric((pool.template,), pool.waiting)
+            template.add_metric((pool.template,), float(pool.phase == "ready"))
+        yield clones
+        yield waiting
+        yield template
+        yield GaugeMetricFamily(
+            "clonepool_connections", "Clients connected.", value=self._connections()
+        )
+        yield GaugeMetricFamily(
+            "clonepool_server_up",
+            "Whether PostgreSQL answers and the instance lock is held.",
+            value=float(self._server_up()),
+        )

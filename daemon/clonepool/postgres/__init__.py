@@ -1,0 +1,1 @@
+"""PostgreSQL as the pool sees it: all SQL, and the only import of asyncpg."""

@@ -1,0 +1,104 @@
+"""Making one clone: copied, verified complete, prewarmed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+
+from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
+from clonepool.postgres import databases
+
+if TYPE_CHECKING:
+    from clonepool.postgres.gateway import Gateway, Session
+
+_RELATIONS = """\
+SELECT count(*)::int AS relations,
+       sum(hashtextextended(concat_ws(',', c.oid, relname, relnamespace, relkind, relfilenode), 0)
+          )::text AS digest,
+       (SELECT datconnlimit <> -2 FROM pg_database WHERE datname = current_database()) AS valid
+  FROM pg_catalog.pg_class c
+ WHERE relpersistence <> 't'
+"""
+
+
+class Contents(msgspec.Struct, frozen=True):
+    """What a database holds, told by its catalog: number of relations, and a digest of them."""
+
+    relations: int
+    digest: str
+
+
+class IncompleteCloneError(ClonepoolError):
+    """A copy does not hold what its generation holds."""
+
+    code = "clone_failed"
+
+
+async def read_contents(session: Session) -> Contents:
+    """Read what the database of this session holds.
+
+    Raises:
+        IncompleteCloneError: an interrupted DROP left the database good for nothing.
+    """
+    (row,) = await session.rows(_RELATIONS)
+    if not row["valid"]:
+        raise IncompleteCloneError("the database is invalid (datconnlimit = -2)")
+    return Contents(row["relations"], row["digest"])
+
+
+async def make_clone(
+    gateway: Gateway,
+    name: str,
+    generation: str,
+    expected: Contents,
+    *,
+    options: str,
+    facts: dict[str, str],
+    seconds: float,
+) -> None:
+    """Copy `generation` into `name`, whole or not at all, and warm it up.
+
+    The one connection that verifies the clone is also what prewarms it: PostgreSQL builds a
+    database's caches (`pg_internal.init`) on its first connection.
+
+    Args:
+        gateway: the way to the server.
+        name: the clone's database name.
+        generation: the sealed database's name.
+        expected: what the generation holds.
+        options: further words of CREATE DATABASE.
+        facts: what the clone's comment tells people.
+        seconds: for all of it.
+
+    Raises:
+        ServerUnavailableError: the server is gone, or slower than `seconds`.
+        StatementError: the server refused.
+        IncompleteCloneError: the copy is not what it should be. The database may then exist and
+            is to be dropped, as after every other error.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            await databases.create(gateway, name, generation, options, seconds)
+            async with gateway.session(name) as session:
+                found = await read_contents(session)
+            await databases.annotate(gateway, name, facts)
+    except TimeoutError as error:
+        raise _too_slow(name, seconds) from error
+    except StatementError as error:
+        if error.sqlstate == "57014":
+            raise _too_slow(name, seconds) from error
+        raise
+    if found != expected:
+        raise IncompleteCloneError(
+            f"clone {name} holds {found.relations} relations (digest {found.digest}), its"
+            f" generation {expected.relations} (digest {expected.digest})"
+        )
+
+
+def _too_slow(name: str, seconds: float) -> ServerUnavailableError:
+    return ServerUnavailableError(
+        f"making clone {name} took longer than {seconds:g} s",
+        remedy="raise the template's create_timeout, or look at what the server is busy with",
+    )

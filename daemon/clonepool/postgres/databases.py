@@ -1,0 +1,153 @@
+"""The databases of one instance on one server: listed, created, sealed, renamed, dropped."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from clonepool.errors import StatementError
+from clonepool.postgres.gateway import STATEMENT_SECONDS, identifier, literal
+
+if TYPE_CHECKING:
+    from clonepool.core.naming import Identity, Namer
+    from clonepool.postgres.gateway import Gateway
+
+DROP_SECONDS = 120.0
+OBJECT_IN_USE = "55006"
+INVALID_CATALOG_NAME = "3D000"
+_FIRST_PAUSE_SECONDS = 0.05
+_LONGEST_PAUSE_SECONDS = 1.0
+
+
+class Database(msgspec.Struct, frozen=True):
+    """One database that proved to be ours."""
+
+    name: str
+    identity: Identity
+    sealed: bool
+    valid: bool
+    comment: dict[str, Any]
+
+
+async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], list[str]]:
+    """Return our databases, and the names that only look like ours."""
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT datname, datistemplate AND NOT datallowconn AS sealed,"
+            " datconnlimit <> -2 AS valid, shobj_description(oid, 'pg_database') AS comment"
+            " FROM pg_database ORDER BY datname"
+        )
+    ours, strangers = [], []
+    for row in rows:
+        identity = namer.parse(row["datname"])
+        if identity is not None:
+            ours.append(
+                Database(
+                    row["datname"], identity, row["sealed"], row["valid"], _read(row["comment"])
+                )
+            )
+        elif namer.resembles(row["datname"]):
+            strangers.append(row["datname"])
+    return ours, strangers
+
+
+async def create(gateway: Gateway, name: str, source: str, options: str, seconds: float) -> None:
+    """Copy `source` into the new database `name`, within `seconds`.
+
+    While somebody is connected to the source (SQLSTATE 55006) it is tried again with jitter,
+    holding nothing in between. After an error the database does not exist.
+
+    Args:
+        gateway: the way to the server.
+        name: of the new database.
+        source: a generation, or template0.
+        options: further words of CREATE DATABASE, such as a strategy; may be empty.
+        seconds: for all tries together.
+    """
+    sql = f"CREATE DATABASE {identifier(name)} TEMPLATE {identifier(source)} {options}"
+    deadline = anyio.current_time() + seconds
+    pause = _FIRST_PAUSE_SECONDS
+    while True:
+        left = max(0.001, deadline - anyio.current_time())
+        try:
+            await gateway.ddl(sql, seconds=left)
+        except StatementError as error:
+            if error.sqlstate != OBJECT_IN_USE or anyio.current_time() + pause > deadline:
+                raise
+        else:
+            return
+        await anyio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
+        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+
+
+async def annotate(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
+    """Write `facts` as JSON into the database's comment."""
+    text = literal(json.dumps({"clonepool": 1, **facts}, sort_keys=True))
+    await gateway.ddl(f"COMMENT ON DATABASE {identifier(name)} IS {text}")
+
+
+async def seal(gateway: Gateway, name: str) -> None:
+    """Let nobody connect any more, and end who is."""
+    await gateway.ddl(
+        f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false IS_TEMPLATE true"
+    )
+    await end_sessions(gateway, name)
+
+
+async def rename(gateway: Gateway, name: str, new_name: str) -> None:
+    """Give a sealed database its final name."""
+    await gateway.ddl(f"ALTER DATABASE {identifier(name)} RENAME TO {identifier(new_name)}")
+
+
+async def drop(gateway: Gateway, name: str, *, sealed: bool = False) -> None:
+    """Remove a database of ours and end its sessions; one that is gone already is no error."""
+    try:
+        if sealed:
+            await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH IS_TEMPLATE false")
+        await gateway.ddl(
+            f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)", seconds=DROP_SECONDS
+        )
+    except StatementError as error:
+        if error.sqlstate != INVALID_CATALOG_NAME:
+            raise
+
+
+async def sessions(gateway: Gateway, name: str) -> list[dict[str, Any]]:
+    """Return who is connected to the database: pid, application_name, state and query."""
+    async with gateway.control() as session:
+        return await session.rows(
+            "SELECT pid, coalesce(application_name, '') AS application_name,"
+            " coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query"
+            " FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'",
+            name,
+        )
+
+
+async def end_sessions(gateway: Gateway, name: str, *, seconds: float = STATEMENT_SECONDS) -> bool:
+    """End all sessions on the database and wait until they are gone; say whether they are."""
+    pause = 0.002
+    with anyio.move_on_after(seconds):
+        while True:
+            async with gateway.control() as session:
+                left = await session.rows(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+                    name,
+                )
+            if not left:
+                return True
+            await anyio.sleep(pause)
+            pause = min(pause * 2, 0.1)
+    return False
+
+
+def _read(comment: str | None) -> dict[str, Any]:
+    """Return the facts in a comment, or none when somebody wrote something else there."""
+    try:
+        facts = json.loads(comment or "{}")
+    except ValueError:
+        return {}
+    return facts if isinstance(facts, dict) and facts.get("clonepool") == 1 else {}

@@ -1,0 +1,1 @@
+"""The server that the daemon starts itself: binaries, storage, cluster, postmaster."""

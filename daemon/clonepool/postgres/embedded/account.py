@@ -1,0 +1,83 @@
+"""The unprivileged user that PostgreSQL runs as when the daemon is root."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import stat
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clonepool.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+_PREFERRED = ("clonepool", "postgres", "nobody")
+
+
+class Account(msgspec.Struct, frozen=True):
+    """Who runs PostgreSQL; `switch` when that is somebody else than the daemon."""
+
+    name: str
+    uid: int
+    gid: int
+    switch: bool
+
+    def popen_arguments(self) -> dict[str, Any]:
+        """Return the arguments that make subprocess run a program as this user."""
+        return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.switch else {}
+
+    def own(self, path: Path) -> None:
+        """Give a file or directory to this user."""
+        if self.switch:
+            os.chown(path, self.uid, self.gid)
+
+    def can_enter(self, directory: Path) -> bool:
+        """Say whether this user may reach what is below the directory."""
+        if not self.switch:
+            return True
+        return all(self._may_search(place) for place in (directory, *directory.parents))
+
+    def _may_search(self, directory: Path) -> bool:
+        try:
+            status = directory.stat()
+        except OSError:
+            return False
+        if status.st_uid == self.uid:
+            return bool(status.st_mode & stat.S_IXUSR)
+        if status.st_gid == self.gid:
+            return bool(status.st_mode & stat.S_IXGRP)
+        return bool(status.st_mode & stat.S_IXOTH)
+
+
+def choose_account(wanted: str) -> Account:
+    """Return the user to run PostgreSQL as: this one, or for root one that is not root.
+
+    Args:
+        wanted: a user's name, or an empty string for the first of clonepool, postgres, nobody.
+
+    Raises:
+        EmbeddedServerError: no such user, or only root may become another.
+    """
+    me = os.geteuid()
+    if me != 0:
+        own = pwd.getpwuid(me)
+        if wanted not in ("", own.pw_name):
+            raise EmbeddedServerError(
+                f"embedded.user: {own.pw_name} cannot start a server as {wanted}",
+                remedy="leave embedded.user empty, or start the daemon as root",
+            )
+        return Account(own.pw_name, me, os.getegid(), switch=False)
+    for name in [wanted] if wanted else _PREFERRED:
+        try:
+            found = pwd.getpwnam(name)
+        except KeyError:
+            continue
+        if found.pw_uid != 0:
+            return Account(name, found.pw_uid, found.pw_gid, switch=True)
+    raise EmbeddedServerError(
+        f"embedded.user: no unprivileged user {wanted or 'among ' + ', '.join(_PREFERRED)}",
+        remedy="PostgreSQL refuses to run as root: name an existing user that is not root",
+    )

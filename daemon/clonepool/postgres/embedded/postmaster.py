@@ -1,0 +1,154 @@
+"""The server process: started, adopted, watched while it starts, stopped."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from clonepool.errors import EmbeddedServerError, ServerUnavailableError, StatementError
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from clonepool.postgres.embedded.account import Account
+    from clonepool.postgres.embedded.binaries import Binaries
+    from clonepool.postgres.embedded.storage import Storage
+
+START_SECONDS = 60.0
+STOP_SECONDS = 15.0
+_POLL_SECONDS = 0.02
+_LOG_LINES = 5
+
+
+class Postmaster:
+    """One server process, ours by birth or by adoption."""
+
+    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None) -> None:
+        self.pid = pid
+        self._child = child
+
+    def alive(self) -> bool:
+        """Say whether the process still runs."""
+        if self._child is not None:
+            return self._child.poll() is None
+        return _is_alive(self.pid)
+
+    async def stop(self) -> None:
+        """Shut down fast: sessions ended, data written. After a while, at once."""
+        for wish in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            if self.alive():
+                os.kill(self.pid, wish)
+            with anyio.move_on_after(STOP_SECONDS):
+                while self.alive():
+                    await anyio.sleep(_POLL_SECONDS)
+                return
+
+
+def find_running(storage: Storage) -> Postmaster | None:
+    """Return the server that an earlier daemon left running on this data directory.
+
+    A postmaster.pid whose process is gone, or is another program by now, is removed: PostgreSQL
+    itself would refuse to start if the number happened to be in use again.
+
+    Raises:
+        EmbeddedServerError: the file cannot be understood.
+    """
+    path = storage.data / "postmaster.pid"
+    try:
+        first = path.read_text(encoding="utf-8").splitlines()[:1]
+    except FileNotFoundError:
+        return None
+    try:
+        pid = int(first[0])
+    except (IndexError, ValueError):
+        path.unlink()
+        return None
+    if _is_alive(pid) and _working_directory(pid) == storage.data.resolve():
+        return Postmaster(pid, None)
+    path.unlink()
+    return None
+
+
+async def start(
+    storage: Storage, binaries: Binaries, account: Account, probe: Callable[[], Awaitable[None]]
+) -> Postmaster:
+    """Start a server in a session of its own, so that it survives the daemon, and await it.
+
+    Args:
+        storage: with a cluster on it.
+        binaries: of the cluster's version.
+        account: who runs it.
+        probe: connects once; raises while the server is not there yet.
+
+    Raises:
+        EmbeddedServerError: with the last lines of the server's log.
+    """
+    with storage.log.open("ab") as log:
+        child = subprocess.Popen(  # noqa: ASYNC220 - a fork takes no time, and the child must outlive this loop
+            [binaries.program("postgres"), "-D", storage.data],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            **account.popen_arguments(),
+        )
+    postmaster = Postmaster(child.pid, child)
+    try:
+        with anyio.fail_after(START_SECONDS):
+            await _await_ready(postmaster, storage, probe)
+    except BaseException as error:
+        with anyio.CancelScope(shield=True):
+            await postmaster.stop()
+        if isinstance(error, TimeoutError):
+            raise EmbeddedServerError(
+                f"the server did not start within {START_SECONDS:g} s: {_log_tail(storage)}"
+            ) from error
+        raise
+    return postmaster
+
+
+async def _await_ready(
+    postmaster: Postmaster, storage: Storage, probe: Callable[[], Awaitable[None]]
+) -> None:
+    while True:
+        if not postmaster.alive():
+            raise EmbeddedServerError(f"the server did not start: {_log_tail(storage)}")
+        try:
+            await probe()
+        except ServerUnavailableError:
+            await anyio.sleep(_POLL_SECONDS)
+        except StatementError as error:
+            raise EmbeddedServerError(f"the server refuses us: {error}") from error
+        else:
+            return
+
+
+def _log_tail(storage: Storage) -> str:
+    try:
+        text = storage.log.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        return f"its log cannot be read: {error}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    telling = [line for line in lines if "FATAL" in line or "PANIC" in line or "error" in line]
+    return " / ".join((telling or lines)[-_LOG_LINES:]) or f"see {storage.log}"
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] != "Z"
+
+
+def _working_directory(pid: int) -> Path | None:
+    try:
+        return Path(f"/proc/{pid}/cwd").readlink()
+    except OSError:
+        return None

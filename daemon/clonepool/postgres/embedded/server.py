@@ -1,0 +1,166 @@
+"""The embedded server as one thing: bring it up, say where it is, take it down."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from clonepool.errors import EmbeddedServerError
+from clonepool.postgres.embedded import cluster, postmaster, settings
+from clonepool.postgres.embedded.account import choose_account
+from clonepool.postgres.embedded.binaries import find_binaries
+from clonepool.postgres.embedded.storage import choose_storage, prepare
+from clonepool.postgres.endpoint import Endpoint
+from clonepool.postgres.gateway import Gateway
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clonepool.config import EmbeddedSection
+    from clonepool.postgres.embedded.cluster import Marker
+    from clonepool.postgres.embedded.postmaster import Postmaster
+
+log = structlog.get_logger()
+
+
+class EmbeddedServer:
+    """A PostgreSQL server of the daemon's own.
+
+    Args:
+        section: the configuration's [embedded].
+        state: directory for what outlives the daemon.
+        max_clones: how many clones its storage should hold.
+    """
+
+    def __init__(self, section: EmbeddedSection, state: Path, max_clones: int) -> None:
+        self._section = section
+        self._state = state
+        self._account = choose_account(section.user)
+        self._binaries = find_binaries(section.binaries, self._account, state)
+        self.storage = choose_storage(section.storage, state, self._account, max_clones)
+        self._marker: Marker | None = None
+        self._postmaster: Postmaster | None = None
+
+    @property
+    def psql(self) -> Path:
+        """The psql that fits the server."""
+        return self._binaries.program("psql")
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is; by TCP when a port was asked for, else by its Unix socket."""
+        if self._marker is None:
+            raise EmbeddedServerError("the server was not started")
+        port = self._section.port
+        host = "127.0.0.1" if port else str(self.storage.socket)
+        return Endpoint(host, port or 5432, cluster.SUPERUSER, self._marker.password)
+
+    def alive(self) -> bool:
+        """Say whether the server process runs."""
+        return self._postmaster is not None and self._postmaster.alive()
+
+    async def start(self) -> None:
+        """Adopt the running server, start the one that lies there, or make one.
+
+        Raises:
+            EmbeddedServerError: says what stands in the way.
+        """
+        prepare(self.storage, self._account)
+        await self._ensure_cluster()
+        configured = self._write_settings()
+        running = postmaster.find_running(self.storage)
+        if running is not None and not configured:
+            log.info("server.adopted", pid=running.pid)
+            self._postmaster = running
+            await self._probe()
+            return
+        if running is not None:
+            await running.stop()
+        try:
+            await self._start()
+        except EmbeddedServerError as error:
+            if not self._is_damaged(error):
+                raise
+            log.warning("cluster.discarded", reason=str(error))
+            await self._make_cluster()
+            self._write_settings()
+            await self._start()
+
+    async def stop(self) -> None:
+        """Shut the server down; its data stays for the next start."""
+        if self._postmaster is not None:
+            await self._postmaster.stop()
+            log.info("server.stopped", pid=self._postmaster.pid)
+
+    async def _start(self) -> None:
+        self._postmaster = await postmaster.start(
+            self.storage, self._binaries, self._account, self._probe
+        )
+        log.info(
+            "server.started",
+            pid=self._postmaster.pid,
+            version=self._binaries.major,
+            storage=str(self.storage.root),
+            in_memory=self.storage.in_memory,
+            user=self._account.name,
+        )
+
+    async def _ensure_cluster(self) -> None:
+        marker = cluster.read_marker(self._marker_path)
+        judgement = cluster.judge(self.storage, marker, self._binaries, cluster.boot_id())
+        if judgement is cluster.Judgement.USABLE:
+            self._marker = marker
+            return
+        if judgement is cluster.Judgement.REBOOTED:
+            log.warning(
+                "cluster.discarded",
+                reason="the machine was booted since, and the data was written without fsync",
+            )
+        await self._make_cluster()
+
+    async def _make_cluster(self) -> None:
+        running = postmaster.find_running(self.storage)
+        if running is not None:
+            await running.stop()
+        began = anyio.current_time()
+        self._marker = await anyio.to_thread.run_sync(
+            cluster.make, self.storage, self._binaries, self._account, cluster.boot_id()
+        )
+        cluster.write_marker(self._marker_path, self._marker)
+        log.info("cluster.created", duration_seconds=round(anyio.current_time() - began, 3))
+
+    def _write_settings(self) -> bool:
+        """Write postgresql.conf and say whether it changed."""
+        path = self.storage.data / "postgresql.conf"
+        text = settings.render(
+            major=self._binaries.major,
+            memory_bytes=settings.machine_memory_bytes(),
+            max_connections=self._section.max_connections,
+            socket=self.storage.socket,
+            port=self._section.port,
+            overrides=self._section.settings,
+        )
+        if path.read_text(encoding="utf-8") == text:
+            return False
+        path.write_text(text, encoding="utf-8")
+        return True
+
+    async def _probe(self) -> None:
+        gateway = Gateway(self.endpoint, f"clonepool pid={os.getpid()}")
+        async with gateway.session("postgres"):
+            pass
+
+    def _is_damaged(self, error: EmbeddedServerError) -> bool:
+        """Say whether the data itself keeps the server from starting.
+
+        Only then is it thrown away; a port in use or a wrong setting is for a person.
+        """
+        return "PANIC" in str(error) or "database files are incompatible" in str(error)
+
+    @property
+    def _marker_path(self) -> Path:
+        return self._state / "cluster.json"

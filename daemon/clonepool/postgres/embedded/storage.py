@@ -1,0 +1,126 @@
+"""Where the embedded server's data lies: in memory when there is room for it, else on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from clonepool.errors import EmbeddedServerError
+
+if TYPE_CHECKING:
+    from clonepool.postgres.embedded.account import Account
+
+MIB = 1024 * 1024
+BASE_BYTES = 512 * MIB
+CLONE_BYTES = 16 * MIB
+_MEMORY = Path("/dev/shm")  # noqa: S108 - memory-backed is the point; it is made private
+_LONGEST_SOCKET_PATH = 107 - len("/.s.PGSQL.65535.lock")
+
+
+class Storage(msgspec.Struct, frozen=True):
+    """The server's directories."""
+
+    root: Path
+    in_memory: bool
+
+    @property
+    def data(self) -> Path:
+        """The data directory."""
+        return self.root / "data"
+
+    @property
+    def log(self) -> Path:
+        """What the server writes."""
+        return self.root / "server.log"
+
+    @property
+    def socket(self) -> Path:
+        """The directory of the server's Unix socket; short enough for a socket's address."""
+        inside = self.root / "socket"
+        if len(os.fsencode(inside)) <= _LONGEST_SOCKET_PATH:
+            return inside
+        return Path(tempfile.gettempdir()) / f"clonepool-pg-{os.geteuid()}-{_digest(self.root)}"
+
+
+def wanted_bytes(max_clones: int) -> int:
+    """Return how much room the server should find: 512 MiB, and 16 MiB for each clone."""
+    return BASE_BYTES + CLONE_BYTES * max_clones
+
+
+def choose_storage(
+    preference: Literal["auto", "memory", "disk"], state: Path, account: Account, max_clones: int
+) -> Storage:
+    """Decide where the data goes.
+
+    `auto` means memory when both the memory-backed file system and half of what the machine has
+    available hold `wanted_bytes`; the disk otherwise. A cluster that lies in memory already
+    stays there.
+
+    Raises:
+        EmbeddedServerError: the chosen place cannot be used.
+    """
+    memory = _MEMORY / f"clonepool-{os.geteuid()}-{_digest(state)}"
+    disk = state / "embedded"
+    if preference == "auto":
+        preference = "memory" if memory.exists() or _memory_has_room(max_clones) else "disk"
+    if preference == "memory":
+        if not _MEMORY.is_dir():
+            raise EmbeddedServerError(
+                f"embedded.storage is memory, and this machine has no {_MEMORY}",
+                remedy='set embedded.storage = "disk"',
+            )
+        return Storage(memory, in_memory=True)
+    if not account.can_enter(state):
+        raise EmbeddedServerError(
+            f"user {account.name}, who runs PostgreSQL, may not enter {state}",
+            remedy="choose another --state, or allow others to enter it (chmod o+x on it and"
+            " the directories above)",
+        )
+    return Storage(disk, in_memory=False)
+
+
+def prepare(storage: Storage, account: Account) -> None:
+    """Make the directories, owned by the account; clients pass through to the socket.
+
+    Raises:
+        EmbeddedServerError: somebody else owns a directory of that name.
+    """
+    for directory in (storage.root, storage.socket):
+        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        status = directory.lstat()
+        if directory.is_symlink() or status.st_uid not in {os.geteuid(), account.uid}:
+            raise EmbeddedServerError(
+                f"{directory} belongs to somebody else (user id {status.st_uid})",
+                remedy="remove it, or choose another --state",
+            )
+        directory.chmod(0o711)
+        account.own(directory)
+
+
+def remove(storage: Storage) -> None:
+    """Delete what the server had, and nothing that is not ours by its name."""
+    shutil.rmtree(storage.data, ignore_errors=True)
+    shutil.rmtree(storage.root / "data.new", ignore_errors=True)
+    storage.log.unlink(missing_ok=True)
+
+
+def _memory_has_room(max_clones: int) -> bool:
+    wanted = wanted_bytes(max_clones)
+    try:
+        free = shutil.disk_usage(_MEMORY).free
+        meminfo = Path("/proc/meminfo").read_text(encoding="ascii")
+    except OSError:
+        return False
+    fields = dict(line.split(":", 1) for line in meminfo.splitlines())
+    available = int(fields.get("MemAvailable", "0 kB").split()[0]) * 1024
+    return free >= wanted and available // 2 >= wanted
+
+
+def _digest(path: Path) -> str:
+    return hashlib.blake2s(os.fsencode(path.resolve()), digest_size=4).hexdigest()

@@ -1,0 +1,118 @@
+"""Where a server is and as whom to log in, as a URL and as `PG*` variables."""
+
+from __future__ import annotations
+
+import getpass
+import os
+from pathlib import Path
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
+
+import msgspec
+
+from clonepool.errors import ConfigError
+
+_DEFAULT_PORT = 5432
+_OWN_PARAMETERS = ("host", "port", "user", "password", "dbname")
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """One server and one role on it.
+
+    Attributes:
+        host: a name, an address, or the directory of a Unix socket.
+        maintenance: the database from which others are created and dropped.
+        parameters: further connection parameters, such as sslmode.
+    """
+
+    host: str
+    port: int
+    user: str
+    password: str
+    maintenance: str = "postgres"
+    parameters: dict[str, str] = {}
+
+    def url(self, database: str) -> str:
+        """Return a libpq URL; a socket directory goes into the query, as libpq wants it."""
+        who = quote(self.user, safe="")
+        if self.password:
+            who += f":{quote(self.password, safe='')}"
+        query = dict(self.parameters)
+        where = f"{self.host}:{self.port}" if ":" not in self.host else f"[{self.host}]:{self.port}"
+        if self.host.startswith("/"):
+            where, query = "", {"host": self.host, "port": str(self.port), **query}
+        tail = f"?{urlencode(query, safe='/')}" if query else ""
+        return f"postgresql://{who}@{where}/{quote(database, safe='')}{tail}"
+
+    def env(self, database: str) -> dict[str, str]:
+        """Return the variables that libpq and most drivers read, and `DATABASE_URL`."""
+        variables = {
+            "DATABASE_URL": self.url(database),
+            "PGHOST": self.host,
+            "PGPORT": str(self.port),
+            "PGUSER": self.user,
+            "PGPASSWORD": self.password,
+            "PGDATABASE": database,
+        }
+        if "sslmode" in self.parameters:
+            variables["PGSSLMODE"] = self.parameters["sslmode"]
+        return variables
+
+
+def from_url(url: str) -> Endpoint:
+    """Read a libpq URL; what it leaves out comes from `PG*` variables and the password file.
+
+    Raises:
+        ConfigError: the URL names several hosts or no port number.
+    """
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    try:
+        port = int(query.get("port") or parts.port or os.environ.get("PGPORT") or _DEFAULT_PORT)
+    except ValueError:
+        raise ConfigError("server: the port of the URL is no number") from None
+    host = query.get("host") or unquote(parts.hostname or "") or os.environ.get("PGHOST")
+    host = host or "localhost"
+    if "," in parts.netloc or "," in host:
+        raise ConfigError("server: the URL names several hosts", remedy="name one")
+    user = query.get("user") or unquote(parts.username or "") or os.environ.get("PGUSER")
+    user = user or getpass.getuser()
+    database = query.get("dbname") or unquote(parts.path.lstrip("/")) or "postgres"
+    password = query.get("password") or unquote(parts.password or "")
+    password = (
+        password or os.environ.get("PGPASSWORD") or _from_passfile(host, port, database, user)
+    )
+    rest = {key: value for key, value in query.items() if key not in _OWN_PARAMETERS}
+    return Endpoint(host, port, user, password, database, rest)
+
+
+def _from_passfile(host: str, port: int, database: str, user: str) -> str:
+    """Look the password up in `PGPASSFILE` or `~/.pgpass`, by the rules of libpq."""
+    path = Path(os.environ.get("PGPASSFILE") or Path.home() / ".pgpass")
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    wanted = ("localhost" if host.startswith("/") else host, str(port), database, user)
+    for line in lines:
+        *fields, password = _split_passfile_line(line)
+        if len(fields) == len(wanted) and all(
+            field in ("*", value) for field, value in zip(fields, wanted, strict=True)
+        ):
+            return password
+    return ""
+
+
+def _split_passfile_line(line: str) -> list[str]:
+    r"""Cut at colons, those behind a backslash left alone: `\:` and `\\` stand for themselves."""
+    if line.startswith("#"):
+        return [""]
+    fields, field, characters = [], "", iter(line)
+    for character in characters:
+        if character == "\\":
+            field += next(characters, "")
+        elif character == ":":
+            fields.append(field)
+            field = ""
+        else:
+            field += character
+    return [*fields, field]

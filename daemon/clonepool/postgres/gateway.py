@@ -1,0 +1,227 @@
+"""Connections to one server: opened, bounded in time, and their errors translated once.
+
+Connections to clones and templates are opened for one use. A few to the maintenance database are
+kept for DDL. No pool of asyncpg is used: its release leans on `asyncio.shield`, which abandons
+the inner task inside a cancelled anyio scope.
+"""
+
+from __future__ import annotations
+
+import math
+from contextlib import asynccontextmanager, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import asyncpg
+
+from clonepool.errors import ServerUnavailableError, StatementError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator
+
+    from clonepool.postgres.endpoint import Endpoint
+
+    Connection = asyncpg.Connection[asyncpg.Record]
+
+CONNECT_SECONDS = 10.0
+STATEMENT_SECONDS = 10.0
+CLOSE_SECONDS = 2.0
+GRACE_SECONDS = 2.0
+"""How much later than the server's own `statement_timeout` we stop waiting for its word."""
+
+_GONE_CLASSES = ("08", "53", "57P", "58")
+
+
+def identifier(name: str) -> str:
+    """Return `name` quoted for use in SQL."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """Return `text` as an SQL string, for the statements that take no parameters."""
+    escaped = text.replace("\\", "\\\\").replace("'", "''")
+    return f"E'{escaped}'"
+
+
+@contextmanager
+def translated(doing: str) -> Iterator[None]:
+    """Turn asyncpg's errors into ours.
+
+    Raises:
+        ServerUnavailableError: not reached, cut, out of resources, or too slow.
+        StatementError: refused by the server, with its SQLSTATE.
+    """
+    try:
+        yield
+    except asyncpg.PostgresError as error:
+        sqlstate = error.sqlstate or "XX000"
+        if sqlstate.startswith(_GONE_CLASSES):
+            raise ServerUnavailableError(f"{doing}: {error} (SQLSTATE {sqlstate})") from error
+        raise StatementError(
+            f"{doing}: {error} (SQLSTATE {sqlstate})", sqlstate=sqlstate
+        ) from error
+    except TimeoutError as error:
+        raise ServerUnavailableError(f"{doing}: no answer in time") from error
+    except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+        raise ServerUnavailableError(f"{doing}: {error}") from error
+
+
+class Session:
+    """One connection, each statement with a deadline of its own."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._server_timeout = -1
+
+    @property
+    def pid(self) -> int:
+        """The backend's process id on the server."""
+        return self._connection.get_server_pid()
+
+    @property
+    def usable(self) -> bool:
+        """Whether it may be used again."""
+        return not self._connection.is_closed() and not self._connection.is_in_transaction()
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Call back once when the connection ends, whoever ends it."""
+        self._connection.add_termination_listener(lambda _: callback())
+
+    async def execute(self, sql: str, *, seconds: float = STATEMENT_SECONDS) -> None:
+        """Run one statement, or several when none is to run outside a transaction."""
+        with translated(sql.split("\n", 1)[0][:100]):
+            await self._limit(seconds)
+            await self._connection.execute(sql, timeout=seconds + GRACE_SECONDS)
+
+    async def rows(
+        self, sql: str, *arguments: object, seconds: float = STATEMENT_SECONDS
+    ) -> list[dict[str, Any]]:
+        """Run a query and return its rows."""
+        with translated(sql.strip().split("\n", 1)[0][:100]):
+            records = await self._connection.fetch(sql, *arguments, timeout=seconds)
+        return [dict(record) for record in records]
+
+    async def value(self, sql: str, *arguments: object) -> Any:
+        """Return the first column of the first row."""
+        (row,) = await self.rows(sql, *arguments)
+        return next(iter(row.values()))
+
+    async def close(self) -> None:
+        """End the connection, politely if that is quick."""
+        with anyio.CancelScope(shield=True):
+            try:
+                await self._connection.close(timeout=CLOSE_SECONDS)
+            except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
+                self._connection.terminate()
+
+    async def _limit(self, seconds: float) -> None:
+        milliseconds = math.ceil(seconds * 1000)
+        if milliseconds != self._server_timeout:
+            await self._connection.execute(
+                f"SET statement_timeout = {milliseconds}", timeout=STATEMENT_SECONDS
+            )
+            self._server_timeout = milliseconds
+
+
+class Gateway:
+    """The way to one server.
+
+    Args:
+        endpoint: where and as whom.
+        application_name: how our sessions call themselves in `pg_stat_activity`.
+        control_connections: how many connections to the maintenance database there may be.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, application_name: str, control_connections: int = 4
+    ) -> None:
+        self.endpoint = endpoint
+        self._application_name = application_name
+        self._places = anyio.Semaphore(control_connections)
+        self._idle: list[Session] = []
+
+    async def connect(self, database: str) -> Session:
+        """Open a connection.
+
+        Raises:
+            ServerUnavailableError, StatementError: no connection was left open.
+        """
+        with translated(f"connecting to {database}"):
+            connection = await asyncpg.connect(
+                dsn=self.endpoint.url(database),
+                timeout=CONNECT_SECONDS,
+                statement_cache_size=0,
+                server_settings={"application_name": self._application_name},
+            )
+        return Session(connection)
+
+    @asynccontextmanager
+    async def session(self, database: str) -> AsyncIterator[Session]:
+        """A connection for one use, closed afterwards."""
+        session = await self.connect(database)
+        try:
+            yield session
+        finally:
+            await session.close()
+
+    @asynccontextmanager
+    async def control(self) -> AsyncIterator[Session]:
+        """A connection to the maintenance database, kept for the next use if nothing went wrong."""
+        async with self._places:
+            session = self._take_idle() or await self.connect(self.endpoint.maintenance)
+            try:
+                yield session
+            except StatementError:
+                self._keep(session)
+                raise
+            except BaseException:
+                # Cut, late or cancelled: what the server does with it now is not known.
+                await session.close()
+                raise
+            self._keep(session)
+
+    async def ddl(self, sql: str, *, seconds: float = STATEMENT_SECONDS) -> None:
+        """Run one statement on a control connection, outside any transaction.
+
+        When this raises, the statement is over on the server too: it was refused or cancelled
+        there, or its backend was ended. So a CREATE DATABASE that failed does not come true later.
+        """
+        async with self.control() as session:
+            pid = session.pid
+            try:
+                await session.execute(sql, seconds=seconds)
+            except StatementError:
+                raise
+            except BaseException:
+                with anyio.move_on_after(STATEMENT_SECONDS, shield=True):
+                    await self._end_backend(pid)
+                raise
+
+    async def close(self) -> None:
+        """Close the kept connections."""
+        while self._idle:
+            await self._idle.pop().close()
+
+    def _take_idle(self) -> Session | None:
+        while self._idle:
+            session = self._idle.pop()
+            if session.usable:
+                return session
+        return None
+
+    def _keep(self, session: Session) -> None:
+        if session.usable:
+            self._idle.append(session)
+
+    async def _end_backend(self, pid: int) -> None:
+        """End a backend of ours and wait until it is gone; give up if the server is gone too."""
+        try:
+            async with self.session(self.endpoint.maintenance) as session:
+                while await session.rows(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                    " WHERE pid = $1 AND usename = current_user",
+                    pid,
+                ):
+                    await anyio.sleep(0.01)
+        except (ServerUnavailableError, StatementError):
+            return

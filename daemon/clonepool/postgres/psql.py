@@ -1,0 +1,66 @@
+"""SQL files run by PostgreSQL's own psql, and its complaints read."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import anyio
+
+from clonepool.errors import TemplateFailedError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clonepool.postgres.endpoint import Endpoint
+
+_ERROR = re.compile(
+    r"^psql:(?P<file>.+?):(?P<line>\d+): [^\n:]+:\s+(?P<sqlstate>[0-9A-Z]{5}): (?P<message>[^\n]*)"
+    r"(?P<more>.*?)(?=^psql:|\Z)",
+    re.MULTILINE | re.DOTALL,
+)
+_STATEMENT = re.compile(r"^STATEMENT:\s+(?P<statement>.*)\Z", re.MULTILINE | re.DOTALL)
+_SHOWN_BYTES = 2_000
+
+
+async def run_file(
+    psql: Path, endpoint: Endpoint, database: str, file: Path, *, seconds: float
+) -> None:
+    r"""Run one file, stopping at its first error.
+
+    `\i` and `\copy` in it are relative to the file, so psql runs in the file's directory.
+
+    Raises:
+        TemplateFailedError: names file, line, SQLSTATE, message and statement.
+    """
+    command = [str(psql), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
+    command += ["--set=VERBOSITY=verbose", "--echo-errors", "--no-password"]
+    command += [f"--file={file}"]
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+    environment = {**inherited, **endpoint.env(database), "LC_ALL": "C", "PGAPPNAME": "clonepool"}
+    environment["PGOPTIONS"] = "-c client_min_messages=warning -c synchronous_commit=on"
+    try:
+        with anyio.fail_after(seconds):
+            done = await anyio.run_process(
+                command, check=False, env=environment, cwd=file.parent, stdin=-3
+            )
+    except TimeoutError:
+        raise TemplateFailedError(
+            f"{file}: took longer than {seconds:g} s", remedy="raise build_timeout"
+        ) from None
+    if done.returncode != 0:
+        raise explain(file, done.stderr.decode("utf-8", "replace"))
+
+
+def explain(file: Path, stderr: str) -> TemplateFailedError:
+    """Make psql's complaint into one error."""
+    match = _ERROR.search(stderr)
+    if match is None:
+        return TemplateFailedError(f"{file}: {stderr.strip()[-_SHOWN_BYTES:] or 'psql failed'}")
+    statement = _STATEMENT.search(match["more"])
+    shown = " ".join(statement["statement"].split())[:_SHOWN_BYTES] if statement else "unknown"
+    return TemplateFailedError(
+        f"{match['file']}:{match['line']}: {match['message'].strip()}"
+        f" (SQLSTATE {match['sqlstate']}) in statement: {shown}"
+    )

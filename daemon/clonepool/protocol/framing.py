@@ -1,0 +1,42 @@
+"""Bytes to lines. Standard library only: the synchronous client uses it too."""
+
+from __future__ import annotations
+
+MAX_LINE_BYTES = 1024 * 1024
+
+
+class LineTooLongError(Exception):
+    """A line passed the limit: where the next one begins cannot be known."""
+
+
+class LineReader:
+    r"""Cut a stream into lines that end in `\n`, whatever pieces it arrives in.
+
+    Args:
+        limit: bytes that a line may have, its end not counted.
+    """
+
+    def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
+        self._limit = limit
+        self._rest = bytearray()
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return the lines that `data` completes, without their ends.
+
+        Raises:
+            LineTooLongError: after the lines before it were lost; the stream is of no use then.
+        """
+        if b"\n" not in data:
+            self._rest += data
+            self._check(len(self._rest))
+            return []
+        *lines, rest = data.split(b"\n")
+        if self._rest:
+            lines[0] = bytes(self._rest) + lines[0]
+        self._rest = bytearray(rest)
+        self._check(max(len(rest), *(len(line) for line in lines)))
+        return lines
+
+    def _check(self, length: int) -> None:
+        if length > self._limit:
+            raise LineTooLongError(f"a line of more than {self._limit} bytes")

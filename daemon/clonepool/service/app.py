@@ -1,0 +1,284 @@
+"""The composition root: makes every room, opens every long-lived task, closes in order.
+
+Two task groups, one in the other: workers outside, the front (listener, HTTP) inside. A signal
+ends the front first, then the workers, then what they made is cleaned up under a deadline.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import signal
+import socket as sockets
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+from prometheus_client import CollectorRegistry
+
+from clonepool.config import EMBEDDED
+from clonepool.core.fleet import Fleet
+from clonepool.core.naming import Kind, Namer, Serials
+from clonepool.core.pool import Limits
+from clonepool.errors import AlreadyRunningError, ClonepoolError
+from clonepool.observe.metrics import Metrics, PoolCollector
+from clonepool.postgres import databases
+from clonepool.postgres.builder import Builder
+from clonepool.postgres.capabilities import Capabilities, inspect
+from clonepool.postgres.embedded.binaries import find_psql
+from clonepool.postgres.embedded.server import EmbeddedServer
+from clonepool.postgres.endpoint import from_url
+from clonepool.postgres.gateway import Gateway
+from clonepool.service import http, systemd
+from clonepool.service.access import Gatekeeper
+from clonepool.service.broker import Broker
+from clonepool.service.limiter import PriorityLimiter
+from clonepool.service.listener import Listener
+from clonepool.service.methods import Methods
+from clonepool.service.status import StatusBoard
+from clonepool.service.workers.context import Context
+from clonepool.service.workers.crew import Crew
+from clonepool.service.workers.keeper import Keeper
+from clonepool.service.workers.template_builder import TemplateBuilder
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from pathlib import Path
+
+    from clonepool.config import Config
+
+log = structlog.get_logger()
+
+CLEANUP_SECONDS = 20.0
+_SPARE_CONTROL_CONNECTIONS = 3
+
+
+class Server:
+    """The server the daemon works on, embedded or by URL, and the way to it."""
+
+    def __init__(self, config: Config, embedded: EmbeddedServer | None) -> None:
+        self.embedded = embedded
+        self.psql = embedded.psql if embedded else find_psql()
+        self.gateway = Gateway(
+            embedded.endpoint if embedded else from_url(config.server),
+            f"clonepool {config.instance} pid={os.getpid()} host={sockets.gethostname()}",
+            config.pool.ddl_concurrency + _SPARE_CONTROL_CONNECTIONS,
+        )
+
+
+async def serve(
+    config: Config, socket: Path, state: Path, on_ready: Callable[[], None] | None = None
+) -> None:
+    """Run the daemon until SIGTERM or SIGINT.
+
+    Args:
+        config: checked.
+        socket: where to listen.
+        state: directory for what outlives the daemon; made if missing.
+        on_ready: called when clients can connect.
+
+    Raises:
+        ClonepoolError: the daemon could not start; what was started is stopped again.
+    """
+    began = time.monotonic()
+    gate = Gatekeeper(config.access)
+    state_lock = _lock_state(state)
+    metrics = Metrics(CollectorRegistry(), config.templates)
+    listener = Listener(socket, metrics)
+    web = http.bind(config.http.listen) if config.http.listen else None
+    async with AsyncExitStack() as stack:
+        stack.callback(os.close, state_lock)
+        stack.callback(listener.close)
+        if web is not None:
+            stack.callback(web.close)
+        server = await _open_server(config, state, stack)
+        keeper = Keeper(server.gateway, config.instance, server.embedded)
+        await keeper.begin()
+        stack.push_async_callback(_shielded, keeper.close)
+        await _Daemon(config, server, keeper, metrics, listener, gate, web).run(began, on_ready)
+
+
+class _Daemon:
+    """One run: everything is there, now it is put to work."""
+
+    def __init__(
+        self,
+        config: Config,
+        server: Server,
+        keeper: Keeper,
+        metrics: Metrics,
+        listener: Listener,
+        gate: Gatekeeper,
+        web: sockets.socket | None,
+    ) -> None:
+        self._config = config
+        self._server = server
+        self._keeper = keeper
+        self._metrics = metrics
+        self._listener = listener
+        self._gate = gate
+        self._web = web
+
+    async def run(self, began: float, on_ready: Callable[[], None] | None) -> None:
+        """Work until a signal comes, then stop in order."""
+        gateway = self._server.gateway
+        capabilities = await inspect(gateway)
+        namer = Namer(self._config.instance, capabilities.system_identifier)
+        ours, strangers = await databases.list_ours(gateway, namer)
+        for name in strangers:
+            log.warning("database.not_ours", database=name, reason="the checksum is wrong")
+        serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
+        fleet = self._make_fleet(namer, serials)
+        context = self._make_context(fleet, capabilities)
+        builder = Builder(gateway, namer, capabilities, self._server.psql, serials.next)
+        async with anyio.create_task_group() as workers:
+            broker = Broker(
+                fleet,
+                Crew(context, workers),
+                self._metrics,
+                asyncio.get_running_loop(),
+                time.monotonic,
+                self._config.pool.acquire_timeout,
+            )
+            context.carry_out = broker.carry_out
+            await self._sweep(ours, fleet, broker)
+            workers.start_soon(TemplateBuilder(context, builder).run)
+            workers.start_soon(self._keeper.run)
+            board = StatusBoard(
+                fleet,
+                capabilities,
+                gateway.endpoint,
+                self._config.instance,
+                lambda: self._keeper.problem,
+                broker.now,
+            )
+            await self._front(broker, board, began, on_ready)
+            await self._stop(broker)
+            workers.cancel_scope.cancel()
+
+    def _make_fleet(self, namer: Namer, serials: Serials) -> Fleet:
+        limits = {
+            name: Limits(section.min_ready, section.max_clones)
+            for name, section in self._config.templates.items()
+        }
+        return Fleet(limits, self._config.pool.max_clones, namer, serials)
+
+    def _make_context(self, fleet: Fleet, capabilities: Capabilities) -> Context:
+        return Context(
+            config=self._config,
+            gateway=self._server.gateway,
+            capabilities=capabilities,
+            fleet=fleet,
+            limiter=PriorityLimiter(self._config.pool.ddl_concurrency),
+            metrics=self._metrics,
+            now=time.monotonic,
+            throwaway=self._server.embedded is not None,
+        )
+
+    async def _sweep(self, ours: list[databases.Database], fleet: Fleet, broker: Broker) -> None:
+        """Drop what an earlier run left: clones of unknown state, and half-built templates.
+
+        Clones of configured templates go through their pool, so that they count until they are
+        gone; the rest goes now.
+        """
+        for database in ours:
+            identity = database.identity
+            if identity.kind is Kind.GENERATION and identity.template in fleet.pools:
+                continue
+            log.info("database.swept", database=database.name, kind=identity.kind.name.lower())
+            if identity.kind is Kind.CLONE and identity.template in fleet.pools:
+                broker.carry_out(fleet.pools[identity.template].found(database.name))
+            else:
+                await databases.drop(self._server.gateway, database.name, sealed=True)
+
+    async def _front(
+        self,
+        broker: Broker,
+        board: StatusBoard,
+        began: float,
+        on_ready: Callable[[], None] | None,
+    ) -> None:
+        """Serve clients until a signal comes."""
+        methods = Methods(broker, self._server.gateway.endpoint, self._config.instance, board)
+        self._metrics.registry.register(
+            PoolCollector(
+                board.pools, lambda: len(self._listener.peers), lambda: self._keeper.server_up
+            )
+        )
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with anyio.create_task_group() as front:
+                await self._listener.open(methods, self._gate)
+                if self._web is not None:
+                    front.start_soon(
+                        http.serve, http.make_app(self._metrics.registry, board), self._web
+                    )
+                log.info(
+                    "daemon.started",
+                    socket=str(self._listener.path),
+                    instance=self._config.instance,
+                    duration_seconds=round(time.monotonic() - began, 3),
+                )
+                systemd.notify("READY=1")
+                if on_ready is not None:
+                    on_ready()
+                async for received in signals:
+                    log.info("daemon.stopping", signal=received.name)
+                    break
+                systemd.notify("STOPPING=1")
+                self._listener.stop_accepting()
+                front.cancel_scope.cancel()
+
+    async def _stop(self, broker: Broker) -> None:
+        """End all leases and drop all clones, for as long as that may take."""
+        broker.carry_out(broker.fleet.stop())
+        for peer in list(self._listener.peers):
+            peer.hang_up()
+        with anyio.move_on_after(CLEANUP_SECONDS) as deadline:
+            while broker.fleet.databases:
+                if not self._keeper.server_up:
+                    break
+                await anyio.sleep(0.01)
+        left = broker.fleet.databases
+        if left or deadline.cancelled_caught:
+            log.warning("daemon.left_clones", clones=left, reason="dropped at the next start")
+
+
+async def _open_server(config: Config, state: Path, stack: AsyncExitStack) -> Server:
+    embedded = None
+    if config.server == EMBEDDED:
+        embedded = EmbeddedServer(config.embedded, state, config.pool.max_clones)
+        # Registered first: half a start is stopped too.
+        stack.push_async_callback(_shielded, embedded.stop)
+        await embedded.start()
+    server = Server(config, embedded)
+    stack.push_async_callback(_shielded, server.gateway.close)
+    return server
+
+
+async def _shielded(close: Callable[[], Awaitable[None]]) -> None:
+    with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
+        await close()
+
+
+def _lock_state(state: Path) -> int:
+    """Make the state directory and hold its lock for as long as this process lives."""
+    try:
+        state.mkdir(mode=0o711, parents=True, exist_ok=True)
+        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ClonepoolError(
+            f"the state directory {state} cannot be used: {error.strerror}",
+            remedy="name another with --state",
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AlreadyRunningError(
+            f"another daemon uses the state directory {state}",
+            remedy="stop it, or give this one another --state",
+        ) from None
+    return descriptor

@@ -1,0 +1,201 @@
+"""The Unix socket: connections in, calls to the broker, replies out.
+
+Each connection is an asyncio protocol rather than a task with a stream: a hit is answered inside
+the callback that delivers its bytes, without a task switch. An exception in a callback ends that
+connection alone, never the listener.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+import socket
+from typing import TYPE_CHECKING, cast
+
+import structlog
+
+from clonepool.errors import AccessDeniedError, AlreadyRunningError, ClonepoolError
+from clonepool.protocol.server import (
+    Call,
+    Rejected,
+    ServerConnection,
+    encode_error,
+    encode_result,
+)
+from clonepool.service.access import identify
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from clonepool.observe.metrics import Metrics
+    from clonepool.protocol.server import RequestId
+    from clonepool.service.access import Gatekeeper
+    from clonepool.service.methods import Methods
+
+log = structlog.get_logger()
+
+SOCKET_MODE = 0o660
+UNREAD_BYTES = 1024 * 1024
+"""Replies that a client may leave unread before nothing more is read from it."""
+
+
+class Peer(asyncio.Protocol):
+    """One client."""
+
+    def __init__(self, number: int, methods: Methods, gate: Gatekeeper, listener: Listener) -> None:
+        self.number = number
+        self.client = ""
+        self.waiters: set[int] = set()
+        self._methods = methods
+        self._gate = gate
+        self._listener = listener
+        self._protocol = ServerConnection()
+        self._transport: asyncio.Transport | None = None
+
+    # What asyncio calls ---------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Let the client in, or tell it that it may not."""
+        # uvloop's transports have the methods of asyncio.Transport and are not its subclass.
+        self._transport = transport = cast("asyncio.Transport", transport)
+        transport.set_write_buffer_limits(high=UNREAD_BYTES)
+        caller = identify(transport.get_extra_info("socket"))
+        if self._gate.admits(caller):
+            self.client = f"pid {caller.pid}, uid {caller.uid}"
+            self._listener.peers.add(self)
+            return
+        self._listener.metrics.connections_refused.inc()
+        log.warning("connection.refused", uid=caller.uid, gid=caller.gid, pid=caller.pid)
+        error = AccessDeniedError(
+            f"user id {caller.uid} may not use this daemon",
+            remedy="ask for access.allow_users or access.allow_groups in its configuration",
+        )
+        transport.write(encode_error(None, error))
+        transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Answer what can be answered now, queue the rest."""
+        if self not in self._listener.peers:
+            return
+        for message in self._protocol.receive(data):
+            if isinstance(message, Call):
+                self._handle(message)
+            else:
+                self._reject(message)
+
+    def pause_writing(self) -> None:
+        """The client does not read its replies: take no more requests from it."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """It reads again."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+
+    def connection_lost(self, _: Exception | None) -> None:
+        """End what belonged to the client: nobody has to clean up."""
+        if self in self._listener.peers:
+            self._listener.peers.discard(self)
+            self._methods.disconnect(self)
+
+    # What the methods call ------------------------------------------------------------------
+
+    def reply(self, request: RequestId, result: object) -> None:
+        """Send a result; a client that is gone hears nothing."""
+        self._send(encode_result(request, result))
+
+    def reply_error(self, request: RequestId, error: ClonepoolError) -> None:
+        """Send an error."""
+        self._send(encode_error(request, error))
+
+    def hang_up(self) -> None:
+        """Close the connection after what was sent."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # Inside -------------------------------------------------------------------------------
+
+    def _handle(self, call: Call) -> None:
+        try:
+            self._methods.call(self, call)
+        except ClonepoolError as error:
+            self.reply_error(call.id, error)
+        except Exception as error:
+            log.exception("request.failed", method=call.method)
+            self.reply_error(call.id, ClonepoolError(f"internal error: {error!r}"))
+
+    def _reject(self, rejected: Rejected) -> None:
+        self._send(rejected.reply)
+        if rejected.fatal:
+            self.hang_up()
+
+    def _send(self, line: bytes) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(line)
+
+
+class Listener:
+    """The socket, its lock file, and the clients connected to it."""
+
+    def __init__(self, path: Path, metrics: Metrics) -> None:
+        self.path = path
+        self.metrics = metrics
+        self.peers: set[Peer] = set()
+        self._lock = _take_lock(path)
+        self._server: asyncio.AbstractServer | None = None
+        self._last_number = 0
+
+    async def open(self, methods: Methods, gate: Gatekeeper) -> None:
+        """Begin to accept; a dead socket of that name is replaced."""
+        self.path.unlink(missing_ok=True)
+        bound = socket.socket(socket.AF_UNIX)
+        old_mask = os.umask(0o777 & ~SOCKET_MODE)
+        try:
+            bound.bind(str(self.path))
+        finally:
+            os.umask(old_mask)
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(self._factory(methods, gate), sock=bound)
+
+    def stop_accepting(self) -> None:
+        """Take the socket away; who is connected stays."""
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+            self.path.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Hang up on everybody and let go of the lock."""
+        self.stop_accepting()
+        for peer in list(self.peers):
+            peer.hang_up()
+        os.close(self._lock)
+
+    def _factory(self, methods: Methods, gate: Gatekeeper) -> Callable[[], Peer]:
+        def make() -> Peer:
+            self._last_number += 1
+            return Peer(self._last_number, methods, gate, self)
+
+        return make
+
+
+def _take_lock(path: Path) -> int:
+    """Hold `<socket>.lock` for as long as this process lives; a live socket is never taken over.
+
+    Raises:
+        AlreadyRunningError: another daemon has it.
+    """
+    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AlreadyRunningError(
+            f"another daemon listens on {path}",
+            remedy="stop it, or give this one another --socket",
+        ) from None
+    return descriptor

@@ -1,0 +1,108 @@
+"""What the daemon tells about itself: to clients, to the health page, to people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clonepool.core.decisions import PoolSnapshot
+    from clonepool.core.fleet import Fleet
+    from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.endpoint import Endpoint
+
+
+class StatusBoard:
+    """Snapshots on demand.
+
+    Args:
+        fleet: the pools.
+        capabilities: of the server.
+        endpoint: of the server; its password is told to nobody here.
+        instance: the daemon's.
+        problem: says what is wrong with the server, or nothing.
+        now: monotonic seconds.
+    """
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        capabilities: Capabilities,
+        endpoint: Endpoint,
+        instance: str,
+        problem: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
+        self._fleet = fleet
+        self._capabilities = capabilities
+        self._endpoint = endpoint
+        self._instance = instance
+        self._problem = problem
+        self._now = now
+        self._started_at = now()
+
+    def pools(self) -> list[PoolSnapshot]:
+        """Return a snapshot of each pool."""
+        return [pool.snapshot() for pool in self._fleet.pools.values()]
+
+    def status(self) -> dict[str, Any]:
+        """Return the answer to `status`."""
+        budget = self._fleet.budget
+        return {
+            "instance": self._instance,
+            "uptime_seconds": round(self._now() - self._started_at, 3),
+            "stopping": self._fleet.stopping,
+            "server": {
+                "version": self._capabilities.version_text,
+                "host": self._endpoint.host,
+                "port": self._endpoint.port,
+                "max_connections": self._capabilities.max_connections,
+                "problem": self._problem(),
+            },
+            "clones": {"max": budget.limit, "used": budget.used},
+            "pools": msgspec.to_builtins(self.pools()),
+        }
+
+    def leases(self) -> list[dict[str, Any]]:
+        """Return the answer to `leases`; tokens are their holders' secret."""
+        now = self._now()
+        return [
+            {
+                "template": lease.template,
+                "database": lease.clone,
+                "label": lease.label,
+                "connection": lease.holder,
+                "held_seconds": round(now - lease.granted_at, 3),
+            }
+            for lease in self._fleet.leases()
+        ]
+
+    def templates(self) -> list[dict[str, Any]]:
+        """Return the answer to `templates`."""
+        return [
+            {
+                "template": pool.template,
+                "phase": pool.phase,
+                "generation": pool.generation,
+                "failure": pool.failure,
+                "ready": pool.ready,
+                "leased": pool.leased,
+                "min_ready": pool.min_ready,
+                "max_clones": pool.max_clones,
+            }
+            for pool in self.pools()
+        ]
+
+    def not_ready(self) -> list[str]:
+        """Return why the daemon cannot serve, or nothing when it can."""
+        reasons = [f"server: {problem}"] if (problem := self._problem()) else []
+        reasons += ["the daemon is stopping"] if self._fleet.stopping else []
+        for pool in self.pools():
+            if pool.phase != "ready":
+                reasons.append(f"template {pool.template}: {pool.failure or pool.phase}")
+            elif not pool.ready and not pool.leased and pool.min_ready:
+                reasons.append(f"template {pool.template}: no clone is ready: {pool.last_error}")
+        return reasons

@@ -1,0 +1,41 @@
+"""All hands: starts a task for each decision that takes time."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clonepool.service.workers.creator import Creator
+from clonepool.service.workers.dropper import Dropper
+from clonepool.service.workers.recycler import Recycler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from anyio.abc import TaskGroup
+
+    from clonepool.core.decisions import CreateClone, Drop, Recycle
+    from clonepool.service.workers.context import Context
+
+
+class Crew:
+    """The broker's hands: how many work at once is the limiter's matter, not this one's."""
+
+    def __init__(self, context: Context, tasks: TaskGroup) -> None:
+        self._tasks = tasks
+        self._creator = Creator(context)
+        self._recycler = Recycler(context)
+        self._dropper = Dropper(context)
+
+    def create(self, decision: CreateClone) -> None:
+        """Start to make a clone."""
+        self._tasks.start_soon(self._creator.run, decision)
+
+    def recycle(
+        self, decision: Recycle, report: Callable[[list[dict[str, Any]] | None], None] | None
+    ) -> None:
+        """Start to recycle a clone."""
+        self._tasks.start_soon(self._recycler.run, decision, report)
+
+    def drop(self, decision: Drop) -> None:
+        """Start to drop a clone."""
+        self._tasks.start_soon(self._dropper.run, decision)
