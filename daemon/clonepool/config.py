@@ -88,8 +88,12 @@ class Config(Section, frozen=True):
     directory: str = "."
 
 
-def load(path: Path) -> Config:
+def load(path: Path, *, http_listen: str | None = None) -> Config:
     """Read and check the file.
+
+    Args:
+        path: of the file.
+        http_listen: stands in for the file's http.listen when given.
 
     Raises:
         ConfigError: one line with file, key path, what was found, and what is allowed.
@@ -104,6 +108,8 @@ def load(path: Path) -> Config:
         raise ConfigError(f"{path}: directory: unknown key, allowed are: {_keys(Config)}")
     try:
         config = msgspec.convert(raw, Config)
+        if http_listen is not None:
+            config = msgspec.structs.replace(config, http=HttpSection(http_listen))
         _check(config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {_explain(str(error), raw)}") from None

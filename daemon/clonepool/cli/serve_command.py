@@ -23,8 +23,16 @@ from clonepool.cli.options import socket_option
     metavar="DIR",
     help="Where the embedded server's data, keys and locks are.",
 )
+@click.option(
+    "--http",
+    "listen",
+    metavar="ADDRESS:PORT",
+    help='Where to serve metrics and health instead of http.listen; "" for nowhere.',
+)
 @socket_option
-def command(config_path: Path | None, state: Path | None, socket_path: str | None) -> None:
+def command(
+    config_path: Path | None, state: Path | None, listen: str | None, socket_path: str | None
+) -> None:
     """Run the daemon until SIGTERM or SIGINT."""
     import anyio
 
@@ -32,7 +40,7 @@ def command(config_path: Path | None, state: Path | None, socket_path: str | Non
     from clonepool.observe import logs
     from clonepool.service.app import serve
 
-    settings = config.load(config_path or paths.default_config())
+    settings = config.load(config_path or paths.default_config(), http_listen=listen)
     logs.configure(settings.log.level, settings.log.format)
     anyio.run(
         serve,

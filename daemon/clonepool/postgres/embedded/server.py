@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -13,18 +15,18 @@ from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import cluster, postmaster, settings
 from clonepool.postgres.embedded.account import choose_account
 from clonepool.postgres.embedded.binaries import find_binaries
-from clonepool.postgres.embedded.storage import choose_storage, prepare
+from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
 from clonepool.postgres.endpoint import Endpoint
 from clonepool.postgres.gateway import Gateway
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from clonepool.config import EmbeddedSection
     from clonepool.postgres.embedded.cluster import Marker
     from clonepool.postgres.embedded.postmaster import Postmaster
 
 log = structlog.get_logger()
+
+MARKER = "cluster.json"
 
 
 class EmbeddedServer:
@@ -163,4 +165,17 @@ class EmbeddedServer:
 
     @property
     def _marker_path(self) -> Path:
-        return self._state / "cluster.json"
+        return self._state / MARKER
+
+
+async def discard(state: Path) -> None:
+    """Stop the server that belongs to a state directory, if it runs, and delete its data."""
+    marker = cluster.read_marker(state / MARKER)
+    if marker is None:
+        return
+    storage = Storage(Path(marker.root), in_memory=False)
+    running = postmaster.find_running(storage)
+    if running is not None:
+        await running.stop()
+    shutil.rmtree(storage.root, ignore_errors=True)
+    (state / MARKER).unlink(missing_ok=True)

@@ -1,0 +1,5 @@
+"""`python -m clonepool` is `clonepool`."""
+
+from clonepool.cli import main
+
+main()
