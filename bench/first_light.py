@@ -1,0 +1,196 @@
+"""What a lease costs: acquire beside the smallest servers, first row, clone, memory, idle CPU."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import asyncpg
+
+from bench import peers
+from clonepool.client import Client
+from clonepool.postgres import databases
+from clonepool.postgres.clones import make_clone, read_contents
+from clonepool.postgres.endpoint import from_url
+from clonepool.postgres.gateway import Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from clonepool.client import Lease
+
+ROOT = Path(__file__).parent.parent
+CLONES = 100
+QUERY = "SELECT count(*) FROM blog.tb_user"
+IDLE_SECONDS = 20.0
+PERCENTILE_99 = 0.99
+
+CONFIG = """\
+[http]
+listen = "127.0.0.1:{port}"
+[pool]
+max_clones = {most}
+[templates.blog]
+sql = ["{root}/examples/blog/*.sql"]
+min_ready = {clones}
+max_clones = {clones}
+"""
+
+
+def run(directory: Path, *, short: bool) -> dict[str, Any]:
+    """Measure everything on one daemon and return the figures, times in seconds."""
+    rounds = 2 if short else 30
+    config = CONFIG.format(port=peers.free_port(), most=CLONES + 50, root=ROOT, clones=CLONES)
+    with (
+        peers.daemon(directory, config) as (socket_path, pid),
+        Client(str(socket_path), name="bench") as client,
+    ):
+        peers.await_rest(client)
+        with closing(_Floors(directory, client)) as floors:
+            acquires = _measure_acquires(client, floors, rounds)
+        first_rows = anyio.run(_measure_first_rows, client, rounds)
+        clones = anyio.run(_measure_clones, client, 10 if short else 100)
+        peers.await_rest(client)
+        resident = _resident_bytes(pid)
+        idle = _idle_cpu(pid, 2.0 if short else IDLE_SECONDS)
+    return {
+        **acquires,
+        **first_rows,
+        "clone_made": clones,
+        "daemon_resident_bytes_with_100_clones": resident,
+        "daemon_idle_cpu_share": idle,
+    }
+
+
+def summary(seconds: Sequence[float]) -> dict[str, float]:
+    """Return count, median, 99th percentile and maximum."""
+    ordered = sorted(seconds)
+    return {
+        "count": len(ordered),
+        "p50": ordered[len(ordered) // 2],
+        "p99": ordered[int(len(ordered) * PERCENTILE_99)],
+        "max": ordered[-1],
+    }
+
+
+class _Floors:
+    """The servers to compare with, and clients to them."""
+
+    def __init__(self, directory: Path, client: Client) -> None:
+        result = client.call("acquire", template="blog")
+        client.call("release", lease=result["lease"])
+        peers.await_rest(client)
+        self._python = peers.floor(directory, json.dumps(result))
+        self._c = peers.echo(directory)
+        self.python = Client(str(self._python.__enter__()), name="bench")
+        self.c = Client(str(self._c.__enter__()), name="bench")
+
+    def close(self) -> None:
+        """Stop them."""
+        for client, server in ((self.python, self._python), (self.c, self._c)):
+            client.close()
+            server.__exit__(None, None, None)
+
+
+def _measure_acquires(client: Client, floors: _Floors, rounds: int) -> dict[str, Any]:
+    """Take every clone, each acquire beside a call to each floor by the same client code."""
+    times: dict[str, list[float]] = {"acquire": [], "python_floor": [], "c_echo": []}
+    for _ in range(rounds):
+        peers.await_rest(client)
+        leases: list[Lease] = []
+        for _ in range(CLONES):
+            _timed(times["acquire"], lambda: leases.append(client.lease("blog")))
+            _timed(times["python_floor"], lambda: floors.python.lease("blog"))
+            _timed(times["c_echo"], lambda: floors.c.call("acquire", template="blog"))
+        for lease in leases:
+            lease.release()
+    figures: dict[str, Any] = {name: summary(values) for name, values in times.items()}
+    figures["acquire_over_python_floor"] = _ratios(figures["acquire"], figures["python_floor"])
+    return figures
+
+
+async def _measure_first_rows(client: Client, rounds: int) -> dict[str, Any]:
+    """Lease, connect and query, beside connecting to one database again and again."""
+    fresh: list[float] = []
+    warm: list[float] = []
+    for _ in range(max(1, rounds // 6)):
+        peers.await_rest(client)
+        kept = client.lease("blog")
+        leases = [kept]
+        await _first_row(kept.url)
+        for _ in range(CLONES - 1):
+            began = time.perf_counter()
+            lease = client.lease("blog")
+            await _first_row(lease.url)
+            fresh.append(time.perf_counter() - began)
+            leases.append(lease)
+            began = time.perf_counter()
+            await _first_row(kept.url)
+            warm.append(time.perf_counter() - began)
+        for lease in leases:
+            lease.release()
+    figures: dict[str, Any] = {"first_row": summary(fresh), "warm_connect_row": summary(warm)}
+    figures["first_row_over_warm"] = _ratios(figures["first_row"], figures["warm_connect_row"])
+    return figures
+
+
+async def _first_row(url: str) -> None:
+    connection = await asyncpg.connect(url)
+    await connection.fetchval(QUERY)
+    await connection.close()
+
+
+async def _measure_clones(client: Client, count: int) -> dict[str, float]:
+    """Make clones one after another with the daemon's own code, at rest."""
+    peers.await_rest(client)
+    lease = client.lease("blog")
+    gateway = Gateway(from_url(lease.url), "bench")
+    async with gateway.session(lease.database) as session:
+        contents = await read_contents(session)
+        source = await session.value(
+            "SELECT datname FROM pg_database WHERE datistemplate AND datname LIKE 'cp%'"
+        )
+    times: list[float] = []
+    for number in range(count):
+        name = f"bench_{number}"
+        began = time.perf_counter()
+        await make_clone(
+            gateway, name, source, contents, options="STRATEGY file_copy", facts={}, seconds=30
+        )
+        times.append(time.perf_counter() - began)
+        await databases.drop(gateway, name)
+    await gateway.close()
+    lease.release()
+    return summary(times)
+
+
+def _timed(times: list[float], call: Callable[[], object]) -> None:
+    began = time.perf_counter()
+    call()
+    times.append(time.perf_counter() - began)
+
+
+def _ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
+    return {key: ours[key] / theirs[key] for key in ("p50", "p99")}
+
+
+def _resident_bytes(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024
+
+
+def _idle_cpu(pid: int, seconds: float) -> float:
+    """Return the share of one core that the daemon uses while nobody does anything."""
+    before = _cpu_ticks(pid)
+    time.sleep(seconds)
+    return (_cpu_ticks(pid) - before) / os.sysconf("SC_CLK_TCK") / seconds
+
+
+def _cpu_ticks(pid: int) -> int:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return int(fields[11]) + int(fields[12])

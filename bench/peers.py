@@ -1,0 +1,104 @@
+"""The processes that are measured: started, awaited, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from clonepool.client import Client
+from clonepool.errors import DaemonNotFoundError
+from clonepool.postgres.embedded.server import discard
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+BENCH = Path(__file__).parent
+START_SECONDS = 120.0
+
+
+@contextmanager
+def daemon(directory: Path, config: str) -> Iterator[tuple[Path, int]]:
+    """Run a daemon with this configuration text; yield its socket and process id."""
+    file, path, state = directory / "bench.toml", directory / "daemon.sock", directory / "state"
+    file.write_text(config)
+    arguments = ["--config", str(file), "--socket", str(path), "--state", str(state)]
+    try:
+        with _process(
+            [sys.executable, "-m", "clonepool", "serve", *arguments],
+            path,
+            directory / "daemon.log",
+        ) as pid:
+            yield path, pid
+    finally:
+        anyio.run(discard, state)
+
+
+@contextmanager
+def floor(directory: Path, result: str) -> Iterator[Path]:
+    """Run the smallest Python server, answering with this JSON; yield its socket."""
+    path = directory / "floor.sock"
+    with _process([sys.executable, str(BENCH / "floor.py"), str(path), result], path):
+        yield path
+
+
+@contextmanager
+def echo(directory: Path) -> Iterator[Path]:
+    """Compile and run the echo server in C; yield its socket."""
+    program, path = directory / "echo", directory / "echo.sock"
+    subprocess.run(["cc", "-O2", "-o", program, BENCH / "echo.c"], check=True)  # noqa: S607 - cc
+    with _process([str(program), str(path)], path):
+        yield path
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def await_rest(
+    client: Client, busy: tuple[str, ...] = ("creating", "recycling", "dropping")
+) -> None:
+    """Wait until every pool is full and nothing is under way."""
+    while True:
+        pools = client.call("status")["pools"]
+        if all(p["ready"] >= p["min_ready"] and not any(p[b] for b in busy) for p in pools):
+            return
+        time.sleep(0.01)
+
+
+@contextmanager
+def _process(command: list[str], path: Path, log: Path | None = None) -> Iterator[int]:
+    environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
+    with contextlib.ExitStack() as stack:
+        output = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
+        child = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
+        try:
+            _await(path, child, log)
+            yield child.pid
+        finally:
+            child.send_signal(signal.SIGTERM)
+            child.wait()
+
+
+def _await(path: Path, child: subprocess.Popen[bytes], log: Path | None) -> None:
+    deadline = time.monotonic() + START_SECONDS
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise RuntimeError(log.read_text() if log else f"{child.args!r} did not start")
+        with contextlib.suppress(DaemonNotFoundError):
+            Client(str(path)).close()
+            return
+        time.sleep(0.01)
+    raise TimeoutError(str(path))
