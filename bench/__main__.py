@@ -60,21 +60,24 @@ def markdown(report: dict[str, Any]) -> str:
     def spread(name: str, scale: float) -> str:
         return f"{f[name]['p50'] * scale:.3g} | {f[name]['p99'] * scale:.3g}"
 
+    def ratio(figure: dict[str, float]) -> str:
+        return f"{figure['p50']:.2f} | {figure['p99']:.2f}"
+
     over_floor, over_warm = f["acquire_over_python_floor"], f["first_row_over_warm"]
     resident = f["daemon_resident_bytes_with_100_clones"] / mib
+    slowest = f["clone_made"]["max"] * milli
     rows = [
         "| figure | p50 | p99 | must be |",
         "|---|---|---|---|",
         f"| acquire of a ready clone, µs | {spread('acquire', micro)} | |",
         f"| smallest Python server, same client, µs | {spread('python_floor', micro)} | |",
         f"| echo server in C, same client, µs | {spread('c_echo', micro)} | |",
-        f"| acquire ÷ smallest Python server | {over_floor['p50']:.2f} | {over_floor['p99']:.2f}"
-        " | p50 ≤ 1.5, p99 ≤ 4 |",
+        f"| acquire ÷ smallest Python server | {ratio(over_floor)} | p50 ≤ 1.5, p99 ≤ 4 |",
         f"| acquire, connect, one query, ms | {spread('first_row', milli)} | |",
         f"| connect to a warm database, one query, ms | {spread('warm_connect_row', milli)} | |",
-        f"| first row ÷ warm | {over_warm['p50']:.2f} | {over_warm['p99']:.2f} | p50 ≤ 1.4 |",
-        f"| clone of examples/blog made, ms | {spread('clone_made', milli)} |"
-        f" p50 < 200, max < 500 (max: {f['clone_made']['max'] * milli:.3g}) |",
+        f"| first row ÷ warm | {ratio(over_warm)} | p50 ≤ 1.4 |",
+        f"| clone of examples/blog made, ms | {spread('clone_made', milli)} | p50 < 200 |",
+        f"| the slowest of them, ms | | {slowest:.3g} | < 500 |",
         f"| daemon resident with 100 clones, MiB | {resident:.0f} | | < 80 |",
         f"| CPU of the idle daemon, share of a core | {f['daemon_idle_cpu_share']:.2%} | | none |",
     ]

@@ -104,7 +104,10 @@ def _measure_acquires(client: Client, floors: _Floors, rounds: int) -> dict[str,
         peers.await_rest(client)
         leases: list[Lease] = []
         for _ in range(CLONES):
-            _timed(times["acquire"], lambda: leases.append(client.lease("blog")))
+            began = time.perf_counter()
+            lease = client.lease("blog")
+            times["acquire"].append(time.perf_counter() - began)
+            leases.append(lease)
             _timed(times["python_floor"], lambda: floors.python.lease("blog"))
             _timed(times["c_echo"], lambda: floors.c.call("acquire", template="blog"))
         for lease in leases:

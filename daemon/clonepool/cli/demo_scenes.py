@@ -24,6 +24,7 @@ _INSERT = (
     " VALUES ('visitor', 'visitor@example.org', 'x')"
 )
 _PLAIN_ROUNDS = 20
+_MILLISECOND = 1e-3
 _BUSY = ("creating", "recycling", "dropping")
 
 console = Console(highlight=False)
@@ -133,4 +134,4 @@ def _median(seconds: Sequence[float]) -> float:
 
 
 def _shown(seconds: float) -> str:
-    return f"{seconds * 1e6:.0f} µs" if seconds < 1e-3 else f"{seconds * 1e3:.1f} ms"
+    return f"{seconds * 1e6:.0f} µs" if seconds < _MILLISECOND else f"{seconds * 1e3:.1f} ms"

@@ -84,8 +84,8 @@ class Fleet:
 
     def dropped(self, template: str, name: str, now: float) -> list[Decision]:
         """A database is gone: its place may be another pool's gain."""
-        decisions = self.pools[template].dropped(name, now)
-        return [*decisions, *self.plan(now)]
+        self.pools[template].dropped(name)
+        return self.plan(now)
 
     def expire(self, now: float) -> list[Decision]:
         """Refuse what is overdue, then retry what failed a while ago."""
@@ -93,11 +93,12 @@ class Fleet:
         return [*late, *self.plan(now)]
 
     def plan(self, now: float) -> list[Decision]:
-        """Let every pool start what it misses, those with waiters first."""
+        """Let every pool start what it misses: first what tests wait for, then refills."""
         if self.stopping:
             return []
-        by_need = sorted(self.pools.values(), key=lambda pool: -pool.waiting)
-        decisions = [d for pool in by_need for d in pool.plan(now)]
+        pools = self.pools.values()
+        decisions = [d for pool in pools for d in pool.plan(now, refill=False)]
+        decisions += [d for pool in pools for d in pool.plan(now)]
         return [*decisions, *self._make_way()]
 
     def stop(self) -> list[Decision]:

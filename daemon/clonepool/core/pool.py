@@ -169,11 +169,10 @@ class Pool:
         """The returned clone cannot be made good in place: drop it and make another."""
         return [*self._drop(name), *self.plan(now)]
 
-    def dropped(self, name: str, now: float) -> list[Decision]:
-        """The database is gone, and with it its place under the limits."""
+    def dropped(self, name: str) -> None:
+        """The database is gone: its place under the limits is whoever's the fleet finds."""
         self._move(self._clones.pop(name), Event.VANISH)
         self._budget.used -= 1
-        return self.plan(now)
 
     def found(self, name: str) -> list[Decision]:
         """A database of ours from an earlier run, in an unknown state: drop it."""
@@ -182,8 +181,8 @@ class Pool:
 
     # Upkeep -------------------------------------------------------------------------------
 
-    def plan(self, now: float) -> list[Decision]:
-        """Serve who waits, then start the clones that are missing."""
+    def plan(self, now: float, *, refill: bool = True) -> list[Decision]:
+        """Serve who waits, then start the clones that are missing: without `refill`, for them."""
         if self.phase is not Phase.READY:
             return []
         decisions: list[Decision] = []
@@ -195,12 +194,12 @@ class Pool:
             else:
                 decisions.append(self._grant(request, Source.WAITED, now))
         if now >= self._retry_at:
-            decisions += [self._create() for _ in range(self._missing())]
+            decisions += [self._create() for _ in range(self._missing(refill=refill))]
         return decisions
 
     def give_up_ready(self) -> list[Decision]:
         """Drop one ready clone, so that another pool may make one."""
-        return self._drop(self._ready.pop().name) if self._ready else []
+        return self._drop(self._ready[-1].name) if self._ready else []
 
     def clear(self) -> list[Decision]:
         """Drop everything that is ready and make no more: the daemon stops."""
@@ -312,22 +311,21 @@ class Pool:
 
     def _wants(self) -> int:
         """Clones missing if the limits were no matter."""
-        return self._to_create(room=self.limits.min_ready + len(self._waiters))
+        everything = self.limits.min_ready + len(self._waiters)
+        return self._to_create(self.limits.min_ready, room=everything)
 
-    def _missing(self) -> int:
-        return self._to_create(room=self._room())
+    def _missing(self, *, refill: bool) -> int:
+        room = min(self.limits.max_clones - len(self._clones), self._budget.room)
+        return self._to_create(self.limits.min_ready if refill else 0, room)
 
-    def _to_create(self, room: int) -> int:
+    def _to_create(self, min_ready: int, room: int) -> int:
         return clones_to_create(
-            min_ready=self.limits.min_ready,
+            min_ready=min_ready,
             waiting=len(self._waiters),
             ready=len(self._ready),
             coming=self.creating,
             room=room,
         )
-
-    def _room(self) -> int:
-        return min(self.limits.max_clones - len(self._clones), self._budget.room)
 
     def _limited_by(self) -> str:
         if self.phase is not Phase.READY or self._wants() == 0:

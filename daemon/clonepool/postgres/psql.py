@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.endpoint import Endpoint
 
-_ERROR = re.compile(
-    r"^psql:(?P<file>.+?):(?P<line>\d+): [^\n:]+:\s+(?P<sqlstate>[0-9A-Z]{5}): (?P<message>[^\n]*)"
-    r"(?P<more>.*?)(?=^psql:|\Z)",
-    re.MULTILINE | re.DOTALL,
+_COMPLAINT = re.compile(
+    r"^psql:(?P<file>.+?):(?P<line>\d+): [^\n:]+:\s+(?P<sqlstate>[0-9A-Z]{5}): (?P<message>[^\n]*)",
+    re.MULTILINE,
 )
-_STATEMENT = re.compile(r"^STATEMENT:\s+(?P<statement>.*)\Z", re.MULTILINE | re.DOTALL)
+_STATEMENT = re.compile(r"^psql:.+?:\d+: STATEMENT:\s+(.*)\Z", re.MULTILINE | re.DOTALL)
+_HARMLESS_CLASSES = ("00", "01", "02")
 _SHOWN_BYTES = 2_000
 
 
@@ -55,11 +55,16 @@ async def run_file(
 
 def explain(file: Path, stderr: str) -> TemplateFailedError:
     """Make psql's complaint into one error."""
-    match = _ERROR.search(stderr)
-    if match is None:
+    errors = [
+        match
+        for match in _COMPLAINT.finditer(stderr)
+        if not match["sqlstate"].startswith(_HARMLESS_CLASSES)
+    ]
+    if not errors:
         return TemplateFailedError(f"{file}: {stderr.strip()[-_SHOWN_BYTES:] or 'psql failed'}")
-    statement = _STATEMENT.search(match["more"])
-    shown = " ".join(statement["statement"].split())[:_SHOWN_BYTES] if statement else "unknown"
+    match = errors[-1]
+    statement = _STATEMENT.search(stderr, match.end())
+    shown = " ".join(statement[1].split())[:_SHOWN_BYTES] if statement else "unknown"
     return TemplateFailedError(
         f"{match['file']}:{match['line']}: {match['message'].strip()}"
         f" (SQLSTATE {match['sqlstate']}) in statement: {shown}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 from pathlib import Path
@@ -89,6 +90,7 @@ async def start(
         EmbeddedServerError: with the last lines of the server's log.
     """
     with storage.log.open("ab") as log:
+        began_at = log.tell()
         child = subprocess.Popen(  # noqa: ASYNC220 - a fork takes no time, and the child must outlive this loop
             [binaries.program("postgres"), "-D", storage.data],
             stdin=subprocess.DEVNULL,
@@ -101,24 +103,24 @@ async def start(
     postmaster = Postmaster(child.pid, child)
     try:
         with anyio.fail_after(START_SECONDS):
-            await _await_ready(postmaster, storage, probe)
+            await _await_ready(postmaster, storage, began_at, probe)
     except BaseException as error:
         with anyio.CancelScope(shield=True):
             await postmaster.stop()
         if isinstance(error, TimeoutError):
             raise EmbeddedServerError(
-                f"the server did not start within {START_SECONDS:g} s: {_log_tail(storage)}"
+                f"the server did not start within {START_SECONDS:g} s: {_log_tail(storage, began_at)}"
             ) from error
         raise
     return postmaster
 
 
 async def _await_ready(
-    postmaster: Postmaster, storage: Storage, probe: Callable[[], Awaitable[None]]
+    postmaster: Postmaster, storage: Storage, began_at: int, probe: Callable[[], Awaitable[None]]
 ) -> None:
     while True:
         if not postmaster.alive():
-            raise EmbeddedServerError(f"the server did not start: {_log_tail(storage)}")
+            raise EmbeddedServerError(f"the server did not start: {_log_tail(storage, began_at)}")
         try:
             await probe()
         except ServerUnavailableError:
@@ -129,14 +131,14 @@ async def _await_ready(
             return
 
 
-def _log_tail(storage: Storage) -> str:
+def _log_tail(storage: Storage, began_at: int) -> str:
+    """Return the last lines that this start wrote, without their times and process ids."""
     try:
-        text = storage.log.read_text(encoding="utf-8", errors="replace")
+        written = storage.log.read_bytes()[began_at:].decode("utf-8", "replace")
     except OSError as error:
         return f"its log cannot be read: {error}"
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if "FATAL" in line or "PANIC" in line or "error" in line]
-    return " / ".join((telling or lines)[-_LOG_LINES:]) or f"see {storage.log}"
+    lines = [re.sub(r"^.*?\] +", "", line).strip() for line in written.splitlines()]
+    return " / ".join([line for line in lines if line][-_LOG_LINES:]) or f"see {storage.log}"
 
 
 def _is_alive(pid: int) -> bool:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 import anyio.to_thread
+import msgspec
 import structlog
 
 from clonepool.errors import EmbeddedServerError
@@ -57,9 +58,13 @@ class EmbeddedServer:
         """Where it is; by TCP when a port was asked for, else by its Unix socket."""
         if self._marker is None:
             raise EmbeddedServerError("the server was not started")
-        port = self._section.port
-        host = "127.0.0.1" if port else str(self.storage.socket)
-        return Endpoint(host, port or 5432, cluster.SUPERUSER, self._marker.password)
+        local = Endpoint(
+            str(self.storage.socket),
+            self._section.port or settings.DEFAULT_PORT,
+            cluster.SUPERUSER,
+            self._marker.password,
+        )
+        return msgspec.structs.replace(local, host="127.0.0.1") if self._section.port else local
 
     def alive(self) -> bool:
         """Say whether the server process runs."""
@@ -152,7 +157,9 @@ class EmbeddedServer:
         return True
 
     async def _probe(self) -> None:
-        gateway = Gateway(self.endpoint, f"clonepool pid={os.getpid()}")
+        """Connect by the Unix socket: whoever answers on the TCP port need not be our server."""
+        local = msgspec.structs.replace(self.endpoint, host=str(self.storage.socket))
+        gateway = Gateway(local, f"clonepool pid={os.getpid()}")
         async with gateway.session("postgres"):
             pass
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MIB = 1024 * 1024
+DEFAULT_PORT = 5432
 _IO_METHOD_MAJOR = 18
 _SCRAM_ITERATIONS_MAJOR = 16
 _SMALLEST_BUFFERS_MIB = 64
@@ -68,7 +69,7 @@ def render(
         "wal_writer_delay": "10s",
         "bgwriter_delay": "10s",
         "listen_addresses": "127.0.0.1" if port else "",
-        "port": str(port or 5432),
+        "port": str(port or DEFAULT_PORT),
         "unix_socket_directories": str(socket),
         "unix_socket_permissions": "0777",
         "password_encryption": "scram-sha-256",

@@ -1,0 +1,237 @@
+"""The embedded server's bad days: each is survived, or told clearly."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import pytest
+
+from clonepool.config import EmbeddedSection
+from clonepool.errors import EmbeddedServerError
+from clonepool.postgres.embedded import cluster
+from clonepool.postgres.embedded.server import MARKER, EmbeddedServer, discard
+from clonepool.postgres.gateway import Gateway
+from support import binaries
+from support.daemons import eventually, free_port
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.anyio
+
+NEWEST, *_, OLDEST = binaries.available().values()
+
+
+@pytest.fixture
+def state(place: Path) -> Iterator[Path]:
+    yield place
+    anyio.run(discard, place)
+
+
+def make(state: Path, directory: Path = NEWEST, **settings: object) -> EmbeddedServer:
+    section = EmbeddedSection(binaries=str(directory), **settings)  # type: ignore[arg-type]
+    return EmbeddedServer(section, state, 16)
+
+
+async def query(server: EmbeddedServer, sql: str) -> object:
+    async with Gateway(server.endpoint, "test").session("postgres") as session:
+        return await session.value(sql)
+
+
+def pid_of(server: EmbeddedServer) -> int:
+    return int((server.storage.data / "postmaster.pid").read_text().splitlines()[0])
+
+
+async def test_it_is_found_again_with_its_data_after_a_clean_stop(state: Path) -> None:
+    first = make(state)
+    await first.start()
+    await Gateway(first.endpoint, "test").ddl("CREATE DATABASE kept")
+    await first.stop()
+    second = make(state)
+    await second.start()
+    assert await query(second, "SELECT count(*) FROM pg_database WHERE datname = 'kept'") == 1
+    await second.stop()
+
+
+async def test_a_running_server_is_adopted(state: Path) -> None:
+    first = make(state)
+    await first.start()
+    second = make(state)
+    await second.start()
+    assert second.alive()
+    assert pid_of(second) == pid_of(first)
+    await second.stop()
+    assert not first.alive()
+
+
+async def test_a_running_server_with_other_settings_is_started_anew(state: Path) -> None:
+    first = make(state)
+    await first.start()
+    second = make(state, settings={"work_mem": "7MB"})
+    await second.start()
+    assert await query(second, "SHOW work_mem") == "7MB"
+    await second.stop()
+
+
+async def test_a_killed_server_is_recovered(state: Path) -> None:
+    server = make(state)
+    await server.start()
+    await Gateway(server.endpoint, "test").ddl("CREATE DATABASE survivor")
+    os.kill(pid_of(server), signal.SIGKILL)
+    eventually(lambda: not server.alive())
+    again = make(state)
+    await again.start()
+    assert await query(again, "SELECT count(*) FROM pg_database WHERE datname = 'survivor'") == 1
+    await again.stop()
+
+
+async def test_a_stale_pid_file_of_a_process_that_is_not_a_server_is_no_obstacle(
+    state: Path,
+) -> None:
+    server = make(state)
+    await server.start()
+    await server.stop()
+    lines = [str(os.getpid()), str(server.storage.data), "1", "5432", "", "", ""]
+    (server.storage.data / "postmaster.pid").write_text("\n".join(lines))
+    again = make(state)
+    await again.start()
+    assert pid_of(again) != os.getpid()
+    await again.stop()
+
+
+async def test_after_a_reboot_it_starts_afresh(state: Path) -> None:
+    server = make(state)
+    await server.start()
+    await Gateway(server.endpoint, "test").ddl("CREATE DATABASE untrusted")
+    await server.stop()
+    marker = cluster.read_marker(state / MARKER)
+    assert marker is not None
+    cluster.write_marker(state / MARKER, msgspec.structs.replace(marker, boot_id="before"))
+    again = make(state)
+    await again.start()
+    assert await query(again, "SELECT count(*) FROM pg_database WHERE datname = 'untrusted'") == 0
+    await again.stop()
+
+
+async def test_damaged_data_is_thrown_away(state: Path) -> None:
+    server = make(state)
+    await server.start()
+    await server.stop()
+    control = server.storage.data / "global" / "pg_control"
+    control.write_bytes(b"\x00" * control.stat().st_size)
+    again = make(state)
+    await again.start()
+    assert await query(again, "SELECT 1") == 1
+    await again.stop()
+
+
+@pytest.mark.skipif(NEWEST == OLDEST, reason="only one version is here")
+async def test_a_cluster_of_another_major_version_is_an_error_and_stays_untouched(
+    state: Path,
+) -> None:
+    server = make(state, OLDEST)
+    await server.start()
+    await server.stop()
+    with pytest.raises(EmbeddedServerError, match="was made by PostgreSQL"):
+        await make(state, NEWEST).start()
+    again = make(state, OLDEST)
+    await again.start()
+    await again.stop()
+
+
+async def test_a_setting_that_postgresql_refuses_is_told_in_its_words(state: Path) -> None:
+    server = make(state, settings={"shared_buffers": "a lot"})
+    with pytest.raises(EmbeddedServerError, match="shared_buffers"):
+        await server.start()
+    assert not server.alive()
+
+
+async def test_a_taken_tcp_port_is_told(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        server = make(state, port=taken.getsockname()[1])
+        with pytest.raises(EmbeddedServerError, match="Address already in use|in use"):
+            await server.start()
+
+
+async def test_without_a_port_no_tcp_port_is_open_and_with_one_it_is(state: Path) -> None:
+    server = make(state)
+    await server.start()
+    assert await query(server, "SHOW listen_addresses") == ""
+    assert server.endpoint.host.startswith("/")
+    await server.stop()
+    by_tcp = make(state, port=free_port())
+    await by_tcp.start()
+    assert by_tcp.endpoint.host == "127.0.0.1"
+    assert await query(by_tcp, "SELECT inet_client_addr() IS NOT NULL")
+    await by_tcp.stop()
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, mebibytes: int) -> Iterator[Path]:
+    disk = place / "disk"
+    disk.mkdir()
+    size = f"size={mebibytes}m,mode=0711"
+    subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", disk], check=True)
+    try:
+        yield disk
+    finally:
+        subprocess.run(["umount", "-l", disk], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small disk")
+async def test_a_full_disk_is_told_with_what_to_do(place: Path) -> None:
+    with small_disk(place, 10) as disk:
+        server = make(disk, storage="disk")
+        with pytest.raises(
+            EmbeddedServerError, match="no space left for a database cluster"
+        ) as caught:
+            await server.start()
+        assert "embedded.storage" in caught.value.remedy
+        assert not list((disk / "embedded").glob("data*"))
+
+
+async def test_on_disk_the_data_lies_in_the_state_directory(state: Path) -> None:
+    server = make(state, storage="disk")
+    await server.start()
+    assert server.storage.data == state / "embedded" / "data"
+    assert await query(server, "SHOW fsync") == "off"
+    await server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs the server as somebody else")
+async def test_as_root_the_server_belongs_to_somebody_else(state: Path) -> None:
+    server = make(state)
+    await server.start()
+    owner = os.stat(f"/proc/{pid_of(server)}").st_uid
+    await server.stop()
+    assert owner != 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone has what others cannot read")
+async def test_binaries_that_the_servers_user_cannot_read_are_copied(
+    state: Path, place: Path
+) -> None:
+    closed = place / "closed"
+    closed.mkdir(mode=0o700)
+    installation = NEWEST.parent
+    shutil.copytree(
+        installation, closed / installation.parent.name / installation.name, symlinks=True
+    )
+    libraries = installation.parent.with_name(f"{installation.parent.name}.libs")
+    if libraries.exists():
+        shutil.copytree(libraries, closed / libraries.name, symlinks=True)
+    inside = closed / installation.parent.name / installation.name / "bin"
+    server = make(state, inside)
+    await server.start()
+    assert await query(server, "SELECT 1") == 1
+    await server.stop()
+    assert str(server.psql).startswith(str(state / "clonepool-binaries-"))

@@ -1,0 +1,97 @@
+"""A clone is its template: every row, and the schema as pg_dump writes it."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clonepool.core.naming import Identity, Kind
+from clonepool.postgres import databases, psql
+from clonepool.postgres.clones import make_clone
+from support.servers import BLOG, ROOT, SHARED_DATA
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from support.servers import Workshop
+
+pytestmark = pytest.mark.anyio
+
+PAGILA = SHARED_DATA / "pagila"
+
+
+def dump(shop: Workshop, database: str) -> str:
+    """Return the whole database as text, rows and all; session keys differ at each run."""
+    done = subprocess.run(
+        [shop.psql.with_name("pg_dump"), "--no-comments", database],
+        env={**os.environ, **shop.gateway.endpoint.env(database)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    return "\n".join(
+        line for line in lines if not line.startswith(("\\restrict", "\\unrestrict", "-- Dumped"))
+    )
+
+
+def write_pagila(directory: Path, major: int, *, vector: bool) -> None:
+    """Write pagila's schema as this server understands it: what it lacks is put simpler."""
+    text = (PAGILA / "pagila-schema.sql").read_text()
+    if major < 18:
+        text = text.replace("uuidv7()", "gen_random_uuid()").replace(" VIRTUAL", " STORED")
+    if major < 17:
+        text = text.replace("SET transaction_timeout = 0;", "")
+    if not vector:
+        text = re.sub(r"(CREATE|COMMENT ON) EXTENSION (IF NOT EXISTS )?vector [^;]*;", "", text)
+        text = re.sub(r"CREATE INDEX [^;]* USING hnsw [^;]*;", "", text)
+        text = text.replace("public.vector(20)", "real[]")
+    (directory / "1.sql").write_text(text)
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "blog",
+        pytest.param(
+            "pagila",
+            marks=pytest.mark.skipif(not PAGILA.exists(), reason="shared data is not here"),
+        ),
+    ],
+)
+async def test_a_clone_equals_what_the_files_make(
+    any_workshop: Workshop, template: str, place: Path
+) -> None:
+    sql, directory = (BLOG, ROOT) if template == "blog" else (["*.sql"], place)
+    if template == "pagila":
+        async with any_workshop.gateway.control() as session:
+            vector = await session.value(
+                "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
+            )
+        write_pagila(place, any_workshop.capabilities.major, vector=bool(vector))
+    shop = any_workshop
+    generation = await shop.build(sql, directory, template)
+    clone = shop.namer.name(Identity(Kind.CLONE, template, generation.short, 1))
+    await databases.create(shop.gateway, "by_hand", "template0", "", 30)
+    try:
+        for file in sorted(f for pattern in sql for f in directory.glob(pattern)):
+            await psql.run_file(shop.psql, shop.gateway.endpoint, "by_hand", file, seconds=60)
+        await make_clone(
+            shop.gateway,
+            clone,
+            generation.database,
+            generation.contents,
+            options="",
+            facts={},
+            seconds=30,
+        )
+        expected = dump(shop, "by_hand")
+        assert "CREATE TABLE" in expected
+        assert dump(shop, clone) == expected.replace("by_hand", clone)
+    finally:
+        await databases.drop(shop.gateway, clone)
+        await databases.drop(shop.gateway, "by_hand")

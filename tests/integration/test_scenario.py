@@ -1,0 +1,68 @@
+"""The scenario this project was asked for, on every PostgreSQL of the machine."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clonepool.core.naming import Identity, Kind
+from clonepool.postgres import databases
+from clonepool.postgres.clones import make_clone
+from support.servers import BLOG
+
+if TYPE_CHECKING:
+    from support.servers import Workshop
+
+pytestmark = pytest.mark.anyio
+
+COUNT = "SELECT count(*) FROM blog.tb_user"
+INSERT = (
+    "INSERT INTO blog.tb_user (username, email, password_hash)"
+    " VALUES ('newcomer', 'newcomer@example.org', 'x')"
+)
+
+
+async def test_a_clone_of_the_blog_is_made_quickly_and_changes_alone(
+    any_workshop: Workshop,
+) -> None:
+    shop = any_workshop
+    generation = await shop.build(BLOG, template="blog_template")
+    names = [
+        shop.namer.name(Identity(Kind.CLONE, "blog_template", generation.short, serial))
+        for serial in (1, 2)
+    ]
+    began = time.perf_counter()
+    for name in names:
+        await make_clone(
+            shop.gateway,
+            name,
+            generation.database,
+            generation.contents,
+            options=shop.capabilities.copy_options(throwaway=True),
+            facts={},
+            seconds=30,
+        )
+    took = (time.perf_counter() - began) / len(names)
+    try:
+        counts = []
+        for name in names:
+            async with shop.gateway.session(name) as session:
+                counts.append(await session.value(COUNT))
+        assert counts == [40, 40]
+        async with shop.gateway.session(names[0]) as session:
+            await session.execute(INSERT)
+            assert await session.value(COUNT) == 41
+        async with shop.gateway.session(names[1]) as session:
+            assert await session.value(COUNT) == 40
+        # The template itself is sealed; what it holds now is what a new clone holds.
+        third = shop.namer.name(Identity(Kind.CLONE, "blog_template", generation.short, 3))
+        names.append(third)
+        await databases.create(shop.gateway, third, generation.database, "", 30)
+        async with shop.gateway.session(third) as session:
+            assert await session.value(COUNT) == 40
+    finally:
+        for name in names:
+            await databases.drop(shop.gateway, name)
+    assert took < 0.5, f"a clone took {took:.3f} s"

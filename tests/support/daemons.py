@@ -1,0 +1,138 @@
+"""The real `clonepool serve` in a process of its own."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from clonepool.client import Client
+from clonepool.errors import ConnectionLostError, DaemonNotFoundError
+from clonepool.postgres.embedded.server import discard
+from support.servers import ROOT, open_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+CONFIG = f"""
+[http]
+listen = ""
+[templates.blog]
+sql = ["{ROOT}/examples/blog/*.sql"]
+min_ready = 3
+max_clones = 12
+"""
+START_SECONDS = 60.0
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0, what: str = "") -> None:
+    """Wait until the condition holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {seconds} s: {what or condition}")
+        time.sleep(0.01)
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        port: int = probe.getsockname()[1]
+    return port
+
+
+class Daemon:
+    """One daemon: its directory, socket and process."""
+
+    def __init__(self, directory: Path, config: str = CONFIG) -> None:
+        self.directory = directory
+        self.socket = directory / "clonepool.sock"
+        self.state = directory / "state"
+        self.config = directory / "config.toml"
+        self.log = directory / "daemon.log"
+        self.config.write_text(config)
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def spawn(self) -> subprocess.Popen[bytes]:
+        """Start the process and do not wait for it."""
+        command = [sys.executable, "-m", "clonepool", "serve", "--config", str(self.config)]
+        command += ["--socket", str(self.socket), "--state", str(self.state)]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        return self.process
+
+    def start(self) -> Daemon:
+        """Start the process and wait until it listens."""
+        process = self.spawn()
+        eventually(lambda: self._listens(process), START_SECONDS, "the daemon listens")
+        return self
+
+    def client(self) -> Client:
+        """Connect."""
+        return Client(str(self.socket), name="test")
+
+    def status(self) -> dict[str, Any]:
+        """Ask for the status."""
+        with self.client() as client:
+            status: dict[str, Any] = client.call("status")
+        return status
+
+    def pool(self, template: str = "blog") -> dict[str, Any]:
+        """Ask for one pool's state."""
+        (pool,) = (p for p in self.status()["pools"] if p["template"] == template)
+        found: dict[str, Any] = pool
+        return found
+
+    def at_rest(self) -> bool:
+        """Say whether the pool is full and nothing is under way."""
+        pool = self.pool()
+        busy = pool["creating"] + pool["recycling"] + pool["dropping"] + pool["leased"]
+        return bool(pool["ready"] >= pool["min_ready"] and not busy)
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Signal the process and return its exit code."""
+        assert self.process is not None
+        self.process.send_signal(number)
+        return self.process.wait(60)
+
+    def events(self, name: str) -> list[str]:
+        """Return the log's lines with this event."""
+        return [line for line in self.log.read_text().splitlines() if f'"{name}"' in line]
+
+    def _listens(self, process: subprocess.Popen[bytes]) -> bool:
+        assert process.poll() is None, self.log.read_text()
+        try:
+            self.client().close()
+        except (DaemonNotFoundError, ConnectionLostError):
+            return False
+        return True
+
+
+@contextmanager
+def running_daemon(config: str = CONFIG) -> Iterator[Daemon]:
+    """Run a daemon, and leave nothing of it."""
+    with open_directory() as directory:
+        daemon = Daemon(directory, config)
+        try:
+            yield daemon.start()
+        finally:
+            clean_up(daemon)
+
+
+def clean_up(daemon: Daemon) -> None:
+    """End what still runs and delete its data."""
+    if daemon.process is not None and daemon.process.poll() is None:
+        daemon.process.terminate()
+        try:
+            daemon.process.wait(30)
+        except subprocess.TimeoutExpired:
+            daemon.process.kill()
+            daemon.process.wait()
+    anyio.run(discard, daemon.state)

@@ -1,0 +1,79 @@
+"""Real servers for tests, made by the same code that the daemon uses."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+
+from clonepool.config import EmbeddedSection
+from clonepool.core.naming import Namer, Serials
+from clonepool.postgres.builder import Builder, Generation, Recipe
+from clonepool.postgres.capabilities import Capabilities, inspect
+from clonepool.postgres.embedded.server import EmbeddedServer, discard
+from clonepool.postgres.gateway import Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clonepool.postgres.endpoint import Endpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOG = ["examples/blog/*.sql"]
+SHARED_DATA = ROOT.parent / "shared" / "data"
+
+
+@contextmanager
+def open_directory() -> Iterator[Path]:
+    """Make a directory that every user may pass through; pytest's own are closed to others."""
+    directory = Path(tempfile.mkdtemp(prefix="clonepool-test-"))
+    directory.chmod(0o711)
+    try:
+        yield directory
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextmanager
+def running_server(binaries: Path) -> Iterator[EmbeddedServer]:
+    """Run a server of these binaries, and leave nothing of it."""
+    with open_directory() as state:
+        server = EmbeddedServer(EmbeddedSection(binaries=str(binaries)), state, 16)
+        try:
+            anyio.run(server.start)
+            yield server
+            anyio.run(server.stop)
+        finally:
+            anyio.run(discard, state)
+
+
+class Workshop:
+    """The postgres room on one server: what a daemon would have, without the daemon."""
+
+    def __init__(
+        self, endpoint: Endpoint, psql: Path, capabilities: Capabilities, instance: str
+    ) -> None:
+        self.gateway = Gateway(endpoint, "clonepool test")
+        self.capabilities = capabilities
+        self.namer = Namer(instance, capabilities.system_identifier)
+        self.serials = Serials(0)
+        self.psql = psql
+        self.builder = Builder(self.gateway, self.namer, capabilities, psql, self.serials.next)
+
+    @classmethod
+    async def open(cls, endpoint: Endpoint, psql: Path, instance: str) -> Workshop:
+        """Look at the server and set up."""
+        gateway = Gateway(endpoint, "clonepool test")
+        capabilities = await inspect(gateway)
+        await gateway.close()
+        return cls(endpoint, psql, capabilities, instance)
+
+    async def build(
+        self, sql: list[str], directory: Path = ROOT, template: str = "blog"
+    ) -> Generation:
+        """Build a template."""
+        return await self.builder.ensure(Recipe(template, sql, directory, 60.0))

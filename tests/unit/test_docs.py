@@ -1,0 +1,87 @@
+"""The docs say what the code does."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from clonepool import paths
+from clonepool.core.clone import state_diagram
+from clonepool.errors import BY_CODE
+from clonepool.observe.metrics import Metrics, PoolCollector
+from clonepool.protocol import messages
+from support.servers import ROOT
+
+if TYPE_CHECKING:
+    import msgspec
+
+PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
+
+
+def test_the_state_diagram_is_the_tables() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    assert f"```mermaid\n{state_diagram()}\n```" in text, "run `make docs`"
+
+
+def test_the_metrics_table_names_each_metric_and_no_other() -> None:
+    registry = CollectorRegistry()
+    Metrics(registry, ["blog"])
+    registry.register(PoolCollector(list, lambda: 0, lambda: True))
+    exported = {
+        (family.name + ("_total" if family.type == "counter" else ""), family.type)
+        for family in registry.collect()
+    }
+    rows = re.findall(
+        r"^\| `(clonepool_\w+)` \| (\w+) \|",
+        (ROOT / "docs" / "metrics.md").read_text(),
+        re.MULTILINE,
+    )
+    assert set(rows) == exported
+
+
+@pytest.mark.parametrize("method", sorted(messages.METHODS))
+def test_the_protocol_names_every_method_and_parameter(method: str) -> None:
+    section = re.search(rf"^### `{method}`\n(.*?)(?=^##|\Z)", PROTOCOL, re.MULTILINE | re.DOTALL)
+    assert section, method
+    for parameter in messages.METHODS[method].__struct_fields__:
+        assert f"`{parameter}`" in section[1], parameter
+
+
+@pytest.mark.parametrize("result", [messages.AcquireResult, messages.LeakedSession])
+def test_the_protocol_names_every_field_of_a_result(result: type[msgspec.Struct]) -> None:
+    for field in result.__struct_fields__:
+        assert f"`{field}`" in PROTOCOL, field
+
+
+@pytest.mark.parametrize("code", [*BY_CODE, "internal_error"])
+def test_the_protocol_names_every_error_code(code: str) -> None:
+    assert f"| `{code}` |" in PROTOCOL
+
+
+def test_the_operations_page_names_the_places_of_the_socket_in_their_order() -> None:
+    text = (ROOT / "docs" / "operations.md").read_text()
+    places = [
+        text.index(place)
+        for place in (
+            "--socket",
+            paths.SOCKET_VARIABLE,
+            "$XDG_RUNTIME_DIR/clonepool/clonepool.sock",
+            "/run/clonepool/clonepool.sock",
+            "/tmp/clonepool-UID/clonepool.sock",
+        )
+    ]
+    assert places == sorted(places)
+
+
+def test_every_command_of_the_readme_exists() -> None:
+    text = (ROOT / "README.md").read_text()
+    targets = set(re.findall(r"\bmake ([a-z]+)", text))
+    makefile = (ROOT / "Makefile").read_text()
+    assert {"demo", "test"} <= targets
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for command in set(re.findall(r"`?clonepool (serve|status|exec|templates|demo)\b", text)):
+        assert (ROOT / "daemon" / "clonepool" / "cli" / f"{command}_command.py").exists()

@@ -1,0 +1,253 @@
+from __future__ import annotations
+
+import pytest
+
+from clonepool.core.decisions import Source
+from clonepool.errors import (
+    AcquireTimeoutError,
+    NotYourLeaseError,
+    PoolFullError,
+    ServerUnavailableError,
+    ShuttingDownError,
+    TemplateFailedError,
+    UnknownTemplateError,
+)
+from support.pools import (
+    creates,
+    drops,
+    finish_creates,
+    grants,
+    make_fleet,
+    recycles,
+    refusals,
+    request,
+)
+
+
+def test_a_ready_clone_is_granted_at_once_and_replaced() -> None:
+    fleet, first = make_fleet(blog=(2, 5))
+    finish_creates(fleet, first)
+    decisions = fleet.acquire("blog", request(1), 1.0)
+    (grant,) = grants(decisions)
+    assert (grant.source, grant.waited_seconds) == (Source.READY, 1.0)
+    assert len(creates(decisions)) == 1
+
+
+def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
+    fleet, first = make_fleet(blog=(0, 5))
+    assert not first
+    started = []
+    for waiter in (1, 2, 3):
+        started += creates(fleet.acquire("blog", request(waiter, at=waiter), waiter))
+    served = []
+    for create in started:
+        served += [g.waiter for g in grants(fleet.pools["blog"].created(create.clone, 4.0))]
+    assert served == [1, 2, 3]
+
+
+def test_a_newcomer_does_not_overtake_who_waits() -> None:
+    fleet, _ = make_fleet(blog=(0, 1))
+    (clone,) = creates(fleet.acquire("blog", request(1), 0.0))
+    fleet.acquire("blog", request(2), 0.1)
+    (grant,) = grants(fleet.pools["blog"].created(clone.clone, 1.0))
+    assert (grant.waiter, grant.source) == (1, Source.WAITED)
+
+
+def test_a_request_is_refused_when_its_deadline_comes_and_not_before() -> None:
+    fleet, _ = make_fleet(blog=(0, 1))
+    fleet.acquire("blog", request(1, timeout=5.0), 0.0)
+    assert fleet.next_timer() == 5.0
+    assert not refusals(fleet.expire(4.99))
+    (refusal,) = refusals(fleet.expire(5.0))
+    assert isinstance(refusal.error, AcquireTimeoutError)
+    assert not refusals(fleet.expire(6.0))
+
+
+def test_no_time_to_wait_means_an_answer_at_once() -> None:
+    fleet, _ = make_fleet(blog=(0, 1))
+    (refusal,) = refusals(fleet.acquire("blog", request(1, timeout=0.0), 0.0))
+    assert refusal.error.code == "acquire_timeout"
+
+
+def test_a_full_pool_says_how_many_are_leased_and_by_whom() -> None:
+    fleet, first = make_fleet(blog=(1, 1))
+    finish_creates(fleet, first)
+    fleet.acquire("blog", request(1, holder=7), 0.0)
+    (refusal,) = refusals(fleet.acquire("blog", request(2, at=3.0, timeout=0.0), 3.0))
+    assert isinstance(refusal.error, PoolFullError)
+    assert "1 of 1 are leased, the oldest for 3.0 s by client 7" in str(refusal.error)
+    assert "templates.blog.max_clones" in refusal.error.remedy
+
+
+def test_limits_are_never_exceeded() -> None:
+    fleet, first = make_fleet(blog=(2, 3))
+    finish_creates(fleet, first)
+    for waiter in range(10):
+        fleet.acquire("blog", request(waiter), 0.0)
+    assert fleet.pools["blog"].databases == 3
+
+
+def test_a_released_clone_is_recycled_once_and_its_token_is_worth_nothing_then() -> None:
+    fleet, first = make_fleet(blog=(1, 1))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1, holder=7), 0.0))
+    (recycle,) = recycles(fleet.release(grant.lease.token, 7))
+    assert recycle.clone == grant.lease.clone
+    with pytest.raises(NotYourLeaseError):
+        fleet.release(grant.lease.token, 7)
+
+
+def test_somebody_elses_token_frees_nothing() -> None:
+    fleet, first = make_fleet(blog=(1, 1))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1, holder=7), 0.0))
+    with pytest.raises(NotYourLeaseError):
+        fleet.release(grant.lease.token, 8)
+    assert fleet.pools["blog"].snapshot().leased == 1
+
+
+def test_a_returned_clone_is_not_granted_before_it_is_good_again() -> None:
+    fleet, first = make_fleet(blog=(1, 1))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    fleet.release(grant.lease.token, 1)
+    assert not grants(fleet.acquire("blog", request(2), 0.0))
+    (served,) = grants(fleet.pools["blog"].rewound(grant.lease.clone, 1.0))
+    assert (served.waiter, served.lease.clone) == (2, grant.lease.clone)
+
+
+def test_a_clone_that_cannot_be_rewound_is_dropped_and_another_made_under_a_new_name() -> None:
+    fleet, first = make_fleet(blog=(1, 2))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    fleet.release(grant.lease.token, 1)
+    (drop,) = drops(fleet.pools["blog"].not_rewindable(grant.lease.clone, 1.0))
+    assert drop.clone == grant.lease.clone
+    fleet.dropped("blog", drop.clone, 2.0)
+    assert drop.clone not in fleet.pools["blog"]._clones
+    assert fleet.pools["blog"].databases == 1
+
+
+def test_the_end_of_a_connection_ends_its_leases_and_its_waiting() -> None:
+    fleet, first = make_fleet(blog=(2, 2))
+    finish_creates(fleet, first)
+    fleet.acquire("blog", request(1, holder=7), 0.0)
+    fleet.acquire("blog", request(2, holder=8), 0.0)
+    fleet.acquire("blog", request(3, holder=7), 0.0)
+    assert len(recycles(fleet.holder_gone(7, [3]))) == 1
+    snapshot = fleet.pools["blog"].snapshot()
+    assert (snapshot.waiting, snapshot.leased) == (0, 1)
+
+
+def test_a_failed_creation_is_cleaned_up_and_tried_again_after_a_pause() -> None:
+    fleet, (create, *_) = make_fleet(blog=(1, 1))
+    error = ServerUnavailableError("down")
+    pool = fleet.pools["blog"]
+    (drop,) = drops(pool.create_failed(create.clone, error, 10.0))  # type: ignore[union-attr]
+    assert not creates(fleet.dropped("blog", drop.clone, 10.01))
+    assert pool.snapshot().last_error == "down"
+    retry = fleet.next_timer()
+    assert retry is not None
+    assert 10.0 < retry <= 12.0
+    assert len(creates(fleet.expire(retry))) == 1
+
+
+def test_the_pause_between_failures_grows_and_stays_under_two_seconds() -> None:
+    fleet, decisions = make_fleet(blog=(1, 1))
+    pool, now, pauses = fleet.pools["blog"], 0.0, []
+    for _ in range(8):
+        (create,) = creates(decisions)
+        pool.create_failed(create.clone, ServerUnavailableError("down"), now)
+        fleet.dropped("blog", create.clone, now)
+        due = fleet.next_timer()
+        assert due is not None
+        pauses.append(due - now)
+        now = due
+        decisions = fleet.expire(now)
+    assert pauses == sorted(pauses)
+    assert pauses[0] < 0.2
+    assert pauses[-1] == 2.0
+
+
+def test_a_timeout_names_the_failure_that_caused_it() -> None:
+    fleet, (create, *_) = make_fleet(blog=(1, 1))
+    fleet.pools["blog"].create_failed(create.clone, ServerUnavailableError("down"), 0.0)  # type: ignore[union-attr]
+    fleet.acquire("blog", request(1, timeout=1.0), 0.0)
+    (refusal,) = refusals(fleet.expire(1.0))
+    assert "down" in str(refusal.error)
+
+
+def test_who_asks_while_the_template_is_built_waits_for_it() -> None:
+    fleet, _ = make_fleet(ready_templates=False, blog=(1, 1))
+    assert not fleet.acquire("blog", request(1), 0.0)
+    made = fleet.pools["blog"].template_ready("abcdefgh", 1.0)
+    (grant,) = grants(finish_creates(fleet, made, 2.0))
+    assert grant.waiter == 1
+
+
+def test_a_failed_template_is_told_to_who_waits_and_who_comes() -> None:
+    fleet, _ = make_fleet(ready_templates=False, blog=(1, 1))
+    fleet.acquire("blog", request(1), 0.0)
+    told = fleet.pools["blog"].template_failed(TemplateFailedError("a.sql:3: syntax error"))
+    (late,) = refusals(fleet.acquire("blog", request(2), 1.0))
+    for refusal in (*refusals(told), late):
+        assert isinstance(refusal.error, TemplateFailedError)
+        assert "a.sql:3: syntax error" in str(refusal.error)
+
+
+def test_an_unknown_template_is_named_with_the_known_ones() -> None:
+    fleet, _ = make_fleet(blog=(1, 1), shop=(1, 1))
+    with pytest.raises(UnknownTemplateError, match="'blag'") as caught:
+        fleet.acquire("blag", request(1), 0.0)
+    assert caught.value.remedy == "configured are: blog, shop"
+
+
+def test_the_common_limit_holds_over_all_templates() -> None:
+    fleet, first = make_fleet(max_clones=3, blog=(2, 5), shop=(2, 5))
+    assert len(creates(first)) == 3
+    assert fleet.databases == 3
+
+
+def test_a_rich_pool_gives_way_to_a_request_that_waits_at_the_common_limit() -> None:
+    fleet, first = make_fleet(max_clones=3, blog=(3, 3), shop=(0, 3))
+    finish_creates(fleet, first)
+    decisions = fleet.acquire("shop", request(1), 0.0)
+    (drop,) = drops(decisions)
+    assert drop.template == "blog"
+    after = fleet.dropped("blog", drop.clone, 1.0)
+    assert [c.template for c in creates(after)] == ["shop"]
+
+
+def test_only_as_many_give_way_as_wait() -> None:
+    fleet, first = make_fleet(max_clones=4, blog=(4, 4), shop=(0, 4))
+    finish_creates(fleet, first)
+    dropped = drops(fleet.acquire("shop", request(1), 0.0))
+    dropped += drops(fleet.acquire("shop", request(2), 0.0))
+    dropped += drops(fleet.plan(0.0))
+    assert len(dropped) == 2
+
+
+def test_stopping_refuses_who_waits_drops_what_is_ready_and_grants_nothing_more() -> None:
+    fleet, first = make_fleet(blog=(1, 2))
+    finish_creates(fleet, first)
+    fleet.acquire("blog", request(1), 0.0)
+    fleet.acquire("blog", request(2), 0.0)
+    decisions = fleet.stop()
+    assert [type(r.error) for r in refusals(decisions)] == [ShuttingDownError]
+    with pytest.raises(ShuttingDownError):
+        fleet.acquire("blog", request(3), 0.0)
+    assert not creates(fleet.plan(0.0))
+
+
+def test_a_clone_that_becomes_ready_while_stopping_is_dropped() -> None:
+    fleet, (create, *_) = make_fleet(blog=(1, 1))
+    fleet.stop()
+    assert len(drops(finish_creates(fleet, [create]))) == 1
+
+
+def test_what_an_earlier_run_left_counts_until_it_is_gone() -> None:
+    fleet, _ = make_fleet(ready_templates=False, max_clones=1, blog=(1, 1))
+    pool = fleet.pools["blog"]
+    (drop,) = drops(pool.found("old"))
+    assert not creates(pool.template_ready("abcdefgh", 0.0))
+    assert len(creates(fleet.dropped("blog", drop.clone, 1.0))) == 1

@@ -1,0 +1,39 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from clonepool.postgres.psql import explain
+
+FILE = Path("/x/2_rows.sql")
+
+
+def test_an_error_is_told_with_file_line_sqlstate_message_and_statement() -> None:
+    stderr = """\
+psql:/x/2_rows.sql:12: ERROR:  42P01: relation "nowhere" does not exist
+LINE 2:   FROM nowhere;
+               ^
+LOCATION:  parserOpenTable, parse_relation.c:1449
+psql:/x/2_rows.sql:12: STATEMENT:  SELECT *
+  FROM nowhere;
+"""
+    assert str(explain(FILE, stderr)) == (
+        '/x/2_rows.sql:12: relation "nowhere" does not exist (SQLSTATE 42P01)'
+        " in statement: SELECT * FROM nowhere;"
+    )
+
+
+def test_notices_before_the_error_are_not_taken_for_it() -> None:
+    stderr = (
+        "psql:/x/2_rows.sql:1: WARNING:  01000: careful\nLOCATION:  f, g.c:1\n"
+        "psql:/x/2_rows.sql:3: ERROR:  23505: duplicate key\nLOCATION:  f, g.c:1\n"
+    )
+    assert "2_rows.sql:3: duplicate key (SQLSTATE 23505)" in str(explain(FILE, stderr))
+
+
+def test_an_error_in_an_included_file_names_that_file() -> None:
+    stderr = 'psql:/x/part/a.sql:7: ERROR:  42601: syntax error at or near "x"\n'
+    assert str(explain(FILE, stderr)).startswith("/x/part/a.sql:7: syntax error")
+
+
+def test_what_psql_says_itself_is_passed_on() -> None:
+    assert "No such file" in str(explain(FILE, "psql: error: a.sql: No such file or directory"))
