@@ -83,7 +83,8 @@ def markdown(report: dict[str, Any]) -> str:
     ]
     where = (
         f"{m['date']}, {m['cpu']}, {m['cores']} cores, {m['memory_gib']} GiB, Linux {m['kernel']},"
-        f" Python {m['python']}, embedded PostgreSQL; one run, all on one daemon and server."
+        f" Python {m['python']}, embedded PostgreSQL; one run, all on one daemon and server. For"
+        " the acquires the client had one core, and the three servers the other."
     )
     return "\n".join([*rows, "", where, ""])
 

@@ -51,7 +51,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
         Client(str(socket_path), name="bench") as client,
     ):
         peers.await_rest(client)
-        with closing(_Floors(directory, client)) as floors:
+        with closing(_Floors(directory, client)) as floors, peers.apart([pid, *floors.pids]):
             acquires = _measure_acquires(client, floors, rounds)
         first_rows = anyio.run(_measure_first_rows, client, rounds)
         clones = anyio.run(_measure_clones, client, 10 if short else 100)
@@ -87,8 +87,11 @@ class _Floors:
         peers.await_rest(client)
         self._python = peers.floor(directory, json.dumps(result))
         self._c = peers.echo(directory)
-        self.python = Client(str(self._python.__enter__()), name="bench")
-        self.c = Client(str(self._c.__enter__()), name="bench")
+        python_path, python_pid = self._python.__enter__()
+        c_path, c_pid = self._c.__enter__()
+        self.pids = [python_pid, c_pid]
+        self.python = Client(str(python_path), name="bench")
+        self.c = Client(str(c_path), name="bench")
 
     def close(self) -> None:
         """Stop them."""

@@ -44,20 +44,41 @@ def daemon(directory: Path, config: str) -> Iterator[tuple[Path, int]]:
 
 
 @contextmanager
-def floor(directory: Path, result: str) -> Iterator[Path]:
-    """Run the smallest Python server, answering with this JSON; yield its socket."""
+def floor(directory: Path, result: str) -> Iterator[tuple[Path, int]]:
+    """Run the smallest Python server, answering with this JSON; yield its socket and process id."""
     path = directory / "floor.sock"
-    with _process([sys.executable, str(BENCH / "floor.py"), str(path), result], path):
-        yield path
+    with _process([sys.executable, str(BENCH / "floor.py"), str(path), result], path) as pid:
+        yield path, pid
 
 
 @contextmanager
-def echo(directory: Path) -> Iterator[Path]:
-    """Compile and run the echo server in C; yield its socket."""
+def echo(directory: Path) -> Iterator[tuple[Path, int]]:
+    """Compile and run the echo server in C; yield its socket and process id."""
     program, path = directory / "echo", directory / "echo.sock"
     subprocess.run(["cc", "-O2", "-o", program, BENCH / "echo.c"], check=True)  # noqa: S607 - cc
-    with _process([str(program), str(path)], path):
-        yield path
+    with _process([str(program), str(path)], path) as pid:
+        yield path, pid
+
+
+@contextmanager
+def apart(servers: list[int]) -> Iterator[None]:
+    """Keep this process on one core and the servers on another, where there are two.
+
+    Left to itself the scheduler puts a client and whichever server it likes on one core, and the
+    other server across: a difference of two and a half times that has nothing to do with either.
+    """
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) == 1:
+        yield
+        return
+    here, there = {cores[0]}, {cores[1]}
+    try:
+        for process, place in ((0, here), *((pid, there) for pid in servers)):
+            os.sched_setaffinity(process, place)
+        yield
+    finally:
+        for process in (0, *servers):
+            os.sched_setaffinity(process, cores)
 
 
 def free_port() -> int:

@@ -28,10 +28,12 @@ def socket_candidates(explicit: str | None = None) -> list[str]:
 
 
 def default_socket(explicit: str | None = None) -> str:
-    """Return where a daemon started by this user listens."""
+    """Return where a daemon started by this user listens; systemd's directory if it made one."""
     candidates = socket_candidates(explicit)
     if len(candidates) == 1:
         return candidates[0]
+    if systemd := os.environ.get("RUNTIME_DIRECTORY"):
+        return f"{systemd.split(':')[0]}/{SOCKET_NAME}"
     if os.geteuid() == 0:
         return f"/run/clonepool/{SOCKET_NAME}"
     return candidates[0] if os.environ.get("XDG_RUNTIME_DIR") else candidates[-1]

@@ -8,6 +8,7 @@ import shutil
 import signal
 import socket
 import subprocess
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
@@ -24,7 +25,6 @@ from support.daemons import eventually, free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 pytestmark = pytest.mark.anyio
 
@@ -47,6 +47,11 @@ async def query(server: EmbeddedServer, sql: str) -> object:
         return await session.value(sql)
 
 
+async def execute(server: EmbeddedServer, sql: str) -> None:
+    async with Gateway(server.endpoint, "test").session("postgres") as session:
+        await session.execute(sql)
+
+
 def pid_of(server: EmbeddedServer) -> int:
     return int((server.storage.data / "postmaster.pid").read_text().splitlines()[0])
 
@@ -54,7 +59,7 @@ def pid_of(server: EmbeddedServer) -> int:
 async def test_it_is_found_again_with_its_data_after_a_clean_stop(state: Path) -> None:
     first = make(state)
     await first.start()
-    await Gateway(first.endpoint, "test").ddl("CREATE DATABASE kept")
+    await execute(first, "CREATE DATABASE kept")
     await first.stop()
     second = make(state)
     await second.start()
@@ -79,13 +84,14 @@ async def test_a_running_server_with_other_settings_is_started_anew(state: Path)
     second = make(state, settings={"work_mem": "7MB"})
     await second.start()
     assert await query(second, "SHOW work_mem") == "7MB"
+    assert not first.alive()
     await second.stop()
 
 
 async def test_a_killed_server_is_recovered(state: Path) -> None:
     server = make(state)
     await server.start()
-    await Gateway(server.endpoint, "test").ddl("CREATE DATABASE survivor")
+    await execute(server, "CREATE DATABASE survivor")
     os.kill(pid_of(server), signal.SIGKILL)
     eventually(lambda: not server.alive())
     again = make(state)
@@ -111,7 +117,7 @@ async def test_a_stale_pid_file_of_a_process_that_is_not_a_server_is_no_obstacle
 async def test_after_a_reboot_it_starts_afresh(state: Path) -> None:
     server = make(state)
     await server.start()
-    await Gateway(server.endpoint, "test").ddl("CREATE DATABASE untrusted")
+    await execute(server, "CREATE DATABASE untrusted")
     await server.stop()
     marker = cluster.read_marker(state / MARKER)
     assert marker is not None
@@ -158,7 +164,7 @@ async def test_a_setting_that_postgresql_refuses_is_told_in_its_words(state: Pat
 async def test_a_taken_tcp_port_is_told(state: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         server = make(state, port=taken.getsockname()[1])
-        with pytest.raises(EmbeddedServerError, match="Address already in use|in use"):
+        with pytest.raises(EmbeddedServerError, match="Address already in use"):
             await server.start()
 
 
@@ -173,6 +179,10 @@ async def test_without_a_port_no_tcp_port_is_open_and_with_one_it_is(state: Path
     assert by_tcp.endpoint.host == "127.0.0.1"
     assert await query(by_tcp, "SELECT inet_client_addr() IS NOT NULL")
     await by_tcp.stop()
+
+
+def owner_of(pid: int) -> int:
+    return Path(f"/proc/{pid}").stat().st_uid
 
 
 @contextlib.contextmanager
@@ -211,7 +221,7 @@ async def test_on_disk_the_data_lies_in_the_state_directory(state: Path) -> None
 async def test_as_root_the_server_belongs_to_somebody_else(state: Path) -> None:
     server = make(state)
     await server.start()
-    owner = os.stat(f"/proc/{pid_of(server)}").st_uid
+    owner = owner_of(pid_of(server))
     await server.stop()
     assert owner != 0
 

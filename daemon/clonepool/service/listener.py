@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from clonepool.errors import AccessDeniedError, AlreadyRunningError, ClonepoolError
+from clonepool.paths import is_trusted
 from clonepool.protocol.server import (
     Call,
     Rejected,
@@ -189,6 +190,10 @@ def _take_lock(path: Path) -> int:
         AlreadyRunningError: another daemon has it.
     """
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    if not is_trusted(str(path)):
+        raise AlreadyRunningError(
+            f"{path.parent} belongs to another user", remedy="name another place with --socket"
+        )
     descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -108,15 +108,19 @@ async def start(
         with anyio.CancelScope(shield=True):
             await postmaster.stop()
         if isinstance(error, TimeoutError):
+            said = _log_tail(storage, began_at)
             raise EmbeddedServerError(
-                f"the server did not start within {START_SECONDS:g} s: {_log_tail(storage, began_at)}"
+                f"the server did not start within {START_SECONDS:g} s: {said}"
             ) from error
         raise
     return postmaster
 
 
 async def _await_ready(
-    postmaster: Postmaster, storage: Storage, began_at: int, probe: Callable[[], Awaitable[None]]
+    postmaster: Postmaster,
+    storage: Storage,
+    began_at: int,
+    probe: Callable[[], Awaitable[None]],
 ) -> None:
     while True:
         if not postmaster.alive():
