@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import socket
@@ -9,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 import anyio
 import pytest
@@ -27,9 +28,6 @@ from clonepool.errors import (
 from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
 from support.daemons import CONFIG, Daemon, clean_up, eventually, running_daemon
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 FORGET_COMMENTS = (
     "WITH gone AS (DELETE FROM blog.tb_comment RETURNING id) SELECT count(*) FROM gone"
@@ -392,3 +390,33 @@ def test_no_time_to_wait_is_an_answer_at_once(shared_daemon: Daemon) -> None:
         lease_.release()
     client.close()
     eventually(shared_daemon.at_rest)
+
+
+@pytest.mark.parametrize("stage", ["", "cluster.created", "server.started", "daemon.started"])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_at_any_moment_of_the_start_leaves_no_process(
+    place: Path, stage: str, number: signal.Signals
+) -> None:
+    daemon = Daemon(place)
+    process = daemon.spawn()
+    try:
+        eventually(lambda: daemon.state.exists() and (not stage or bool(daemon.events(stage))))
+        process.send_signal(number)
+        assert process.wait(30) == 0
+        assert not any(str(place) in line or _belongs_to(daemon, line) for line in command_lines())
+        assert not daemon.socket.exists()
+    finally:
+        clean_up(daemon)
+
+
+def _belongs_to(daemon: Daemon, line: str) -> bool:
+    marker = daemon.state / "cluster.json"
+    return marker.exists() and json.loads(marker.read_text())["root"] in line
+
+
+def command_lines() -> list[str]:
+    found = []
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            found.append(entry.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return found

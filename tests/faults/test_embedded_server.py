@@ -181,6 +181,11 @@ async def test_without_a_port_no_tcp_port_is_open_and_with_one_it_is(state: Path
     await by_tcp.stop()
 
 
+def give_away(directory: Path, pattern: str) -> None:
+    (found,) = directory.glob(pattern)
+    os.chown(found, 65534, 65534)
+
+
 def owner_of(pid: int) -> int:
     return Path(f"/proc/{pid}").stat().st_uid
 
@@ -245,3 +250,20 @@ async def test_binaries_that_the_servers_user_cannot_read_are_copied(
     assert await query(server, "SELECT 1") == 1
     await server.stop()
     assert str(server.psql).startswith(str(state / "clonepool-binaries-"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone has what others cannot read")
+async def test_a_copy_of_the_binaries_that_somebody_else_made_is_not_run(
+    state: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    closed = place / "closed" / "package" / "pginstall" / "bin"
+    closed.mkdir(parents=True)
+    (place / "closed").chmod(0o700)
+    for name in ("postgres", "initdb"):
+        (closed / name).write_text("#!/bin/sh\necho 'postgres (PostgreSQL) 18.0'\n")
+    monkeypatch.setattr("tempfile.tempdir", str(state))
+    with pytest.raises(EmbeddedServerError, match="cannot be run"):
+        make(state, closed)  # copied, but not executable
+    give_away(state, "clonepool-binaries-*")
+    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+        make(state, closed)

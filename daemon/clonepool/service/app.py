@@ -45,7 +45,7 @@ from clonepool.service.workers.keeper import Keeper
 from clonepool.service.workers.template_builder import TemplateBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterable, Awaitable, Callable
     from pathlib import Path
 
     from clonepool.config import Config
@@ -83,6 +83,45 @@ async def serve(
     Raises:
         ClonepoolError: the daemon could not start; what was started is stopped again.
     """
+    failure: ClonepoolError | None = None
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with anyio.create_task_group() as outermost:
+            stop = _StopSignal()
+            outermost.start_soon(stop.listen, signals)
+            try:
+                with stop.starting:
+                    await _serve(config, socket, state, stop, on_ready)
+            except ClonepoolError as error:
+                failure = error  # raised outside, where no task group wraps it
+            outermost.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
+class _StopSignal:
+    """SIGTERM or SIGINT: cancels a start that is under way, and later asks for an orderly stop."""
+
+    def __init__(self) -> None:
+        self.starting = anyio.CancelScope()
+        self.received = anyio.Event()
+        self.started = False
+
+    async def listen(self, signals: AsyncIterable[signal.Signals]) -> None:
+        """Wait for signals for ever."""
+        async for received in signals:
+            log.info("daemon.stopping", signal=received.name)
+            self.received.set()
+            if not self.started:
+                self.starting.cancel()
+
+
+async def _serve(
+    config: Config,
+    socket: Path,
+    state: Path,
+    stop: _StopSignal,
+    on_ready: Callable[[], None] | None,
+) -> None:
     began = time.monotonic()
     gate = Gatekeeper(config.access)
     state_lock = _lock_state(state)
@@ -98,7 +137,8 @@ async def serve(
         keeper = Keeper(server.gateway, config.instance, server.embedded)
         await keeper.begin()
         stack.push_async_callback(_shielded, keeper.close)
-        await _Daemon(config, server, keeper, metrics, listener, gate, web).run(began, on_ready)
+        daemon = _Daemon(config, server, keeper, metrics, listener, gate, web, stop)
+        await daemon.run(began, on_ready)
 
 
 class _Daemon:
@@ -113,6 +153,7 @@ class _Daemon:
         listener: Listener,
         gate: Gatekeeper,
         web: sockets.socket | None,
+        stop: _StopSignal,
     ) -> None:
         self._config = config
         self._server = server
@@ -121,6 +162,7 @@ class _Daemon:
         self._listener = listener
         self._gate = gate
         self._web = web
+        self._stop_signal = stop
 
     async def run(self, began: float, on_ready: Callable[[], None] | None) -> None:
         """Work until a signal comes, then stop in order."""
@@ -191,8 +233,11 @@ class _Daemon:
             log.info("database.swept", database=database.name, kind=identity.kind.name.lower())
             if identity.kind is Kind.CLONE and identity.template in fleet.pools:
                 broker.carry_out(fleet.pools[identity.template].found(database.name))
-            else:
+                continue
+            try:
                 await databases.drop(self._server.gateway, database.name, sealed=True)
+            except ClonepoolError as error:
+                log.warning("database.sweep_failed", database=database.name, error=str(error))
 
     async def _front(
         self,
@@ -208,28 +253,25 @@ class _Daemon:
                 board.pools, lambda: len(self._listener.peers), lambda: self._keeper.server_up
             )
         )
-        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-            async with anyio.create_task_group() as front:
-                await self._listener.open(methods, self._gate)
-                if self._web is not None:
-                    front.start_soon(
-                        http.serve, http.make_app(self._metrics.registry, board), self._web
-                    )
-                log.info(
-                    "daemon.started",
-                    socket=str(self._listener.path),
-                    instance=self._config.instance,
-                    duration_seconds=round(time.monotonic() - began, 3),
-                )
-                systemd.notify("READY=1")
-                if on_ready is not None:
-                    on_ready()
-                async for received in signals:
-                    log.info("daemon.stopping", signal=received.name)
-                    break
-                systemd.notify("STOPPING=1")
-                self._listener.stop_accepting()
-                front.cancel_scope.cancel()
+        async with anyio.create_task_group() as front:
+            await self._listener.open(methods, self._gate)
+            if self._web is not None:
+                app = http.make_app(self._metrics.registry, board)
+                front.start_soon(http.serve, app, self._web)
+            log.info(
+                "daemon.started",
+                socket=str(self._listener.path),
+                instance=self._config.instance,
+                duration_seconds=round(time.monotonic() - began, 3),
+            )
+            systemd.notify("READY=1")
+            if on_ready is not None:
+                on_ready()
+            self._stop_signal.started = True
+            await self._stop_signal.received.wait()
+            systemd.notify("STOPPING=1")
+            self._listener.stop_accepting()
+            front.cancel_scope.cancel()
 
     async def _stop(self, broker: Broker) -> None:
         """End all leases and drop all clones, for as long as that may take."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.util
+import os
 import re
 import shutil
 import subprocess
@@ -126,21 +128,30 @@ def _major(postgres: Path, account: Account) -> int:
 
 
 def _copy(directory: Path, account: Account, state: Path) -> Path:
-    """Copy the installation, with the libraries that a wheel keeps beside it."""
-    installation = directory.parent
-    package = installation.parent
+    """Return a copy of the programs that the account can read, made now unless it exists."""
+    problem = "no directory that this user may enter"
     for base in (state, Path(tempfile.gettempdir())):
         if account.can_enter(base):
-            target = base / f"clonepool-binaries-{_stamp(directory / 'postgres')}"
-            break
-    else:
-        raise EmbeddedServerError(
-            f"user {account.name} can read neither {directory} nor a copy of it",
-            remedy="choose a state directory that other users may enter",
-        )
-    copied = target / package.name / installation.name / directory.name
-    if copied.exists():
-        return copied
+            target = base / f"clonepool-binaries-{os.geteuid()}-{_stamp(directory / 'postgres')}"
+            try:
+                _copy_to(target, directory.parent)
+            except OSError as error:
+                problem = f"{target}: {_cause(error)}"
+            else:
+                installation = directory.parent
+                return target / installation.parent.name / installation.name / directory.name
+    raise EmbeddedServerError(
+        f"user {account.name} cannot read {directory}, and it could not be copied: {problem}",
+        remedy="choose a --state with room for it that other users may enter",
+    )
+
+
+def _copy_to(target: Path, installation: Path) -> None:
+    """Copy the installation, whole or not at all, with the libraries a wheel keeps beside it."""
+    package = installation.parent
+    if target.exists():
+        _check_owner(target)
+        return
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="clonepool-copy-") as scratch:
         whole = Path(scratch) / "whole"
         shutil.copytree(installation, whole / package.name / installation.name, symlinks=True)
@@ -152,9 +163,21 @@ def _copy(directory: Path, account: Account, state: Path) -> Path:
         try:
             whole.rename(target)
         except OSError:
-            if not copied.exists():  # else another daemon was quicker
-                raise
-    return copied
+            _check_owner(target)  # another daemon was quicker, or it is an error after all
+
+
+def _check_owner(target: Path) -> None:
+    """Run nothing that somebody else put there."""
+    status = target.lstat()
+    if status.st_uid != os.geteuid() or target.is_symlink():
+        raise PermissionError(errno.EPERM, "it belongs to somebody else")
+
+
+def _cause(error: OSError) -> str:
+    """Say in short what went wrong; copytree collects one entry a file."""
+    if isinstance(error, shutil.Error) and error.args[0]:
+        return str(error.args[0][0][-1])
+    return error.strerror or str(error)
 
 
 def _stamp(program: Path) -> str:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import structlog
+
 from clonepool.service.workers.creator import Creator
 from clonepool.service.workers.dropper import Dropper
 from clonepool.service.workers.recycler import Recycler
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
     from clonepool.core.decisions import CreateClone, Drop, Recycle
     from clonepool.service.workers.context import Context
+
+log = structlog.get_logger()
 
 
 class Crew:
@@ -28,14 +32,22 @@ class Crew:
 
     def create(self, decision: CreateClone) -> None:
         """Start to make a clone."""
-        self._tasks.start_soon(self._creator.run, decision)
+        self._tasks.start_soon(_guarded, self._creator.run, decision)
 
     def recycle(
         self, decision: Recycle, report: Callable[[list[dict[str, Any]] | None], None] | None
     ) -> None:
         """Start to recycle a clone."""
-        self._tasks.start_soon(self._recycler.run, decision, report)
+        self._tasks.start_soon(_guarded, self._recycler.run, decision, report)
 
     def drop(self, decision: Drop) -> None:
         """Start to drop a clone."""
-        self._tasks.start_soon(self._dropper.run, decision)
+        self._tasks.start_soon(_guarded, self._dropper.run, decision)
+
+
+async def _guarded(work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Let a mistake of ours cost one clone its place in the pool, and not everybody the daemon."""
+    try:
+        await work(*arguments)
+    except Exception:
+        log.exception("work.failed", work=repr(arguments[0]))
