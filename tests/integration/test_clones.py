@@ -6,7 +6,7 @@ import anyio
 import pytest
 
 from clonepool.core.naming import Identity, Kind
-from clonepool.errors import ServerUnavailableError
+from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import databases
 from clonepool.postgres.clones import Contents, IncompleteCloneError, make_clone
 from clonepool.postgres.recycling import recycle, stray_sessions
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from support.servers import Workshop
 
 pytestmark = pytest.mark.anyio
+
+SERVERS_OWN_PATIENCE_SECONDS = 5.0
+"""How long CREATE DATABASE itself waits for sessions on its source before it fails."""
 
 
 @pytest.fixture
@@ -120,19 +123,31 @@ async def test_a_source_in_use_is_tried_again_until_it_is_free(workshop: Worksho
     await databases.create(workshop.gateway, "busy_source", "template0", "", 30)
     guest = await workshop.gateway.connect("busy_source")
 
+    began = anyio.current_time()
+
     async def leave_later() -> None:
-        await anyio.sleep(0.3)
+        await anyio.sleep(SERVERS_OWN_PATIENCE_SECONDS + 0.3)
         await guest.close()
 
     try:
-        # PostgreSQL itself waits 5 s for the guest: shorter than that, and it must be us.
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(leave_later)
             await databases.create(workshop.gateway, "busy_copy", "busy_source", "", 30)
+        assert anyio.current_time() - began > SERVERS_OWN_PATIENCE_SECONDS, "refused and retried"
         assert await exists(workshop, "busy_copy")
     finally:
         await databases.drop(workshop.gateway, "busy_copy")
         await databases.drop(workshop.gateway, "busy_source")
+
+
+async def test_a_source_that_stays_in_use_is_given_up_at_the_deadline(workshop: Workshop) -> None:
+    await databases.create(workshop.gateway, "busier_source", "template0", "", 30)
+    async with workshop.gateway.session("busier_source"):
+        with pytest.raises(StatementError) as caught:
+            await databases.create(workshop.gateway, "busier_copy", "busier_source", "", 1.0)
+    assert caught.value.sqlstate in ("55006", "57014")
+    await databases.drop(workshop.gateway, "busier_source")
+    assert not await exists(workshop, "busier_copy")
 
 
 async def test_a_clone_in_use_is_dropped_all_the_same(

@@ -27,7 +27,7 @@ PAGILA = SHARED_DATA / "pagila"
 def dump(shop: Workshop, database: str) -> str:
     """Return the whole database as text, rows and all; session keys differ at each run."""
     done = subprocess.run(
-        [shop.psql.with_name("pg_dump"), "--no-comments", database],
+        [shop.psql.with_name("pg_dump"), database],
         env={**os.environ, **shop.gateway.endpoint.env(database)},
         capture_output=True,
         text=True,
