@@ -7,7 +7,6 @@ ends the front first, then the workers, then what they made is cleaned up under 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import signal
 import socket as sockets
@@ -23,7 +22,7 @@ from clonepool.config import EMBEDDED
 from clonepool.core.fleet import Fleet
 from clonepool.core.naming import Kind, Namer, Serials
 from clonepool.core.pool import Limits
-from clonepool.errors import AlreadyRunningError, ClonepoolError
+from clonepool.errors import ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.postgres import databases
 from clonepool.postgres.builder import Builder
@@ -37,6 +36,7 @@ from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
+from clonepool.service.locks import hold_lock
 from clonepool.service.methods import Methods
 from clonepool.service.status import StatusBoard
 from clonepool.service.workers.context import Context
@@ -124,7 +124,12 @@ async def _serve(
 ) -> None:
     began = time.monotonic()
     gate = Gatekeeper(config.access)
-    state_lock = _lock_state(state)
+    state_lock = hold_lock(
+        state / "lock",
+        directory_mode=0o711,
+        taken=f"another daemon uses the state directory {state}",
+        remedy="name another with --state",
+    )
     metrics = Metrics(CollectorRegistry(), config.templates)
     listener = Listener(socket, metrics)
     web = http.bind(config.http.listen) if config.http.listen else None
@@ -303,24 +308,3 @@ async def _open_server(config: Config, state: Path, stack: AsyncExitStack) -> Se
 async def _shielded(close: Callable[[], Awaitable[None]]) -> None:
     with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
         await close()
-
-
-def _lock_state(state: Path) -> int:
-    """Make the state directory and hold its lock for as long as this process lives."""
-    try:
-        state.mkdir(mode=0o711, parents=True, exist_ok=True)
-        descriptor = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise ClonepoolError(
-            f"the state directory {state} cannot be used: {error.strerror}",
-            remedy="name another with --state",
-        ) from error
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise AlreadyRunningError(
-            f"another daemon uses the state directory {state}",
-            remedy="stop it, or give this one another --state",
-        ) from None
-    return descriptor

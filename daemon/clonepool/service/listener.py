@@ -8,14 +8,13 @@ connection alone, never the listener.
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import socket
 from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from clonepool.errors import AccessDeniedError, AlreadyRunningError, ClonepoolError
+from clonepool.errors import AccessDeniedError, ClonepoolError
 from clonepool.paths import is_trusted
 from clonepool.protocol.server import (
     Call,
@@ -25,6 +24,7 @@ from clonepool.protocol.server import (
     encode_result,
 )
 from clonepool.service.access import identify
+from clonepool.service.locks import hold_lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -184,23 +184,19 @@ class Listener:
 
 
 def _take_lock(path: Path) -> int:
-    """Hold `<socket>.lock` for as long as this process lives; a live socket is never taken over.
+    """Hold `<socket>.lock`: a live socket is never taken over.
 
     Raises:
         AlreadyRunningError: another daemon has it.
+        ClonepoolError: the directory cannot be used, or is a stranger's.
     """
-    path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    remedy = "name another place with --socket"
+    lock = hold_lock(
+        path.with_name(f"{path.name}.lock"),
+        directory_mode=0o755,
+        taken=f"another daemon listens on {path}",
+        remedy=remedy,
+    )
     if not is_trusted(str(path)):
-        raise AlreadyRunningError(
-            f"{path.parent} belongs to another user", remedy="name another place with --socket"
-        )
-    descriptor = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
-        raise AlreadyRunningError(
-            f"another daemon listens on {path}",
-            remedy="stop it, or give this one another --socket",
-        ) from None
-    return descriptor
+        raise ClonepoolError(f"{path.parent} belongs to another user", remedy=remedy)
+    return lock

@@ -1,0 +1,40 @@
+"""Lock files: held by a process for as long as it lives, whatever ends it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from typing import TYPE_CHECKING
+
+from clonepool.errors import AlreadyRunningError, ClonepoolError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> int:
+    """Lock the file, made with its directory if missing, and return its descriptor.
+
+    Args:
+        path: of the lock file.
+        directory_mode: of directories that have to be made.
+        taken: the sentence for the case that another process holds it.
+        remedy: what to do then, and when the place cannot be used at all.
+
+    Raises:
+        AlreadyRunningError: another process holds it.
+        ClonepoolError: the directory or the file cannot be made.
+    """
+    try:
+        path.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise ClonepoolError(
+            f"{path.parent} cannot be used: {error.strerror}", remedy=remedy
+        ) from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise AlreadyRunningError(taken, remedy=remedy) from None
+    return descriptor
