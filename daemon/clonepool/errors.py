@@ -107,6 +107,12 @@ class EmbeddedServerError(ClonepoolError):
     code = "embedded_server"
 
 
+class ClusterLostError(EmbeddedServerError):
+    """The embedded server's data was damaged under a running daemon, and every lease with it."""
+
+    code = "cluster_lost"
+
+
 class CapabilityError(ClonepoolError):
     """The server's version or the role's rights do not suffice."""
 

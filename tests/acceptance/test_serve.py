@@ -420,3 +420,43 @@ def command_lines() -> list[str]:
         with contextlib.suppress(OSError):
             found.append(entry.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
     return found
+
+
+def test_a_file_in_the_sockets_place_is_left_alone(place: Path) -> None:
+    daemon = Daemon(place)
+    daemon.socket.write_text("precious")
+    assert daemon.spawn().wait(30) == 2
+    (line,) = daemon.log.read_text().splitlines()
+    assert "cannot be made: Address already in use" in line
+    assert daemon.socket.read_text() == "precious"
+
+
+def test_a_socket_path_too_long_is_told_in_one_line(place: Path) -> None:
+    daemon = Daemon(place)
+    daemon.socket = place / ("x" * 120)
+    assert daemon.spawn().wait(30) == 2
+    (line,) = daemon.log.read_text().splitlines()
+    assert "too long" in line
+    assert "--socket" in line
+
+
+def test_a_client_that_does_not_read_does_not_delay_the_stop(daemon: Daemon) -> None:
+    with socket.socket(socket.AF_UNIX) as deaf:
+        deaf.connect(str(daemon.socket))
+        deaf.settimeout(0.5)
+        deaf.sendall(b'{"id":1,"method":"acquire","params":{"template":"blog"}}\n')
+        with contextlib.suppress(TimeoutError):
+            for _ in range(500):
+                deaf.sendall(b'{"id":1,"method":"status"}\n' * 100)
+        began = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began < 6
+    assert not daemon.events("daemon.left_clones")
+
+
+def test_a_second_signal_does_not_break_the_stop_off(daemon: Daemon) -> None:
+    assert daemon.process is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    eventually(lambda: bool(daemon.events("daemon.stopping")))
+    assert daemon.stop() == 0
+    assert daemon.events("server.stopped")

@@ -16,7 +16,7 @@ import msgspec
 import pytest
 
 from clonepool.config import EmbeddedSection
-from clonepool.errors import EmbeddedServerError
+from clonepool.errors import EmbeddedServerError, StatementError
 from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.server import MARKER, EmbeddedServer, discard
 from clonepool.postgres.gateway import Gateway
@@ -267,3 +267,20 @@ async def test_a_copy_of_the_binaries_that_somebody_else_made_is_not_run(
     give_away(state, "clonepool-binaries-*")
     with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
         make(state, closed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root alone has something to lose")
+async def test_whoever_leases_cannot_make_a_daemon_that_is_root_write_elsewhere(
+    state: Path,
+) -> None:
+    server = make(state)
+    await server.start()
+    with pytest.raises(StatementError, match="failed"):
+        await execute(
+            server, f"COPY (SELECT 1) TO PROGRAM 'ln -sf /tmp/victim {server.storage.log}'"
+        )
+    with pytest.raises(StatementError, match="ermission denied"):
+        await execute(server, f"COPY (SELECT 1) TO '{server.storage.root}/anything'")
+    mode = server.storage.log.stat().st_mode & 0o777
+    await server.stop()
+    assert mode == 0o600

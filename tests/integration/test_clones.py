@@ -205,3 +205,26 @@ async def test_a_session_that_is_just_leaving_is_no_stray(
     guest = await workshop.gateway.connect(name)
     await guest.close()
     assert await stray_sessions(workshop.gateway, name) == []
+
+
+async def test_prepared_transactions_do_not_keep_a_clone(
+    workshop: Workshop, generation: Generation
+) -> None:
+    name = clone_name(workshop, generation)
+    await make(workshop, generation, name)
+    async with workshop.gateway.session(name) as session:
+        await session.execute(
+            "BEGIN; DELETE FROM blog.tb_comment; PREPARE TRANSACTION 'it''s left'"
+        )
+    await databases.drop(workshop.gateway, name)
+    assert not await exists(workshop, name)
+
+
+async def test_a_clone_that_was_marked_as_a_template_is_dropped_all_the_same(
+    workshop: Workshop, generation: Generation
+) -> None:
+    name = clone_name(workshop, generation)
+    await make(workshop, generation, name)
+    await workshop.gateway.ddl(f"ALTER DATABASE {name} IS_TEMPLATE true")
+    await databases.drop(workshop.gateway, name)
+    assert not await exists(workshop, name)

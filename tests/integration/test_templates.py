@@ -8,6 +8,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import StatementError, TemplateFailedError
 from clonepool.postgres import databases
 from clonepool.postgres.builder import Recipe
+from clonepool.postgres.clones import make_clone
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -120,3 +121,57 @@ async def test_a_database_that_only_looks_like_ours_is_left_alone_and_reported(
     await databases.drop(workshop.gateway, forged)
     assert forged in strangers
     assert forged not in [database.name for database in found]
+
+
+async def test_a_clone_has_the_databases_settings_privileges_and_limit(
+    any_workshop: Workshop, place: Path
+) -> None:
+    shop = any_workshop
+    (place / "a.sql").write_text("""
+CREATE SCHEMA "odd, one"; CREATE SCHEMA two;
+CREATE ROLE somebody;
+DO $$ BEGIN
+    EXECUTE format('ALTER DATABASE %I SET search_path = "odd, one", two', current_database());
+    EXECUTE format('ALTER DATABASE %I SET app.colour = %L', current_database(), 'it''s = red');
+    EXECUTE format('ALTER ROLE somebody IN DATABASE %I SET work_mem = %L',
+                   current_database(), '7MB');
+    EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database());
+    EXECUTE format('GRANT CREATE ON DATABASE %I TO somebody WITH GRANT OPTION',
+                   current_database());
+    EXECUTE format('ALTER DATABASE %I CONNECTION LIMIT 17', current_database());
+END $$;
+""")
+    generation = await shop.build(["*.sql"], place, "properties")
+    name = shop.namer.name(Identity(Kind.CLONE, "properties", generation.short, 1))
+    try:
+        await make_clone(
+            shop.gateway,
+            name,
+            generation.database,
+            generation.contents,
+            options="",
+            facts={},
+            seconds=30,
+        )
+        async with shop.gateway.session(name) as session:
+            assert await session.value("SHOW search_path") == '"odd, one", two'
+            assert await session.value("SHOW app.colour") == "it's = red"
+            (row,) = await session.rows(
+                "SELECT datconnlimit AS limit, has_database_privilege('somebody', $1,"
+                " 'CREATE WITH GRANT OPTION') AS granted,"
+                " has_database_privilege('somebody', $1, 'CONNECT') AS connects,"
+                " (SELECT setconfig[1] FROM pg_db_role_setting JOIN pg_roles r ON r.oid = setrole"
+                "   WHERE setdatabase = d.oid AND rolname = 'somebody') AS setting"
+                " FROM pg_database d WHERE datname = $1",
+                name,
+            )
+        assert row == {
+            "limit": 17,
+            "granted": True,
+            "connects": False,
+            "setting": "work_mem=7MB",
+        }
+    finally:
+        await databases.drop(shop.gateway, name)
+        await databases.drop(shop.gateway, generation.database, sealed=True)
+        await shop.gateway.ddl("DROP ROLE somebody")

@@ -42,7 +42,11 @@ def open_directory() -> Iterator[Path]:
 def running_server(binaries: Path) -> Iterator[EmbeddedServer]:
     """Run a server of these binaries, and leave nothing of it."""
     with open_directory() as state:
-        server = EmbeddedServer(EmbeddedSection(binaries=str(binaries)), state, 16)
+        server = EmbeddedServer(
+            EmbeddedSection(binaries=str(binaries), settings={"max_prepared_transactions": "5"}),
+            state,
+            16,
+        )
         try:
             anyio.run(server.start)
             yield server

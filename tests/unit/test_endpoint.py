@@ -69,3 +69,10 @@ def test_several_hosts_are_refused() -> None:
 def test_a_port_that_is_no_number_is_refused() -> None:
     with pytest.raises(ConfigError, match="port"):
         from_url("postgresql://me@a:x/db")
+
+
+def test_what_only_libpq_understands_reaches_psql_and_not_asyncpg() -> None:
+    endpoint = from_url("postgresql://me@h/db?sslmode=require&connect_timeout=5&gssencmode=disable")
+    assert endpoint.asyncpg_url("x") == "postgresql://me@h:5432/x?sslmode=require"
+    env = endpoint.env("x")
+    assert (env["PGSSLMODE"], env["PGCONNECT_TIMEOUT"]) == ("require", "5")

@@ -251,3 +251,36 @@ def test_what_an_earlier_run_left_counts_until_it_is_gone() -> None:
     (drop,) = drops(pool.found("old"))
     assert not creates(pool.template_ready("abcdefgh", 0.0))
     assert len(creates(fleet.dropped("blog", drop.clone, 1.0))) == 1
+
+
+def test_while_the_server_is_away_nothing_is_started_and_no_timer_runs() -> None:
+    fleet, (create, *_) = make_fleet(blog=(1, 2))
+    fleet.pause()
+    (drop,) = drops(
+        fleet.pools["blog"].create_failed(create.clone, ServerUnavailableError("x"), 0.0)  # type: ignore[union-attr]
+    )
+    assert not creates(fleet.dropped("blog", drop.clone, 5.0))
+    assert fleet.next_timer() is None
+    assert fleet.pools["blog"].snapshot().limited_by == "server"
+    assert len(creates(fleet.resume(6.0))) == 1
+
+
+def test_a_pool_that_is_full_of_what_is_being_dropped_sets_no_timer() -> None:
+    fleet, (create, *_) = make_fleet(blog=(1, 1))
+    fleet.pools["blog"].create_failed(create.clone, ServerUnavailableError("x"), 0.0)  # type: ignore[union-attr]
+    assert fleet.next_timer() is None
+
+
+def test_nobody_gives_way_to_a_pool_that_cannot_create() -> None:
+    fleet, _ = make_fleet(ready_templates=False, max_clones=3, blog=(3, 3), shop=(0, 3))
+    finish_creates(fleet, fleet.pools["blog"].template_ready("abcdefgh", 0.0))
+    assert not drops(fleet.acquire("shop", request(1), 0.0))
+    assert not drops(fleet.plan(0.0))
+
+
+def test_a_template_that_is_finished_while_stopping_starts_nothing() -> None:
+    fleet, _ = make_fleet(ready_templates=False, blog=(1, 1))
+    fleet.stop()
+    assert not fleet.pools["blog"].template_ready("abcdefgh", 0.0)
+    assert not fleet.pools["blog"].template_failed(TemplateFailedError("x"))
+    assert fleet.pools["blog"].phase == "stopping"

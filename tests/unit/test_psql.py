@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from clonepool.errors import ServerUnavailableError
 from clonepool.postgres.psql import explain
 
 FILE = Path("/x/2_rows.sql")
@@ -37,3 +38,10 @@ def test_an_error_in_an_included_file_names_that_file() -> None:
 
 def test_what_psql_says_itself_is_passed_on() -> None:
     assert "No such file" in str(explain(FILE, "psql: error: a.sql: No such file or directory"))
+
+
+def test_a_server_that_goes_away_is_not_the_files_fault() -> None:
+    ended = "psql:/x/2_rows.sql:3: FATAL:  57P01: terminating connection\n"
+    assert isinstance(explain(FILE, ended), ServerUnavailableError)
+    lost = "psql:/x/2_rows.sql:3: server closed the connection unexpectedly"
+    assert isinstance(explain(FILE, lost, 2), ServerUnavailableError)

@@ -24,6 +24,7 @@ _PASSED_ON = (
     signal.SIGUSR1,
     signal.SIGUSR2,
 )
+_FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
 
 
@@ -43,12 +44,28 @@ def command(
     sys.exit(code)
 
 
+def _in_foreground() -> bool:
+    """Say whether a terminal sends its signals to our process group, and so to the child."""
+    try:
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)
+
+
 def _run(argv: tuple[str, ...], env: dict[str, str]) -> int:
     """Run the child and return its exit code, 128 + n after signal n, as a shell does."""
     child: subprocess.Popen[bytes] | None = None
     early: list[int] = []
 
     def pass_on(number: int, _: FrameType | None) -> None:
+        if number in _FROM_KEYBOARD and _in_foreground():
+            return  # the terminal has sent it to the child too
         if child is None:
             early.append(number)
         elif child.poll() is None:

@@ -43,7 +43,7 @@ class Fleet:
                 "the daemon is stopping", remedy="try again when it has been started"
             )
         decisions = pool.acquire(request, now)
-        return [*decisions, *self._make_way()] if pool.waiting else decisions
+        return [*decisions, *self._make_way(now)] if pool.waiting else decisions
 
     def pool(self, template: str) -> Pool:
         """Return the pool of that template, or raise UnknownTemplateError."""
@@ -99,7 +99,16 @@ class Fleet:
         pools = self.pools.values()
         decisions = [d for pool in pools for d in pool.plan(now, refill=False)]
         decisions += [d for pool in pools for d in pool.plan(now)]
-        return [*decisions, *self._make_way()]
+        return [*decisions, *self._make_way(now)]
+
+    def pause(self) -> None:
+        """Start nothing new: the server is away. Leases and waiters stay."""
+        self.budget.paused = True
+
+    def resume(self, now: float) -> list[Decision]:
+        """Go on: the server is back."""
+        self.budget.paused = False
+        return self.plan(now)
 
     def stop(self) -> list[Decision]:
         """Grant nothing from now on, refuse who waits, and drop what is ready."""
@@ -126,12 +135,16 @@ class Fleet:
         every = [lease for pool in self.pools.values() for lease in pool.leases.values()]
         return sorted(every, key=lambda lease: lease.granted_at)
 
-    def _make_way(self) -> list[Decision]:
+    def _make_way(self, now: float) -> list[Decision]:
         """Where requests wait in vain for the common limit, let the richest pools give way."""
         decisions: list[Decision] = []
         pools = self.pools.values()
         freed = sum(pool.leaving for pool in pools) + self.budget.room
+        if self.budget.paused:
+            return decisions
         for needy in pools:
+            if not needy.can_create or needy.is_pausing(now):
+                continue
             own_room = needy.limits.max_clones - needy.databases
             wanted = min(needy.waiting - needy.creating, own_room)
             for _ in range(max(0, wanted - freed)):

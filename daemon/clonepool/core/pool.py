@@ -60,11 +60,12 @@ class Budget:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
+        self.paused = False
 
     @property
     def room(self) -> int:
-        """How many more may be made; negative when an earlier run left too many."""
-        return self.limit - self.used
+        """How many more may be made now; negative when an earlier run left too many."""
+        return 0 if self.paused else self.limit - self.used
 
 
 class Pool:
@@ -139,11 +140,15 @@ class Pool:
 
     def template_ready(self, generation: str, now: float) -> list[Decision]:
         """Begin to make clones of this generation."""
+        if self.phase is Phase.STOPPING:
+            return []
         self.phase, self.generation, self.failure = Phase.READY, generation, None
         return self.plan(now)
 
     def template_failed(self, error: ClonepoolError) -> list[Decision]:
         """Refuse everybody who waits and will ask, with the cause."""
+        if self.phase is Phase.STOPPING:
+            return []
         self.phase, self.failure = Phase.FAILED, error
         return self.refuse_all(self._template_failure())
 
@@ -193,7 +198,7 @@ class Pool:
                 decisions.append(Refuse(request.waiter, self.template, error))
             else:
                 decisions.append(self._grant(request, Source.WAITED, now))
-        if now >= self._retry_at:
+        if not self.is_pausing(now):
             decisions += [self._create() for _ in range(self._missing(refill=refill))]
         return decisions
 
@@ -229,6 +234,15 @@ class Pool:
         return self._count[State.DROPPING] + self._count[State.RECYCLING]
 
     @property
+    def can_create(self) -> bool:
+        """Whether there is a generation to clone."""
+        return self.phase is Phase.READY
+
+    def is_pausing(self, now: float) -> bool:
+        """Say whether nothing is tried because the last try failed a moment ago."""
+        return now < self._retry_at
+
+    @property
     def databases(self) -> int:
         """How many databases of this pool exist or may exist."""
         return len(self._clones)
@@ -236,7 +250,7 @@ class Pool:
     def next_timer(self) -> float | None:
         """When `expire` or `plan` has something to do next, in monotonic seconds."""
         times = [request.deadline for request in self._waiters.values()]
-        if self._backoff and self._wants() > 0:
+        if self._backoff and self.can_create and self._missing(refill=True) > 0:
             times.append(self._retry_at)
         return min(times, default=None)
 
@@ -332,6 +346,8 @@ class Pool:
             return ""
         if len(self._clones) >= self.limits.max_clones:
             return f"templates.{self.template}.max_clones"
+        if self._budget.paused:
+            return "server"
         return "pool.max_clones" if self._budget.room <= 0 else ""
 
     def _template_failure(self) -> TemplateFailedError:

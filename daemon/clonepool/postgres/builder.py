@@ -5,6 +5,7 @@ Only a database that carries its final name is a generation, and only a whole on
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import anyio
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
 FREEZE_SECONDS = 600.0
-_DUPLICATE_DATABASE = "42P04"
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -119,7 +119,8 @@ class Builder:
                 continue
             facts = database.comment
             if database.sealed and database.valid and facts.get("fingerprint") == full:
-                return Contents(facts["relations"], facts["digest"])
+                with contextlib.suppress(msgspec.ValidationError):
+                    return msgspec.convert(facts.get("contents"), Contents)
             await databases.drop(self._gateway, name, sealed=True)
         return None
 
@@ -141,7 +142,7 @@ class Builder:
             contents = await self._freeze(temporary)
             facts = {"template": recipe.template, "fingerprint": full, "kind": "generation"}
             await databases.annotate(
-                self._gateway, temporary, {**facts, **msgspec.to_builtins(contents)}
+                self._gateway, temporary, {**facts, "contents": msgspec.to_builtins(contents)}
             )
             await databases.seal(self._gateway, temporary)
             await databases.rename(self._gateway, temporary, name)

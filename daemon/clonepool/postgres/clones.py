@@ -9,6 +9,12 @@ import msgspec
 
 from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
 from clonepool.postgres import databases
+from clonepool.postgres.properties import (
+    NONE,
+    Properties,
+    give_properties,
+    read_properties,
+)
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway, Session
@@ -24,10 +30,17 @@ SELECT count(*)::int AS relations,
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What a database holds, told by its catalog: number of relations, and a digest of them."""
+    """What a database holds, told by its catalog.
+
+    Attributes:
+        relations: how many.
+        digest: of their OIDs, names, kinds and files.
+        properties: what belongs to the database and is not in it.
+    """
 
     relations: int
     digest: str
+    properties: Properties = NONE
 
 
 class IncompleteCloneError(ClonepoolError):
@@ -45,7 +58,7 @@ async def read_contents(session: Session) -> Contents:
     (row,) = await session.rows(_RELATIONS)
     if not row["valid"]:
         raise IncompleteCloneError("the database is invalid (datconnlimit = -2)")
-    return Contents(row["relations"], row["digest"])
+    return Contents(row["relations"], row["digest"], await read_properties(session))
 
 
 async def make_clone(
@@ -81,6 +94,7 @@ async def make_clone(
     try:
         with anyio.fail_after(seconds):
             await databases.create(gateway, name, generation, options, seconds)
+            await give_properties(gateway, name, expected.properties)
             async with gateway.session(name) as session:
                 found = await read_contents(session)
             await databases.annotate(gateway, name, facts)
@@ -91,10 +105,7 @@ async def make_clone(
             raise _too_slow(name, seconds) from error
         raise
     if found != expected:
-        raise IncompleteCloneError(
-            f"clone {name} holds {found.relations} relations (digest {found.digest}), its"
-            f" generation {expected.relations} (digest {expected.digest})"
-        )
+        raise IncompleteCloneError(f"clone {name} holds {found}, its generation {expected}")
 
 
 def _too_slow(name: str, seconds: float) -> ServerUnavailableError:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 DROP_SECONDS = 120.0
 OBJECT_IN_USE = "55006"
+WRONG_OBJECT_TYPE = "42809"
 INVALID_CATALOG_NAME = "3D000"
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
@@ -104,16 +105,43 @@ async def rename(gateway: Gateway, name: str, new_name: str) -> None:
 
 
 async def drop(gateway: Gateway, name: str, *, sealed: bool = False) -> None:
-    """Remove a database of ours and end its sessions; one that is gone already is no error."""
+    """Remove a database of ours and end its sessions; one that is gone already is no error.
+
+    What a lease may have left to keep it is cleared away first: a template flag, prepared
+    transactions.
+    """
     try:
         if sealed:
-            await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH IS_TEMPLATE false")
-        await gateway.ddl(
-            f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)", seconds=DROP_SECONDS
-        )
+            await _unmark_template(gateway, name)
+        await _force_drop(gateway, name)
     except StatementError as error:
-        if error.sqlstate != INVALID_CATALOG_NAME:
+        if error.sqlstate == INVALID_CATALOG_NAME:
+            return
+        if error.sqlstate == WRONG_OBJECT_TYPE:
+            await _unmark_template(gateway, name)
+        elif error.sqlstate == OBJECT_IN_USE:
+            await _roll_back_prepared(gateway, name)
+        else:
             raise
+        await _force_drop(gateway, name)
+
+
+async def _force_drop(gateway: Gateway, name: str) -> None:
+    await gateway.ddl(
+        f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)", seconds=DROP_SECONDS
+    )
+
+
+async def _unmark_template(gateway: Gateway, name: str) -> None:
+    await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH IS_TEMPLATE false")
+
+
+async def _roll_back_prepared(gateway: Gateway, name: str) -> None:
+    """Roll back the prepared transactions of a database, which must be done inside it."""
+    async with gateway.session(name) as session:
+        rows = await session.rows("SELECT gid FROM pg_prepared_xacts WHERE database = $1", name)
+        for row in rows:
+            await session.execute(f"ROLLBACK PREPARED {literal(row['gid'])}")
 
 
 async def sessions(gateway: Gateway, name: str) -> list[dict[str, Any]]:
@@ -122,7 +150,9 @@ async def sessions(gateway: Gateway, name: str) -> list[dict[str, Any]]:
         return await session.rows(
             "SELECT pid, coalesce(application_name, '') AS application_name,"
             " coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query"
-            " FROM pg_stat_activity WHERE datname = $1 AND backend_type = 'client backend'",
+            " FROM pg_stat_activity WHERE datname = $1"
+            # Of other roles' sessions an ordinary role is told neither the kind nor the query.
+            " AND coalesce(backend_type, 'client backend') = 'client backend'",
             name,
         )
 

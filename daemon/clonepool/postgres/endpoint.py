@@ -12,6 +12,39 @@ import msgspec
 from clonepool.errors import ConfigError
 
 _DEFAULT_PORT = 5432
+_VARIABLES = {
+    "channel_binding": "PGCHANNELBINDING",
+    "connect_timeout": "PGCONNECT_TIMEOUT",
+    "gssencmode": "PGGSSENCMODE",
+    "options": "PGOPTIONS",
+    "sslcert": "PGSSLCERT",
+    "sslcrl": "PGSSLCRL",
+    "sslkey": "PGSSLKEY",
+    "sslmode": "PGSSLMODE",
+    "sslrootcert": "PGSSLROOTCERT",
+    "target_session_attrs": "PGTARGETSESSIONATTRS",
+}
+_LIBPQ_ONLY = frozenset(
+    {
+        "application_name",
+        "channel_binding",
+        "client_encoding",
+        "connect_timeout",
+        "fallback_application_name",
+        "gssencmode",
+        "keepalives",
+        "keepalives_count",
+        "keepalives_idle",
+        "keepalives_interval",
+        "load_balance_hosts",
+        "require_auth",
+        "sslcompression",
+        "sslcrldir",
+        "sslsni",
+        "tcp_user_timeout",
+    }
+)
+"""Parameters that libpq knows and asyncpg would pass to the server as settings."""
 _OWN_PARAMETERS = ("host", "port", "user", "password", "dbname")
 
 
@@ -43,6 +76,11 @@ class Endpoint(msgspec.Struct, frozen=True):
         tail = f"?{urlencode(query, safe='/')}" if query else ""
         return f"postgresql://{who}@{where}/{quote(database, safe='')}{tail}"
 
+    def asyncpg_url(self, database: str) -> str:
+        """Return the URL without what only libpq understands."""
+        known = {k: v for k, v in self.parameters.items() if k not in _LIBPQ_ONLY}
+        return msgspec.structs.replace(self, parameters=known).url(database)
+
     def env(self, database: str) -> dict[str, str]:
         """Return the variables that libpq and most drivers read, and `DATABASE_URL`."""
         variables = {
@@ -53,8 +91,9 @@ class Endpoint(msgspec.Struct, frozen=True):
             "PGPASSWORD": self.password,
             "PGDATABASE": database,
         }
-        if "sslmode" in self.parameters:
-            variables["PGSSLMODE"] = self.parameters["sslmode"]
+        for parameter, variable in _VARIABLES.items():
+            if parameter in self.parameters:
+                variables[variable] = self.parameters[parameter]
         return variables
 
 

@@ -43,6 +43,11 @@ def literal(text: str) -> str:
     return f"E'{escaped}'"
 
 
+def is_unavailable(sqlstate: str) -> bool:
+    """Say whether the SQLSTATE means that the server is gone or out of resources."""
+    return sqlstate.startswith(_GONE_CLASSES)
+
+
 @contextmanager
 def translated(doing: str) -> Iterator[None]:
     """Turn asyncpg's errors into ours.
@@ -55,7 +60,7 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         sqlstate = error.sqlstate or "XX000"
-        if sqlstate.startswith(_GONE_CLASSES):
+        if is_unavailable(sqlstate):
             raise ServerUnavailableError(f"{doing}: {error} (SQLSTATE {sqlstate})") from error
         raise StatementError(
             f"{doing}: {error} (SQLSTATE {sqlstate})", sqlstate=sqlstate
@@ -148,7 +153,7 @@ class Gateway:
         """
         with translated(f"connecting to {database}"):
             connection = await asyncpg.connect(
-                dsn=self.endpoint.url(database),
+                dsn=self.endpoint.asyncpg_url(database),
                 timeout=CONNECT_SECONDS,
                 statement_cache_size=0,
                 server_settings={"application_name": self._application_name},

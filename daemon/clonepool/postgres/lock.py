@@ -37,13 +37,11 @@ class InstanceLock:
             ServerUnavailableError: not reached.
         """
         session = await self._connect()
-        if not await session.value("SELECT pg_try_advisory_lock($1)", self._key):
-            holder = await self._holder(session)
+        try:
+            await self._take_on(session)
+        except BaseException:
             await session.close()
-            raise AlreadyRunningError(
-                f"another daemon of instance {self._instance} uses this server: {holder}",
-                remedy="stop it, or give this one another `instance`",
-            )
+            raise
         self._session = session
         session.on_end(on_end)
 
@@ -51,6 +49,14 @@ class InstanceLock:
         """Let go."""
         if self._session is not None:
             await self._session.close()
+
+    async def _take_on(self, session: Session) -> None:
+        if not await session.value("SELECT pg_try_advisory_lock($1)", self._key):
+            holder = await self._holder(session)
+            raise AlreadyRunningError(
+                f"another daemon of instance {self._instance} uses this server: {holder}",
+                remedy="stop it, or give this one another `instance`",
+            )
 
     async def _connect(self) -> Session:
         try:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from clonepool.errors import TemplateFailedError
+from clonepool.errors import ServerUnavailableError, TemplateFailedError
+from clonepool.postgres.gateway import is_unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,8 +21,10 @@ _COMPLAINT = re.compile(
     re.MULTILINE,
 )
 _STATEMENT = re.compile(r"^psql:.+?:\d+: STATEMENT:\s+(.*)\Z", re.MULTILINE | re.DOTALL)
+_CONNECTION_LOST, _SCRIPT_ERROR = 2, 3
 _HARMLESS_CLASSES = ("00", "01", "02")
 _SHOWN_BYTES = 2_000
+_BUILD_OPTIONS = "-c client_min_messages=warning -c synchronous_commit=on"
 
 
 async def run_file(
@@ -33,13 +36,15 @@ async def run_file(
 
     Raises:
         TemplateFailedError: names file, line, SQLSTATE, message and statement.
+        ServerUnavailableError: the server went away meanwhile.
     """
     command = [str(psql), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     command += ["--set=VERBOSITY=verbose", "--echo-errors", "--no-password"]
     command += [f"--file={file}"]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG") or "SSL" in k}
     environment = {**inherited, **endpoint.env(database), "LC_ALL": "C", "PGAPPNAME": "clonepool"}
-    environment["PGOPTIONS"] = "-c client_min_messages=warning -c synchronous_commit=on"
+    options = environment.get("PGOPTIONS", "")
+    environment["PGOPTIONS"] = f"{options} {_BUILD_OPTIONS}"
     try:
         with anyio.fail_after(seconds):
             done = await anyio.run_process(
@@ -50,16 +55,20 @@ async def run_file(
             f"{file}: took longer than {seconds:g} s", remedy="raise build_timeout"
         ) from None
     if done.returncode != 0:
-        raise explain(file, done.stderr.decode("utf-8", "replace"))
+        raise explain(file, done.stderr.decode("utf-8", "replace"), done.returncode)
 
 
-def explain(file: Path, stderr: str) -> TemplateFailedError:
-    """Make psql's complaint into one error."""
+def explain(
+    file: Path, stderr: str, returncode: int = _SCRIPT_ERROR
+) -> TemplateFailedError | ServerUnavailableError:
+    """Make psql's complaint into one error: the file's fault, or the server went away."""
     errors = [
         match
         for match in _COMPLAINT.finditer(stderr)
         if not match["sqlstate"].startswith(_HARMLESS_CLASSES)
     ]
+    if returncode == _CONNECTION_LOST or (errors and is_unavailable(errors[-1]["sqlstate"])):
+        return ServerUnavailableError(f"{file}: {' '.join(stderr.split())[-_SHOWN_BYTES:]}")
     if not errors:
         return TemplateFailedError(f"{file}: {stderr.strip()[-_SHOWN_BYTES:] or 'psql failed'}")
     match = errors[-1]

@@ -53,6 +53,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 CLEANUP_SECONDS = 20.0
+HANG_UP_SECONDS = 1.0
+"""How long clients may take to read the last replies when the daemon stops."""
 _SPARE_CONTROL_CONNECTIONS = 3
 
 
@@ -91,11 +93,17 @@ async def serve(
             try:
                 with stop.starting:
                     await _serve(config, socket, state, stop, on_ready)
-            except ClonepoolError as error:
-                failure = error  # raised outside, where no task group wraps it
+            except* ClonepoolError as group:
+                failure = _first(group)  # raised outside, where no task group wraps it
             outermost.cancel_scope.cancel()
     if failure is not None:
         raise failure
+
+
+def _first(group: BaseExceptionGroup[ClonepoolError]) -> ClonepoolError:
+    """Return one error out of a group: the others came of it."""
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 class _StopSignal:
@@ -193,7 +201,11 @@ class _Daemon:
             context.carry_out = broker.carry_out
             await self._sweep(ours, fleet, broker)
             workers.start_soon(TemplateBuilder(context, builder).run)
-            workers.start_soon(self._keeper.run)
+            workers.start_soon(
+                self._keeper.run,
+                fleet.pause,
+                lambda: broker.carry_out(fleet.resume(broker.now())),
+            )
             board = StatusBoard(
                 fleet,
                 capabilities,
@@ -284,10 +296,11 @@ class _Daemon:
         for peer in list(self._listener.peers):
             peer.hang_up()
         with anyio.move_on_after(CLEANUP_SECONDS) as deadline:
-            while broker.fleet.databases:
-                if not self._keeper.server_up:
-                    break
+            hang_up_by = broker.now() + HANG_UP_SECONDS
+            while broker.fleet.databases and self._keeper.server_up:
                 await anyio.sleep(0.01)
+                if broker.now() > hang_up_by:
+                    self._listener.cut_off()
         left = broker.fleet.databases
         if left or deadline.cancelled_caught:
             log.warning("daemon.left_clones", clones=left, reason="dropped at the next start")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import socket
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,7 @@ from starlette.applications import Starlette
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from clonepool.errors import AlreadyRunningError
+from clonepool.errors import AlreadyRunningError, ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,14 +54,18 @@ def bind(listen: str) -> socket.socket:
 
     Raises:
         AlreadyRunningError: the port is taken.
+        ConfigError: the address is not this machine's.
     """
     host, _, port = listen.rpartition(":")
+    address = host.strip("[]")
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
     try:
-        return socket.create_server((host.strip("[]"), int(port)))
+        return socket.create_server((address, int(port)), family=family)
     except OSError as error:
-        raise AlreadyRunningError(
+        kind = AlreadyRunningError if error.errno == errno.EADDRINUSE else ConfigError
+        raise kind(
             f"http.listen: {listen}: {error.strerror}",
-            remedy='choose another port, or "" to serve no HTTP',
+            remedy='choose another address, or "" to serve no HTTP',
         ) from error
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from clonepool.errors import AccessDeniedError, ClonepoolError
+from clonepool.errors import AccessDeniedError, ClonepoolError, ConfigError
 from clonepool.paths import is_trusted
 from clonepool.protocol.server import (
     Call,
@@ -117,6 +117,11 @@ class Peer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.close()
 
+    def cut_off(self) -> None:
+        """Close the connection at once, whatever was not read."""
+        if self._transport is not None:
+            self._transport.abort()
+
     # Inside -------------------------------------------------------------------------------
 
     def _handle(self, call: Call) -> None:
@@ -139,38 +144,46 @@ class Peer(asyncio.Protocol):
 
 
 class Listener:
-    """The socket, its lock file, and the clients connected to it."""
+    """The socket, its lock file, and the clients connected to it.
+
+    Making one takes the place: before anything else is started it is known whether that works.
+
+    Raises:
+        AlreadyRunningError: another daemon listens there.
+        ConfigError: the place cannot be used; what lies there was not touched.
+    """
 
     def __init__(self, path: Path, metrics: Metrics) -> None:
         self.path = path
         self.metrics = metrics
         self.peers: set[Peer] = set()
         self._lock = _take_lock(path)
+        self._bound = _bind(path)
         self._server: asyncio.AbstractServer | None = None
         self._last_number = 0
 
     async def open(self, methods: Methods, gate: Gatekeeper) -> None:
-        """Begin to accept; a dead socket of that name is replaced."""
-        self.path.unlink(missing_ok=True)
-        bound = socket.socket(socket.AF_UNIX)
-        old_mask = os.umask(0o777 & ~SOCKET_MODE)
-        try:
-            bound.bind(str(self.path))
-        finally:
-            os.umask(old_mask)
+        """Begin to accept."""
         loop = asyncio.get_running_loop()
-        self._server = await loop.create_unix_server(self._factory(methods, gate), sock=bound)
+        factory = self._factory(methods, gate)
+        self._server = await loop.create_unix_server(factory, sock=self._bound)
 
     def stop_accepting(self) -> None:
         """Take the socket away; who is connected stays."""
         if self._server is not None:
             self._server.close()
             self._server = None
-            self.path.unlink(missing_ok=True)
+        self.path.unlink(missing_ok=True)
+
+    def cut_off(self) -> None:
+        """Close all connections at once."""
+        for peer in list(self.peers):
+            peer.cut_off()
 
     def close(self) -> None:
         """Hang up on everybody and let go of the lock."""
         self.stop_accepting()
+        self._bound.close()
         for peer in list(self.peers):
             peer.hang_up()
         os.close(self._lock)
@@ -183,12 +196,31 @@ class Listener:
         return make
 
 
+def _bind(path: Path) -> socket.socket:
+    """Bind the socket; a dead one is replaced, nothing else is."""
+    bound = socket.socket(socket.AF_UNIX)
+    old_mask = os.umask(0o777 & ~SOCKET_MODE)
+    try:
+        if path.is_socket():
+            path.unlink()
+        bound.bind(str(path))
+    except OSError as error:
+        bound.close()
+        raise ConfigError(
+            f"the socket {path} cannot be made: {error.strerror or error}",
+            remedy="name another place with --socket",
+        ) from error
+    finally:
+        os.umask(old_mask)
+    return bound
+
+
 def _take_lock(path: Path) -> int:
     """Hold `<socket>.lock`: a live socket is never taken over.
 
     Raises:
         AlreadyRunningError: another daemon has it.
-        ClonepoolError: the directory cannot be used, or is a stranger's.
+        ConfigError: the directory cannot be used, or is a stranger's.
     """
     remedy = "name another place with --socket"
     lock = hold_lock(
@@ -198,5 +230,5 @@ def _take_lock(path: Path) -> int:
         remedy=remedy,
     )
     if not is_trusted(str(path)):
-        raise ClonepoolError(f"{path.parent} belongs to another user", remedy=remedy)
+        raise ConfigError(f"{path.parent} belongs to another user", remedy=remedy)
     return lock

@@ -6,7 +6,7 @@ import fcntl
 import os
 from typing import TYPE_CHECKING
 
-from clonepool.errors import AlreadyRunningError, ClonepoolError
+from clonepool.errors import AlreadyRunningError, ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,13 +23,13 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
 
     Raises:
         AlreadyRunningError: another process holds it.
-        ClonepoolError: the directory or the file cannot be made.
+        ConfigError: the directory or the file cannot be made.
     """
     try:
         path.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise ClonepoolError(
+        raise ConfigError(
             f"{path.parent} cannot be used: {error.strerror}", remedy=remedy
         ) from error
     try:

@@ -97,12 +97,16 @@ class StatusBoard:
         ]
 
     def not_ready(self) -> list[str]:
-        """Return why the daemon cannot serve, or nothing when it can."""
-        reasons = [f"server: {problem}"] if (problem := self._problem()) else []
+        """Return why the daemon cannot serve, or nothing when it can.
+
+        Anybody on the machine may read this: the causes, which can hold a project's SQL, are told
+        on the socket only.
+        """
+        reasons = ["the server cannot be reached"] if self._problem() else []
         reasons += ["the daemon is stopping"] if self._fleet.stopping else []
         for pool in self.pools():
             if pool.phase != "ready":
-                reasons.append(f"template {pool.template}: {pool.failure or pool.phase}")
+                reasons.append(f"template {pool.template}: {pool.phase}")
             elif not pool.ready and not pool.leased and pool.min_ready:
-                reasons.append(f"template {pool.template}: no clone is ready: {pool.last_error}")
+                reasons.append(f"template {pool.template}: no clone is ready")
         return reasons

@@ -96,6 +96,8 @@ def write_marker(path: Path, marker: Marker) -> None:
 def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> Marker:
     """Make an empty cluster: under another name first, so that half a cluster is none.
 
+    The old one's marker must be gone before this, or its password would be taken for the new one's.
+
     Raises:
         EmbeddedServerError: with initdb's words; a full disk is named as such.
     """
@@ -104,11 +106,14 @@ def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> M
     password = secrets.token_urlsafe(16)
     password_file = storage.root / "password.new"
     try:
+        password_file.unlink(missing_ok=True)
         password_file.touch(mode=0o600)
         password_file.write_text(password, encoding="ascii")
         account.own(password_file)
+        scratch.mkdir(mode=0o700)
+        account.own(scratch)
         _run_initdb(scratch, password_file, binaries, account)
-        (scratch / "pg_hba.conf").write_text(_HBA, encoding="ascii")
+        storage.access.write_text(_HBA, encoding="ascii")
     except OSError as error:
         raise _failure(storage, str(error)) from error
     except EmbeddedServerError as error:

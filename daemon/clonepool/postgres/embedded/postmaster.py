@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.embedded.storage import Storage
 
 START_SECONDS = 60.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 5.0
 _POLL_SECONDS = 0.02
 _LOG_LINES = 5
 
@@ -89,17 +89,7 @@ async def start(
     Raises:
         EmbeddedServerError: with the last lines of the server's log.
     """
-    with storage.log.open("ab") as log:
-        began_at = log.tell()
-        child = subprocess.Popen(  # noqa: ASYNC220 - a fork takes no time, and the child must outlive this loop
-            [binaries.program("postgres"), "-D", storage.data],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-            **account.popen_arguments(),
-        )
+    child, began_at = _spawn(storage, binaries, account)
     postmaster = Postmaster(child.pid, child)
     try:
         with anyio.fail_after(START_SECONDS):
@@ -114,6 +104,46 @@ async def start(
             ) from error
         raise
     return postmaster
+
+
+async def adopt(running: Postmaster, probe: Callable[[], Awaitable[None]]) -> bool:
+    """Await a server that an earlier daemon started; False when it ends instead.
+
+    Raises:
+        EmbeddedServerError: it refuses us.
+    """
+    with anyio.move_on_after(START_SECONDS):
+        while running.alive():
+            try:
+                await probe()
+            except ServerUnavailableError:
+                await anyio.sleep(_POLL_SECONDS)
+            except StatementError as error:
+                raise EmbeddedServerError(f"the server refuses us: {error}") from error
+            else:
+                return True
+    await running.stop()
+    return False
+
+
+def _spawn(
+    storage: Storage, binaries: Binaries, account: Account
+) -> tuple[subprocess.Popen[bytes], int]:
+    """Start the process; return it, and where in the log its own lines begin."""
+    command: list[str | Path] = [binaries.program("postgres"), "-D", storage.data]
+    command += [f"--config_file={storage.settings}", f"--hba_file={storage.access}"]
+    with open(storage.log, "ab", opener=_private) as log:
+        began_at = log.tell()
+        child = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            cwd="/",
+            **account.popen_arguments(),
+        )
+    return child, began_at
 
 
 async def _await_ready(
@@ -133,6 +163,11 @@ async def _await_ready(
             raise EmbeddedServerError(f"the server refuses us: {error}") from error
         else:
             return
+
+
+def _private(path: str, flags: int) -> int:
+    """Open for the daemon's user alone: the log has the statements of whoever leases."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _log_tail(storage: Storage, began_at: int) -> str:

@@ -12,7 +12,7 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from clonepool.errors import EmbeddedServerError
+from clonepool.errors import ClusterLostError, EmbeddedServerError
 from clonepool.postgres.embedded import cluster, postmaster, settings
 from clonepool.postgres.embedded.account import choose_account
 from clonepool.postgres.embedded.binaries import find_binaries
@@ -80,28 +80,46 @@ class EmbeddedServer:
         await self._ensure_cluster()
         configured = self._write_settings()
         running = postmaster.find_running(self.storage)
-        if running is not None and not configured:
-            log.info("server.adopted", pid=running.pid)
-            self._postmaster = running
-            await self._probe()
-            return
-        if running is not None:
+        if running is not None and configured:
             await running.stop()
         try:
-            await self._start()
+            await self._adopt_or_start()
         except EmbeddedServerError as error:
-            if not self._is_damaged(error):
+            if not _is_damage(error):
                 raise
             log.warning("cluster.discarded", reason=str(error))
             await self._make_cluster()
             self._write_settings()
             await self._start()
 
+    async def restart(self) -> None:
+        """Start the server again after it ended under a running daemon.
+
+        Raises:
+            ClusterLostError: its data is damaged. A new cluster would have another identity, and
+                every clone and lease is gone: only a new start of the daemon can go on from there.
+            EmbeddedServerError: it does not start; another try may succeed.
+        """
+        try:
+            await self._adopt_or_start()
+        except EmbeddedServerError as error:
+            if _is_damage(error):
+                raise ClusterLostError(str(error), remedy="start the daemon again") from error
+            raise
+
     async def stop(self) -> None:
         """Shut the server down; its data stays for the next start."""
         if self._postmaster is not None:
             await self._postmaster.stop()
             log.info("server.stopped", pid=self._postmaster.pid)
+
+    async def _adopt_or_start(self) -> None:
+        running = postmaster.find_running(self.storage)
+        if running is not None and await postmaster.adopt(running, self._probe):
+            log.info("server.adopted", pid=running.pid)
+            self._postmaster = running
+            return
+        await self._start()
 
     async def _start(self) -> None:
         self._postmaster = await postmaster.start(
@@ -133,6 +151,7 @@ class EmbeddedServer:
         running = postmaster.find_running(self.storage)
         if running is not None:
             await running.stop()
+        self._marker_path.unlink(missing_ok=True)
         began = anyio.current_time()
         self._marker = await anyio.to_thread.run_sync(
             cluster.make, self.storage, self._binaries, self._account, cluster.boot_id()
@@ -142,7 +161,7 @@ class EmbeddedServer:
 
     def _write_settings(self) -> bool:
         """Write postgresql.conf and say whether it changed."""
-        path = self.storage.data / "postgresql.conf"
+        path = self.storage.settings
         text = settings.render(
             major=self._binaries.major,
             memory_bytes=settings.machine_memory_bytes(),
@@ -151,9 +170,10 @@ class EmbeddedServer:
             port=self._section.port,
             overrides=self._section.settings,
         )
-        if path.read_text(encoding="utf-8") == text:
+        if path.exists() and path.read_text(encoding="utf-8") == text:
             return False
         path.write_text(text, encoding="utf-8")
+        path.chmod(0o644)  # the server's user reads it; there are no secrets in it
         return True
 
     async def _probe(self) -> None:
@@ -162,13 +182,6 @@ class EmbeddedServer:
         gateway = Gateway(local, f"clonepool pid={os.getpid()}")
         async with gateway.session("postgres"):
             pass
-
-    def _is_damaged(self, error: EmbeddedServerError) -> bool:
-        """Say whether the data itself keeps the server from starting.
-
-        Only then is it thrown away; a port in use or a wrong setting is for a person.
-        """
-        return "PANIC" in str(error) or "database files are incompatible" in str(error)
 
     @property
     def _marker_path(self) -> Path:
@@ -186,3 +199,13 @@ async def discard(state: Path) -> None:
         await running.stop()
     shutil.rmtree(storage.root, ignore_errors=True)
     (state / MARKER).unlink(missing_ok=True)
+
+
+def _is_damage(error: EmbeddedServerError) -> bool:
+    """Say whether the data itself keeps the server from starting.
+
+    Only then is it thrown away; a port in use, a wrong setting or a full disk is for a person.
+    """
+    said = str(error)
+    damaged = "PANIC" in said or "database files are incompatible" in said
+    return damaged and "No space left" not in said

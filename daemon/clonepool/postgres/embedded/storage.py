@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -38,6 +39,16 @@ class Storage(msgspec.Struct, frozen=True):
     def log(self) -> Path:
         """What the server writes."""
         return self.root / "server.log"
+
+    @property
+    def settings(self) -> Path:
+        """The server's postgresql.conf, outside the data: whoever leases may write there."""
+        return self.root / "postgresql.conf"
+
+    @property
+    def access(self) -> Path:
+        """The server's pg_hba.conf."""
+        return self.root / "pg_hba.conf"
 
     @property
     def socket(self) -> Path:
@@ -86,21 +97,38 @@ def choose_storage(
 
 
 def prepare(storage: Storage, account: Account) -> None:
-    """Make the directories, owned by the account; clients pass through to the socket.
+    """Make the directories; clients pass through to the socket.
+
+    The root stays the daemon's own and only what is in it is given to the account: who leases is
+    a superuser there, can do what the account can, and must not be able to put a link where a
+    daemon that is root will write.
 
     Raises:
         EmbeddedServerError: somebody else owns a directory of that name.
     """
-    for directory in (storage.root, storage.socket):
-        directory.mkdir(mode=0o711, parents=True, exist_ok=True)
-        status = directory.lstat()
-        if directory.is_symlink() or status.st_uid not in {os.geteuid(), account.uid}:
+    _own_directory(storage.root, {os.geteuid()}, os.geteuid(), os.getegid())
+    _own_directory(storage.socket, {os.geteuid(), account.uid}, account.uid, account.gid)
+
+
+def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> None:
+    """Make the directory unless it exists, and give it to somebody; follows no link."""
+    with contextlib.suppress(FileExistsError):
+        directory.mkdir(mode=0o700, parents=True)
+    try:
+        descriptor = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise EmbeddedServerError(f"{directory} belongs to somebody else: {error}") from error
+    try:
+        owner = os.fstat(descriptor).st_uid
+        if owner not in owners:
             raise EmbeddedServerError(
-                f"{directory} belongs to somebody else (user id {status.st_uid})",
+                f"{directory} belongs to somebody else (user id {owner})",
                 remedy="remove it, or choose another --state",
             )
-        directory.chmod(0o711)
-        account.own(directory)
+        os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, 0o711)
+    finally:
+        os.close(descriptor)
 
 
 def remove(storage: Storage) -> None:

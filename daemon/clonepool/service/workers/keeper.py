@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
+from clonepool.errors import ClusterLostError
 from clonepool.postgres.lock import InstanceLock
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clonepool.postgres.embedded.server import EmbeddedServer
     from clonepool.postgres.gateway import Gateway
 
@@ -46,17 +49,27 @@ class Keeper:
         await self._lock.take(self._lost.set)
         self.problem = ""
 
-    async def run(self) -> None:
-        """Hold the lock for ever: whenever it is lost, take it again as soon as that can be."""
+    async def run(self, lost: Callable[[], None], found: Callable[[], None]) -> None:
+        """Hold the lock for ever: whenever it is lost, take it again as soon as that can be.
+
+        Args:
+            lost: called when the server went away.
+            found: called when it is back.
+
+        Raises:
+            ClusterLostError: it will not come back with what it had.
+        """
         while True:
             await self._lost.wait()
             self.problem = "the connection to the server was lost"
             log.warning("server.lost")
+            lost()
             began, pause = anyio.current_time(), _FIRST_PAUSE_SECONDS
             while not await self._run_once():
                 await anyio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
             log.info("server.found", duration_seconds=round(anyio.current_time() - began, 3))
+            found()
 
     async def close(self) -> None:
         """Let go of the lock."""
@@ -66,8 +79,10 @@ class Keeper:
         lost = anyio.Event()
         try:
             if self._embedded is not None and not self._embedded.alive():
-                await self._embedded.start()
+                await self._embedded.restart()
             await self._lock.take(lost.set)
+        except ClusterLostError:
+            raise
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             if str(error) != self.problem:
                 self.problem = str(error) or repr(error)

@@ -1,0 +1,99 @@
+"""What belongs to a database and is not in it: CREATE DATABASE does not copy these.
+
+Settings made with ALTER DATABASE … SET and ALTER ROLE … IN DATABASE … SET, privileges on the
+database, and its connection limit are read from a template before it is sealed, kept in its
+comment, and given to every clone.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clonepool.postgres.gateway import identifier
+
+if TYPE_CHECKING:
+    from clonepool.postgres.gateway import Gateway, Session
+
+
+class Setting(msgspec.Struct, frozen=True):
+    """A setting of the database, for one role or, with an empty role, for all."""
+
+    role: str
+    name: str
+    value: str
+
+
+class Privilege(msgspec.Struct, frozen=True):
+    """A privilege on the database; an empty role stands for PUBLIC."""
+
+    role: str
+    privilege: str
+    grantable: bool
+
+
+class Properties(msgspec.Struct, frozen=True):
+    """All of it; `privileges` is None where they are PostgreSQL's defaults."""
+
+    settings: list[Setting] = []
+    privileges: list[Privilege] | None = None
+    connection_limit: int = -1
+
+
+NONE = Properties()
+
+
+async def read_properties(session: Session) -> Properties:
+    """Read the properties of the session's own database."""
+    settings = await session.rows(
+        "SELECT coalesce(rolname, '') AS role, split_part(setting, '=', 1) AS name,"
+        " substr(setting, strpos(setting, '=') + 1) AS value"
+        " FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
+        " CROSS JOIN unnest(setconfig) AS setting LEFT JOIN pg_roles r ON r.oid = setrole"
+        " WHERE datname = current_database() ORDER BY 1, 2"
+    )
+    privileges = await session.rows(
+        "SELECT coalesce(rolname, '') AS role, privilege_type AS privilege,"
+        " is_grantable AS grantable FROM pg_database CROSS JOIN aclexplode(datacl) AS acl"
+        " LEFT JOIN pg_roles r ON r.oid = acl.grantee"
+        " WHERE datname = current_database() ORDER BY 1, 2"
+    )
+    (row,) = await session.rows(
+        "SELECT datacl IS NULL AS default_acl, datconnlimit FROM pg_database"
+        " WHERE datname = current_database()"
+    )
+    return Properties(
+        [Setting(**setting) for setting in settings],
+        None if row["default_acl"] else [Privilege(**privilege) for privilege in privileges],
+        row["datconnlimit"],
+    )
+
+
+async def give_properties(gateway: Gateway, name: str, properties: Properties) -> None:
+    """Give them to the database `name`, which has none of its own yet."""
+    if properties == NONE:
+        return
+    async with gateway.session(gateway.endpoint.maintenance) as session:
+        for setting in properties.settings:
+            await _give_setting(session, name, setting)
+        if properties.privileges is not None:
+            await session.execute(f"REVOKE ALL ON DATABASE {identifier(name)} FROM PUBLIC")
+        for privilege in properties.privileges or []:
+            to = identifier(privilege.role) if privilege.role else "PUBLIC"
+            option = "WITH GRANT OPTION" if privilege.grantable else ""
+            await session.execute(
+                f"GRANT {privilege.privilege} ON DATABASE {identifier(name)} TO {to} {option}"
+            )
+        if properties.connection_limit != NONE.connection_limit:
+            limit = properties.connection_limit
+            await session.execute(f"ALTER DATABASE {identifier(name)} CONNECTION LIMIT {limit}")
+
+
+async def _give_setting(session: Session, name: str, setting: Setting) -> None:
+    """Set it in this session and take it over: so lists such as search_path stay lists."""
+    variable = ".".join(identifier(part) for part in setting.name.split("."))
+    whose = f"ROLE {identifier(setting.role)} IN " if setting.role else ""
+    await session.value("SELECT set_config($1, $2, false)", setting.name, setting.value)
+    await session.execute(f"ALTER {whose}DATABASE {identifier(name)} SET {variable} FROM CURRENT")
+    await session.execute(f"RESET {variable}")
