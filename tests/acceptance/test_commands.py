@@ -17,6 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from clonepool.paths import SOCKET_VARIABLE
+from support import binaries
 from support.daemons import CONFIG, eventually, free_port, running_daemon
 from support.servers import ROOT
 
@@ -58,7 +59,7 @@ def run(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_exec_gives_the_command_a_database(shared_daemon: Daemon) -> None:
-    psql = shutil.which("psql") or "psql"
+    psql = str(next(iter(binaries.available().values())) / "psql")
     done = run(
         shared_daemon,
         "exec",
