@@ -112,13 +112,13 @@ def test_at_the_limit_acquires_wait_in_order_and_end_at_their_deadline(
     with shared_daemon.client() as late, pytest.raises(PoolFullError, match="12 of 12"):
         late.lease("blog", timeout=0.3)
     assert 0.29 < time.monotonic() - began < 1.0
-    served: list[int] = []
+    seen = threading.Event()
 
     def wait(number: int) -> None:
         with shared_daemon.client() as waiting:
-            granted = waiting.lease("blog", timeout=60)
-            served.append(number)
+            granted = waiting.lease("blog", timeout=60, label=f"waiter {number}")
             assert granted.source == "waited"
+            seen.wait(60)
 
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(3)]
     for number, thread in enumerate(threads, 1):
@@ -126,10 +126,13 @@ def test_at_the_limit_acquires_wait_in_order_and_end_at_their_deadline(
         eventually(lambda number=number: shared_daemon.pool()["waiting"] == number)  # type: ignore[misc]
     for lease_ in held:
         lease_.release()
+    eventually(lambda: shared_daemon.pool()["leased"] == 3)
+    served = [lease_["label"] for lease_ in client.call("leases")]  # the oldest first
+    seen.set()
     for thread in threads:
         thread.join(30)
     client.close()
-    assert served == [0, 1, 2]
+    assert served == ["waiter 0", "waiter 1", "waiter 2"]
     eventually(shared_daemon.at_rest)
 
 
