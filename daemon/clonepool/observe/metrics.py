@@ -30,7 +30,6 @@ class TemplateMetrics:
         self.acquire_seconds = metrics.acquire_seconds.labels(template)
         self.hits = metrics.acquires.labels(template, "ready")
         self.waits = metrics.acquires.labels(template, "waited")
-        self.refusals = metrics.refusals
         self.create_seconds = metrics.create_seconds.labels(template)
         self.drop_seconds = metrics.drop_seconds.labels(template)
         self.build_seconds = metrics.build_seconds.labels(template)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import socket as sockets
 import time
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
@@ -18,7 +17,6 @@ import anyio
 import structlog
 from prometheus_client import CollectorRegistry
 
-from clonepool.config import EMBEDDED
 from clonepool.core.fleet import Fleet
 from clonepool.core.naming import Kind, Namer, Serials
 from clonepool.core.pool import Limits
@@ -27,10 +25,6 @@ from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.postgres import databases
 from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
-from clonepool.postgres.embedded.binaries import find_psql
-from clonepool.postgres.embedded.server import EmbeddedServer
-from clonepool.postgres.endpoint import from_url
-from clonepool.postgres.gateway import Gateway
 from clonepool.service import http, systemd
 from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
@@ -38,6 +32,8 @@ from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
 from clonepool.service.locks import hold_lock
 from clonepool.service.methods import Methods
+from clonepool.service.server import open_server, shielded
+from clonepool.service.signals import StopSignal
 from clonepool.service.status import StatusBoard
 from clonepool.service.workers.context import Context
 from clonepool.service.workers.crew import Crew
@@ -45,54 +41,38 @@ from clonepool.service.workers.keeper import Keeper
 from clonepool.service.workers.template_builder import TemplateBuilder
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Awaitable, Callable
+    import socket as sockets
     from pathlib import Path
 
     from clonepool.config import Config
+    from clonepool.service.server import Server
 
 log = structlog.get_logger()
 
 CLEANUP_SECONDS = 20.0
 HANG_UP_SECONDS = 1.0
 """How long clients may take to read the last replies when the daemon stops."""
-_SPARE_CONTROL_CONNECTIONS = 3
 
 
-class Server:
-    """The server the daemon works on, embedded or by URL, and the way to it."""
-
-    def __init__(self, config: Config, embedded: EmbeddedServer | None) -> None:
-        self.embedded = embedded
-        self.psql = embedded.psql if embedded else find_psql()
-        self.gateway = Gateway(
-            embedded.endpoint if embedded else from_url(config.server),
-            f"clonepool {config.instance} pid={os.getpid()} host={sockets.gethostname()}",
-            config.pool.ddl_concurrency + _SPARE_CONTROL_CONNECTIONS,
-        )
-
-
-async def serve(
-    config: Config, socket: Path, state: Path, on_ready: Callable[[], None] | None = None
-) -> None:
+async def serve(config: Config, socket: Path, state: Path) -> None:
     """Run the daemon until SIGTERM or SIGINT.
 
     Args:
         config: checked.
         socket: where to listen.
         state: directory for what outlives the daemon; made if missing.
-        on_ready: called when clients can connect.
 
     Raises:
-        ClonepoolError: the daemon could not start; what was started is stopped again.
+        ClonepoolError: the daemon could not start, or not go on; what was started is stopped again.
     """
     failure: ClonepoolError | None = None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
         async with anyio.create_task_group() as outermost:
-            stop = _StopSignal()
+            stop = StopSignal()
             outermost.start_soon(stop.listen, signals)
             try:
                 with stop.starting:
-                    await _serve(config, socket, state, stop, on_ready)
+                    await _serve(config, socket, state, stop)
             except* ClonepoolError as group:
                 failure = _first(group)  # raised outside, where no task group wraps it
             outermost.cancel_scope.cancel()
@@ -106,52 +86,28 @@ def _first(group: BaseExceptionGroup[ClonepoolError]) -> ClonepoolError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-class _StopSignal:
-    """SIGTERM or SIGINT: cancels a start that is under way, and later asks for an orderly stop."""
-
-    def __init__(self) -> None:
-        self.starting = anyio.CancelScope()
-        self.received = anyio.Event()
-        self.started = False
-
-    async def listen(self, signals: AsyncIterable[signal.Signals]) -> None:
-        """Wait for signals for ever."""
-        async for received in signals:
-            log.info("daemon.stopping", signal=received.name)
-            self.received.set()
-            if not self.started:
-                self.starting.cancel()
-
-
-async def _serve(
-    config: Config,
-    socket: Path,
-    state: Path,
-    stop: _StopSignal,
-    on_ready: Callable[[], None] | None,
-) -> None:
+async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) -> None:
     began = time.monotonic()
     gate = Gatekeeper(config.access)
-    state_lock = hold_lock(
-        state / "lock",
-        directory_mode=0o711,
-        taken=f"another daemon uses the state directory {state}",
-        remedy="name another with --state",
-    )
-    metrics = Metrics(CollectorRegistry(), config.templates)
-    listener = Listener(socket, metrics)
-    web = http.bind(config.http.listen) if config.http.listen else None
     async with AsyncExitStack() as stack:
+        state_lock = hold_lock(
+            state / "lock",
+            directory_mode=0o711,
+            taken=f"another daemon uses the state directory {state}",
+            remedy="name another with --state",
+        )
         stack.callback(os.close, state_lock)
+        metrics = Metrics(CollectorRegistry(), config.templates)
+        listener = Listener(socket, metrics)
         stack.callback(listener.close)
+        web = http.bind(config.http.listen) if config.http.listen else None
         if web is not None:
             stack.callback(web.close)
-        server = await _open_server(config, state, stack)
+        server = await open_server(config, state, stack)
         keeper = Keeper(server.gateway, config.instance, server.embedded)
         await keeper.begin()
-        stack.push_async_callback(_shielded, keeper.close)
-        daemon = _Daemon(config, server, keeper, metrics, listener, gate, web, stop)
-        await daemon.run(began, on_ready)
+        stack.push_async_callback(shielded, keeper.close)
+        await _Daemon(config, server, keeper, metrics, listener, gate, web, stop).run(began)
 
 
 class _Daemon:
@@ -166,7 +122,7 @@ class _Daemon:
         listener: Listener,
         gate: Gatekeeper,
         web: sockets.socket | None,
-        stop: _StopSignal,
+        stop: StopSignal,
     ) -> None:
         self._config = config
         self._server = server
@@ -177,7 +133,7 @@ class _Daemon:
         self._web = web
         self._stop_signal = stop
 
-    async def run(self, began: float, on_ready: Callable[[], None] | None) -> None:
+    async def run(self, began: float) -> None:
         """Work until a signal comes, then stop in order."""
         gateway = self._server.gateway
         capabilities = await inspect(gateway)
@@ -214,7 +170,7 @@ class _Daemon:
                 lambda: self._keeper.problem,
                 broker.now,
             )
-            await self._front(broker, board, began, on_ready)
+            await self._front(broker, board, began)
             await self._stop(broker)
             workers.cancel_scope.cancel()
 
@@ -256,13 +212,7 @@ class _Daemon:
             except ClonepoolError as error:
                 log.warning("database.sweep_failed", database=database.name, error=str(error))
 
-    async def _front(
-        self,
-        broker: Broker,
-        board: StatusBoard,
-        began: float,
-        on_ready: Callable[[], None] | None,
-    ) -> None:
+    async def _front(self, broker: Broker, board: StatusBoard, began: float) -> None:
         """Serve clients until a signal comes."""
         methods = Methods(broker, self._server.gateway.endpoint, self._config.instance, board)
         self._metrics.registry.register(
@@ -282,8 +232,6 @@ class _Daemon:
                 duration_seconds=round(time.monotonic() - began, 3),
             )
             systemd.notify("READY=1")
-            if on_ready is not None:
-                on_ready()
             self._stop_signal.started = True
             await self._stop_signal.received.wait()
             systemd.notify("STOPPING=1")
@@ -304,20 +252,3 @@ class _Daemon:
         left = broker.fleet.databases
         if left or deadline.cancelled_caught:
             log.warning("daemon.left_clones", clones=left, reason="dropped at the next start")
-
-
-async def _open_server(config: Config, state: Path, stack: AsyncExitStack) -> Server:
-    embedded = None
-    if config.server == EMBEDDED:
-        embedded = EmbeddedServer(config.embedded, state, config.pool.max_clones)
-        # Registered first: half a start is stopped too.
-        stack.push_async_callback(_shielded, embedded.stop)
-        await embedded.start()
-    server = Server(config, embedded)
-    stack.push_async_callback(_shielded, server.gateway.close)
-    return server
-
-
-async def _shielded(close: Callable[[], Awaitable[None]]) -> None:
-    with anyio.move_on_after(CLEANUP_SECONDS, shield=True):
-        await close()

@@ -59,7 +59,6 @@ class Methods:
         self._url_head, self._url_tail = endpoint.url(_PLACEHOLDER).split(_PLACEHOLDER)
         self._env = endpoint.env(_PLACEHOLDER)
         self._instance = instance
-        self._board = board
         self._table: dict[str, Callable[[Connection, RequestId, Any], None]] = {
             "hello": self._hello,
             "acquire": self._acquire,

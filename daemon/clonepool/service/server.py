@@ -1,0 +1,61 @@
+"""The server the daemon works on: opened at the start, closed at the end, whatever came between."""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import TYPE_CHECKING
+
+import anyio
+
+from clonepool.config import EMBEDDED
+from clonepool.postgres.embedded.binaries import find_psql
+from clonepool.postgres.embedded.server import EmbeddedServer
+from clonepool.postgres.endpoint import from_url
+from clonepool.postgres.gateway import Gateway
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from contextlib import AsyncExitStack
+    from pathlib import Path
+
+    from clonepool.config import Config
+
+CLOSE_SECONDS = 20.0
+_SPARE_CONTROL_CONNECTIONS = 3
+
+
+class Server:
+    """The server the daemon works on, embedded or by URL, and the way to it."""
+
+    def __init__(self, config: Config, embedded: EmbeddedServer | None) -> None:
+        self.embedded = embedded
+        self.psql = embedded.psql if embedded else find_psql()
+        self.gateway = Gateway(
+            embedded.endpoint if embedded else from_url(config.server),
+            f"clonepool {config.instance} pid={os.getpid()} host={socket.gethostname()}",
+            config.pool.ddl_concurrency + _SPARE_CONTROL_CONNECTIONS,
+        )
+
+
+async def open_server(config: Config, state: Path, stack: AsyncExitStack) -> Server:
+    """Start the embedded server, or look up the one by URL; `stack` closes what was opened.
+
+    Raises:
+        EmbeddedServerError, ConfigError: says what stands in the way.
+    """
+    embedded = None
+    if config.server == EMBEDDED:
+        embedded = EmbeddedServer(config.embedded, state, config.pool.max_clones)
+        # Registered first: half a start is stopped too.
+        stack.push_async_callback(shielded, embedded.stop)
+        await embedded.start()
+    server = Server(config, embedded)
+    stack.push_async_callback(shielded, server.gateway.close)
+    return server
+
+
+async def shielded(close: Callable[[], Awaitable[None]]) -> None:
+    """Close something even while being cancelled, for as long as that may take."""
+    with anyio.move_on_after(CLOSE_SECONDS, shield=True):
+        await close()

@@ -1,0 +1,37 @@
+"""SIGTERM and SIGINT: one signal, two meanings, told apart by how far the daemon has come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+    from signal import Signals
+
+log = structlog.get_logger()
+
+
+class StopSignal:
+    """Cancels a start that is under way; later asks for an orderly stop.
+
+    Attributes:
+        starting: the scope of the start.
+        received: set by the first signal.
+        started: whether the start is over, to be set by whoever starts.
+    """
+
+    def __init__(self) -> None:
+        self.starting = anyio.CancelScope()
+        self.received = anyio.Event()
+        self.started = False
+
+    async def listen(self, signals: AsyncIterable[Signals]) -> None:
+        """Wait for signals for ever."""
+        async for received in signals:
+            log.info("daemon.stopping", signal=received.name)
+            self.received.set()
+            if not self.started:
+                self.starting.cancel()
