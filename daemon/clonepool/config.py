@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -161,6 +161,8 @@ def _explain(error: str, raw: dict[str, Any]) -> str:
         keys, _ = _locate_unknown(keys, missing[1], raw)
         return f"{keys}: missing, and it must be there"
     keys = _concrete(keys, message, raw)
+    if message.startswith("Invalid enum value"):
+        return f"{keys}: found {_found(keys, raw)}, allowed: {_choices(keys)}"
     allowed = message.removeprefix("Expected ").partition(", got")[0].replace("`", "")
     return f"{keys}: found {_found(keys, raw)}, allowed: {allowed}"
 
@@ -190,6 +192,13 @@ def _locate_unknown(keys: str, field: str, raw: dict[str, Any]) -> tuple[str, ty
                     return f"templates.{name}.{field}", TemplateSection
     section = get_type_hints(Config)[keys] if keys else Config
     return f"{keys}.{field}".lstrip("."), section
+
+
+def _choices(keys: str) -> str:
+    """Return the values that a key with fixed ones may have."""
+    table, _, key = keys.partition(".")
+    section = get_type_hints(Config)[table]
+    return ", ".join(repr(value) for value in get_args(get_type_hints(section)[key]))
 
 
 def _keys(section: type[Section]) -> str:

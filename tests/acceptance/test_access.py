@@ -104,5 +104,5 @@ def test_users_and_groups_are_let_in_by_name() -> None:
 
 
 def test_a_name_that_does_not_exist_is_an_error() -> None:
-    with pytest.raises(ConfigError, match=r"access: .*no-such-group"):
+    with pytest.raises(ConfigError, match=r"access\.allow_groups: .*no-such-group"):
         Gatekeeper(AccessSection(allow_groups=["no-such-group"]))

@@ -313,3 +313,11 @@ def test_a_short_benchmark_writes_its_figures(place: Path) -> None:
     assert figures["acquire_over_python_floor"]["p50"] < 3
     assert figures["daemon_resident_bytes_with_100_clones"] < 80 * 2**20
     assert "| acquire of a ready clone" in (place / "first_light.md").read_text()
+
+
+def test_a_second_daemon_with_default_settings_does_without_http() -> None:
+    config = CONFIG.replace('[http]\nlisten = ""\n', "")
+    with running_daemon(config) as first, running_daemon(config) as second:
+        assert len(first.events("http.not_served")) + len(second.events("http.not_served")) >= 1
+        with second.client() as client:
+            client.lease("blog", timeout=30).release()

@@ -365,7 +365,10 @@ def test_a_dead_socket_is_replaced(place: Path) -> None:
             "templates.blog.min_redy: unknown key",
         ),
         ("server = 5\n", "server: found 5, allowed: str"),
-        ("[access]\nallow_users = ['nobody-here']\n[templates.b]\nsql = ['x']\n", "access: "),
+        (
+            "[access]\nallow_users = ['nobody-here']\n[templates.b]\nsql = ['x']\n",
+            "access.allow_users: ",
+        ),
     ],
 )
 def test_a_bad_configuration_starts_nothing_and_exits_with_2(

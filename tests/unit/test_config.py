@@ -81,7 +81,10 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
         (f"[templates.{'x' * 23}]\nsql = ['a']\n", f"templates.{'x' * 23}: found a table, allowed"),
         (f"instance = 'two words'\n{GOOD}", "instance: found 'two words', allowed: a name that"),
         (f"server = 'localhost'\n{GOOD}", "server: found 'localhost', allowed: \"embedded\" or a"),
-        (f"{GOOD}[embedded]\nstorage = 'tape'\n", "embedded.storage: found 'tape', allowed:"),
+        (
+            f"{GOOD}[embedded]\nstorage = 'tape'\n",
+            "embedded.storage: found 'tape', allowed: 'auto', 'memory', 'disk'",
+        ),
         (f"{GOOD}[embedded]\nport = 70000\n", "embedded.port: found 70000, allowed: int <= 65535"),
         (
             f"{GOOD}[embedded.settings]\nwork_mem = 16\n",

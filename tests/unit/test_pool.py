@@ -284,3 +284,15 @@ def test_a_template_that_is_finished_while_stopping_starts_nothing() -> None:
     assert not fleet.pools["blog"].template_ready("abcdefgh", 0.0)
     assert not fleet.pools["blog"].template_failed(TemplateFailedError("x"))
     assert fleet.pools["blog"].phase == "stopping"
+
+
+def test_while_the_server_is_away_nobody_is_given_a_clone_that_cannot_be_reached() -> None:
+    fleet, first = make_fleet(blog=(2, 2))
+    finish_creates(fleet, first)
+    fleet.pause()
+    assert not grants(fleet.acquire("blog", request(1, timeout=5.0), 0.0))
+    fleet.acquire("blog", request(2, timeout=1.0), 0.0)
+    (refusal,) = refusals(fleet.expire(1.0))
+    assert (refusal.waiter, refusal.error.code) == (2, "server_unavailable")
+    (grant,) = grants(fleet.resume(2.0))
+    assert grant.waiter == 1

@@ -74,6 +74,8 @@ def test_an_unknown_method_is_named_with_those_there_are() -> None:
         (b'{"id":null,"method":"ping"}', -32600),
         (b'{"id":1,"method":5}', -32600),
         (b'{"id":1,"method":"ping","extra":1}', -32600),
+        (b'{"id":1.5,"method":"ping"}', -32600),
+        (b'{"id":1,"jsonrpc":"1.0","method":"ping"}', -32600),
         (b'{"id":1,"method":"ping","params":[]}', -32602),
         (b'{"id":1,"method":"acquire"}', -32602),
         (b'{"id":1,"method":"acquire","params":{"template":1}}', -32602),

@@ -10,7 +10,7 @@ import click
 from clonepool.cli.options import json_option, socket_option
 from clonepool.client import Client
 
-_COLUMNS = ("ready", "leased", "creating", "recycling", "dropping", "waiting", "max_clones")
+_UNDER_WAY = ("creating", "returned", "recycling", "dropping")
 
 
 @click.command("status")
@@ -40,17 +40,20 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
     )
     if server["problem"]:
         console.print(f"[red]server: {server['problem']}[/red]", highlight=False)
-    pools = Table("template", "phase", *_COLUMNS)
+    pools = Table("template", "phase", "ready", "leased", "under way", "waiting", "at most")
     for pool in status["pools"]:
-        pools.add_row(pool["template"], pool["phase"], *(str(pool[c]) for c in _COLUMNS))
+        under_way = sum(pool[state] for state in _UNDER_WAY)
+        counts = (pool["ready"], pool["leased"], under_way, pool["waiting"], pool["max_clones"])
+        pools.add_row(pool["template"], pool["phase"], *map(str, counts))
     console.print(pools)
     for pool in status["pools"]:
         for key in ("failure", "last_error", "limited_by"):
             if pool[key]:
                 console.print(f"{pool['template']}: {key.replace('_', ' ')}: {pool[key]}")
     if leases:
-        held = Table("template", "database", "held by", "for")
-        for lease in leases:
-            seconds = f"{lease['held_seconds']:.1f} s"
-            held.add_row(lease["template"], lease["database"], lease["label"], seconds)
-        console.print(held)
+        console.print("leases, the oldest first:")
+    for lease in leases:
+        held = f"{lease['held_seconds']:.1f} s"
+        console.print(
+            f"  {lease['database']}  {held}  {lease['label']}", soft_wrap=True, markup=False
+        )

@@ -102,7 +102,7 @@ class Fleet:
         return [*decisions, *self._make_way(now)]
 
     def pause(self) -> None:
-        """Start nothing new: the server is away. Leases and waiters stay."""
+        """Grant and start nothing: the server is away. Leases and waiters stay."""
         self.budget.paused = True
 
     def resume(self, now: float) -> list[Decision]:

@@ -31,6 +31,7 @@ from clonepool.errors import (
     AcquireTimeoutError,
     ClonepoolError,
     PoolFullError,
+    ServerUnavailableError,
     TemplateFailedError,
 )
 
@@ -105,7 +106,7 @@ class Pool:
         """Grant a ready clone, queue the request, or refuse it."""
         if self.phase is Phase.FAILED:
             return [Refuse(request.waiter, self.template, self._template_failure())]
-        if self._ready and not self._waiters:
+        if self._ready and not self._waiters and not self._budget.paused:
             return [self._grant(request, Source.READY, now), *self.plan(now)]
         if request.deadline <= now:
             return [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
@@ -188,7 +189,7 @@ class Pool:
 
     def plan(self, now: float, *, refill: bool = True) -> list[Decision]:
         """Serve who waits, then start the clones that are missing: without `refill`, for them."""
-        if self.phase is not Phase.READY:
+        if self.phase is not Phase.READY or self._budget.paused:
             return []
         decisions: list[Decision] = []
         while self._waiters and self._ready:
@@ -362,6 +363,10 @@ class Pool:
         if self.phase is Phase.BUILDING:
             return AcquireTimeoutError(
                 f"{waited}: the template is still being built", remedy="raise the timeout"
+            )
+        if self._budget.paused:
+            return ServerUnavailableError(
+                f"{waited}: PostgreSQL cannot be reached", remedy="see `clonepool status`"
             )
         if self._last_error is not None:
             return AcquireTimeoutError(

@@ -151,7 +151,8 @@ class Gateway:
         Raises:
             ServerUnavailableError, StatementError: no connection was left open.
         """
-        with translated(f"connecting to {database}"):
+        where = f"{self.endpoint.host}, port {self.endpoint.port}"
+        with translated(f"connecting to {database} at {where}"):
             connection = await asyncpg.connect(
                 dsn=self.endpoint.asyncpg_url(database),
                 timeout=CONNECT_SECONDS,

@@ -6,7 +6,7 @@ grow.
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -76,7 +76,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     id: int | Annotated[str, msgspec.Meta(max_length=200)]
     method: str
     params: msgspec.Raw = msgspec.Raw(b"{}")
-    jsonrpc: str = "2.0"
+    jsonrpc: Literal["2.0"] = "2.0"
 
 
 class HelloResult(msgspec.Struct, frozen=True):

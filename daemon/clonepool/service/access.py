@@ -37,9 +37,12 @@ class Gatekeeper:
     def __init__(self, section: AccessSection) -> None:
         try:
             self._users = {pwd.getpwnam(name).pw_uid for name in section.allow_users}
+        except KeyError as error:
+            raise ConfigError(f"access.allow_users: {error.args[0]}") from None
+        try:
             self._groups = {grp.getgrnam(name).gr_gid for name in section.allow_groups}
         except KeyError as error:
-            raise ConfigError(f"access: {error.args[0]}") from None
+            raise ConfigError(f"access.allow_groups: {error.args[0]}") from None
         self._users |= {0, os.geteuid()}
 
     def admits(self, caller: Caller) -> bool:

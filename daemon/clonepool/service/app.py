@@ -17,10 +17,11 @@ import anyio
 import structlog
 from prometheus_client import CollectorRegistry
 
+from clonepool.config import HttpSection
 from clonepool.core.fleet import Fleet
 from clonepool.core.naming import Kind, Namer, Serials
 from clonepool.core.pool import Limits
-from clonepool.errors import ClonepoolError
+from clonepool.errors import AlreadyRunningError, ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.postgres import databases
 from clonepool.postgres.builder import Builder
@@ -100,7 +101,7 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         metrics = Metrics(CollectorRegistry(), config.templates)
         listener = Listener(socket, metrics)
         stack.callback(listener.close)
-        web = http.bind(config.http.listen) if config.http.listen else None
+        web = _bind_http(config.http)
         if web is not None:
             stack.callback(web.close)
         server = await open_server(config, state, stack)
@@ -108,6 +109,19 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         await keeper.begin()
         stack.push_async_callback(shielded, keeper.close)
         await _Daemon(config, server, keeper, metrics, listener, gate, web, stop).run(began)
+
+
+def _bind_http(section: HttpSection) -> sockets.socket | None:
+    """Bind where metrics are to be served; a default that another daemon has is done without."""
+    if not section.listen:
+        return None
+    try:
+        return http.bind(section.listen)
+    except AlreadyRunningError as error:
+        if section != HttpSection():
+            raise
+        log.warning("http.not_served", reason=error.sentence())
+        return None
 
 
 class _Daemon:

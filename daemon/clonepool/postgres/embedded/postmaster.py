@@ -72,6 +72,8 @@ def find_running(storage: Storage) -> Postmaster | None:
     if _is_alive(pid) and _working_directory(pid) == storage.data.resolve():
         return Postmaster(pid, None)
     path.unlink()
+    for lock in storage.socket.glob(".s.PGSQL.*"):
+        lock.unlink(missing_ok=True)  # names the same process
     return None
 
 
