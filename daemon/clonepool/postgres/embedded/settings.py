@@ -62,6 +62,8 @@ def render(
         # The pool's databases are short-lived; a worker in one would block its copy or drop.
         "autovacuum": "off",
         "jit": "off",
+        # In the data directory, so that a killed server leaves nothing outside of it.
+        "dynamic_shared_memory_type": "mmap",
         "shared_buffers": f"{shared_buffers_mib(memory_bytes)}MB",
         "max_connections": str(max_connections),
         "superuser_reserved_connections": "5",
