@@ -164,6 +164,7 @@ async def test_a_clone_in_use_is_dropped_all_the_same(
 async def test_dropping_what_is_gone_is_no_error(workshop: Workshop) -> None:
     await databases.drop(workshop.gateway, "never_was")
     await databases.drop(workshop.gateway, "never_was", sealed=True)
+    assert not await exists(workshop, "never_was")
 
 
 async def test_an_invalid_database_is_recognised_and_dropped(

@@ -16,6 +16,26 @@ _SCRAM_ITERATIONS_MAJOR = 16
 _SMALLEST_BUFFERS_MIB = 64
 _LARGEST_BUFFERS_MIB = 256
 
+_THROWAWAY = {
+    # Nothing here outlives the machine's next boot, so nothing waits for a disk.
+    "fsync": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "256MB",
+    "min_wal_size": "64MB",
+    "checkpoint_timeout": "1d",
+    # Commits stay synchronous: it costs nothing without fsync, and VACUUM right after a
+    # commit finds it hinted.
+    "synchronous_commit": "on",
+    # The pool's databases are short-lived; a worker in one would block its copy or drop.
+    "autovacuum": "off",
+    "jit": "off",
+    # In the data directory, so that a killed server leaves nothing outside of it.
+    "dynamic_shared_memory_type": "mmap",
+}
+"""The same on every machine."""
+
 
 def shared_buffers_mib(memory_bytes: int) -> int:
     """Return a sixty-fourth of the memory within 64 and 256 MiB: DROP DATABASE scans them all."""
@@ -48,22 +68,7 @@ def render(
         overrides: what the configuration sets beside or instead.
     """
     settings: dict[str, str] = {
-        # Nothing here outlives the machine's next boot, so nothing waits for a disk.
-        "fsync": "off",
-        "full_page_writes": "off",
-        "wal_level": "minimal",
-        "max_wal_senders": "0",
-        "max_wal_size": "256MB",
-        "min_wal_size": "64MB",
-        "checkpoint_timeout": "1d",
-        # Commits stay synchronous: it costs nothing without fsync, and VACUUM right after a
-        # commit finds it hinted.
-        "synchronous_commit": "on",
-        # The pool's databases are short-lived; a worker in one would block its copy or drop.
-        "autovacuum": "off",
-        "jit": "off",
-        # In the data directory, so that a killed server leaves nothing outside of it.
-        "dynamic_shared_memory_type": "mmap",
+        **_THROWAWAY,
         "shared_buffers": f"{shared_buffers_mib(memory_bytes)}MB",
         "max_connections": str(max_connections),
         "superuser_reserved_connections": "5",
