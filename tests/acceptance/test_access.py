@@ -37,18 +37,21 @@ with socket.socket(socket.AF_UNIX) as s:
 """
 
 
-def ask_as_nobody(daemon: Daemon) -> dict[str, Any]:
-    done = subprocess.run(
+def run_as_nobody(daemon: Daemon) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
         [PYTHON, "-c", ASK, str(daemon.socket)],
         capture_output=True,
         text=True,
-        check=True,
+        check=False,
         user="nobody",
         group="nogroup",
         extra_groups=[],
         cwd="/",
     )
-    reply: dict[str, Any] = json.loads(done.stdout)
+
+
+def ask_as_nobody(daemon: Daemon) -> dict[str, Any]:
+    reply: dict[str, Any] = json.loads(run_as_nobody(daemon).stdout)
     return reply
 
 
@@ -73,16 +76,7 @@ def test_whom_the_configuration_names_may_come_in() -> None:
 @ROOT_ONLY
 def test_the_sockets_mode_keeps_strangers_out_by_itself() -> None:
     with running_daemon() as daemon:
-        done = subprocess.run(
-            [PYTHON, "-c", ASK, str(daemon.socket)],
-            capture_output=True,
-            text=True,
-            check=False,
-            user="nobody",
-            group="nogroup",
-            extra_groups=[],
-            cwd="/",
-        )
+        done = run_as_nobody(daemon)
         assert "PermissionError" in done.stderr
 
 

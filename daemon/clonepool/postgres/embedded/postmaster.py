@@ -93,38 +93,31 @@ async def start(
     """
     child, began_at = _spawn(storage, binaries, account)
     postmaster = Postmaster(child.pid, child)
-    try:
-        with anyio.fail_after(START_SECONDS):
-            await _await_ready(postmaster, storage, began_at, probe)
-    except BaseException as error:
-        with anyio.CancelScope(shield=True):
-            await postmaster.stop()
-        if isinstance(error, TimeoutError):
-            said = _log_tail(storage, began_at)
-            raise EmbeddedServerError(
-                f"the server did not start within {START_SECONDS:g} s: {said}"
-            ) from error
-        raise
+    if not await await_ready(postmaster, probe):
+        said = _log_tail(storage, began_at)
+        raise EmbeddedServerError(f"the server did not start within {START_SECONDS:g} s: {said}")
     return postmaster
 
 
-async def adopt(running: Postmaster, probe: Callable[[], Awaitable[None]]) -> bool:
-    """Await a server that an earlier daemon started; False when it ends instead.
+async def await_ready(postmaster: Postmaster, probe: Callable[[], Awaitable[None]]) -> bool:
+    """Wait until a server lets us in, ours or one that an earlier daemon left.
+
+    Returns:
+        False when its process ended or time is up. Then, and after an error or a cancellation,
+        the process does not run any more.
 
     Raises:
         EmbeddedServerError: it refuses us.
     """
-    with anyio.move_on_after(START_SECONDS):
-        while running.alive():
-            try:
-                await probe()
-            except ServerUnavailableError:
-                await anyio.sleep(_POLL_SECONDS)
-            except StatementError as error:
-                raise EmbeddedServerError(f"the server refuses us: {error}") from error
-            else:
+    try:
+        with anyio.move_on_after(START_SECONDS):
+            if await _answers(postmaster, probe):
                 return True
-    await running.stop()
+    except BaseException:
+        with anyio.CancelScope(shield=True):
+            await postmaster.stop()
+        raise
+    await postmaster.stop()
     return False
 
 
@@ -148,15 +141,9 @@ def _spawn(
     return child, began_at
 
 
-async def _await_ready(
-    postmaster: Postmaster,
-    storage: Storage,
-    began_at: int,
-    probe: Callable[[], Awaitable[None]],
-) -> None:
-    while True:
-        if not postmaster.alive():
-            raise EmbeddedServerError(f"the server did not start: {_log_tail(storage, began_at)}")
+async def _answers(postmaster: Postmaster, probe: Callable[[], Awaitable[None]]) -> bool:
+    """Wait until the server lets us in; False when its process ends instead."""
+    while postmaster.alive():
         try:
             await probe()
         except ServerUnavailableError:
@@ -164,7 +151,8 @@ async def _await_ready(
         except StatementError as error:
             raise EmbeddedServerError(f"the server refuses us: {error}") from error
         else:
-            return
+            return True
+    return False
 
 
 def _private(path: str, flags: int) -> int:

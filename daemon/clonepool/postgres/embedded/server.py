@@ -115,7 +115,7 @@ class EmbeddedServer:
 
     async def _adopt_or_start(self) -> None:
         running = postmaster.find_running(self.storage)
-        if running is not None and await postmaster.adopt(running, self._probe):
+        if running is not None and await postmaster.await_ready(running, self._probe):
             log.info("server.adopted", pid=running.pid)
             self._postmaster = running
             return
