@@ -19,6 +19,8 @@ EMBEDDED = "embedded"
 Seconds = Annotated[float, msgspec.Meta(gt=0, le=86_400)]
 Count = Annotated[int, msgspec.Meta(ge=0, le=100_000)]
 Positive = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
+Grace = Annotated[float, msgspec.Meta(ge=0, le=86_400)]
+Mebibytes = Annotated[int, msgspec.Meta(ge=0, le=1_000_000_000)]
 
 
 class Section(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,6 +35,7 @@ class EmbeddedSection(Section, frozen=True):
     user: str = ""
     port: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
     max_connections: Annotated[int, msgspec.Meta(ge=20, le=10_000)] = 300
+    min_free_mib: Mebibytes = 256
     settings: dict[str, str] = {}
 
 
@@ -40,8 +43,10 @@ class PoolSection(Section, frozen=True):
     """What holds for all templates together."""
 
     max_clones: Positive = 128
+    max_storage_mib: Mebibytes = 0
     ddl_concurrency: Annotated[int, msgspec.Meta(ge=1, le=32)] = 3
     acquire_timeout: Seconds = 30.0
+    stop_grace: Grace = 10.0
 
 
 class AccessSection(Section, frozen=True):
@@ -49,6 +54,9 @@ class AccessSection(Section, frozen=True):
 
     allow_users: list[str] = []
     allow_groups: list[str] = []
+    max_clients: Positive = 1000
+    max_leases_per_client: Positive = 256
+    max_pending_per_client: Positive = 1000
 
 
 class HttpSection(Section, frozen=True):
@@ -70,6 +78,13 @@ class TemplateSection(Section, frozen=True):
     sql: Annotated[list[str], msgspec.Meta(min_length=1)]
     min_ready: Count = 8
     max_clones: Positive = 64
+    max_waiting: Positive = 1000
+    max_lease: Grace = 0.0
+    max_kept: Positive = 4
+    keep_for: Seconds = 3600.0
+    role: str = ""
+    password: str = ""
+    lease_roles: bool = False
     create_timeout: Seconds = 30.0
     build_timeout: Seconds = 600.0
 
@@ -130,6 +145,11 @@ def _check(config: Config) -> None:
             raise msgspec.ValidationError(
                 f"Expected at most max_clones, which is {template.max_clones}"
                 f" - at `$.templates.{name}.min_ready`"
+            )
+        if template.lease_roles and not template.role:
+            raise msgspec.ValidationError(
+                "Expected a role, whose rights each lease's own role gets"
+                f" - at `$.templates.{name}.role`"
             )
     if (total := sum(t.min_ready for t in config.templates.values())) > config.pool.max_clones:
         raise msgspec.ValidationError(

@@ -62,6 +62,24 @@ class PoolFullError(ClonepoolError):
     code = "pool_full"
 
 
+class QueueFullError(ClonepoolError):
+    """As many acquires wait as may wait."""
+
+    code = "queue_full"
+
+
+class DrainingError(ClonepoolError):
+    """The daemon, or the template, was told to grant no new leases."""
+
+    code = "draining"
+
+
+class ClientLimitError(ClonepoolError):
+    """A connection holds or asks for more than one may, or there are too many connections."""
+
+    code = "client_limit"
+
+
 class TemplateFailedError(ClonepoolError):
     """The template could not be built; the message is the cause."""
 
@@ -69,7 +87,7 @@ class TemplateFailedError(ClonepoolError):
 
 
 class NotYourLeaseError(ClonepoolError):
-    """The token names no lease that this connection may end."""
+    """The token names no lease: it is wrong, or the lease has ended."""
 
     code = "not_your_lease"
 
@@ -78,6 +96,18 @@ class ServerUnavailableError(ClonepoolError):
     """PostgreSQL cannot be reached, or took longer than the deadline."""
 
     code = "server_unavailable"
+
+
+class ResourceError(ServerUnavailableError):
+    """The server has no more of something.
+
+    Attributes:
+        limit: what of, as `limited_by` names it.
+    """
+
+    def __init__(self, message: str, *, limit: str, remedy: str = "") -> None:
+        super().__init__(message, remedy=remedy)
+        self.limit = limit
 
 
 class ShuttingDownError(ClonepoolError):
@@ -159,6 +189,9 @@ BY_CODE: dict[str, type[ClonepoolError]] = {
         UnknownTemplateError,
         AcquireTimeoutError,
         PoolFullError,
+        QueueFullError,
+        DrainingError,
+        ClientLimitError,
         TemplateFailedError,
         NotYourLeaseError,
         ServerUnavailableError,

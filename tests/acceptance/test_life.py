@@ -199,6 +199,9 @@ def test_a_client_that_does_not_read_does_not_delay_the_stop(daemon: Daemon) -> 
             for _ in range(500):
                 deaf.sendall(b'{"id":1,"method":"status"}\n' * 100)
         began = time.monotonic()
+        assert daemon.process is not None
+        daemon.process.send_signal(signal.SIGTERM)
+        eventually(lambda: bool(daemon.events("daemon.draining")))
         assert daemon.stop() == 0
         assert time.monotonic() - began < 6
     assert not daemon.events("daemon.left_clones")

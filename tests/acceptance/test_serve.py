@@ -74,7 +74,7 @@ def test_errors_arrive_with_their_codes(shared_daemon: Daemon) -> None:
         assert caught.value.remedy == "configured are: blog"
         held = client.lease("blog", timeout=30)
         with shared_daemon.client() as other, pytest.raises(NotYourLeaseError):
-            other.call("release", lease=held.token)
+            other.call("release", lease=held.database)
         held.release()
         with pytest.raises(NotYourLeaseError):
             held.release()

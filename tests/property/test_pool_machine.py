@@ -108,8 +108,8 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def release(self, pick: int) -> None:
         token = sorted(self.held)[pick % len(self.held)]
-        _, holder, _ = self.held.pop(token)
-        self.apply(self.fleet.release(token, holder))
+        del self.held[token]
+        self.apply(self.fleet.release(token))
 
     @rule(holder=st.integers(1, 3))
     def disconnect(self, holder: int) -> None:
@@ -119,7 +119,7 @@ class PoolMachine(RuleBasedStateMachine):
         gone = [
             waiter
             for pool in self.fleet.pools.values()
-            for waiter, asked in pool._waiters.items()
+            for waiter, asked in pool.line._line.items()
             if asked.holder == holder
         ]
         for waiter in gone:
@@ -143,7 +143,7 @@ class PoolMachine(RuleBasedStateMachine):
     def finish_recycle(self, pick: int, rewound: bool) -> None:
         recycle = self.recycling.pop(pick % len(self.recycling))
         pool = self.fleet.pools[recycle.template]
-        finish = pool.rewound if rewound else pool.not_rewindable
+        finish = pool.rewound if rewound else pool.unusable
         self.apply(finish(recycle.clone, self.now))
 
     @precondition(lambda self: self.dropping)
@@ -190,7 +190,7 @@ class PoolMachine(RuleBasedStateMachine):
         for pool in self.fleet.pools.values():
             snapshot = pool.snapshot()
             for state in ("creating", "ready", "leased", "recycling", "dropping"):
-                actual = sum(clone.state == state for clone in pool._clones.values())
+                actual = sum(clone.state == state for clone in pool.stock._clones.values())
                 assert getattr(snapshot, state) == actual
 
     @invariant()

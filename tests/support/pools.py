@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from clonepool.core.decisions import CreateClone, Decision, Drop, Grant, Recycle, Refuse, Request
 from clonepool.core.fleet import Fleet
+from clonepool.core.limits import Limits
 from clonepool.core.naming import Namer, Serials
-from clonepool.core.pool import Limits
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

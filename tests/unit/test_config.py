@@ -59,7 +59,10 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
             f"{GOOD}min_redy = 2\n",
             "templates.blog.min_redy: unknown key, allowed are: sql, min_ready",
         ),
-        (f"{GOOD}[pool]\nmax = 2\n", "pool.max: unknown key, allowed are: max_clones, ddl_concurr"),
+        (
+            f"{GOOD}[pool]\nmax = 2\n",
+            "pool.max: unknown key, allowed are: max_clones, max_st",
+        ),
         ("[templates.blog]\nmin_ready = 1\n", "templates.blog.sql: missing"),
         (f'{GOOD}min_ready = "four"\n', "templates.blog.min_ready: found 'four', allowed: int"),
         (f"{GOOD}min_ready = -1\n", "templates.blog.min_ready: found -1, allowed: int >= 0"),

@@ -29,7 +29,7 @@ def test_the_state_diagram_is_the_tables() -> None:
 def test_the_metrics_table_names_each_metric_and_no_other() -> None:
     registry = CollectorRegistry()
     Metrics(registry, ["blog"])
-    registry.register(PoolCollector(list, lambda: 0, lambda: True))
+    registry.register(PoolCollector(list, lambda: 0, lambda: True, lambda: (1, 2)))
     exported = {
         (family.name + ("_total" if family.type == "counter" else ""), family.type)
         for family in registry.collect()

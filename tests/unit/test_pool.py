@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from clonepool.core.decisions import Source
+from clonepool.core.decisions import Park, Source
+from clonepool.core.leases import token_digest
 from clonepool.errors import (
     AcquireTimeoutError,
     NotYourLeaseError,
@@ -75,7 +76,7 @@ def test_a_full_pool_says_how_many_are_leased_and_by_whom() -> None:
     fleet.acquire("blog", request(1, holder=7), 0.0)
     (refusal,) = refusals(fleet.acquire("blog", request(2, at=3.0, timeout=0.0), 3.0))
     assert isinstance(refusal.error, PoolFullError)
-    assert "1 of 1 are leased, the oldest for 3.0 s by client 7" in str(refusal.error)
+    assert "1 of 1 are leased, 1 by client 7 (the oldest for 3.0 s)" in str(refusal.error)
     assert "templates.blog.max_clones" in refusal.error.remedy
 
 
@@ -91,18 +92,19 @@ def test_a_released_clone_is_recycled_once_and_its_token_is_worth_nothing_then()
     fleet, first = make_fleet(blog=(1, 1))
     finish_creates(fleet, first)
     (grant,) = grants(fleet.acquire("blog", request(1, holder=7), 0.0))
-    (recycle,) = recycles(fleet.release(grant.lease.token, 7))
+    (recycle,) = recycles(fleet.release(grant.lease.token))
     assert recycle.clone == grant.lease.clone
     with pytest.raises(NotYourLeaseError):
-        fleet.release(grant.lease.token, 7)
+        fleet.release(grant.lease.token)
 
 
-def test_somebody_elses_token_frees_nothing() -> None:
+def test_a_wrong_token_frees_nothing() -> None:
     fleet, first = make_fleet(blog=(1, 1))
     finish_creates(fleet, first)
     (grant,) = grants(fleet.acquire("blog", request(1, holder=7), 0.0))
-    with pytest.raises(NotYourLeaseError):
-        fleet.release(grant.lease.token, 8)
+    for wrong in ("", grant.lease.token[:-1], grant.lease.clone, token_digest(grant.lease.token)):
+        with pytest.raises(NotYourLeaseError):
+            fleet.release(wrong)
     assert fleet.pools["blog"].snapshot().leased == 1
 
 
@@ -110,7 +112,7 @@ def test_a_returned_clone_is_not_granted_before_it_is_good_again() -> None:
     fleet, first = make_fleet(blog=(1, 1))
     finish_creates(fleet, first)
     (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
-    fleet.release(grant.lease.token, 1)
+    fleet.release(grant.lease.token)
     assert not grants(fleet.acquire("blog", request(2), 0.0))
     (served,) = grants(fleet.pools["blog"].rewound(grant.lease.clone, 1.0))
     assert (served.waiter, served.lease.clone) == (2, grant.lease.clone)
@@ -120,11 +122,11 @@ def test_a_clone_that_cannot_be_rewound_is_dropped_and_another_made_under_a_new_
     fleet, first = make_fleet(blog=(1, 2))
     finish_creates(fleet, first)
     (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
-    fleet.release(grant.lease.token, 1)
-    (drop,) = drops(fleet.pools["blog"].not_rewindable(grant.lease.clone, 1.0))
+    fleet.release(grant.lease.token)
+    (drop,) = drops(fleet.pools["blog"].unusable(grant.lease.clone, 1.0))
     assert drop.clone == grant.lease.clone
     fleet.dropped("blog", drop.clone, 2.0)
-    assert drop.clone not in fleet.pools["blog"]._clones
+    assert drop.clone not in fleet.pools["blog"].stock._clones
     assert fleet.pools["blog"].databases == 1
 
 
@@ -227,7 +229,7 @@ def test_only_as_many_give_way_as_wait() -> None:
     assert len(dropped) == 2
 
 
-def test_stopping_refuses_who_waits_drops_what_is_ready_and_grants_nothing_more() -> None:
+def test_stopping_refuses_who_waits_parks_what_is_ready_and_grants_nothing_more() -> None:
     fleet, first = make_fleet(blog=(1, 2))
     finish_creates(fleet, first)
     fleet.acquire("blog", request(1), 0.0)
@@ -239,10 +241,14 @@ def test_stopping_refuses_who_waits_drops_what_is_ready_and_grants_nothing_more(
     assert not creates(fleet.plan(0.0))
 
 
-def test_a_clone_that_becomes_ready_while_stopping_is_dropped() -> None:
+def test_a_clone_that_becomes_ready_while_stopping_is_parked() -> None:
     fleet, (create, *_) = make_fleet(blog=(1, 1))
     fleet.stop()
-    assert len(drops(finish_creates(fleet, [create]))) == 1
+    (park,) = finish_creates(fleet, [create])
+    assert isinstance(park, Park)
+    assert fleet.unsettled == 1
+    fleet.pools["blog"].parked(park.clone)
+    assert fleet.unsettled == fleet.databases == 0
 
 
 def test_what_an_earlier_run_left_counts_until_it_is_gone() -> None:

@@ -50,7 +50,9 @@ def test_an_unknown_field_is_named_with_those_there_are() -> None:
     assert error["code"] == -32602
     assert error["data"]["code"] == "bad_request"
     assert "`tiemout`" in error["message"]
-    assert error["data"]["remedy"] == "its parameters are: template, timeout, label, fresh"
+    assert error["data"]["remedy"] == (
+        "its parameters are: template, timeout, ttl, label, fresh, progress"
+    )
 
 
 def test_an_unknown_method_is_named_with_those_there_are() -> None:

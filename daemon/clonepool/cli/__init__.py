@@ -15,7 +15,9 @@ from clonepool.errors import (
     ConfigError,
 )
 
-COMMANDS = ("serve", "status", "exec", "templates", "demo")
+COMMANDS = (
+    "serve", "status", "exec", "acquire", "renew", "release", "drain", "templates", "demo",
+)  # fmt: skip
 _EXIT_CODES: dict[type[ClonepoolError], int] = {
     ConfigError: 2,
     CapabilityError: 2,

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import re
+
 import click
+
+_UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+class Duration(click.ParamType[float]):
+    """Seconds, or a number with a unit: 90, 30s, 10m, 2h, 1d."""
+
+    name = "duration"
+
+    def convert(
+        self, value: object, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return seconds."""
+        match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
+        if match is None:
+            self.fail(f"{value!r} is no duration; write 90, 30s, 10m, 2h or 1d", param, ctx)
+        return float(match[1]) * _UNITS[match[2]]
+
 
 socket_option = click.option(
     "--socket",
@@ -12,3 +32,5 @@ socket_option = click.option(
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+lease_argument = click.argument("token", metavar="[LEASE]", envvar="CLONEPOOL_LEASE", required=True)

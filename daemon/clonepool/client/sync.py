@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import sys
 import threading
+import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from clonepool.errors import ConnectionLostError, DaemonNotFoundError
+from clonepool.errors import ConnectionLostError, DaemonNotFoundError, ShuttingDownError
 from clonepool.paths import is_trusted, socket_candidates
-from clonepool.protocol.client import ClientConnection
+from clonepool.protocol.client import ClientConnection, Notification, Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
+T = TypeVar("T")
+
 _READ_BYTES = 65_536
+_RETRY_SECONDS = 0.05
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 class Lease:
-    """The exclusive right to one clone, until released or until its client is closed.
+    """The exclusive right to one clone: until released, expired, or its client is closed.
 
     Attributes:
         url: libpq URL of the clone.
@@ -35,41 +44,59 @@ class Lease:
         password: of that user.
         source: `ready` when a clone was there, `waited` when one had to become ready.
         waited_seconds: how long that took.
-        token: names the lease; whoever knows it can end it on this connection.
+        expires_in_seconds: how long it lasts; None when time does not end it.
+        token: names the lease; whoever knows it can end it.
     """
+
+    expires_in_seconds: float | None
 
     def __init__(self, client: Client, granted: dict[str, Any]) -> None:
         self._client = client
-        self.token: str = granted["lease"]
-        self.url: str = granted["url"]
-        self.database: str = granted["database"]
-        self.env: dict[str, str] = granted["env"]
-        self.template: str = granted["template"]
-        self.generation: str = granted["generation"]
-        self.host: str = granted["host"]
-        self.port: int = granted["port"]
-        self.user: str = granted["user"]
-        self.password: str = granted["password"]
-        self.source: str = granted["source"]
-        self.waited_seconds: float = granted["waited_seconds"]
+        self._take(granted)
 
     def __repr__(self) -> str:
         return f"<Lease {self.database}>"
 
-    def release(self) -> list[dict[str, Any]] | None:
+    def release(self, *, keep: bool = False) -> list[dict[str, Any]] | None:
         """Give the clone back.
+
+        Args:
+            keep: set the clone aside for a person, for as long as the template's `keep_for`.
 
         Returns:
             The sessions that were still open on it and have been ended, each with pid,
             application_name, state and query; None when the server could not be asked.
 
         Raises:
-            NotYourLeaseError: it was released before.
+            NotYourLeaseError: it has ended before.
         """
-        leaked: list[dict[str, Any]] | None = self._client.call("release", lease=self.token)[
-            "leaked"
-        ]
+        ended = self._client.call("release", lease=self.token, keep=keep or None)
+        leaked: list[dict[str, Any]] | None = ended["leaked"]
         return leaked
+
+    def renew(self, ttl: float | None = None) -> float | None:
+        """Let the lease last `ttl` seconds from now, or as long as it was given at first.
+
+        Returns:
+            Seconds that it lasts now, which max_lease may bound; None when time does not end it.
+
+        Raises:
+            NotYourLeaseError: it has ended.
+            ServerUnavailableError: it could not be written down; it ends when it did before.
+        """
+        renewed = self._client.call("renew", lease=self.token, ttl=ttl)
+        seconds: float | None = renewed["expires_in_seconds"]
+        self.expires_in_seconds = seconds
+        return seconds
+
+    def reset(self, *, timeout: float | None = None) -> None:
+        """Make the clone clean again; `url` and `database` may be others afterwards.
+
+        Raises:
+            NotYourLeaseError: it has ended.
+            AcquireTimeoutError, PoolFullError: there was no clean clone in time; the lease is over.
+        """
+        self._take(self._client.call("reset", lease=self.token, timeout=timeout))
 
     def __enter__(self) -> Lease:
         return self
@@ -82,47 +109,94 @@ class Lease:
     ) -> None:
         self.release()
 
+    def _take(self, granted: dict[str, Any]) -> None:
+        self.token: str = granted["lease"]
+        self.url: str = granted["url"]
+        self.database: str = granted["database"]
+        self.env: dict[str, str] = granted["env"]
+        self.template: str = granted["template"]
+        self.generation: str = granted["generation"]
+        self.host: str = granted["host"]
+        self.port: int = granted["port"]
+        self.user: str = granted["user"]
+        self.password: str = granted["password"]
+        self.source: str = granted["source"]
+        self.waited_seconds: float = granted["waited_seconds"]
+        self.expires_in_seconds = granted["expires_in_seconds"]
+
 
 class Client:
-    """A connection to the daemon. Leases taken through it end when it is closed.
+    """A connection to the daemon. Leases taken through it end when it is closed, save for a TTL.
 
     Threads may share it; their calls then take turns. A process that forks must not.
 
     Args:
         socket_path: the daemon's socket; else `CLONEPOOL_SOCKET`, else the default places.
         name: what the daemon shows to people as the leases' holder.
+        reconnect: seconds for which a daemon that stops, is away or starts again is waited for when
+            a connection is made or a lease is asked for. So an upgrade of the daemon loses no
+            request; leases held over it are lost as with any closed connection.
+        on_notification: called with the method and the parameters of what the daemon says without
+            having been asked, while some call waits for its reply.
 
     Raises:
         DaemonNotFoundError: nobody listens there.
         AccessDeniedError: on the first call, when this user may not use the daemon.
     """
 
-    def __init__(self, socket_path: str | None = None, *, name: str | None = None) -> None:
-        self._socket = _connect(socket_path)
-        self._protocol = ClientConnection()
+    def __init__(
+        self,
+        socket_path: str | None = None,
+        *,
+        name: str | None = None,
+        reconnect: float = 0.0,
+        on_notification: Callable[[str, dict[str, Any]], None] | None = None,
+    ) -> None:
+        self._socket_path = socket_path
+        self._reconnect = reconnect
+        self._on_notification = on_notification or (lambda _, __: None)
         self._lock = threading.Lock()
         self._name = name if name is not None else f"{sys.argv[0] or 'python'} pid {os.getpid()}"
         self._name = self._name[-200:]
+        self._protocol = ClientConnection()
+        self._socket = self._persist(lambda: _connect(socket_path))
 
     def lease(
-        self, template: str, *, timeout: float | None = None, label: str | None = None
+        self,
+        template: str,
+        *,
+        timeout: float | None = None,
+        ttl: float | None = None,
+        label: str | None = None,
+        progress: bool = False,
     ) -> Lease:
         """Take a lease, at once or when a clone becomes ready.
 
         Args:
             template: its name.
             timeout: seconds to wait at most; None for the daemon's default.
+            ttl: seconds that the lease lasts, whatever becomes of this connection and of the
+                daemon; None to end it with the connection.
             label: what the daemon shows to people; None for the client's name.
+            progress: whether to be notified once a second while waiting.
 
         Raises:
-            AcquireTimeoutError, PoolFullError: none became ready in time; says why.
-            UnknownTemplateError, TemplateFailedError: there is none to be had.
+            AcquireTimeoutError, PoolFullError, QueueFullError: none became ready; says why.
+            UnknownTemplateError, TemplateFailedError, DrainingError: there is none to be had.
             ShuttingDownError, ConnectionLostError: the daemon stops, or is gone.
         """
-        granted = self.call(
-            "acquire", template=template, timeout=timeout, label=(label or self._name)[:200]
-        )
-        return Lease(self, granted)
+
+        def ask() -> Any:
+            return self.call(
+                "acquire",
+                template=template,
+                timeout=timeout,
+                ttl=ttl,
+                label=(label or self._name)[:200],
+                progress=progress or None,
+            )
+
+        return Lease(self, self._persist(ask, self._connect_anew))
 
     def call(self, method: str, **params: object) -> Any:
         """Send one request and wait for its result; parameters that are None are left out.
@@ -141,7 +215,7 @@ class Client:
             return self._await_reply(request, None)
 
     def close(self) -> None:
-        """End the connection, and with it every lease taken through it."""
+        """End the connection, and with it every lease taken through it that has no TTL."""
         self._socket.close()
 
     def __enter__(self) -> Client:
@@ -155,6 +229,26 @@ class Client:
     ) -> None:
         self.close()
 
+    def _persist(self, attempt: Callable[[], T], before_next: Callable[[], None] = _nothing) -> T:
+        """Try until it works, for as long as `reconnect` says, while the daemon is merely away."""
+        deadline = time.monotonic() + self._reconnect
+        while True:
+            try:
+                return attempt()
+            except (DaemonNotFoundError, ConnectionLostError, ShuttingDownError):
+                if time.monotonic() + _RETRY_SECONDS > deadline:
+                    raise
+            time.sleep(_RETRY_SECONDS)
+            with contextlib.suppress(DaemonNotFoundError):
+                before_next()
+
+    def _connect_anew(self) -> None:
+        """Replace the connection, and what may have been read of an unfinished line."""
+        with self._lock:
+            fresh = _connect(self._socket_path)
+            self._socket.close()
+            self._socket, self._protocol = fresh, ClientConnection()
+
     def _await_reply(self, request: int, cause: OSError | None) -> Any:
         while True:
             try:
@@ -165,11 +259,19 @@ class Client:
                 raise ConnectionLostError(
                     "the daemon closed the connection", remedy="see the daemon's log"
                 ) from cause
-            for reply in self._protocol.receive(data):
+            answers = [m for m in map(self._heard, self._protocol.receive(data)) if m is not None]
+            for reply in answers:
                 if reply.error is not None and reply.id in (request, None):
                     raise reply.error
                 if reply.id == request:
                     return reply.result
+
+    def _heard(self, message: Reply | Notification) -> Reply | None:
+        """Pass a notification on; return a reply."""
+        if isinstance(message, Reply):
+            return message
+        self._on_notification(message.method, message.params)
+        return None
 
 
 @contextmanager
@@ -179,6 +281,7 @@ def lease(
     timeout: float | None = None,
     label: str | None = None,
     socket_path: str | None = None,
+    reconnect: float = 0.0,
 ) -> Iterator[Lease]:
     """Lease a clone for the length of a `with` block, over a connection of its own.
 
@@ -187,12 +290,16 @@ def lease(
         timeout: seconds to wait at most; None for the daemon's default.
         label: what the daemon shows to people.
         socket_path: the daemon's socket; else `CLONEPOOL_SOCKET`, else the default places.
+        reconnect: seconds for which a daemon that is being started again is waited for.
 
     Raises:
         DaemonNotFoundError: no daemon runs.
         ClonepoolError: what `Client.lease` raises.
     """
-    with Client(socket_path) as client, client.lease(template, timeout=timeout, label=label) as it:
+    with (
+        Client(socket_path, reconnect=reconnect) as client,
+        client.lease(template, timeout=timeout, label=label) as it,
+    ):
         yield it
 
 

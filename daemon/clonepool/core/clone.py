@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 
 class State(StrEnum):
-    """Where a clone is in its life."""
+    """Where a clone is in its life.
+
+    `parked` is a ready clone that lies sealed between two daemons: left by one that stopped, to be
+    adopted by the next.
+    """
 
     CREATING = "creating"
     READY = "ready"
@@ -23,6 +27,7 @@ class State(StrEnum):
     RETURNED = "returned"
     RECYCLING = "recycling"
     KEPT = "kept"
+    PARKED = "parked"
     DROPPING = "dropping"
     GONE = "gone"
 
@@ -36,6 +41,8 @@ class Event(StrEnum):
     KEEP = "keep"
     RECYCLE = "recycle"
     REWIND = "rewind"
+    PARK = "park"
+    ADOPT = "adopt"
     DROP = "drop"
     VANISH = "vanish"
 
@@ -43,7 +50,11 @@ class Event(StrEnum):
 TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
     {
         State.CREATING: {Event.CREATE: State.READY, Event.DROP: State.DROPPING},
-        State.READY: {Event.GRANT: State.LEASED, Event.DROP: State.DROPPING},
+        State.READY: {
+            Event.GRANT: State.LEASED,
+            Event.PARK: State.PARKED,
+            Event.DROP: State.DROPPING,
+        },
         State.LEASED: {Event.RETURN: State.RETURNED, Event.KEEP: State.KEPT},
         State.RETURNED: {
             Event.RECYCLE: State.RECYCLING,
@@ -52,6 +63,11 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
         },
         State.RECYCLING: {Event.REWIND: State.READY, Event.DROP: State.DROPPING},
         State.KEPT: {Event.DROP: State.DROPPING},
+        State.PARKED: {
+            Event.ADOPT: State.READY,
+            Event.DROP: State.DROPPING,
+            Event.VANISH: State.GONE,
+        },
         State.DROPPING: {Event.VANISH: State.GONE},
         State.GONE: {},
     }

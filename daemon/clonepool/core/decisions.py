@@ -26,6 +26,9 @@ class Request(msgspec.Struct, frozen=True):
         label: what the client calls it, for people.
         asked_at: monotonic seconds.
         deadline: monotonic seconds; by then the request is answered.
+        ttl: seconds that the lease is to last whatever becomes of its connection; None binds it to
+            the connection.
+        continues: the lease that is to get another clone; it goes before who has none.
     """
 
     waiter: int
@@ -34,10 +37,18 @@ class Request(msgspec.Struct, frozen=True):
     label: str
     asked_at: float
     deadline: float
+    ttl: float | None = None
+    continues: Lease | None = None
 
 
 class Lease(msgspec.Struct, frozen=True):
-    """The exclusive right to one clone; `granted_at` in monotonic seconds."""
+    """The exclusive right to one clone.
+
+    Attributes:
+        granted_at: monotonic seconds.
+        ttl: seconds that each renewal gives it; None when it ends with its connection.
+        expires_at: monotonic seconds; None when time does not end it.
+    """
 
     token: str
     template: str
@@ -46,15 +57,23 @@ class Lease(msgspec.Struct, frozen=True):
     holder: int
     label: str
     granted_at: float
+    ttl: float | None = None
+    expires_at: float | None = None
+
+    @property
+    def outlives_connection(self) -> bool:
+        """Whether the lease is written down, and found again by the next daemon."""
+        return self.ttl is not None
 
 
 class Grant(msgspec.Struct, frozen=True):
-    """Hand the lease to the waiter."""
+    """Hand the lease to the waiter, who asked at `asked_at`, in monotonic seconds."""
 
     waiter: int
     lease: Lease
     source: Source
     waited_seconds: float
+    asked_at: float
 
 
 class Refuse(msgspec.Struct, frozen=True):
@@ -63,6 +82,35 @@ class Refuse(msgspec.Struct, frozen=True):
     waiter: int
     template: str
     error: ClonepoolError
+
+
+class Record(msgspec.Struct, frozen=True):
+    """Write the lease down, then tell the pool: before that nobody hears of it."""
+
+    waiter: int
+    lease: Lease
+
+
+class Renewed(msgspec.Struct, frozen=True):
+    """Tell the waiter until when its lease lasts now."""
+
+    waiter: int
+    lease: Lease
+
+
+class News(StrEnum):
+    """What the holder of a lease is told without having asked."""
+
+    EXPIRING = "lease.expiring"
+    EXPIRED = "lease.expired"
+
+
+class Notice(msgspec.Struct, frozen=True):
+    """Tell the holder, if it is still connected; `seconds` are left of the lease."""
+
+    news: News
+    lease: Lease
+    seconds: float
 
 
 class CreateClone(msgspec.Struct, frozen=True):
@@ -74,7 +122,36 @@ class CreateClone(msgspec.Struct, frozen=True):
 
 
 class Recycle(msgspec.Struct, frozen=True):
-    """End what is left of the lease and make the clone good again, or say that it cannot be."""
+    """End what is left of the lease and make the clone good again, or say that it cannot be.
+
+    When the lease was `written_down`, its end is written down before anything else.
+    """
+
+    template: str
+    generation: str
+    clone: str
+    written_down: bool = False
+
+
+class Keep(msgspec.Struct, frozen=True):
+    """End what is left of the lease and write down that the clone is kept, for so many seconds."""
+
+    template: str
+    generation: str
+    clone: str
+    label: str
+    seconds: float
+
+
+class Park(msgspec.Struct, frozen=True):
+    """Seal a ready clone and leave it for the next start."""
+
+    template: str
+    clone: str
+
+
+class Adopt(msgspec.Struct, frozen=True):
+    """Check a clone that an earlier daemon parked, and open it."""
 
     template: str
     generation: str
@@ -88,7 +165,10 @@ class Drop(msgspec.Struct, frozen=True):
     clone: str
 
 
-Decision = Grant | Refuse | CreateClone | Recycle | Drop
+Decision = (
+    Grant | Refuse | Record | Renewed | Notice
+    | CreateClone | Recycle | Keep | Park | Adopt | Drop
+)  # fmt: skip
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):
@@ -98,6 +178,7 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     phase: str
     generation: str
     failure: str
+    draining: bool
     min_ready: int
     max_clones: int
     creating: int
@@ -106,6 +187,7 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     returned: int
     recycling: int
     kept: int
+    parked: int
     dropping: int
     waiting: int
     last_error: str

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonepool.core.pool import Budget, Limits, Pool
-from clonepool.errors import NotYourLeaseError, ShuttingDownError, UnknownTemplateError
+from clonepool.core import refusals
+from clonepool.core.limits import Budget, Limits
+from clonepool.core.pool import Pool, not_your_lease
+from clonepool.errors import UnknownTemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from clonepool.core.decisions import Decision, Lease, Request
     from clonepool.core.naming import Namer, Serials
@@ -30,6 +32,8 @@ class Fleet:
         }
         self.stopping = False
 
+    # Clients ------------------------------------------------------------------------------
+
     def acquire(self, template: str, request: Request, now: float) -> list[Decision]:
         """Grant, queue or refuse.
 
@@ -39,9 +43,7 @@ class Fleet:
         """
         pool = self.pool(template)
         if self.stopping:
-            raise ShuttingDownError(
-                "the daemon is stopping", remedy="try again when it has been started"
-            )
+            raise refusals.shutting_down()
         decisions = pool.acquire(request, now)
         return [*decisions, *self._make_way(now)] if pool.waiting else decisions
 
@@ -55,32 +57,83 @@ class Fleet:
                 f"there is no template {template!r}", remedy=f"configured are: {known}"
             ) from None
 
-    def release(self, token: str, holder: int) -> list[Decision]:
-        """End a lease on its holder's behalf.
+    def release(self, token: str) -> list[Decision]:
+        """End a lease: whoever knows the token may.
 
         Raises:
-            NotYourLeaseError: the token is stale, wrong, or another holder's; nothing changed.
+            NotYourLeaseError: the token is stale or wrong; nothing changed.
         """
+        pool, lease = self._find(token)
+        return pool.release(lease)
+
+    def keep(self, token: str, seconds: float, now: float) -> list[Decision]:
+        """End a lease and keep its clone for a person.
+
+        Raises:
+            NotYourLeaseError: the token is stale or wrong; nothing changed.
+        """
+        pool, lease = self._find(token)
+        return pool.keep(lease, seconds, now)
+
+    def renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
+        """Let a lease last longer.
+
+        Raises:
+            NotYourLeaseError: the token is stale or wrong; nothing changed.
+        """
+        pool, lease = self._find(token)
+        return pool.renew(lease, ttl, request)
+
+    def reset(self, token: str, request: Request, now: float) -> list[Decision]:
+        """Give a lease a clean clone.
+
+        Raises:
+            NotYourLeaseError: the token is stale or wrong; nothing changed.
+            ShuttingDownError: `stop` was called; nothing changed.
+        """
+        pool, lease = self._find(token)
+        if self.stopping:
+            raise refusals.shutting_down()
+        decisions = pool.reset(lease, request, now)
+        return [*decisions, *self._make_way(now)] if pool.waiting else decisions
+
+    def holder_gone(self, holder: int, waiters: Iterable[int]) -> list[Decision]:
+        """End the leases of a connection that ended, and take back what it waited for."""
+        decisions = [
+            decision
+            for waiter in waiters
+            for pool in self.pools.values()
+            for decision in pool.forget(waiter)
+        ]
         for pool in self.pools.values():
-            lease = pool.leases.get(token)
-            if lease is not None and lease.holder == holder:
-                return pool.release(token)
-        raise NotYourLeaseError(
-            "this connection holds no lease of that token",
-            remedy="a lease ends once: when released, or when its connection ends",
+            for lease in pool.leases.held_by(holder):
+                decisions += pool.release(lease)
+        return decisions
+
+    def lease(self, token: str) -> Lease:
+        """Return the lease of that token, or raise NotYourLeaseError."""
+        return self._find(token)[1]
+
+    def held_by(self, holder: int) -> int:
+        """Return how many leases would end with that connection."""
+        return sum(pool.leases.count_held_by(holder) for pool in self.pools.values())
+
+    def leased(self, template: str | None) -> int:
+        """Return how many leases of one template, or of all, are held."""
+        return sum(
+            len(pool.leases) for name, pool in self.pools.items() if template in (None, name)
         )
 
-    def holder_gone(self, holder: int, waiters: list[int]) -> list[Decision]:
-        """End all leases of a connection that ended, and forget what it waited for."""
-        for pool in self.pools.values():
-            for waiter in waiters:
-                pool.forget(waiter)
-        return [
-            decision
-            for pool in self.pools.values()
-            for token in [t for t, lease in pool.leases.items() if lease.holder == holder]
-            for decision in pool.release(token)
-        ]
+    def drain(self, template: str | None, *, on: bool) -> list[Decision]:
+        """Grant no new leases of one template, or of any; or do so again.
+
+        Raises:
+            UnknownTemplateError: no such template; nothing changed.
+        """
+        pools = self.pools.values() if template is None else [self.pool(template)]
+        return [decision for pool in pools for decision in pool.drain(on=on)]
+
+    # What happened ------------------------------------------------------------------------
 
     def dropped(self, template: str, name: str, now: float) -> list[Decision]:
         """A database is gone: its place may be another pool's gain."""
@@ -88,9 +141,9 @@ class Fleet:
         return self.plan(now)
 
     def expire(self, now: float) -> list[Decision]:
-        """Refuse what is overdue, then retry what failed a while ago."""
-        late = [d for pool in self.pools.values() for d in pool.expire(now)]
-        return [*late, *self.plan(now)]
+        """Do what is due, then retry what failed a while ago."""
+        due = [decision for pool in self.pools.values() for decision in pool.expire(now)]
+        return [*due, *self.plan(now)]
 
     def plan(self, now: float) -> list[Decision]:
         """Let every pool start what it misses: first what tests wait for, then refills."""
@@ -108,17 +161,36 @@ class Fleet:
     def resume(self, now: float) -> list[Decision]:
         """Go on: the server is back."""
         self.budget.paused = False
+        for pool in self.pools.values():
+            pool.retry_now()
         return self.plan(now)
 
+    # The end ------------------------------------------------------------------------------
+
     def stop(self) -> list[Decision]:
-        """Grant nothing from now on, refuse who waits, and drop what is ready."""
+        """Grant nothing from now on, refuse who waits, and park what is ready; leases go on."""
         self.stopping = True
-        error = ShuttingDownError("the daemon is stopping")
-        decisions: list[Decision] = []
-        for pool in self.pools.values():
-            decisions += pool.refuse_all(error)
-            decisions += pool.clear()
-        return decisions
+        return [decision for pool in self.pools.values() for decision in pool.stop()]
+
+    def end_leases(self) -> list[Decision]:
+        """End the leases that do not outlive the daemon."""
+        return [decision for pool in self.pools.values() for decision in pool.end_leases()]
+
+    @property
+    def mortal_leases(self) -> int:
+        """How many leases end with the daemon."""
+        return sum(
+            not lease.outlives_connection
+            for pool in self.pools.values()
+            for lease in pool.leases.values()
+        )
+
+    @property
+    def unsettled(self) -> int:
+        """How many databases an orderly stop still has to wait for."""
+        return sum(pool.unsettled for pool in self.pools.values())
+
+    # Questions ----------------------------------------------------------------------------
 
     @property
     def databases(self) -> int:
@@ -135,6 +207,15 @@ class Fleet:
         every = [lease for pool in self.pools.values() for lease in pool.leases.values()]
         return sorted(every, key=lambda lease: lease.granted_at)
 
+    # Inside -------------------------------------------------------------------------------
+
+    def _find(self, token: str) -> tuple[Pool, Lease]:
+        for pool in self.pools.values():
+            lease = pool.leases.find(token)
+            if lease is not None:
+                return pool, lease
+        raise not_your_lease()
+
     def _make_way(self, now: float) -> list[Decision]:
         """Where requests wait in vain for the common limit, let the richest pools give way."""
         decisions: list[Decision] = []
@@ -146,7 +227,7 @@ class Fleet:
             if not needy.can_create or needy.is_pausing(now):
                 continue
             own_room = needy.limits.max_clones - needy.databases
-            wanted = min(needy.waiting - needy.creating, own_room)
+            wanted = min(needy.waiting - needy.coming, own_room)
             for _ in range(max(0, wanted - freed)):
                 decisions += max(pools, key=lambda pool: pool.ready).give_up_ready()
             freed = max(0, freed - wanted) if wanted > 0 else freed

@@ -87,6 +87,10 @@ class Namer:
         """Say whether the name has this instance's prefix, proven or not."""
         return name.startswith(f"{PREFIX}_{self.instance}_")
 
+    def seal(self, text: str) -> str:
+        """Return a short checksum of any text that only this instance makes on this server."""
+        return self._check(text)
+
     def _check(self, body: str) -> str:
         return short_digest(body.encode(), key=self._key)
 

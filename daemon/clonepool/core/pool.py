@@ -2,38 +2,48 @@
 
 Every method takes what happened and when, changes the pool, and returns what is to be done. On
 one event loop that makes each of them atomic, so there is no lock. Whatever decides who gets a
-clone must live here; whatever touches a database must not.
+clone must live here; whatever touches a database must not. Which clones there are is in `stock`,
+who waits in `waiting`, who holds what in `leases`, what a refusal says in `refusals`.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool.core.clone import Clone, Event, State
+from clonepool.core import refusals
+from clonepool.core.clone import Event, State
 from clonepool.core.decisions import (
+    Adopt,
     CreateClone,
     Decision,
     Drop,
     Grant,
+    Keep,
     Lease,
+    News,
+    Notice,
+    Park,
     PoolSnapshot,
+    Record,
     Recycle,
     Refuse,
+    Renewed,
     Request,
     Source,
 )
+from clonepool.core.leases import LeaseBook
+from clonepool.core.limits import Budget, Limit, Limits
 from clonepool.core.naming import Identity, Kind, Namer, Serials
 from clonepool.core.sizing import clones_to_create
-from clonepool.errors import (
-    AcquireTimeoutError,
-    ClonepoolError,
-    PoolFullError,
-    ServerUnavailableError,
-    TemplateFailedError,
-)
+from clonepool.core.stock import Stock
+from clonepool.core.waiting import WaitingLine
+from clonepool.errors import ClonepoolError, NotYourLeaseError, ResourceError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 FIRST_BACKOFF_SECONDS = 0.1
 LONGEST_BACKOFF_SECONDS = 2.0
@@ -48,25 +58,12 @@ class Phase(StrEnum):
     STOPPING = "stopping"
 
 
-class Limits(msgspec.Struct, frozen=True):
-    """How many clones one template may hold: ready when idle, and in all."""
+class _Unwritten(msgspec.Struct, frozen=True):
+    """A lease that is being written down, and what its holder asked for."""
 
-    min_ready: int
-    max_clones: int
-
-
-class Budget:
-    """The number of clones that all pools together may hold."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self.paused = False
-
-    @property
-    def room(self) -> int:
-        """How many more may be made now; negative when an earlier run left too many."""
-        return 0 if self.paused else self.limit - self.used
+    lease: Lease
+    request: Request
+    source: Source | None
 
 
 class Pool:
@@ -86,16 +83,16 @@ class Pool:
         self.template = template
         self.limits = limits
         self.phase = Phase.BUILDING
+        self.draining = False
         self.generation = ""
         self.failure: ClonepoolError | None = None
-        self.leases: dict[str, Lease] = {}
+        self.leases = LeaseBook()
+        self.line = WaitingLine()
+        self.stock = Stock(budget)
         self._budget = budget
         self._namer = namer
         self._serials = serials
-        self._clones: dict[str, Clone] = {}
-        self._count: Counter[State] = Counter()
-        self._ready: deque[Clone] = deque()
-        self._waiters: dict[int, Request] = {}
+        self._unwritten: dict[int, _Unwritten] = {}
         self._last_error: ClonepoolError | None = None
         self._backoff = 0.0
         self._retry_at = 0.0
@@ -104,47 +101,130 @@ class Pool:
 
     def acquire(self, request: Request, now: float) -> list[Decision]:
         """Grant a ready clone, queue the request, or refuse it."""
-        if self.phase is Phase.FAILED:
-            return [Refuse(request.waiter, self.template, self._template_failure())]
-        if self._ready and not self._waiters and not self._budget.paused:
+        if refusal := self._refusal(request):
+            return [Refuse(request.waiter, self.template, refusal)]
+        if self.stock.ready and not self.line and not self._budget.paused:
             return [self._grant(request, Source.READY, now), *self.plan(now)]
         if request.deadline <= now:
             return [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
-        self._waiters[request.waiter] = request
+        self.line.add(request)
         return self.plan(now)
 
-    def forget(self, waiter: int) -> None:
-        """Take a request out of the queue: whoever asked has gone away."""
-        self._waiters.pop(waiter, None)
+    def forget(self, waiter: int) -> list[Decision]:
+        """Take a request back: whoever asked has gone away."""
+        if self.line.remove(waiter) is None and waiter in self._unwritten:
+            return self._take_back(self._unwritten.pop(waiter))
+        return []
 
-    def release(self, token: str) -> list[Decision]:
-        """End the lease of that token, which must be one of `leases`."""
-        lease = self.leases.pop(token)
-        clone = self._clones[lease.clone]
-        self._move(clone, Event.RETURN)
-        self._move(clone, Event.RECYCLE)
-        return [Recycle(self.template, lease.generation, clone.name)]
+    def release(self, lease: Lease) -> list[Decision]:
+        """End a lease, which must be one of `leases`."""
+        self.leases.end(lease)
+        self.stock.move(lease.clone, Event.RETURN, Event.RECYCLE)
+        written_down = lease.outlives_connection
+        return [Recycle(self.template, lease.generation, lease.clone, written_down)]
+
+    def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
+        """End a lease and set its clone aside for a person; the oldest kept one may have to go."""
+        self.leases.end(lease)
+        self.stock.move(lease.clone, Event.KEEP)
+        self.stock.kept[lease.clone] = now + seconds
+        kept = Keep(self.template, lease.generation, lease.clone, lease.label, seconds)
+        too_many = max(0, len(self.stock.kept) - max(1, self.limits.max_kept))
+        surplus = list(self.stock.kept)[:too_many]
+        return [kept, *(drop for name in surplus for drop in self._drop(name))]
+
+    def renew(self, lease: Lease, ttl: float | None, request: Request) -> list[Decision]:
+        """Let a lease last `ttl` seconds from now; None for as long as it was given before.
+
+        A lease without a TTL gets one, and outlives its connection from then on. Whoever renews
+        is told when it is about to end.
+        """
+        ttl = lease.ttl if ttl is None else ttl
+        if ttl is None:
+            return [Renewed(request.waiter, lease)]
+        new = msgspec.structs.replace(
+            lease,
+            ttl=ttl,
+            expires_at=self._expiry(lease.granted_at, ttl, request.asked_at),
+            holder=request.holder,
+        )
+        self._unwritten[request.waiter] = _Unwritten(new, request, None)
+        return [Record(request.waiter, new)]
+
+    def reset(self, lease: Lease, request: Request, now: float) -> list[Decision]:
+        """Give a lease another clone, before anybody else; the old one is recycled.
+
+        When there is none by the deadline, the request is refused and the lease is over.
+        """
+        continued = msgspec.structs.replace(request, continues=lease)
+        return [*self.release(lease), *self.acquire(continued, now)]
 
     def refuse_all(self, error: ClonepoolError) -> list[Decision]:
         """Empty the queue, each request answered with `error`."""
-        waiters, self._waiters = self._waiters, {}
-        return [Refuse(waiter, self.template, error) for waiter in waiters]
+        return [Refuse(request.waiter, self.template, error) for request in self.line.pop_all()]
+
+    def drain(self, *, on: bool) -> list[Decision]:
+        """Grant no new leases, or do so again; who holds one is left alone."""
+        self.draining = on
+        return self.refuse_all(refusals.draining(self.template)) if on else []
 
     def expire(self, now: float) -> list[Decision]:
-        """Refuse every request whose deadline has come."""
-        late = [request for request in self._waiters.values() if request.deadline <= now]
-        for request in late:
-            del self._waiters[request.waiter]
-        return [Refuse(r.waiter, self.template, self._timeout_error(r, now)) for r in late]
+        """Do what is due: refuse late requests, end or announce the end of leases, drop kept ones.
+
+        A lease that is being written down past the deadline of its request is taken back.
+        """
+        decisions: list[Decision] = [
+            Refuse(request.waiter, self.template, self._timeout_error(request, now))
+            for request in self.line.pop_overdue(now)
+        ]
+        for waiter, unwritten in list(self._unwritten.items()):
+            if unwritten.request.deadline <= now:
+                error = self._timeout_error(unwritten.request, now)
+                decisions += self.not_recorded(waiter, error)
+        for news, lease in self.leases.pop_due(now):
+            decisions.append(Notice(news, lease, max(0.0, (lease.expires_at or now) - now)))
+            if news is News.EXPIRED:
+                decisions += self.release(lease)
+        for name in [name for name, until in self.stock.kept.items() if until <= now]:
+            decisions += self._drop(name)
+        return decisions
+
+    # What became of leases that were to be written down ----------------------------------------
+
+    def recorded(self, waiter: int, now: float) -> list[Decision]:
+        """The lease is written down: it can be told."""
+        unwritten = self._unwritten.pop(waiter, None)
+        if unwritten is None:
+            return []  # taken back meanwhile
+        lease, request = unwritten.lease, unwritten.request
+        if unwritten.source is not None:
+            waited = now - request.asked_at
+            return [Grant(waiter, lease, unwritten.source, waited, request.asked_at)]
+        if self.leases.find(lease.token) is None:
+            return [Refuse(waiter, self.template, not_your_lease())]
+        self.leases.enter(lease, now)
+        return [Renewed(waiter, lease)]
+
+    def not_recorded(self, waiter: int, error: ClonepoolError) -> list[Decision]:
+        """The lease could not be written down: a new one is taken back, an old one stays."""
+        unwritten = self._unwritten.pop(waiter, None)
+        if unwritten is None:
+            return []
+        return [Refuse(waiter, self.template, error), *self._take_back(unwritten)]
+
+    def _take_back(self, unwritten: _Unwritten) -> list[Decision]:
+        lease = unwritten.lease
+        is_new = unwritten.source is not None and self.leases.find(lease.token) is lease
+        return self.release(lease) if is_new else []
 
     # The template --------------------------------------------------------------------------
 
     def template_ready(self, generation: str, now: float) -> list[Decision]:
-        """Begin to make clones of this generation."""
+        """Begin to make clones of this generation; parked ones of it are taken over first."""
         if self.phase is Phase.STOPPING:
             return []
         self.phase, self.generation, self.failure = Phase.READY, generation, None
-        return self.plan(now)
+        return [*self._adopt_parked(), *self.plan(now)]
 
     def template_failed(self, error: ClonepoolError) -> list[Decision]:
         """Refuse everybody who waits and will ask, with the cause."""
@@ -152,6 +232,11 @@ class Pool:
             return []
         self.phase, self.failure = Phase.FAILED, error
         return self.refuse_all(self._template_failure())
+
+    def template_lost(self) -> None:
+        """The generation is not on the server any more; its clones are as good as before."""
+        if self.phase is Phase.READY:
+            self.phase = Phase.BUILDING
 
     # What became of decisions --------------------------------------------------------------
 
@@ -164,75 +249,121 @@ class Pool:
         """The clone is provably in its generation's state again."""
         return self._became_ready(name, Event.REWIND, now)
 
+    def adopted(self, name: str, now: float) -> list[Decision]:
+        """The parked clone was checked and is open."""
+        return self._became_ready(name, Event.ADOPT, now)
+
     def create_failed(self, name: str, error: ClonepoolError, now: float) -> list[Decision]:
         """The copy failed: remove what may be there, and try again after a pause."""
-        self._last_error = error
-        self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS)
-        self._retry_at = now + self._backoff
+        self._pause(error, now)
         return self._drop(name)
 
-    def not_rewindable(self, name: str, now: float) -> list[Decision]:
-        """The returned clone cannot be made good in place: drop it and make another."""
+    def create_declined(self, name: str, error: ClonepoolError, now: float) -> list[Decision]:
+        """The copy was not even begun: there is nothing to remove."""
+        self._pause(error, now)
+        self.stock.discard(name)
+        self.stock.forget(name)
+        return []
+
+    def unusable(self, name: str, now: float) -> list[Decision]:
+        """A returned or parked clone cannot be made good in place: drop it, make another."""
         return [*self._drop(name), *self.plan(now)]
+
+    def parked(self, name: str) -> None:
+        """The clone lies sealed: it is the next daemon's now."""
+        self.stock.forget(name)
 
     def dropped(self, name: str) -> None:
         """The database is gone: its place under the limits is whoever's the fleet finds."""
-        self._move(self._clones.pop(name), Event.VANISH)
-        self._budget.used -= 1
+        self.stock.forget(name)
+
+    def lost(self, names: Iterable[str], now: float) -> list[Decision]:
+        """Ready or kept clones were dropped or renamed by somebody else: make others."""
+        for name in self.stock.names(State.READY, State.KEPT).intersection(names):
+            self.stock.discard(name)
+            self.stock.forget(name)
+        return self.plan(now)
+
+    # What an earlier daemon left -------------------------------------------------------------
 
     def found(self, name: str) -> list[Decision]:
-        """A database of ours from an earlier run, in an unknown state: drop it."""
-        self._enter(name)
+        """A clone in an unknown state: drop it."""
+        self.stock.enter(name)
         return self._drop(name)
+
+    def found_parked(self, name: str, generation: str) -> None:
+        """A clone that was sealed when it was ready: to be adopted when its generation is known."""
+        self.stock.enter(name, State.PARKED)
+        self.stock.parked[name] = generation
+
+    def found_leased(self, lease: Lease, now: float) -> None:
+        """A clone whose lease was written down and goes on."""
+        self.stock.enter(lease.clone, State.LEASED)
+        self.leases.enter(lease, now)
+
+    def found_kept(self, name: str, until: float) -> None:
+        """A clone that is kept until then, in monotonic seconds."""
+        self.stock.enter(name, State.KEPT)
+        self.stock.kept[name] = until
 
     # Upkeep -------------------------------------------------------------------------------
 
     def plan(self, now: float, *, refill: bool = True) -> list[Decision]:
         """Serve who waits, then start the clones that are missing: without `refill`, for them."""
-        if self.phase is not Phase.READY or self._budget.paused:
+        if self.phase is Phase.STOPPING or self._budget.paused:
             return []
         decisions: list[Decision] = []
-        while self._waiters and self._ready:
-            request = self._waiters.pop(next(iter(self._waiters)))
+        while self.line and self.stock.ready:
+            request = self.line.pop()
             if request.deadline <= now:
                 error = self._timeout_error(request, now)
                 decisions.append(Refuse(request.waiter, self.template, error))
             else:
                 decisions.append(self._grant(request, Source.WAITED, now))
-        if not self.is_pausing(now):
+        if self.can_create and not self.is_pausing(now):
             decisions += [self._create() for _ in range(self._missing(refill=refill))]
         return decisions
 
+    def retry_now(self) -> None:
+        """Try again at once: what made tries fail is over."""
+        self._retry_at = 0.0
+
     def give_up_ready(self) -> list[Decision]:
         """Drop one ready clone, so that another pool may make one."""
-        return self._drop(self._ready[-1].name) if self._ready else []
+        return self._drop(self.stock.last_ready()) if self.stock.ready else []
 
-    def clear(self) -> list[Decision]:
-        """Drop everything that is ready and make no more: the daemon stops."""
+    def stop(self) -> list[Decision]:
+        """Refuse who waits, park what is ready, and make no more; leases go on."""
         self.phase = Phase.STOPPING
-        return [d for clone in list(self._ready) for d in self._drop(clone.name)]
+        return [*self.refuse_all(refusals.shutting_down()), *self._park_ready()]
+
+    def end_leases(self) -> list[Decision]:
+        """End every lease that does not outlive the daemon."""
+        mortal = [lease for lease in self.leases.values() if not lease.outlives_connection]
+        return [decision for lease in mortal for decision in self.release(lease)]
 
     # Questions ----------------------------------------------------------------------------
 
     @property
     def waiting(self) -> int:
         """How many requests are in the queue."""
-        return len(self._waiters)
+        return len(self.line)
 
     @property
     def ready(self) -> int:
         """How many clones could be granted now."""
-        return len(self._ready)
+        return self.stock.ready
 
     @property
-    def creating(self) -> int:
-        """How many clones are being made."""
-        return self._count[State.CREATING]
+    def coming(self) -> int:
+        """How many clones are being made or adopted."""
+        adopting = self.stock.count[State.PARKED] if self.phase is Phase.READY else 0
+        return self.stock.count[State.CREATING] + adopting
 
     @property
     def leaving(self) -> int:
         """How many clones are on their way out, or may be: each will make room."""
-        return self._count[State.DROPPING] + self._count[State.RECYCLING]
+        return self.stock.count[State.DROPPING] + self.stock.count[State.RECYCLING]
 
     @property
     def can_create(self) -> bool:
@@ -246,23 +377,36 @@ class Pool:
     @property
     def databases(self) -> int:
         """How many databases of this pool exist or may exist."""
-        return len(self._clones)
+        return len(self.stock)
+
+    @property
+    def unsettled(self) -> int:
+        """How many databases an orderly stop still has to wait for.
+
+        What is parked when the daemon was never able to adopt it stays, and so do kept clones and
+        those of leases that go on.
+        """
+        lasting = sum(lease.outlives_connection for lease in self.leases.values())
+        return len(self.stock) - len(self.stock.kept) - len(self.stock.parked) - lasting
 
     def next_timer(self) -> float | None:
         """When `expire` or `plan` has something to do next, in monotonic seconds."""
-        times = [request.deadline for request in self._waiters.values()]
+        times = [self.line.first_deadline(), self.leases.next_time()]
+        times += [unwritten.request.deadline for unwritten in self._unwritten.values()]
+        times.append(min(self.stock.kept.values(), default=None))
         if self._backoff and self.can_create and self._missing(refill=True) > 0:
             times.append(self._retry_at)
-        return min(times, default=None)
+        return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> PoolSnapshot:
         """Return counts and texts for status and metrics."""
-        states = self._count
+        states = self.stock.count
         return PoolSnapshot(
             template=self.template,
             phase=self.phase,
             generation=self.generation,
             failure=self.failure.sentence() if self.failure else "",
+            draining=self.draining,
             min_ready=self.limits.min_ready,
             max_clones=self.limits.max_clones,
             creating=states[State.CREATING],
@@ -271,115 +415,143 @@ class Pool:
             returned=states[State.RETURNED],
             recycling=states[State.RECYCLING],
             kept=states[State.KEPT],
+            parked=states[State.PARKED],
             dropping=states[State.DROPPING],
-            waiting=len(self._waiters),
+            waiting=len(self.line),
             last_error=self._last_error.sentence() if self._last_error else "",
-            limited_by=self._limited_by(),
+            limited_by=self._limited_by() or "",
         )
 
     # Inside -------------------------------------------------------------------------------
 
-    def _grant(self, request: Request, source: Source, now: float) -> Grant:
-        clone = self._ready.popleft()
-        self._move(clone, Event.GRANT)
+    def _refusal(self, request: Request) -> ClonepoolError | None:
+        """Say why the request cannot even wait, if so."""
+        if self.phase is Phase.STOPPING:
+            return refusals.shutting_down()
+        if self.phase is Phase.FAILED:
+            return self._template_failure()
+        if request.continues is not None:
+            return None
+        if self.draining:
+            return refusals.draining(self.template)
+        if len(self.line) >= self.limits.max_waiting:
+            return refusals.queue_full(self.template, len(self.line))
+        return None
+
+    def _grant(self, request: Request, source: Source, now: float) -> Decision:
+        clone = self.stock.take(Event.GRANT)
+        old = request.continues
         lease = Lease(
-            token=request.token,
+            token=request.token if old is None else old.token,
             template=self.template,
             generation=self.generation,
-            clone=clone.name,
-            holder=request.holder,
-            label=request.label,
-            granted_at=now,
+            clone=clone,
+            holder=request.holder if old is None else old.holder,
+            label=request.label if old is None else old.label,
+            granted_at=now if old is None else old.granted_at,
+            ttl=request.ttl if old is None else old.ttl,
+            expires_at=self._expiry(now, request.ttl, now) if old is None else old.expires_at,
         )
-        self.leases[lease.token] = lease
-        return Grant(request.waiter, lease, source, now - request.asked_at)
+        self.leases.enter(lease, now)
+        if lease.ttl is None:
+            waited = now - request.asked_at
+            return Grant(request.waiter, lease, source, waited, request.asked_at)
+        self._unwritten[request.waiter] = _Unwritten(lease, request, source)
+        return Record(request.waiter, lease)
+
+    def _expiry(self, granted_at: float, ttl: float | None, now: float) -> float | None:
+        """Return when a lease ends: its TTL from now on, and never past the ceiling."""
+        ceiling = self.limits.max_lease
+        ends = [] if ttl is None else [now + ttl]
+        ends += [] if ceiling is None else [granted_at + ceiling]
+        return min(ends, default=None)
 
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
-        clone = self._clones[name]
-        self._move(clone, event)
-        self._ready.append(clone)
-        return self.clear() if self.phase is Phase.STOPPING else self.plan(now)
+        self.stock.shelve(name, event)
+        return self._park_ready() if self.phase is Phase.STOPPING else self.plan(now)
+
+    def _park_ready(self) -> list[Decision]:
+        return [Park(self.template, self.stock.take(Event.PARK)) for _ in range(self.stock.ready)]
+
+    def _adopt_parked(self) -> list[Decision]:
+        """Take over the parked clones of this generation, as many as there may be."""
+        decisions: list[Decision] = []
+        room = self.limits.max_clones - len(self.stock) + len(self.stock.parked)
+        for name, generation in list(self.stock.parked.items()):
+            if generation == self.generation and room > 0:
+                room -= 1
+                decisions.append(Adopt(self.template, generation, name))
+            else:
+                decisions += self._drop(name)
+        return decisions
 
     def _create(self) -> CreateClone:
         identity = Identity(Kind.CLONE, self.template, self.generation, self._serials.next())
         name = self._namer.name(identity)
-        self._enter(name)
+        self.stock.enter(name)
         return CreateClone(self.template, self.generation, name)
 
-    def _enter(self, name: str) -> None:
-        clone = self._clones[name] = Clone(name)
-        self._count[clone.state] += 1
-        self._budget.used += 1
-
-    def _move(self, clone: Clone, event: Event) -> None:
-        """Apply the event and keep the counts, so that no acquire has to count clones."""
-        before = clone.state
-        self._count[clone.apply(event)] += 1
-        self._count[before] -= 1
-
     def _drop(self, name: str) -> list[Decision]:
-        clone = self._clones[name]
-        if clone.state is State.READY:
-            self._ready.remove(clone)
-        self._move(clone, Event.DROP)
+        self.stock.discard(name)
         return [Drop(self.template, name)]
+
+    def _pause(self, error: ClonepoolError, now: float) -> None:
+        self._last_error = error
+        self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS)
+        self._retry_at = now + self._backoff
 
     def _wants(self) -> int:
         """Clones missing if the limits were no matter."""
-        everything = self.limits.min_ready + len(self._waiters)
+        everything = self.limits.min_ready + len(self.line)
         return self._to_create(self.limits.min_ready, room=everything)
 
     def _missing(self, *, refill: bool) -> int:
-        room = min(self.limits.max_clones - len(self._clones), self._budget.room)
+        room = min(self.limits.max_clones - len(self.stock), self._budget.room)
         return self._to_create(self.limits.min_ready if refill else 0, room)
 
     def _to_create(self, min_ready: int, room: int) -> int:
         return clones_to_create(
             min_ready=min_ready,
-            waiting=len(self._waiters),
-            ready=len(self._ready),
-            coming=self.creating,
+            waiting=len(self.line),
+            ready=self.stock.ready,
+            coming=self.coming,
             room=room,
         )
 
-    def _limited_by(self) -> str:
+    def _limited_by(self) -> Limit | None:
         if self.phase is not Phase.READY or self._wants() == 0:
-            return ""
-        if len(self._clones) >= self.limits.max_clones:
-            return f"templates.{self.template}.max_clones"
+            return None
+        if len(self.stock) >= self.limits.max_clones:
+            return Limit.TEMPLATE
         if self._budget.paused:
-            return "server"
-        return "pool.max_clones" if self._budget.room <= 0 else ""
+            return Limit.SERVER
+        if self._budget.room <= 0:
+            return Limit.POOL
+        error = self._last_error
+        return Limit(error.limit) if isinstance(error, ResourceError) else None
 
-    def _template_failure(self) -> TemplateFailedError:
+    def _template_failure(self) -> ClonepoolError:
         cause = self.failure.sentence() if self.failure else "unknown"
-        return TemplateFailedError(
-            f"template {self.template} could not be built: {cause}",
-            remedy="correct the template's files and start the daemon again",
-        )
+        return refusals.template_failed(self.template, cause)
 
     def _timeout_error(self, request: Request, now: float) -> ClonepoolError:
         waited = f"waited {now - request.asked_at:.3f} s for a clone of {self.template}"
         if self.phase is Phase.BUILDING:
-            return AcquireTimeoutError(
-                f"{waited}: the template is still being built", remedy="raise the timeout"
-            )
+            return refusals.still_building(waited)
         if self._budget.paused:
-            return ServerUnavailableError(
-                f"{waited}: PostgreSQL cannot be reached", remedy="see `clonepool status`"
-            )
-        if self._last_error is not None:
-            return AcquireTimeoutError(
-                f"{waited}: {self._last_error}", remedy="see `clonepool status`"
-            )
+            return refusals.server_away(waited)
         limit = self._limited_by()
-        if limit and self.leases:
-            oldest = min(self.leases.values(), key=lambda lease: lease.granted_at)
-            return PoolFullError(
-                f"{waited}: {len(self.leases)} of {self.limits.max_clones} are leased, the oldest"
-                f" for {now - oldest.granted_at:.1f} s by {oldest.label or 'a client'}",
-                remedy=f"raise {limit}, or release leases sooner",
-            )
-        return AcquireTimeoutError(
-            f"{waited}: none became ready in time", remedy="raise min_ready or the timeout"
-        )
+        if limit in {Limit.TEMPLATE, Limit.POOL} and len(self.leases):
+            most = self.limits.max_clones if limit is Limit.TEMPLATE else self._budget.limit
+            return refusals.pool_full(waited, self.template, self.leases.values(), limit, most, now)
+        if self._last_error is not None:
+            return refusals.creating_fails(waited, self._last_error)
+        return refusals.too_slow(waited)
+
+
+def not_your_lease() -> NotYourLeaseError:
+    """Return the error for a token that names no lease."""
+    return NotYourLeaseError(
+        "there is no lease of that token",
+        remedy="a lease ends once: released, expired, or with its connection",
+    )

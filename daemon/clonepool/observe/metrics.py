@@ -8,6 +8,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from clonepool.core.limits import Limit
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -20,7 +22,9 @@ ACQUIRE_BUCKETS = (
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 DDL_BUCKETS = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
-GAUGE_STATES = ("creating", "ready", "leased", "returned", "recycling", "kept", "dropping")
+GAUGE_STATES = (
+    "creating", "ready", "leased", "returned", "recycling", "kept", "parked", "dropping",
+)  # fmt: skip
 
 
 class TemplateMetrics:
@@ -99,7 +103,25 @@ class Metrics:
         )
         self.connections_refused = Counter(
             "clonepool_connections_refused",
-            "Socket connections of users who may not use the daemon.",
+            "Socket connections refused: of users who may not, or because there were too many.",
+            ("code",),
+            registry=registry,
+        )
+        self.connections_cut = Counter(
+            "clonepool_connections_cut",
+            "Clients cut off because they did not read their replies.",
+            registry=registry,
+        )
+        self.lease_news = Counter(
+            "clonepool_lease_news",
+            "Leases that were about to end by time (expiring) or did (expired).",
+            ("template", "news"),
+            registry=registry,
+        )
+        self.clones_lost = Counter(
+            "clonepool_clones_lost",
+            "Clones that somebody else dropped or renamed.",
+            by_template,
             registry=registry,
         )
         self.of = {template: TemplateMetrics(self, template) for template in templates}
@@ -113,10 +135,12 @@ class PoolCollector(Collector):
         snapshots: Callable[[], list[PoolSnapshot]],
         connections: Callable[[], int],
         server_up: Callable[[], bool],
+        server_connections: Callable[[], tuple[int, int]],
     ) -> None:
         self._snapshots = snapshots
         self._connections = connections
         self._server_up = server_up
+        self._server_connections = server_connections
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges."""
@@ -129,7 +153,14 @@ class PoolCollector(Collector):
         template = GaugeMetricFamily(
             "clonepool_template_ready", "Whether the template can be leased.", labels=("template",)
         )
+        limited = GaugeMetricFamily(
+            "clonepool_limited",
+            "Whether this limit keeps the pool from making a clone that it wants.",
+            labels=("template", "limit"),
+        )
         for pool in self._snapshots():
+            for limit in Limit:
+                limited.add_metric((pool.template, limit), float(pool.limited_by == limit))
             for state in GAUGE_STATES:
                 clones.add_metric((pool.template, state), getattr(pool, state))
             waiting.add_metric((pool.template,), pool.waiting)
@@ -137,8 +168,20 @@ class PoolCollector(Collector):
         yield clones
         yield waiting
         yield template
+        yield limited
         yield GaugeMetricFamily(
             "clonepool_connections", "Clients connected.", value=self._connections()
+        )
+        own, most = self._server_connections()
+        yield GaugeMetricFamily(
+            "clonepool_server_max_connections",
+            "The server's max_connections.",
+            value=most,
+        )
+        yield GaugeMetricFamily(
+            "clonepool_server_own_connections",
+            "How many of them the daemon may use at a time.",
+            value=own,
         )
         yield GaugeMetricFamily(
             "clonepool_server_up",

@@ -29,20 +29,34 @@ FREEZE_SECONDS = 600.0
 
 
 class Recipe(msgspec.Struct, frozen=True):
-    """How one template is made; globs relative to `directory`, `seconds` for the whole build."""
+    """How one template is made.
+
+    Attributes:
+        sql: files and globs, relative to `directory`.
+        seconds: for the whole build.
+        role: who is to own it and what is in it; empty for our own role.
+    """
 
     template: str
     sql: list[str]
     directory: Path
     seconds: float
+    role: str = ""
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """A sealed database and what it holds; `reused` when an earlier daemon built it."""
+    """A sealed database and what it holds.
+
+    Attributes:
+        short: the fingerprint as it stands in names.
+        size_bytes: on the server's disk.
+        reused: whether an earlier daemon built it.
+    """
 
     short: str
     database: str
     contents: Contents
+    size_bytes: int
     reused: bool
 
 
@@ -79,12 +93,12 @@ class Builder:
             ServerUnavailableError: the server is gone; what is left is dropped at the next start.
         """
         files = await anyio.to_thread.run_sync(resolve, recipe.sql, recipe.directory)
-        full = fingerprint(files, self._facts())
+        full = fingerprint(files, self._facts(recipe.role))
         short = generation_name(full)
         name = self._namer.name(Identity(Kind.GENERATION, recipe.template, short, 0))
         found = await self._find(name, full)
         if found is not None:
-            return Generation(short, name, found, reused=True)
+            return Generation(short, name, found, await self._size(name), reused=True)
         try:
             with anyio.fail_after(recipe.seconds):
                 contents = await self._build(recipe, files, name, short, full)
@@ -95,7 +109,7 @@ class Builder:
             ) from None
         except StatementError as error:
             raise TemplateFailedError(str(error)) from error
-        return Generation(short, name, contents, reused=False)
+        return Generation(short, name, contents, await self._size(name), reused=False)
 
     async def drop_stale(self, current: set[str], templates: set[str]) -> list[str]:
         """Drop the generations of `templates` that are not `current`; return their names."""
@@ -130,7 +144,9 @@ class Builder:
         identity = Identity(Kind.BUILD, recipe.template, short, self._next_serial())
         temporary = self._namer.name(identity)
         try:
-            await databases.create(self._gateway, temporary, "template0", "", recipe.seconds)
+            await databases.create(
+                self._gateway, temporary, "template0", "", recipe.seconds, owner=recipe.role
+            )
             for file in files:
                 await psql.run_file(
                     self._psql,
@@ -138,6 +154,7 @@ class Builder:
                     temporary,
                     file.path.resolve(),
                     seconds=recipe.seconds,
+                    role=recipe.role,
                 )
             contents = await self._freeze(temporary)
             facts = {"template": recipe.template, "fingerprint": full, "kind": "generation"}
@@ -171,10 +188,14 @@ class Builder:
             except ClonepoolError:
                 return  # the server is gone; the next start sweeps it away
 
-    def _facts(self) -> dict[str, object]:
+    async def _size(self, name: str) -> int:
+        async with self._gateway.control() as session:
+            return int(await session.value("SELECT pg_database_size($1)", name))
+
+    def _facts(self, role: str) -> dict[str, object]:
         return {
             "major": self._capabilities.major,
             "encoding": self._capabilities.encoding,
             "locale": self._capabilities.locale,
-            "role": self._gateway.endpoint.user,
+            "role": role or self._gateway.endpoint.user,
         }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -68,8 +68,9 @@ async def make_clone(
     expected: Contents,
     *,
     options: str,
-    facts: dict[str, str],
+    facts: dict[str, Any],
     seconds: float,
+    owner: str = "",
 ) -> None:
     """Copy `generation` into `name`, whole or not at all, and warm it up.
 
@@ -84,6 +85,7 @@ async def make_clone(
         options: further words of CREATE DATABASE.
         facts: what the clone's comment tells people.
         seconds: for all of it.
+        owner: of the clone; empty for our own role.
 
     Raises:
         ServerUnavailableError: the server is gone, or slower than `seconds`.
@@ -93,7 +95,7 @@ async def make_clone(
     """
     try:
         with anyio.fail_after(seconds):
-            await databases.create(gateway, name, generation, options, seconds)
+            await databases.create(gateway, name, generation, options, seconds, owner=owner)
             await give_properties(gateway, name, expected.properties)
             async with gateway.session(name) as session:
                 found = await read_contents(session)
@@ -106,6 +108,42 @@ async def make_clone(
         raise
     if found != expected:
         raise IncompleteCloneError(f"clone {name} holds {found}, its generation {expected}")
+
+
+async def park(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
+    """Seal a clone that is ready, so that nobody can change it, then write down that it is.
+
+    Raises:
+        StatementError, ServerUnavailableError: it may be sealed; it does not count as parked.
+        ClonepoolError: somebody is connected to it and does not go.
+    """
+    await databases.close(gateway, name)
+    if not await databases.end_sessions(gateway, name):
+        raise ClonepoolError(f"{name} cannot be parked: a session does not end")
+    await databases.annotate(gateway, name, facts)
+
+
+async def adopt(
+    gateway: Gateway, name: str, expected: Contents, facts: dict[str, Any], seconds: float
+) -> None:
+    """Open a parked clone and see that it is what its generation is.
+
+    The mark goes first: if this is interrupted, nobody takes the clone for a parked one again.
+
+    Raises:
+        IncompleteCloneError: it is not; as after every other error it is to be dropped.
+        StatementError, ServerUnavailableError: it is in an unknown state.
+    """
+    try:
+        with anyio.fail_after(seconds):
+            await databases.annotate(gateway, name, facts)
+            await databases.unseal(gateway, name)
+            async with gateway.session(name) as session:
+                found = await read_contents(session)
+    except TimeoutError as error:
+        raise _too_slow(name, seconds) from error
+    if found.digest != expected.digest or found.relations != expected.relations:
+        raise IncompleteCloneError(f"parked clone {name} holds {found}, not {expected}")
 
 
 def _too_slow(name: str, seconds: float) -> ServerUnavailableError:

@@ -10,6 +10,7 @@ import anyio
 import msgspec
 
 from clonepool.errors import StatementError
+from clonepool.postgres import leftovers
 from clonepool.postgres.gateway import STATEMENT_SECONDS, identifier, literal
 
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ WRONG_OBJECT_TYPE = "42809"
 INVALID_CATALOG_NAME = "3D000"
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
+_OF_CLIENTS = "coalesce(backend_type, 'client backend') = 'client backend'"
+"""Of other roles' sessions an ordinary role is told neither the kind nor the query."""
 
 
 class Database(msgspec.Struct, frozen=True):
@@ -30,6 +33,7 @@ class Database(msgspec.Struct, frozen=True):
     name: str
     identity: Identity
     sealed: bool
+    open: bool
     valid: bool
     comment: dict[str, Any]
 
@@ -38,7 +42,7 @@ async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], lis
     """Return our databases, and the names that only look like ours."""
     async with gateway.control() as session:
         rows = await session.rows(
-            "SELECT datname, datistemplate AND NOT datallowconn AS sealed,"
+            "SELECT datname, datistemplate AND NOT datallowconn AS sealed, datallowconn AS open,"
             " datconnlimit <> -2 AS valid, shobj_description(oid, 'pg_database') AS comment"
             " FROM pg_database ORDER BY datname"
         )
@@ -48,7 +52,12 @@ async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], lis
         if identity is not None:
             ours.append(
                 Database(
-                    row["datname"], identity, row["sealed"], row["valid"], _read(row["comment"])
+                    row["datname"],
+                    identity,
+                    row["sealed"],
+                    row["open"],
+                    row["valid"],
+                    _read(row["comment"]),
                 )
             )
         elif namer.resembles(row["datname"]):
@@ -56,7 +65,9 @@ async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], lis
     return ours, strangers
 
 
-async def create(gateway: Gateway, name: str, source: str, options: str, seconds: float) -> None:
+async def create(
+    gateway: Gateway, name: str, source: str, options: str, seconds: float, *, owner: str = ""
+) -> None:
     """Copy `source` into the new database `name`, within `seconds`.
 
     While somebody is connected to the source (SQLSTATE 55006) it is tried again with jitter,
@@ -68,7 +79,10 @@ async def create(gateway: Gateway, name: str, source: str, options: str, seconds
         source: a generation, or template0.
         options: further words of CREATE DATABASE, such as a strategy; may be empty.
         seconds: for all tries together.
+        owner: of the new database; empty for our own role.
     """
+    if owner:
+        options = f"OWNER {identifier(owner)} {options}"
     sql = f"CREATE DATABASE {identifier(name)} TEMPLATE {identifier(source)} {options}"
     deadline = anyio.current_time() + seconds
     pause = _FIRST_PAUSE_SECONDS
@@ -99,6 +113,18 @@ async def seal(gateway: Gateway, name: str) -> None:
     await end_sessions(gateway, name)
 
 
+async def close(gateway: Gateway, name: str) -> None:
+    """Let nobody new connect to a clone; who is connected stays."""
+    await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false")
+
+
+async def unseal(gateway: Gateway, name: str) -> None:
+    """Let clients connect again."""
+    await gateway.ddl(
+        f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false"
+    )
+
+
 async def rename(gateway: Gateway, name: str, new_name: str) -> None:
     """Give a sealed database its final name."""
     await gateway.ddl(f"ALTER DATABASE {identifier(name)} RENAME TO {identifier(new_name)}")
@@ -108,7 +134,7 @@ async def drop(gateway: Gateway, name: str, *, sealed: bool = False) -> None:
     """Remove a database of ours and end its sessions; one that is gone already is no error.
 
     What a lease may have left to keep it is cleared away first: a template flag, prepared
-    transactions.
+    transactions, replication slots, subscriptions.
     """
     try:
         if sealed:
@@ -120,7 +146,7 @@ async def drop(gateway: Gateway, name: str, *, sealed: bool = False) -> None:
         if error.sqlstate == WRONG_OBJECT_TYPE:
             await _unmark_template(gateway, name)
         elif error.sqlstate == OBJECT_IN_USE:
-            await _roll_back_prepared(gateway, name)
+            await leftovers.clear(gateway, name)
         else:
             raise
         await _force_drop(gateway, name)
@@ -136,35 +162,35 @@ async def _unmark_template(gateway: Gateway, name: str) -> None:
     await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH IS_TEMPLATE false")
 
 
-async def _roll_back_prepared(gateway: Gateway, name: str) -> None:
-    """Roll back the prepared transactions of a database, which must be done inside it."""
-    async with gateway.session(name) as session:
-        rows = await session.rows("SELECT gid FROM pg_prepared_xacts WHERE database = $1", name)
-        for row in rows:
-            await session.execute(f"ROLLBACK PREPARED {literal(row['gid'])}")
-
-
 async def sessions(gateway: Gateway, name: str) -> list[dict[str, Any]]:
     """Return who is connected to the database: pid, application_name, state and query."""
     async with gateway.control() as session:
         return await session.rows(
             "SELECT pid, coalesce(application_name, '') AS application_name,"
             " coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query"
-            " FROM pg_stat_activity WHERE datname = $1"
-            # Of other roles' sessions an ordinary role is told neither the kind nor the query.
-            " AND coalesce(backend_type, 'client backend') = 'client backend'",
+            f" FROM pg_stat_activity WHERE datname = $1 AND {_OF_CLIENTS}",
             name,
         )
 
 
-async def end_sessions(gateway: Gateway, name: str, *, seconds: float = STATEMENT_SECONDS) -> bool:
-    """End all sessions on the database and wait until they are gone; say whether they are."""
+async def end_sessions(
+    gateway: Gateway, name: str, *, seconds: float = STATEMENT_SECONDS, clients_only: bool = False
+) -> bool:
+    """End all sessions on the database and wait until they are gone; say whether they are.
+
+    Args:
+        gateway: the way to the server.
+        name: of the database.
+        seconds: how long to wait.
+        clients_only: leave the server's own workers alone, which an ordinary role may not end.
+    """
+    which = f"datname = $1 AND {_OF_CLIENTS}" if clients_only else "datname = $1"
     pause = 0.002
     with anyio.move_on_after(seconds):
         while True:
             async with gateway.control() as session:
                 left = await session.rows(
-                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+                    f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {which}",
                     name,
                 )
             if not left:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import asyncpg
 
-from clonepool.errors import ServerUnavailableError, StatementError
+from clonepool.core.limits import Limit
+from clonepool.errors import ResourceError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -29,6 +30,7 @@ CLOSE_SECONDS = 2.0
 GRACE_SECONDS = 2.0
 """How much later than the server's own `statement_timeout` we stop waiting for its word."""
 
+_EXHAUSTED = {"53100": Limit.STORAGE, "53300": Limit.CONNECTIONS}
 _GONE_CLASSES = ("08", "53", "57P", "58")
 
 
@@ -53,13 +55,17 @@ def translated(doing: str) -> Iterator[None]:
     """Turn asyncpg's errors into ours.
 
     Raises:
-        ServerUnavailableError: not reached, cut, out of resources, or too slow.
+        ResourceError: the server's disk is full, or its connections are used up.
+        ServerUnavailableError: not reached, cut, out of other resources, or too slow.
         StatementError: refused by the server, with its SQLSTATE.
     """
     try:
         yield
     except asyncpg.PostgresError as error:
         sqlstate = error.sqlstate or "XX000"
+        if sqlstate in _EXHAUSTED:
+            message = f"{doing}: {error} (SQLSTATE {sqlstate})"
+            raise ResourceError(message, limit=_EXHAUSTED[sqlstate]) from error
         if is_unavailable(sqlstate):
             raise ServerUnavailableError(f"{doing}: {error} (SQLSTATE {sqlstate})") from error
         raise StatementError(
@@ -119,6 +125,10 @@ class Session:
             except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError):
                 self._connection.terminate()
 
+    def abort(self) -> None:
+        """Give the connection up at once: whoever is at its other end does not answer."""
+        self._connection.terminate()
+
     async def _limit(self, seconds: float) -> None:
         milliseconds = math.ceil(seconds * 1000)
         if milliseconds != self._server_timeout:
@@ -134,19 +144,28 @@ class Gateway:
     Args:
         endpoint: where and as whom.
         application_name: how our sessions call themselves in `pg_stat_activity`.
-        control_connections: how many connections to the maintenance database there may be.
+        connections: how many connections to the maintenance database there may be, and as many
+            to others.
     """
 
-    def __init__(
-        self, endpoint: Endpoint, application_name: str, control_connections: int = 4
-    ) -> None:
+    def __init__(self, endpoint: Endpoint, application_name: str, connections: int = 4) -> None:
         self.endpoint = endpoint
-        self._application_name = application_name
-        self._places = anyio.Semaphore(control_connections)
+        self.application_name = application_name
         self._idle: list[Session] = []
+        self.share(connections)
 
-    async def connect(self, database: str) -> Session:
-        """Open a connection.
+    def share(self, connections: int) -> None:
+        """Set how many connections there may be, before any is in use.
+
+        Whoever holds a connection of the second kind never waits for one of the first, so that the
+        two cannot wait for each other.
+        """
+        self.connections = 2 * connections
+        self._control_places = anyio.Semaphore(connections)
+        self._session_places = anyio.Semaphore(connections)
+
+    async def connect(self, database: str, *, seconds: float = CONNECT_SECONDS) -> Session:
+        """Open a connection, beside those that are counted.
 
         Raises:
             ServerUnavailableError, StatementError: no connection was left open.
@@ -155,25 +174,26 @@ class Gateway:
         with translated(f"connecting to {database} at {where}"):
             connection = await asyncpg.connect(
                 dsn=self.endpoint.asyncpg_url(database),
-                timeout=CONNECT_SECONDS,
+                timeout=seconds,
                 statement_cache_size=0,
-                server_settings={"application_name": self._application_name},
+                server_settings={"application_name": self.application_name},
             )
         return Session(connection)
 
     @asynccontextmanager
     async def session(self, database: str) -> AsyncIterator[Session]:
         """A connection for one use, closed afterwards."""
-        session = await self.connect(database)
-        try:
-            yield session
-        finally:
-            await session.close()
+        async with self._session_places:
+            session = await self.connect(database)
+            try:
+                yield session
+            finally:
+                await session.close()
 
     @asynccontextmanager
     async def control(self) -> AsyncIterator[Session]:
         """A connection to the maintenance database, kept for the next use if nothing went wrong."""
-        async with self._places:
+        async with self._control_places:
             session = self._take_idle() or await self.connect(self.endpoint.maintenance)
             try:
                 yield session

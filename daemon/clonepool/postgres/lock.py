@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-from clonepool.errors import AlreadyRunningError, StatementError
+from clonepool.errors import AlreadyRunningError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.gateway import Gateway, Session
 
+CONNECT_SECONDS = 2.0
+"""Short, so that a server that is back is found soon, whatever became of the try before."""
 _COMMON_DATABASE = "postgres"
 
 
@@ -26,6 +28,7 @@ class InstanceLock:
         self._gateway = gateway
         self._instance = instance
         self._session: Session | None = None
+        self._former_pid = 0
         digest = hashlib.blake2s(f"clonepool:{instance}".encode(), digest_size=8).digest()
         self._key = int.from_bytes(digest, signed=True)
 
@@ -43,7 +46,27 @@ class InstanceLock:
             await session.close()
             raise
         self._session = session
+        self._former_pid = session.pid
         session.on_end(on_end)
+
+    async def databases(self, prefix: str, *, seconds: float) -> set[str]:
+        """Return the names of all databases that begin with `prefix`, asked on the lock's session.
+
+        Raises:
+            ServerUnavailableError: there is no answer within `seconds`; the lock is given up.
+        """
+        if self._session is None:
+            raise ServerUnavailableError("the instance lock is not held")
+        try:
+            rows = await self._session.rows(
+                "SELECT datname FROM pg_database WHERE starts_with(datname, $1)",
+                prefix,
+                seconds=seconds,
+            )
+        except ServerUnavailableError:
+            self._session.abort()
+            raise
+        return {row["datname"] for row in rows}
 
     async def close(self) -> None:
         """Let go."""
@@ -52,17 +75,34 @@ class InstanceLock:
 
     async def _take_on(self, session: Session) -> None:
         if not await session.value("SELECT pg_try_advisory_lock($1)", self._key):
+            if await self._end_former_self(session):
+                raise ServerUnavailableError("our former session still holds the instance lock")
             holder = await self._holder(session)
             raise AlreadyRunningError(
                 f"another daemon of instance {self._instance} uses this server: {holder}",
                 remedy="stop it, or give this one another `instance`",
             )
 
+    async def _end_former_self(self, session: Session) -> bool:
+        """End the backend of our last connection, which may not know yet that the line was cut.
+
+        Its process id alone could be a stranger's by now, so it must bear our name as well.
+        """
+        rows = await session.rows(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+            " WHERE pid = $1 AND application_name = $2 AND usename = current_user",
+            self._former_pid,
+            self._gateway.application_name,
+        )
+        return bool(rows)
+
     async def _connect(self) -> Session:
+        gateway = self._gateway
         try:
-            return await self._gateway.connect(_COMMON_DATABASE)
+            return await gateway.connect(_COMMON_DATABASE, seconds=CONNECT_SECONDS)
         except StatementError:
-            return await self._gateway.connect(self._gateway.endpoint.maintenance)
+            maintenance = gateway.endpoint.maintenance
+            return await gateway.connect(maintenance, seconds=CONNECT_SECONDS)
 
     async def _holder(self, session: Session) -> str:
         rows = await session.rows(

@@ -28,11 +28,19 @@ _BUILD_OPTIONS = "-c client_min_messages=warning -c synchronous_commit=on"
 
 
 async def run_file(
-    psql: Path, endpoint: Endpoint, database: str, file: Path, *, seconds: float
+    psql: Path, endpoint: Endpoint, database: str, file: Path, *, seconds: float, role: str = ""
 ) -> None:
     r"""Run one file, stopping at its first error.
 
     `\i` and `\copy` in it are relative to the file, so psql runs in the file's directory.
+
+    Args:
+        psql: the program.
+        endpoint: of the server, and as whom to log in.
+        database: in which the file is run.
+        file: an absolute path.
+        seconds: for the whole file.
+        role: as whom to act once logged in; empty for the one that logged in.
 
     Raises:
         TemplateFailedError: names file, line, SQLSTATE, message and statement.
@@ -44,7 +52,8 @@ async def run_file(
     inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG") or "SSL" in k}
     environment = {**inherited, **endpoint.env(database), "LC_ALL": "C", "PGAPPNAME": "clonepool"}
     options = environment.get("PGOPTIONS", "")
-    environment["PGOPTIONS"] = f"{options} {_BUILD_OPTIONS}"
+    acting = f"-c role={role}" if role else ""
+    environment["PGOPTIONS"] = f"{options} {_BUILD_OPTIONS} {acting}"
     try:
         with anyio.fail_after(seconds):
             done = await anyio.run_process(

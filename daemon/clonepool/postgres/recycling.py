@@ -16,6 +16,8 @@ from clonepool.postgres import databases
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
+ENDING_SECONDS = 2.0
+"""How long ended sessions are awaited here; whoever drops the clone waits for the rest."""
 LEAVING_SECONDS = 0.05
 """How long a session that was just closed by its client may take to disappear."""
 
@@ -37,6 +39,6 @@ async def stray_sessions(gateway: Gateway, name: str) -> list[dict[str, Any]]:
 
 
 async def recycle(gateway: Gateway, name: str) -> Outcome:
-    """Make the clone good again if that is provably possible; its sessions are gone after."""
-    await databases.end_sessions(gateway, name)
+    """Make the clone good again if that is provably possible, after its sessions are gone."""
+    await databases.end_sessions(gateway, name, seconds=ENDING_SECONDS, clients_only=True)
     return Outcome.RECREATE

@@ -26,6 +26,16 @@ class Reply:
         self.error = error
 
 
+class Notification:
+    """What the daemon said without having been asked."""
+
+    __slots__ = ("method", "params")
+
+    def __init__(self, method: str, params: dict[str, Any]) -> None:
+        self.method = method
+        self.params = params
+
+
 class ClientConnection:
     """Number requests and read replies."""
 
@@ -44,13 +54,15 @@ class ClientConnection:
         }
         return self._last_id, _encode(message).encode() + b"\n"
 
-    def receive(self, data: bytes) -> list[Reply]:
-        """Return the replies that `data` completes, in order."""
+    def receive(self, data: bytes) -> list[Reply | Notification]:
+        """Return the replies and notifications that `data` completes, in order."""
         return [_read(line) for line in self._lines.feed(data)]
 
 
-def _read(line: bytes) -> Reply:
+def _read(line: bytes) -> Reply | Notification:
     message = json.loads(line)
+    if "method" in message:
+        return Notification(message["method"], message.get("params", {}))
     error = message.get("error")
     return Reply(
         message.get("id"),

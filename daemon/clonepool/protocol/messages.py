@@ -12,9 +12,11 @@ import msgspec
 
 PROTOCOL_VERSION = 1
 MAX_TIMEOUT_SECONDS = 86_400.0
+MAX_TTL_SECONDS = 30 * 86_400.0
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_TIMEOUT_SECONDS)]
+Lifetime = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_SECONDS)]
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -33,14 +35,40 @@ class Acquire(Params, frozen=True):
 
     template: Text
     timeout: Seconds | None = None
+    ttl: Lifetime | None = None
     label: Text = ""
     fresh: bool = False
+    progress: bool = False
 
 
 class Release(Params, frozen=True):
-    """Give a lease back, by its token."""
+    """Give a lease back, by its token; `keep` sets the clone aside for a person."""
 
     lease: Text
+    keep: bool = False
+
+
+class Renew(Params, frozen=True):
+    """Let a lease last `ttl` seconds from now."""
+
+    lease: Text
+    ttl: Lifetime | None = None
+
+
+class Reset(Params, frozen=True):
+    """Make the clone of a lease clean again."""
+
+    lease: Text
+    timeout: Seconds | None = None
+
+
+class Drain(Params, frozen=True):
+    """Grant no new leases, of one template or of any; `off` ends that."""
+
+    template: Text | None = None
+    off: bool = False
+    timeout: Seconds = 0.0
+    progress: bool = False
 
 
 class Status(Params, frozen=True):
@@ -63,6 +91,9 @@ METHODS: dict[str, type[Params]] = {
     "hello": Hello,
     "acquire": Acquire,
     "release": Release,
+    "renew": Renew,
+    "reset": Reset,
+    "drain": Drain,
     "status": Status,
     "leases": Leases,
     "templates": Templates,
@@ -102,6 +133,7 @@ class AcquireResult(msgspec.Struct, frozen=True):
     env: dict[str, str]
     source: str
     waited_seconds: float
+    expires_in_seconds: float | None
 
 
 class LeakedSession(msgspec.Struct, frozen=True):
@@ -114,9 +146,64 @@ class LeakedSession(msgspec.Struct, frozen=True):
 
 
 class ReleaseResult(msgspec.Struct, frozen=True):
-    """The sessions that had to be ended; None when the server could not be asked."""
+    """How the lease ended.
+
+    Attributes:
+        leaked: the sessions that had to be ended; None when the server could not be asked.
+        kept: the database that is kept, None when it is not.
+        kept_seconds: for how long; None also when that could not be written down, so that the
+            next daemon will drop it.
+    """
 
     leaked: list[LeakedSession] | None
+    kept: str | None = None
+    kept_seconds: float | None = None
+
+
+class RenewResult(msgspec.Struct, frozen=True):
+    """How long the lease lasts from now on; None when time does not end it."""
+
+    expires_in_seconds: float | None
+
+
+class DrainResult(msgspec.Struct, frozen=True):
+    """How many leases are still held."""
+
+    leases: int
+
+
+class Progress(msgspec.Struct, frozen=True):
+    """How an acquire fares that waits; `ahead` are served before it."""
+
+    request: int | str | None
+    waited_seconds: float
+    ahead: int
+    phase: str
+    limited_by: str
+
+
+class DrainProgress(msgspec.Struct, frozen=True):
+    """How a drain fares that waits."""
+
+    request: int | str | None
+    leases: int
+
+
+class LeaseNews(msgspec.Struct, frozen=True):
+    """What happens to a lease without its holder having asked."""
+
+    lease: str
+    template: str
+    database: str
+    label: str
+    seconds_left: float
+
+
+NOTIFICATIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
+    "progress": (Progress, DrainProgress),
+    "lease.expiring": (LeaseNews,),
+    "lease.expired": (LeaseNews,),
+}
 
 
 class ErrorData(msgspec.Struct, frozen=True):

@@ -97,6 +97,11 @@ def encode_result(request: RequestId, result: object) -> bytes:
     return _encoder.encode({"jsonrpc": "2.0", "id": request, "result": result}) + b"\n"
 
 
+def encode_notification(method: str, params: object) -> bytes:
+    """Return the line of a notification: nobody asked, nobody answers."""
+    return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params}) + b"\n"
+
+
 def encode_error(
     request: RequestId, error: ClonepoolError, number: int = _APPLICATION_ERROR
 ) -> bytes:

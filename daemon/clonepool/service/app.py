@@ -19,23 +19,30 @@ from prometheus_client import CollectorRegistry
 
 from clonepool.config import HttpSection
 from clonepool.core.fleet import Fleet
-from clonepool.core.naming import Kind, Namer, Serials
-from clonepool.core.pool import Limits
+from clonepool.core.limits import Limits
+from clonepool.core.naming import Namer, Serials
 from clonepool.errors import AlreadyRunningError, ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.postgres import databases
 from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
+from clonepool.postgres.roles import Roles
 from clonepool.service import http, systemd
 from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
+from clonepool.service.comments import Comments
+from clonepool.service.inheritance import take_over
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
-from clonepool.service.locks import hold_lock
+from clonepool.service.locks import hold_lock, load_secret
+from clonepool.service.logins import Logins
 from clonepool.service.methods import Methods
-from clonepool.service.server import open_server, shielded
+from clonepool.service.server import open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
 from clonepool.service.status import StatusBoard
+from clonepool.service.storage import StorageGuard
+from clonepool.service.troubles import Troubles
+from clonepool.service.workers.auditor import Auditor
 from clonepool.service.workers.context import Context
 from clonepool.service.workers.crew import Crew
 from clonepool.service.workers.keeper import Keeper
@@ -45,12 +52,15 @@ if TYPE_CHECKING:
     import socket as sockets
     from pathlib import Path
 
+    from anyio.abc import TaskGroup
+
     from clonepool.config import Config
     from clonepool.service.server import Server
 
 log = structlog.get_logger()
 
 CLEANUP_SECONDS = 20.0
+_LOOK_SECONDS = 0.02
 HANG_UP_SECONDS = 1.0
 """How long clients may take to read the last replies when the daemon stops."""
 
@@ -99,7 +109,7 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         )
         stack.callback(os.close, state_lock)
         metrics = Metrics(CollectorRegistry(), config.templates)
-        listener = Listener(socket, metrics)
+        listener = Listener(socket, metrics, config.access.max_clients)
         stack.callback(listener.close)
         web = _bind_http(config.http)
         if web is not None:
@@ -108,7 +118,8 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         keeper = Keeper(server.gateway, config.instance, server.embedded)
         await keeper.begin()
         stack.push_async_callback(shielded, keeper.close)
-        await _Daemon(config, server, keeper, metrics, listener, gate, web, stop).run(began)
+        secret = load_secret(state / "secret")
+        await _Daemon(config, server, keeper, metrics, listener, gate, web, stop).run(began, secret)
 
 
 def _bind_http(section: HttpSection) -> sockets.socket | None:
@@ -147,91 +158,114 @@ class _Daemon:
         self._web = web
         self._stop_signal = stop
 
-    async def run(self, began: float) -> None:
+    async def run(self, began: float, secret: bytes) -> None:
         """Work until a signal comes, then stop in order."""
         gateway = self._server.gateway
         capabilities = await inspect(gateway)
+        gateway.share(own_connections(self._config, capabilities.max_connections))
         namer = Namer(self._config.instance, capabilities.system_identifier)
         ours, strangers = await databases.list_ours(gateway, namer)
         for name in strangers:
             log.warning("database.not_ours", database=name, reason="the checksum is wrong")
         serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
-        fleet = self._make_fleet(namer, serials)
-        context = self._make_context(fleet, capabilities)
-        builder = Builder(gateway, namer, capabilities, self._server.psql, serials.next)
+        context = self._make_context(self._make_fleet(namer, serials), capabilities, namer)
+        for role in await context.roles.sweep(namer):
+            log.info("role.swept", role=role)
+        builder = TemplateBuilder(
+            context,
+            Builder(gateway, namer, capabilities, self._server.psql, serials.next),
+            secret,
+        )
+        context.rebuild = builder.rebuild
         async with anyio.create_task_group() as workers:
-            broker = Broker(
-                fleet,
-                Crew(context, workers),
-                self._metrics,
-                asyncio.get_running_loop(),
-                time.monotonic,
-                self._config.pool.acquire_timeout,
-            )
-            context.carry_out = broker.carry_out
-            await self._sweep(ours, fleet, broker)
-            workers.start_soon(TemplateBuilder(context, builder).run)
-            workers.start_soon(
-                self._keeper.run,
-                fleet.pause,
-                lambda: broker.carry_out(fleet.resume(broker.now())),
-            )
+            broker = self._make_broker(context, workers)
+            await take_over(context, ours)
+            workers.start_soon(builder.run)
+            self._start_keeper(workers, broker, context)
             board = StatusBoard(
-                fleet,
+                context.fleet,
                 capabilities,
-                gateway.endpoint,
+                gateway,
+                context.storage,
                 self._config.instance,
                 lambda: self._keeper.problem,
                 broker.now,
             )
-            await self._front(broker, board, began)
-            await self._stop(broker)
+            methods = Methods(broker, gateway.endpoint, context.logins, self._config, board)
+            await self._front(broker, methods, board, began)
+            await self._clean_up(broker)
             workers.cancel_scope.cancel()
 
     def _make_fleet(self, namer: Namer, serials: Serials) -> Fleet:
         limits = {
-            name: Limits(section.min_ready, section.max_clones)
+            name: Limits(
+                section.min_ready,
+                section.max_clones,
+                section.max_waiting,
+                section.max_kept,
+                section.max_lease or None,
+            )
             for name, section in self._config.templates.items()
         }
         return Fleet(limits, self._config.pool.max_clones, namer, serials)
 
-    def _make_context(self, fleet: Fleet, capabilities: Capabilities) -> Context:
+    def _make_context(self, fleet: Fleet, capabilities: Capabilities, namer: Namer) -> Context:
+        embedded, gateway = self._server.embedded, self._server.gateway
+        storage = embedded.storage if embedded else None
         return Context(
             config=self._config,
-            gateway=self._server.gateway,
+            gateway=gateway,
             capabilities=capabilities,
             fleet=fleet,
             limiter=PriorityLimiter(self._config.pool.ddl_concurrency),
             metrics=self._metrics,
+            troubles=Troubles(self._metrics),
+            comments=Comments(namer),
+            roles=Roles(gateway, capabilities, embedded=embedded is not None),
+            logins=Logins(gateway.endpoint),
+            storage=StorageGuard(
+                self._config,
+                storage.root if storage else None,
+                in_memory=bool(storage and storage.in_memory),
+            ),
             now=time.monotonic,
-            throwaway=self._server.embedded is not None,
+            copy_options=capabilities.copy_options(throwaway=embedded is not None),
         )
 
-    async def _sweep(self, ours: list[databases.Database], fleet: Fleet, broker: Broker) -> None:
-        """Drop what an earlier run left: clones of unknown state, and half-built templates.
+    def _make_broker(self, context: Context, workers: TaskGroup) -> Broker:
+        broker = Broker(
+            context.fleet,
+            Crew(context, workers),
+            self._metrics,
+            asyncio.get_running_loop(),
+            time.monotonic,
+            self._config.pool.acquire_timeout,
+            self._listener.tell,
+        )
+        context.carry_out = broker.carry_out
+        return broker
 
-        Clones of configured templates go through their pool, so that they count until they are
-        gone; the rest goes now.
-        """
-        for database in ours:
-            identity = database.identity
-            if identity.kind is Kind.GENERATION and identity.template in fleet.pools:
-                continue
-            log.info("database.swept", database=database.name, kind=identity.kind.name.lower())
-            if identity.kind is Kind.CLONE and identity.template in fleet.pools:
-                broker.carry_out(fleet.pools[identity.template].found(database.name))
-                continue
-            try:
-                await databases.drop(self._server.gateway, database.name, sealed=True)
-            except ClonepoolError as error:
-                log.warning("database.sweep_failed", database=database.name, error=str(error))
+    def _start_keeper(self, workers: TaskGroup, broker: Broker, context: Context) -> None:
+        fleet, keeper = context.fleet, self._keeper
+        keeper.watched = lambda: bool(self._listener.peers)
+        self._listener.on_first_client = keeper.stir
+        workers.start_soon(
+            keeper.run,
+            fleet.pause,
+            lambda: broker.carry_out(fleet.resume(broker.now())),
+            Auditor(context),
+        )
 
-    async def _front(self, broker: Broker, board: StatusBoard, began: float) -> None:
-        """Serve clients until a signal comes."""
-        methods = Methods(broker, self._server.gateway.endpoint, self._config.instance, board)
+    async def _front(
+        self, broker: Broker, methods: Methods, board: StatusBoard, began: float
+    ) -> None:
+        """Serve clients until a signal comes, and those who hold leases for a while after it."""
         self._metrics.registry.register(
             PoolCollector(
-                board.pools, lambda: len(self._listener.peers), lambda: self._keeper.server_up
+                board.pools,
+                lambda: len(self._listener.peers),
+                lambda: self._keeper.server_up,
+                board.connections,
             )
         )
         async with anyio.create_task_group() as front:
@@ -250,19 +284,33 @@ class _Daemon:
             await self._stop_signal.received.wait()
             systemd.notify("STOPPING=1")
             self._listener.stop_accepting()
+            broker.carry_out(broker.fleet.stop())
+            await self._drain(broker)
             front.cancel_scope.cancel()
 
-    async def _stop(self, broker: Broker) -> None:
-        """End all leases and drop all clones, for as long as that may take."""
-        broker.carry_out(broker.fleet.stop())
-        for peer in list(self._listener.peers):
-            peer.hang_up()
-        with anyio.move_on_after(CLEANUP_SECONDS) as deadline:
+    async def _drain(self, broker: Broker) -> None:
+        """Let leases end by themselves, until the grace is over or a second signal comes."""
+        fleet, hurry = broker.fleet, self._stop_signal.hurry
+        if fleet.mortal_leases:
+            log.info("daemon.draining", leases=fleet.mortal_leases)
+        with anyio.move_on_after(self._config.pool.stop_grace):
+            while fleet.mortal_leases and not hurry.is_set():
+                with anyio.move_on_after(_LOOK_SECONDS):
+                    await hurry.wait()
+
+    async def _clean_up(self, broker: Broker) -> None:
+        """End the leases left, and settle every clone, for as long as that may take."""
+        fleet = broker.fleet
+        if fleet.mortal_leases:
+            log.warning("daemon.ended_leases", leases=fleet.mortal_leases)
+        broker.carry_out(fleet.end_leases())
+        self._listener.hang_up()
+        with anyio.move_on_after(CLEANUP_SECONDS):
             hang_up_by = broker.now() + HANG_UP_SECONDS
-            while broker.fleet.databases and self._keeper.server_up:
+            while fleet.unsettled and self._keeper.server_up:
                 await anyio.sleep(0.01)
                 if broker.now() > hang_up_by:
                     self._listener.cut_off()
-        left = broker.fleet.databases
-        if left or deadline.cancelled_caught:
+        if fleet.unsettled:
+            left = fleet.unsettled
             log.warning("daemon.left_clones", clones=left, reason="dropped at the next start")

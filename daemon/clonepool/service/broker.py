@@ -11,7 +11,20 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from clonepool.core.decisions import CreateClone, Drop, Grant, Recycle, Refuse, Request
+from clonepool.core.decisions import (
+    Adopt,
+    CreateClone,
+    Drop,
+    Grant,
+    Keep,
+    Notice,
+    Park,
+    Record,
+    Recycle,
+    Refuse,
+    Renewed,
+    Request,
+)
 
 if TYPE_CHECKING:
     import asyncio
@@ -20,9 +33,15 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Decision
     from clonepool.core.fleet import Fleet
     from clonepool.errors import ClonepoolError
+
+    Answer = Callable[[Grant | Renewed | ClonepoolError], None]
+    Sessions = list[dict[str, object]] | None
     from clonepool.observe.metrics import Metrics
 
 log = structlog.get_logger()
+
+RENEW_SECONDS = 10.0
+"""How long writing down a renewal may take."""
 
 
 class Hands(Protocol):
@@ -31,8 +50,20 @@ class Hands(Protocol):
     def create(self, decision: CreateClone) -> None:
         """Make a clone."""
 
-    def recycle(self, decision: Recycle, report: Callable[..., None] | None) -> None:
+    def recycle(self, decision: Recycle, report: Callable[[Sessions], None] | None) -> None:
         """Make a returned clone good again, telling `report` which sessions were left on it."""
+
+    def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
+        """Set a clone aside, telling `report` the sessions left and whether it was written down."""
+
+    def record(self, decision: Record) -> None:
+        """Write a lease down."""
+
+    def park(self, decision: Park) -> None:
+        """Leave a clone to the next daemon."""
+
+    def adopt(self, decision: Adopt) -> None:
+        """Take over a clone of an earlier daemon."""
 
     def drop(self, decision: Drop) -> None:
         """Remove a clone."""
@@ -49,6 +80,7 @@ class Broker:
         clock: monotonic seconds. Not the loop's own time: uvloop's has milliseconds only, and a
             hit takes microseconds.
         default_timeout: seconds an acquire waits that names no timeout.
+        notify: tells a holder what happens to its lease.
     """
 
     def __init__(
@@ -59,6 +91,7 @@ class Broker:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
         default_timeout: float,
+        notify: Callable[[Notice], None],
     ) -> None:
         self.fleet = fleet
         self._hands = hands
@@ -66,7 +99,8 @@ class Broker:
         self._loop = loop
         self.now = clock
         self._default_timeout = default_timeout
-        self._answers: dict[int, Callable[[Grant | ClonepoolError], None]] = {}
+        self._notify = notify
+        self._answers: dict[int, Answer] = {}
         self._last_waiter = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
@@ -77,9 +111,10 @@ class Broker:
         self,
         template: str,
         holder: int,
-        answer: Callable[[Grant | ClonepoolError], None],
+        answer: Answer,
         *,
         timeout: float | None = None,
+        ttl: float | None = None,
         label: str = "",
     ) -> int:
         """Have `answer` called once: before this returns, or at the latest when time is up.
@@ -90,32 +125,57 @@ class Broker:
         Raises:
             UnknownTemplateError, ShuttingDownError: `answer` will not be called.
         """
-        now = self.now()
-        self._last_waiter += 1
-        request = Request(
-            waiter=self._last_waiter,
-            token=secrets.token_urlsafe(16),
-            holder=holder,
-            label=label,
-            asked_at=now,
-            deadline=now + (self._default_timeout if timeout is None else timeout),
-        )
-        decisions = self.fleet.acquire(template, request, now)
-        self._answers[request.waiter] = answer
-        self.carry_out(decisions)
-        return request.waiter
+        request = self._request(holder, timeout, ttl=ttl, label=label)
+        decisions = self.fleet.acquire(template, request, request.asked_at)
+        return self._begin(request, answer, decisions)
 
-    def release(
-        self, token: str, holder: int, report: Callable[[list[dict[str, object]] | None], None]
-    ) -> None:
+    def reset(
+        self, token: str, holder: int, answer: Answer, *, timeout: float | None = None
+    ) -> int:
+        """Give a lease a clean clone; `answer` and the result are as those of `acquire`.
+
+        Raises:
+            NotYourLeaseError, ShuttingDownError: `answer` will not be called, nothing changed.
+        """
+        request = self._request(holder, timeout)
+        decisions = self.fleet.reset(token, request, request.asked_at)
+        return self._begin(request, answer, decisions)
+
+    def renew(self, token: str, holder: int, answer: Answer, *, ttl: float | None = None) -> int:
+        """Let a lease last longer; `answer` and the result are as those of `acquire`.
+
+        Raises:
+            NotYourLeaseError: `answer` will not be called.
+        """
+        request = self._request(holder, RENEW_SECONDS)
+        return self._begin(request, answer, self.fleet.renew(token, ttl, request))
+
+    def release(self, token: str, report: Callable[[Sessions], None]) -> None:
         """End a lease; `report` is called with the sessions left on the clone, None if unknown.
 
         Raises:
             NotYourLeaseError: nothing changed, `report` will not be called.
         """
-        for decision in self.fleet.release(token, holder):
-            if isinstance(decision, Recycle):
-                self._hands.recycle(decision, report)
+        self.carry_out(self.fleet.release(token), report)
+
+    def keep(self, token: str, seconds: float, report: Callable[[Sessions, bool], None]) -> None:
+        """End a lease and keep its clone; `report` is told too whether that was written down.
+
+        Raises:
+            NotYourLeaseError: nothing changed, `report` will not be called.
+        """
+        keep, *others = self.fleet.keep(token, seconds, self.now())
+        if isinstance(keep, Keep):
+            self._hands.keep(keep, report)
+        self.carry_out(others)
+
+    def drain(self, template: str | None, *, on: bool) -> None:
+        """Grant no new leases, or do so again.
+
+        Raises:
+            UnknownTemplateError: nothing changed.
+        """
+        self.carry_out(self.fleet.drain(template, on=on))
 
     def is_waiting(self, waiter: int) -> bool:
         """Say whether that acquire is still to be answered."""
@@ -130,37 +190,90 @@ class Broker:
 
     # Decisions ----------------------------------------------------------------------------
 
-    def carry_out(self, decisions: list[Decision]) -> None:
-        """Do what was decided: the one place that logs and counts it."""
+    def carry_out(
+        self, decisions: list[Decision], report: Callable[[Sessions], None] | None = None
+    ) -> None:
+        """Do what was decided: the one place that logs and counts it.
+
+        Args:
+            decisions: in this order.
+            report: is told of the sessions left on a clone that is recycled.
+        """
         for decision in decisions:
             match decision:
                 case Grant():
                     self._grant(decision)
                 case Refuse():
                     self._refuse(decision)
-                case CreateClone():
-                    log.debug("clone.create_decided", clone=decision.clone)
-                    self._hands.create(decision)
-                case Recycle():
-                    log.debug("clone.recycle_decided", clone=decision.clone)
-                    self._hands.recycle(decision, None)
-                case Drop():
-                    log.debug("clone.drop_decided", clone=decision.clone)
-                    self._hands.drop(decision)
+                case Renewed():
+                    self._answer(decision.waiter, decision)
+                case Notice():
+                    self._tell(decision)
+                case _:
+                    self._start(decision, report)
         self._set_timer()
 
+    def _start(self, decision: Decision, report: Callable[[Sessions], None] | None) -> None:
+        """Hand over what takes time."""
+        match decision:
+            case Record():
+                self._hands.record(decision)
+            case CreateClone():
+                log.debug("clone.create_decided", clone=decision.clone)
+                self._hands.create(decision)
+            case Recycle():
+                log.debug("clone.recycle_decided", clone=decision.clone)
+                self._hands.recycle(decision, report)
+            case Park():
+                self._hands.park(decision)
+            case Adopt():
+                self._hands.adopt(decision)
+            case Drop():
+                log.debug("clone.drop_decided", clone=decision.clone)
+                self._hands.drop(decision)
+
+    def _tell(self, notice: Notice) -> None:
+        lease = notice.lease
+        log.info(
+            notice.news, clone=lease.clone, label=lease.label, seconds_left=round(notice.seconds, 3)
+        )
+        self._metrics.lease_news.labels(lease.template, notice.news.rpartition(".")[2]).inc()
+        self._notify(notice)
+
+    def _request(
+        self, holder: int, timeout: float | None, *, ttl: float | None = None, label: str = ""
+    ) -> Request:
+        now = self.now()
+        self._last_waiter += 1
+        return Request(
+            waiter=self._last_waiter,
+            token=secrets.token_urlsafe(16),
+            holder=holder,
+            label=label,
+            asked_at=now,
+            deadline=now + (self._default_timeout if timeout is None else timeout),
+            ttl=ttl,
+        )
+
+    def _begin(self, request: Request, answer: Answer, decisions: list[Decision]) -> int:
+        self._answers[request.waiter] = answer
+        self.carry_out(decisions)
+        return request.waiter
+
+    def _answer(self, waiter: int, outcome: Grant | Renewed | ClonepoolError) -> None:
+        answer = self._answers.pop(waiter, None)
+        if answer is not None:
+            answer(outcome)
+
     def _grant(self, grant: Grant) -> None:
-        answer = self._answers.pop(grant.waiter)
         metrics = self._metrics.of[grant.lease.template]
         (metrics.hits if grant.source == "ready" else metrics.waits).inc()
-        answer(grant)
-        metrics.acquire_seconds.observe(self.now() - grant.lease.granted_at + grant.waited_seconds)
+        self._answer(grant.waiter, grant)
+        metrics.acquire_seconds.observe(self.now() - grant.asked_at)
 
     def _refuse(self, refusal: Refuse) -> None:
         self._metrics.refusals.labels(refusal.template, refusal.error.code).inc()
-        answer = self._answers.pop(refusal.waiter, None)
-        if answer is not None:
-            answer(refusal.error)
+        self._answer(refusal.waiter, refusal.error)
 
     # Time ---------------------------------------------------------------------------------
 
@@ -175,6 +288,10 @@ class Broker:
         if due is not None:
             delay = max(0.0, due - self.now())
             self._timer = self._loop.call_later(delay, self._time_is_up)
+
+    def call_later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Call back after so many seconds; for what is told to people, not for deadlines."""
+        self._loop.call_later(seconds, what)
 
     def _time_is_up(self) -> None:
         self._timer = self._due = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -23,13 +24,26 @@ class PriorityLimiter:
         self._waiting: list[tuple[Callable[[], int], anyio.Event]] = []
 
     @asynccontextmanager
-    async def place(self, rank: Callable[[], int]) -> AsyncIterator[None]:
-        """Hold a place while inside."""
+    async def place(
+        self, rank: Callable[[], int], *, seconds: float | None = None
+    ) -> AsyncIterator[None]:
+        """Hold a place while inside, or for so many `seconds` of it."""
         await self._enter(rank)
+        left = False
+
+        def leave() -> None:
+            nonlocal left
+            if not left:
+                left = True
+                self._leave()
+
+        timer = asyncio.get_running_loop().call_later(seconds, leave) if seconds else None
         try:
             yield
         finally:
-            self._leave()
+            if timer is not None:
+                timer.cancel()
+            leave()
 
     async def _enter(self, rank: Callable[[], int]) -> None:
         if self._free > 0:

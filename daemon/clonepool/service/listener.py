@@ -14,25 +14,28 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from clonepool.errors import AccessDeniedError, ClonepoolError, ConfigError
+from clonepool.errors import AccessDeniedError, ClientLimitError, ClonepoolError, ConfigError
 from clonepool.paths import is_trusted
 from clonepool.protocol.server import (
     Call,
     Rejected,
     ServerConnection,
     encode_error,
+    encode_notification,
     encode_result,
 )
 from clonepool.service.access import identify
 from clonepool.service.locks import hold_lock
+from clonepool.service.methods import news_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from clonepool.core.decisions import Notice
     from clonepool.observe.metrics import Metrics
     from clonepool.protocol.server import RequestId
-    from clonepool.service.access import Gatekeeper
+    from clonepool.service.access import Caller, Gatekeeper
     from clonepool.service.methods import Methods
 
 log = structlog.get_logger()
@@ -40,6 +43,10 @@ log = structlog.get_logger()
 SOCKET_MODE = 0o660
 UNREAD_BYTES = 1024 * 1024
 """Replies that a client may leave unread before nothing more is read from it."""
+UNREAD_SECONDS = 30.0
+"""How long it may leave so many unread before it is cut off."""
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+"""Replies to what was asked before may still come: with more than this it is cut off at once."""
 
 
 class Peer(asyncio.Protocol):
@@ -52,8 +59,10 @@ class Peer(asyncio.Protocol):
         self._methods = methods
         self._gate = gate
         self._listener = listener
+        self.gone = False
         self._protocol = ServerConnection()
         self._transport: asyncio.Transport | None = None
+        self._patience: asyncio.TimerHandle | None = None
 
     # What asyncio calls ---------------------------------------------------------------------
 
@@ -63,22 +72,23 @@ class Peer(asyncio.Protocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=UNREAD_BYTES)
         caller = identify(transport.get_extra_info("socket"))
-        if self._gate.admits(caller):
+        refusal = self._listener.refusal(caller, self._gate)
+        if refusal is None:
             self.client = f"pid {caller.pid}, uid {caller.uid}"
-            self._listener.peers.add(self)
+            self._listener.enter(self)
             return
-        self._listener.metrics.connections_refused.inc()
-        log.warning("connection.refused", uid=caller.uid, gid=caller.gid, pid=caller.pid)
-        error = AccessDeniedError(
-            f"user id {caller.uid} may not use this daemon",
-            remedy="ask for access.allow_users or access.allow_groups in its configuration",
-        )
-        transport.write(encode_error(None, error))
+        self.gone = True
+        self._listener.metrics.connections_refused.labels(refusal.code).inc()
+        log.warning(
+            "connection.refused",
+            code=refusal.code, uid=caller.uid, gid=caller.gid, pid=caller.pid,
+        )  # fmt: skip
+        transport.write(encode_error(None, refusal))
         transport.close()
 
     def data_received(self, data: bytes) -> None:
         """Answer what can be answered now, queue the rest."""
-        if self not in self._listener.peers:
+        if self.gone:
             return
         for message in self._protocol.receive(data):
             if isinstance(message, Call):
@@ -87,19 +97,26 @@ class Peer(asyncio.Protocol):
                 self._reject(message)
 
     def pause_writing(self) -> None:
-        """The client does not read its replies: take no more requests from it."""
+        """The client does not read its replies: take no more requests from it, for a while."""
         if self._transport is not None:
             self._transport.pause_reading()
+            loop = asyncio.get_running_loop()
+            self._patience = loop.call_later(UNREAD_SECONDS, self._lose_patience)
 
     def resume_writing(self) -> None:
         """It reads again."""
+        if self._patience is not None:
+            self._patience.cancel()
         if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what belonged to the client: nobody has to clean up."""
-        if self in self._listener.peers:
-            self._listener.peers.discard(self)
+        if self._patience is not None:
+            self._patience.cancel()
+        if not self.gone:
+            self.gone = True
+            self._listener.leave(self)
             self._methods.disconnect(self)
 
     # What the methods call ------------------------------------------------------------------
@@ -111,6 +128,10 @@ class Peer(asyncio.Protocol):
     def reply_error(self, request: RequestId, error: ClonepoolError) -> None:
         """Send an error."""
         self._send(encode_error(request, error))
+
+    def notify(self, method: str, params: object) -> None:
+        """Send what was not asked for."""
+        self._send(encode_notification(method, params))
 
     def hang_up(self) -> None:
         """Close the connection after what was sent."""
@@ -139,8 +160,17 @@ class Peer(asyncio.Protocol):
             self.hang_up()
 
     def _send(self, line: bytes) -> None:
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.write(line)
+        if self._transport is None or self._transport.is_closing():
+            return
+        self._transport.write(line)
+        if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
+            self._lose_patience()
+
+    def _lose_patience(self) -> None:
+        """Cut off a client that never reads: what waits for it takes memory, its leases clones."""
+        self._listener.metrics.connections_cut.inc()
+        log.warning("connection.cut", client=self.client, reason="it does not read its replies")
+        self.cut_off()
 
 
 class Listener:
@@ -153,10 +183,12 @@ class Listener:
         ConfigError: the place cannot be used; what lies there was not touched.
     """
 
-    def __init__(self, path: Path, metrics: Metrics) -> None:
+    def __init__(self, path: Path, metrics: Metrics, max_clients: int) -> None:
         self.path = path
         self.metrics = metrics
-        self.peers: set[Peer] = set()
+        self.peers: dict[int, Peer] = {}
+        self.on_first_client: Callable[[], None] = lambda: None
+        self._max_clients = max_clients
         self._lock = _take_lock(path)
         self._bound = _bind(path)
         self._server: asyncio.AbstractServer | None = None
@@ -177,15 +209,49 @@ class Listener:
 
     def cut_off(self) -> None:
         """Close all connections at once."""
-        for peer in list(self.peers):
+        for peer in list(self.peers.values()):
             peer.cut_off()
+
+    def hang_up(self) -> None:
+        """Close all connections after what was sent."""
+        for peer in list(self.peers.values()):
+            peer.hang_up()
+
+    def enter(self, peer: Peer) -> None:
+        """Count a client in."""
+        self.peers[peer.number] = peer
+        if len(self.peers) == 1:
+            self.on_first_client()
+
+    def leave(self, peer: Peer) -> None:
+        """Count it out."""
+        del self.peers[peer.number]
+
+    def refusal(self, caller: Caller, gate: Gatekeeper) -> ClonepoolError | None:
+        """Say why a caller may not come in, if so."""
+        if not gate.admits(caller):
+            return AccessDeniedError(
+                f"user id {caller.uid} may not use this daemon",
+                remedy="ask for access.allow_users or access.allow_groups in its configuration",
+            )
+        if len(self.peers) >= self._max_clients:
+            return ClientLimitError(
+                f"{len(self.peers)} clients are connected",
+                remedy="close connections that are not needed, or raise access.max_clients",
+            )
+        return None
+
+    def tell(self, notice: Notice) -> None:
+        """Tell a lease's holder what happens to it, if it is connected."""
+        peer = self.peers.get(notice.lease.holder)
+        if peer is not None:
+            peer.notify(notice.news, news_of(notice))
 
     def close(self) -> None:
         """Hang up on everybody and let go of the lock."""
         self.stop_accepting()
         self._bound.close()
-        for peer in list(self.peers):
-            peer.hang_up()
+        self.hang_up()
         os.close(self._lock)
 
     def _factory(self, methods: Methods, gate: Gatekeeper) -> Callable[[], Peer]:

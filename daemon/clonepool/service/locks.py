@@ -1,9 +1,10 @@
-"""Lock files: held by a process for as long as it lives, whatever ends it."""
+"""Files of the state directory: locks, held for as long as a process lives, and its secret."""
 
 from __future__ import annotations
 
 import fcntl
 import os
+import secrets
 from typing import TYPE_CHECKING
 
 from clonepool.errors import AlreadyRunningError, ConfigError
@@ -38,3 +39,21 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
         os.close(descriptor)
         raise AlreadyRunningError(taken, remedy=remedy) from None
     return descriptor
+
+
+def load_secret(path: Path) -> bytes:
+    """Return the secret that passwords of this daemon's roles are derived from, made if missing.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    try:
+        if path.exists():
+            return path.read_bytes()
+        fresh = secrets.token_bytes(32)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(fresh)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be used: {error.strerror}") from error
+    return fresh

@@ -7,38 +7,51 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from clonepool.core.decisions import Grant
-from clonepool.errors import BadRequestError
+from clonepool.core.decisions import Grant, Renewed
+from clonepool.errors import BadRequestError, ClientLimitError, ClonepoolError
 from clonepool.protocol.messages import (
     PROTOCOL_VERSION,
     Acquire,
     AcquireResult,
+    Drain,
     Hello,
     HelloResult,
     LeakedSession,
+    LeaseNews,
     Release,
     ReleaseResult,
+    Renew,
+    RenewResult,
+    Reset,
 )
+from clonepool.service.progress import AcquireProgress, DrainWatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.errors import ClonepoolError
+    from clonepool.config import Config
+    from clonepool.core.decisions import Notice
     from clonepool.postgres.endpoint import Endpoint
     from clonepool.protocol.server import Call, RequestId
-    from clonepool.service.broker import Broker
+    from clonepool.service.broker import Answer, Broker
+    from clonepool.service.logins import Logins
     from clonepool.service.status import StatusBoard
 
-_PLACEHOLDER = "a-database"
 DAEMON = f"clonepool {version('clonepool')}"
 
 
 class Connection(Protocol):
-    """What a method needs of the connection that called it."""
+    """What a method needs of the connection that called it.
+
+    Attributes:
+        waiters: numbers of the acquires that it waits for.
+        gone: whether it has ended.
+    """
 
     number: int
     client: str
     waiters: set[int]
+    gone: bool
 
     def reply(self, request: RequestId, result: object) -> None:
         """Send a result."""
@@ -46,23 +59,30 @@ class Connection(Protocol):
     def reply_error(self, request: RequestId, error: ClonepoolError) -> None:
         """Send an error."""
 
+    def notify(self, method: str, params: object) -> None:
+        """Send what was not asked for."""
+
 
 class Methods:
     """The dispatch table and its functions."""
 
     def __init__(
-        self, broker: Broker, endpoint: Endpoint, instance: str, board: StatusBoard
+        self, broker: Broker, endpoint: Endpoint, logins: Logins, config: Config, board: StatusBoard
     ) -> None:
         self._broker = broker
         self._endpoint = endpoint
-        # Quoting a URL takes longer than all else in an acquire; clones' names need none.
-        self._url_head, self._url_tail = endpoint.url(_PLACEHOLDER).split(_PLACEHOLDER)
-        self._env = endpoint.env(_PLACEHOLDER)
-        self._instance = instance
+        self._logins = logins
+        self._instance = config.instance
+        self._max_leases = config.access.max_leases_per_client
+        self._max_pending = config.access.max_pending_per_client
+        self._keep_for = {name: section.keep_for for name, section in config.templates.items()}
         self._table: dict[str, Callable[[Connection, RequestId, Any], None]] = {
             "hello": self._hello,
             "acquire": self._acquire,
             "release": self._release,
+            "renew": self._renew,
+            "reset": self._reset,
+            "drain": self._drain,
             "status": lambda peer, request, _: peer.reply(request, board.status()),
             "leases": lambda peer, request, _: peer.reply(request, board.leases()),
             "templates": lambda peer, request, _: peer.reply(request, board.templates()),
@@ -91,46 +111,119 @@ class Methods:
         peer.reply(request, HelloResult(PROTOCOL_VERSION, DAEMON, self._instance))
 
     def _acquire(self, peer: Connection, request: RequestId, params: Acquire) -> None:
-        waiter = 0
-
-        def answer(outcome: Grant | ClonepoolError) -> None:
-            peer.waiters.discard(waiter)
-            if isinstance(outcome, Grant):
-                peer.reply(request, self._lease(outcome))
-            else:
-                peer.reply_error(request, outcome)
-
-        waiter = self._broker.acquire(
-            params.template,
-            peer.number,
-            answer,
-            timeout=params.timeout,
-            label=params.label or peer.client,
+        self._check_limits(peer)
+        waiter = self._ask(
+            peer,
+            request,
+            lambda answer: self._broker.acquire(
+                params.template,
+                peer.number,
+                answer,
+                timeout=params.timeout,
+                ttl=params.ttl,
+                label=params.label or peer.client,
+            ),
         )
-        if self._broker.is_waiting(waiter):
-            peer.waiters.add(waiter)
+        if params.progress:
+            pool = self._broker.fleet.pools[params.template]
+            AcquireProgress(self._broker, peer, request, pool, waiter)
+
+    def _reset(self, peer: Connection, request: RequestId, params: Reset) -> None:
+        broker, token = self._broker, params.lease
+        self._ask(
+            peer,
+            request,
+            lambda answer: broker.reset(token, peer.number, answer, timeout=params.timeout),
+        )
+
+    def _renew(self, peer: Connection, request: RequestId, params: Renew) -> None:
+        broker, token = self._broker, params.lease
+        self._ask(
+            peer, request, lambda answer: broker.renew(token, peer.number, answer, ttl=params.ttl)
+        )
 
     def _release(self, peer: Connection, request: RequestId, params: Release) -> None:
-        def report(leaked: list[dict[str, Any]] | None) -> None:
-            found = None if leaked is None else msgspec.convert(leaked, list[LeakedSession])
-            peer.reply(request, ReleaseResult(found))
+        if not params.keep:
+            self._broker.release(
+                params.lease, lambda leaked: peer.reply(request, ReleaseResult(_sessions(leaked)))
+            )
+            return
+        lease = self._broker.fleet.lease(params.lease)
+        seconds = self._keep_for[lease.template]
 
-        self._broker.release(params.lease, peer.number, report)
+        def report(leaked: list[dict[str, Any]] | None, written_down: bool) -> None:
+            kept_seconds = seconds if written_down else None
+            peer.reply(request, ReleaseResult(_sessions(leaked), lease.clone, kept_seconds))
+
+        self._broker.keep(params.lease, seconds, report)
+
+    def _drain(self, peer: Connection, request: RequestId, params: Drain) -> None:
+        self._broker.drain(params.template, on=not params.off)
+        timeout = 0.0 if params.off else params.timeout
+        DrainWatch(self._broker, peer, request, params.template, timeout, progress=params.progress)
+
+    def _ask(self, peer: Connection, request: RequestId, begin: Callable[[Answer], int]) -> int:
+        """Begin what may have to wait; it is taken back when the connection ends before that."""
+        waiter = 0
+
+        def answer(outcome: Grant | Renewed | ClonepoolError) -> None:
+            peer.waiters.discard(waiter)
+            if isinstance(outcome, ClonepoolError):
+                peer.reply_error(request, outcome)
+            elif isinstance(outcome, Grant):
+                peer.reply(request, self._lease(outcome))
+            else:
+                peer.reply(request, RenewResult(self._seconds_left(outcome.lease.expires_at)))
+
+        waiter = begin(answer)
+        if self._broker.is_waiting(waiter):
+            peer.waiters.add(waiter)
+        return waiter
+
+    def _check_limits(self, peer: Connection) -> None:
+        held = self._broker.fleet.held_by(peer.number)
+        if held >= self._max_leases:
+            raise ClientLimitError(
+                f"this connection holds {held} leases",
+                remedy="release some, or raise access.max_leases_per_client",
+            )
+        if len(peer.waiters) >= self._max_pending:
+            raise ClientLimitError(
+                f"this connection waits for {len(peer.waiters)} replies",
+                remedy="read replies before you ask for more, or raise"
+                " access.max_pending_per_client",
+            )
+
+    def _seconds_left(self, expires_at: float | None) -> float | None:
+        return None if expires_at is None else round(expires_at - self._broker.now(), 3)
 
     def _lease(self, grant: Grant) -> AcquireResult:
-        lease, endpoint, name = grant.lease, self._endpoint, grant.lease.clone
-        url = f"{self._url_head}{name}{self._url_tail}"
+        lease, endpoint = grant.lease, self._endpoint
+        login = self._logins.of(lease)
         return AcquireResult(
             lease=lease.token,
             template=lease.template,
             generation=lease.generation,
-            database=name,
-            url=url,
+            database=lease.clone,
+            url=login.url,
             host=endpoint.host,
             port=endpoint.port,
-            user=endpoint.user,
-            password=endpoint.password,
-            env={**self._env, "DATABASE_URL": url, "PGDATABASE": name},
+            user=login.user,
+            password=login.password,
+            env=login.env,
             source=grant.source,
             waited_seconds=grant.waited_seconds,
+            expires_in_seconds=self._seconds_left(lease.expires_at),
         )
+
+
+def news_of(notice: Notice) -> LeaseNews:
+    """Return what a holder is told."""
+    lease = notice.lease
+    return LeaseNews(
+        lease.token, lease.template, lease.clone, lease.label, round(notice.seconds, 3)
+    )
+
+
+def _sessions(leaked: list[dict[str, Any]] | None) -> list[LeakedSession] | None:
+    return None if leaked is None else msgspec.convert(leaked, list[LeakedSession])

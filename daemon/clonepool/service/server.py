@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from clonepool.config import Config
 
 CLOSE_SECONDS = 20.0
-_SPARE_CONTROL_CONNECTIONS = 3
+_SPARE_CONNECTIONS = 3
+_LARGEST_SHARE = 4
+"""The daemon takes at most one in so many of the server's connections."""
 
 
 class Server:
@@ -34,8 +36,14 @@ class Server:
         self.gateway = Gateway(
             embedded.endpoint if embedded else from_url(config.server),
             f"clonepool {config.instance} pid={os.getpid()} host={socket.gethostname()}",
-            config.pool.ddl_concurrency + _SPARE_CONTROL_CONNECTIONS,
+            config.pool.ddl_concurrency + _SPARE_CONNECTIONS,
         )
+
+
+def own_connections(config: Config, max_connections: int) -> int:
+    """Return how many connections of each kind the daemon may hold: most are for the tests."""
+    wanted = config.pool.ddl_concurrency + _SPARE_CONNECTIONS
+    return max(1, min(wanted, max_connections // _LARGEST_SHARE // 2))
 
 
 async def open_server(config: Config, state: Path, stack: AsyncExitStack) -> Server:

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: one signal, two meanings, told apart by how far the daemon has come."""
+"""SIGTERM and SIGINT: the meaning depends on how far the daemon has come, and how many came."""
 
 from __future__ import annotations
 
@@ -15,22 +15,28 @@ log = structlog.get_logger()
 
 
 class StopSignal:
-    """Cancels a start that is under way; later asks for an orderly stop.
+    """Cancels a start that is under way; later asks for an orderly stop, then for a quick one.
 
     Attributes:
         starting: the scope of the start.
         received: set by the first signal.
+        hurry: set by the second: leases are ended at once.
         started: whether the start is over, to be set by whoever starts.
     """
 
     def __init__(self) -> None:
         self.starting = anyio.CancelScope()
         self.received = anyio.Event()
+        self.hurry = anyio.Event()
         self.started = False
 
     async def listen(self, signals: AsyncIterable[Signals]) -> None:
         """Wait for signals for ever."""
         async for received in signals:
+            if self.received.is_set():
+                log.info("daemon.hurrying", signal=received.name)
+                self.hurry.set()
+                continue
             log.info("daemon.stopping", signal=received.name)
             self.received.set()
             if not self.started:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import PoolSnapshot
     from clonepool.core.fleet import Fleet
     from clonepool.postgres.capabilities import Capabilities
-    from clonepool.postgres.endpoint import Endpoint
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.service.storage import StorageGuard
 
 
 class StatusBoard:
@@ -21,7 +22,8 @@ class StatusBoard:
     Args:
         fleet: the pools.
         capabilities: of the server.
-        endpoint: of the server; its password is told to nobody here.
+        gateway: the way to the server; its password is told to nobody here.
+        storage: knows what is free.
         instance: the daemon's.
         problem: says what is wrong with the server, or nothing.
         now: monotonic seconds.
@@ -31,14 +33,16 @@ class StatusBoard:
         self,
         fleet: Fleet,
         capabilities: Capabilities,
-        endpoint: Endpoint,
+        gateway: Gateway,
+        storage: StorageGuard,
         instance: str,
         problem: Callable[[], str],
         now: Callable[[], float],
     ) -> None:
         self._fleet = fleet
         self._capabilities = capabilities
-        self._endpoint = endpoint
+        self._gateway = gateway
+        self._storage = storage
         self._instance = instance
         self._problem = problem
         self._now = now
@@ -47,6 +51,10 @@ class StatusBoard:
     def pools(self) -> list[PoolSnapshot]:
         """Return a snapshot of each pool."""
         return [pool.snapshot() for pool in self._fleet.pools.values()]
+
+    def connections(self) -> tuple[int, int]:
+        """Return how many connections the daemon may have at a time, and the server in all."""
+        return self._gateway.connections + 1, self._capabilities.max_connections
 
     def status(self) -> dict[str, Any]:
         """Return the answer to `status`."""
@@ -57,9 +65,11 @@ class StatusBoard:
             "stopping": self._fleet.stopping,
             "server": {
                 "version": self._capabilities.version_text,
-                "host": self._endpoint.host,
-                "port": self._endpoint.port,
+                "host": self._gateway.endpoint.host,
+                "port": self._gateway.endpoint.port,
                 "max_connections": self._capabilities.max_connections,
+                "own_connections": self._gateway.connections + 1,
+                "free_bytes": self._storage.free(),
                 "problem": self._problem(),
             },
             "clones": {"max": budget.limit, "used": budget.used},
@@ -76,6 +86,10 @@ class StatusBoard:
                 "label": lease.label,
                 "connection": lease.holder,
                 "held_seconds": round(now - lease.granted_at, 3),
+                "ttl": lease.ttl,
+                "expires_in_seconds": (
+                    None if lease.expires_at is None else round(lease.expires_at - now, 3)
+                ),
             }
             for lease in self._fleet.leases()
         ]
@@ -88,6 +102,7 @@ class StatusBoard:
                 "phase": pool.phase,
                 "generation": pool.generation,
                 "failure": pool.failure,
+                "draining": pool.draining,
                 "ready": pool.ready,
                 "leased": pool.leased,
                 "min_ready": pool.min_ready,
@@ -105,8 +120,11 @@ class StatusBoard:
         reasons = ["the server cannot be reached"] if self._problem() else []
         reasons += ["the daemon is stopping"] if self._fleet.stopping else []
         for pool in self.pools():
-            if pool.phase != "ready":
+            if pool.draining:
+                reasons.append(f"template {pool.template}: draining")
+            elif pool.phase != "ready":
                 reasons.append(f"template {pool.template}: {pool.phase}")
             elif not pool.ready and not pool.leased and pool.min_ready:
-                reasons.append(f"template {pool.template}: no clone is ready")
+                why = f" ({pool.limited_by})" if pool.limited_by else ""
+                reasons.append(f"template {pool.template}: no clone is ready{why}")
         return reasons

@@ -12,6 +12,7 @@ import msgspec
 
 from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import storage as places
+from clonepool.postgres.roles import LEASE_GROUP
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.account import Account
@@ -21,7 +22,15 @@ if TYPE_CHECKING:
 SUPERUSER = "postgres"
 _INITDB_SECONDS = 300
 _BUILTIN_PROVIDER_MAJOR = 17
-_HBA = "local all all scram-sha-256\nhost all all 127.0.0.1/32 scram-sha-256\n"
+HBA = f"""\
+# A lease's own role may enter the database of its name and no other.
+local sameuser +{LEASE_GROUP} scram-sha-256
+host sameuser +{LEASE_GROUP} 127.0.0.1/32 scram-sha-256
+local all +{LEASE_GROUP} reject
+host all +{LEASE_GROUP} 127.0.0.1/32 reject
+local all all scram-sha-256
+host all all 127.0.0.1/32 scram-sha-256
+"""
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -113,7 +122,6 @@ def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> M
         scratch.mkdir(mode=0o700)
         account.own(scratch)
         _run_initdb(scratch, password_file, binaries, account)
-        storage.access.write_text(_HBA, encoding="ascii")
     except OSError as error:
         raise _failure(storage, str(error)) from error
     except EmbeddedServerError as error:

@@ -160,8 +160,7 @@ class EmbeddedServer:
         log.info("cluster.created", duration_seconds=round(anyio.current_time() - began, 3))
 
     def _write_settings(self) -> bool:
-        """Write postgresql.conf and say whether it changed."""
-        path = self.storage.settings
+        """Write postgresql.conf and pg_hba.conf, and say whether one of them changed."""
         text = settings.render(
             major=self._binaries.major,
             memory_bytes=settings.machine_memory_bytes(),
@@ -170,11 +169,11 @@ class EmbeddedServer:
             port=self._section.port,
             overrides=self._section.settings,
         )
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            return False
-        path.write_text(text, encoding="utf-8")
-        path.chmod(0o644)  # the server's user reads it; there are no secrets in it
-        return True
+        changed = [
+            _write_if_other(self.storage.settings, text),
+            _write_if_other(self.storage.access, cluster.HBA),
+        ]
+        return any(changed)
 
     async def _probe(self) -> None:
         """Connect by the Unix socket: whoever answers on the TCP port need not be our server."""
@@ -186,6 +185,15 @@ class EmbeddedServer:
     @property
     def _marker_path(self) -> Path:
         return self._state / MARKER
+
+
+def _write_if_other(path: Path, text: str) -> bool:
+    """Write a file that the server's user reads, there being no secrets in it."""
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return False
+    path.write_text(text, encoding="utf-8")
+    path.chmod(0o644)
+    return True
 
 
 async def discard(state: Path) -> None:

@@ -1,12 +1,9 @@
-"""What every worker is given, and what it does with a failure."""
+"""What every worker is given."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
-
-import structlog
-
-from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,50 +15,47 @@ if TYPE_CHECKING:
     from clonepool.postgres.builder import Generation
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.roles import Roles
+    from clonepool.service.comments import Comments
     from clonepool.service.limiter import PriorityLimiter
+    from clonepool.service.logins import Logins
+    from clonepool.service.storage import StorageGuard
+    from clonepool.service.troubles import Troubles
 
-log = structlog.get_logger()
 
-
+@dataclass(kw_only=True)
 class Context:
     """The rooms that a worker may reach.
 
     Attributes:
+        limiter: for CREATE and DROP DATABASE.
+        copy_options: further words of CREATE DATABASE for clones.
         generations: what each template's current generation is, by template.
         carry_out: gives the broker the decisions that follow from what happened.
+        rebuild: has a template built anew whose generation is gone.
         now: monotonic seconds.
     """
 
-    def __init__(
-        self,
-        *,
-        config: Config,
-        gateway: Gateway,
-        capabilities: Capabilities,
-        fleet: Fleet,
-        limiter: PriorityLimiter,
-        metrics: Metrics,
-        now: Callable[[], float],
-        throwaway: bool,
-    ) -> None:
-        self.config = config
-        self.gateway = gateway
-        self.capabilities = capabilities
-        self.fleet = fleet
-        self.limiter = limiter
-        self.metrics = metrics
-        self.now = now
-        self.copy_options = capabilities.copy_options(throwaway=throwaway)
-        self.generations: dict[str, Generation] = {}
-        self.carry_out: Callable[[list[Decision]], None] = lambda _: None
+    config: Config
+    gateway: Gateway
+    capabilities: Capabilities
+    fleet: Fleet
+    limiter: PriorityLimiter
+    metrics: Metrics
+    troubles: Troubles
+    comments: Comments
+    roles: Roles
+    logins: Logins
+    storage: StorageGuard
+    now: Callable[[], float]
+    copy_options: str
+    generations: dict[str, Generation] = field(default_factory=dict)
+    carry_out: Callable[[list[Decision]], None] = lambda _: None
+    rebuild: Callable[[str], None] = lambda _: None
 
-    def count_failure(self, error: Exception) -> ClonepoolError:
-        """Count a failed pass and return it as an error that can be told."""
-        if isinstance(error, StatementError):
-            self.metrics.server_errors.labels(error.sqlstate[:2]).inc()
-        elif isinstance(error, ServerUnavailableError):
-            self.metrics.server_errors.labels("unavailable").inc()
-        if isinstance(error, ClonepoolError):
-            return error
-        log.error("worker.failed", exc_info=error)
-        return ClonepoolError(f"internal error: {error!r}")
+    def reckoned_storage(self) -> int:
+        """Return what all clones take, in bytes, each reckoned as its template's generation."""
+        return sum(
+            generation.size_bytes * self.fleet.pools[template].databases
+            for template, generation in self.generations.items()
+        )

@@ -1,59 +1,112 @@
-"""Makes clones."""
+"""Makes clones, and adopts those that an earlier daemon parked."""
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
 import structlog
 
-from clonepool.postgres.clones import make_clone
+from clonepool.errors import ResourceError, StatementError
+from clonepool.postgres.clones import adopt, make_clone
+from clonepool.postgres.databases import INVALID_CATALOG_NAME
+from clonepool.postgres.roles import CloneRole
 
 if TYPE_CHECKING:
-    from clonepool.core.decisions import CreateClone
+    from clonepool.core.decisions import Adopt, CreateClone
     from clonepool.service.workers.context import Context
 
 log = structlog.get_logger()
 
 URGENT, REFILL = 0, 1
+CREATE_FAILED, ADOPT_FAILED = "clone.create_failed", "clone.adopt_failed"
 
 
 class Creator:
-    """Carries out `CreateClone`."""
+    """Carries out `CreateClone` and `Adopt`."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
     async def run(self, decision: CreateClone) -> None:
         """Make the clone when it is its turn, and tell the pool how it went."""
-        context, pool = self._context, self._context.fleet.pools[decision.template]
+        context, template = self._context, decision.template
+        pool = context.fleet.pools[template]
         async with context.limiter.place(lambda: URGENT if pool.waiting else REFILL):
             began = context.now()
+            size = context.generations[template].size_bytes
+            try:
+                context.storage.begin(size, context.reckoned_storage())
+            except ResourceError as error:
+                told = context.troubles.begin(CREATE_FAILED, template, error)
+                context.carry_out(pool.create_declined(decision.clone, told, context.now()))
+                return
             try:
                 await self._run_once(decision)
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-                told = context.count_failure(error)
-                log.warning("clone.create_failed", clone=decision.clone, error=told.sentence())
-                context.carry_out(pool.create_failed(decision.clone, told, context.now()))
+                self._failed(decision, error)
                 return
+            finally:
+                context.storage.end(size)
+        context.troubles.end(CREATE_FAILED, template)
         seconds = context.now() - began
-        context.metrics.of[decision.template].create_seconds.observe(seconds)
+        context.metrics.of[template].create_seconds.observe(seconds)
         log.debug("clone.created", clone=decision.clone, duration_seconds=round(seconds, 4))
         context.carry_out(pool.created(decision.clone, context.now()))
+
+    async def adopt(self, decision: Adopt) -> None:
+        """Check and open the clone when it is its turn, and tell the pool how it went."""
+        context, template = self._context, decision.template
+        pool = context.fleet.pools[template]
+        async with context.limiter.place(lambda: URGENT):
+            try:
+                await self._adopt_once(decision)
+            except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+                context.troubles.begin(ADOPT_FAILED, template, error, clone=decision.clone)
+                context.carry_out(pool.unusable(decision.clone, context.now()))
+                return
+        log.info("clone.adopted", clone=decision.clone)
+        context.carry_out(pool.adopted(decision.clone, context.now()))
+
+    def _failed(self, decision: CreateClone, error: Exception) -> None:
+        context, template = self._context, decision.template
+        told = context.troubles.begin(CREATE_FAILED, template, error, clone=decision.clone)
+        if isinstance(error, StatementError) and error.sqlstate == INVALID_CATALOG_NAME:
+            context.rebuild(template)
+        pool = context.fleet.pools[template]
+        context.carry_out(pool.create_failed(decision.clone, told, context.now()))
 
     async def _run_once(self, decision: CreateClone) -> None:
         context = self._context
         generation = context.generations[decision.template]
+        section = context.config.templates[decision.template]
         await make_clone(
             context.gateway,
             decision.clone,
             generation.database,
             generation.contents,
             options=context.copy_options,
-            facts={
-                "kind": "clone",
-                "instance": context.config.instance,
-                "template": decision.template,
-                "generation": decision.generation,
-            },
-            seconds=context.config.templates[decision.template].create_timeout,
+            facts=context.comments.plain(decision.template, decision.generation),
+            seconds=section.create_timeout,
+            owner=section.role,
         )
+        if section.lease_roles:
+            password = secrets.token_urlsafe(24)
+            role = CloneRole(password, context.roles.groups(section.role))
+            await context.roles.give(decision.clone, role)
+            context.logins.set_password(decision.clone, password)
+
+    async def _adopt_once(self, decision: Adopt) -> None:
+        context = self._context
+        section = context.config.templates[decision.template]
+        await adopt(
+            context.gateway,
+            decision.clone,
+            context.generations[decision.template].contents,
+            context.comments.plain(decision.template, decision.generation),
+            section.create_timeout,
+        )
+        if section.lease_roles:
+            password = secrets.token_urlsafe(24)
+            await context.roles.set_password(decision.clone, password)
+            context.logins.set_password(decision.clone, password)

@@ -9,13 +9,14 @@ import structlog
 from clonepool.service.workers.creator import Creator
 from clonepool.service.workers.dropper import Dropper
 from clonepool.service.workers.recycler import Recycler
+from clonepool.service.workers.scribe import Scribe
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from anyio.abc import TaskGroup
 
-    from clonepool.core.decisions import CreateClone, Drop, Recycle
+    from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
     from clonepool.service.workers.context import Context
 
 log = structlog.get_logger()
@@ -29,6 +30,7 @@ class Crew:
         self._creator = Creator(context)
         self._recycler = Recycler(context)
         self._dropper = Dropper(context)
+        self._scribe = Scribe(context)
 
     def create(self, decision: CreateClone) -> None:
         """Start to make a clone."""
@@ -39,6 +41,24 @@ class Crew:
     ) -> None:
         """Start to recycle a clone."""
         self._tasks.start_soon(_guarded, self._recycler.run, decision, report)
+
+    def keep(
+        self, decision: Keep, report: Callable[[list[dict[str, Any]] | None, bool], None]
+    ) -> None:
+        """Start to set a clone aside."""
+        self._tasks.start_soon(_guarded, self._recycler.keep, decision, report)
+
+    def record(self, decision: Record) -> None:
+        """Start to write a lease down."""
+        self._tasks.start_soon(_guarded, self._scribe.record, decision)
+
+    def park(self, decision: Park) -> None:
+        """Start to leave a clone to the next daemon."""
+        self._tasks.start_soon(_guarded, self._scribe.park, decision)
+
+    def adopt(self, decision: Adopt) -> None:
+        """Start to take over a clone of an earlier daemon."""
+        self._tasks.start_soon(_guarded, self._creator.adopt, decision)
 
     def drop(self, decision: Drop) -> None:
         """Start to drop a clone."""

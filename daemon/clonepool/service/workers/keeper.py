@@ -1,13 +1,15 @@
-"""Keeps the way to the server open: the instance lock, and the embedded server itself."""
+"""Keeps the way to the server open: the lock, the pulse, and the embedded server itself."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import anyio
 import structlog
 
-from clonepool.errors import ClusterLostError
+from clonepool.core.naming import PREFIX
+from clonepool.errors import ClusterLostError, ServerUnavailableError, StatementError
 from clonepool.postgres.lock import InstanceLock
 
 if TYPE_CHECKING:
@@ -15,25 +17,34 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.embedded.server import EmbeddedServer
     from clonepool.postgres.gateway import Gateway
+    from clonepool.service.workers.auditor import Auditor
 
 log = structlog.get_logger()
 
 _FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 2.0
+_LONGEST_PAUSE_SECONDS = 1.0
+PULSE_SECONDS = 2.0
+"""How often the server is asked for its databases while clients are connected."""
+SILENCE_SECONDS = 5.0
+"""How long it may take to answer that before it counts as away."""
 
 
 class Keeper:
     """Notices when the server goes away, and says when it is back.
 
-    The lock's connection is the sentinel: it ends when the server does, so that nothing has to
-    be asked while all is well.
+    The lock's connection is the sentinel: it ends when the server does. A server that merely stops
+    to answer, or a line that was cut without a word, does not end it: so it is asked something
+    every few seconds, but only while clients are connected. An idle daemon asks nothing.
     """
 
     def __init__(self, gateway: Gateway, instance: str, embedded: EmbeddedServer | None) -> None:
         self._lock = InstanceLock(gateway, instance)
         self._embedded = embedded
-        self._lost = anyio.Event()
+        self._prefix = f"{PREFIX}_{instance}_"
+        self._lost = False
+        self._stirred = anyio.Event()
         self.problem = "not connected yet"
+        self.watched: Callable[[], bool] = lambda: False
 
     @property
     def server_up(self) -> bool:
@@ -46,23 +57,30 @@ class Keeper:
         Raises:
             AlreadyRunningError, ServerUnavailableError: nothing is held.
         """
-        await self._lock.take(self._lost.set)
+        await self._lock.take(self._lose)
         self.problem = ""
 
-    async def run(self, lost: Callable[[], None], found: Callable[[], None]) -> None:
+    def stir(self) -> None:
+        """Begin to ask: there are clients."""
+        self._stirred.set()
+
+    async def run(
+        self, lost: Callable[[], None], found: Callable[[], None], auditor: Auditor
+    ) -> None:
         """Hold the lock for ever: whenever it is lost, take it again as soon as that can be.
 
         Args:
             lost: called when the server went away.
             found: called when it is back.
+            auditor: is shown which databases there are.
 
         Raises:
             ClusterLostError: it will not come back with what it had.
         """
         while True:
-            await self._lost.wait()
-            self.problem = "the connection to the server was lost"
-            log.warning("server.lost")
+            await self._watch(auditor)
+            self.problem = self.problem or "the connection to the server was lost"
+            log.warning("server.lost", reason=self.problem)
             lost()
             began, pause = anyio.current_time(), _FIRST_PAUSE_SECONDS
             while not await self._run_once():
@@ -75,12 +93,43 @@ class Keeper:
         """Let go of the lock."""
         await self._lock.close()
 
+    def _lose(self) -> None:
+        self._lost = True
+        self._stirred.set()
+
+    async def _watch(self, auditor: Auditor) -> None:
+        """Return when the server is away."""
+        while not self._lost:
+            await self._await_stir(PULSE_SECONDS if self.watched() else math.inf)
+            if self.watched() and not self._lost:
+                await self._feel_pulse(auditor)
+
+    async def _feel_pulse(self, auditor: Auditor) -> None:
+        expected = auditor.expected()
+        try:
+            there = await self._lock.databases(self._prefix, seconds=SILENCE_SECONDS)
+        except (ServerUnavailableError, StatementError) as error:
+            self.problem = str(error)
+            self._lost = True
+            return
+        auditor.compare(expected, there)
+        # Clients that come and go must not make it more often than every few seconds.
+        until = anyio.current_time() + PULSE_SECONDS
+        while (left := until - anyio.current_time()) > 0 and not self._lost:
+            await self._await_stir(left)
+
+    async def _await_stir(self, seconds: float) -> None:
+        if not self._lost:
+            self._stirred = anyio.Event()
+            with anyio.move_on_after(seconds):
+                await self._stirred.wait()
+
     async def _run_once(self) -> bool:
-        lost = anyio.Event()
         try:
             if self._embedded is not None and not self._embedded.alive():
                 await self._embedded.restart()
-            await self._lock.take(lost.set)
+            self._lost = False
+            await self._lock.take(self._lose)
         except ClusterLostError:
             raise
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
@@ -88,5 +137,5 @@ class Keeper:
                 self.problem = str(error) or repr(error)
                 log.warning("server.unreachable", error=self.problem)
             return False
-        self._lost, self.problem = lost, ""
+        self.problem = ""
         return True

@@ -1,4 +1,4 @@
-"""Finds or builds each template's generation at the start."""
+"""Finds or builds each template's generation: at the start, and when one is gone."""
 
 from __future__ import annotations
 
@@ -8,53 +8,84 @@ from typing import TYPE_CHECKING
 import anyio
 import structlog
 
+from clonepool.core.pool import Phase
 from clonepool.errors import ServerUnavailableError
 from clonepool.postgres.builder import Recipe
+from clonepool.postgres.roles import derived_password
 
 if TYPE_CHECKING:
+    from clonepool.config import TemplateSection
     from clonepool.postgres.builder import Builder
     from clonepool.service.workers.context import Context
 
 log = structlog.get_logger()
 
+BUILD_POSTPONED = "template.build_postponed"
 _PAUSE_SECONDS = 1.0
 
 
 class TemplateBuilder:
     """Brings the templates up, one after another, and tidies away what they replace."""
 
-    def __init__(self, context: Context, builder: Builder) -> None:
+    def __init__(self, context: Context, builder: Builder, secret: bytes) -> None:
         self._context = context
+        self._secret = secret
         self._builder = builder
+        self._gone: set[str] = set()
+        self._wanted = anyio.Event()
 
     async def run(self) -> None:
-        """Build every template; a server that is away is waited for."""
-        templates = self._context.config.templates
-        for template in templates:
-            while not await self._run_once(template):
-                await anyio.sleep(_PAUSE_SECONDS)
+        """Build every template, then those whose generation is gone, for ever."""
+        for template in self._context.config.templates:
+            await self._insist(template)
+        await self._tidy()
+        while True:
+            await self._wanted.wait()
+            self._wanted = anyio.Event()
+            while self._gone:
+                await self._insist(self._gone.pop())
+
+    def rebuild(self, template: str) -> None:
+        """Have a template built again: its generation is not on the server any more."""
+        pool = self._context.fleet.pools[template]
+        if pool.phase is Phase.READY:
+            log.warning("template.lost", template=template)
+            pool.template_lost()
+            self._gone.add(template)
+            self._wanted.set()
+
+    async def _insist(self, template: str) -> None:
+        """Build one; a server that is away is waited for."""
+        while not await self._run_once(template):
+            await anyio.sleep(_PAUSE_SECONDS)
+        self._context.troubles.end(BUILD_POSTPONED, template)
+
+    async def _tidy(self) -> None:
         current = {generation.database for generation in self._context.generations.values()}
         try:
             for name in await self._builder.drop_stale(current, set(self._context.generations)):
                 log.info("template.stale_dropped", database=name)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            log.warning("template.stale_kept", error=str(self._context.count_failure(error)))
+            self._context.troubles.begin("template.stale_kept", "", error)
 
     async def _run_once(self, template: str) -> bool:
         context, section = self._context, self._context.config.templates[template]
         pool, began = context.fleet.pools[template], context.now()
         recipe = Recipe(
-            template, section.sql, Path(context.config.directory), section.build_timeout
+            template,
+            section.sql,
+            Path(context.config.directory),
+            section.build_timeout,
+            section.role,
         )
         try:
+            await self._prepare_role(template, section)
             generation = await self._builder.ensure(recipe)
         except ServerUnavailableError as error:
-            context.count_failure(error)
-            log.warning("template.build_postponed", template=template, error=error.sentence())
+            context.troubles.begin(BUILD_POSTPONED, template, error)
             return False
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            told = context.count_failure(error)
-            log.error("template.build_failed", template=template, error=told.sentence())  # noqa: TRY400 - the error's own words are enough
+            told = context.troubles.begin("template.build_failed", template, error)
             context.carry_out(pool.template_failed(told))
             return True
         seconds = context.now() - began
@@ -69,3 +100,16 @@ class TemplateBuilder:
         context.generations[template] = generation
         context.carry_out(pool.template_ready(generation.short, context.now()))
         return True
+
+    async def _prepare_role(self, template: str, section: TemplateSection) -> None:
+        """Make the template's role, and remember as whom its leases log in."""
+        context = self._context
+        if not section.role:
+            return
+        derived = derived_password(self._secret, section.role)
+        password = await context.roles.ensure(section.role, derived, section.password)
+        if section.lease_roles:
+            await context.roles.ensure_lease_group()
+            context.logins.use_lease_roles(template)
+        else:
+            context.logins.use_role(template, section.role, password)

@@ -1,0 +1,105 @@
+"""Why an acquire got nothing: the sentences, with the names and numbers a person needs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clonepool.core.limits import Limit
+from clonepool.errors import (
+    AcquireTimeoutError,
+    ClonepoolError,
+    DrainingError,
+    PoolFullError,
+    QueueFullError,
+    ServerUnavailableError,
+    ShuttingDownError,
+    TemplateFailedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from clonepool.core.decisions import Lease
+
+_NAMED_HOLDERS = 3
+
+
+def template_failed(template: str, cause: str) -> TemplateFailedError:
+    """The template could not be built."""
+    return TemplateFailedError(
+        f"template {template} could not be built: {cause}",
+        remedy="correct the template's files and start the daemon again",
+    )
+
+
+def queue_full(template: str, waiting: int) -> QueueFullError:
+    """As many wait as may wait."""
+    return QueueFullError(
+        f"{waiting} acquires of {template} wait already",
+        remedy=f"start fewer tests at a time, or raise templates.{template}.max_waiting",
+    )
+
+
+def draining(template: str) -> DrainingError:
+    """No new leases are wanted."""
+    return DrainingError(
+        f"{template} is being drained: it grants no new leases",
+        remedy=f"`clonepool drain --off {template}` ends that",
+    )
+
+
+def shutting_down() -> ShuttingDownError:
+    """The daemon stops."""
+    return ShuttingDownError("the daemon is stopping", remedy="try again when it has been started")
+
+
+def still_building(waited: str) -> AcquireTimeoutError:
+    """There is nothing to be cloned yet."""
+    return AcquireTimeoutError(
+        f"{waited}: the template is still being built", remedy="raise the timeout"
+    )
+
+
+def server_away(waited: str) -> ServerUnavailableError:
+    """PostgreSQL is gone."""
+    return ServerUnavailableError(
+        f"{waited}: PostgreSQL cannot be reached", remedy="see `clonepool status`"
+    )
+
+
+def creating_fails(waited: str, cause: ClonepoolError) -> AcquireTimeoutError:
+    """Clones cannot be made at the moment."""
+    remedy = cause.remedy or "see `clonepool status`"
+    return AcquireTimeoutError(f"{waited}: {cause}", remedy=remedy)
+
+
+def pool_full(
+    waited: str, template: str, leases: Collection[Lease], limit: Limit, most: int, now: float
+) -> PoolFullError:
+    """All that may exist are leased: how many, by whom, for how long."""
+    key = f"templates.{template}.max_clones" if limit is Limit.TEMPLATE else "pool.max_clones"
+    return PoolFullError(
+        f"{waited}: {len(leases)} of {most} are leased, {_holders(leases, now)}",
+        remedy=f"raise {key}, or release leases sooner",
+    )
+
+
+def too_slow(waited: str) -> AcquireTimeoutError:
+    """Nothing is wrong, it only takes longer."""
+    return AcquireTimeoutError(
+        f"{waited}: none became ready in time", remedy="raise min_ready or the timeout"
+    )
+
+
+def _holders(leases: Collection[Lease], now: float) -> str:
+    """Name the labels that hold most, each with the age of its oldest lease."""
+    by_label: dict[str, list[float]] = {}
+    for lease in leases:
+        by_label.setdefault(lease.label or "a client", []).append(now - lease.granted_at)
+    most = sorted(by_label.items(), key=lambda item: (-len(item[1]), -max(item[1])))
+    named = [
+        f"{len(ages)} by {label} (the oldest for {max(ages):.1f} s)"
+        for label, ages in most[:_NAMED_HOLDERS]
+    ]
+    others = len(most) - len(named)
+    return ", ".join([*named, f"{others} other holders"] if others else named)

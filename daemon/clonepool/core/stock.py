@@ -1,0 +1,92 @@
+"""The clones of one pool: which there are, in which state, and what is in reach.
+
+Counts and moves, no policy: who gets a clone and when one is made is the pool's matter.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import TYPE_CHECKING
+
+from clonepool.core.clone import Clone, Event, State
+
+if TYPE_CHECKING:
+    from clonepool.core.limits import Budget
+
+
+class Stock:
+    """Clones by name; each takes a place of the budget as long as its database may exist.
+
+    Attributes:
+        count: clones by state, so that no acquire has to count them.
+        kept: names of kept clones and until when, in monotonic seconds; the oldest first.
+        parked: names of clones found parked, and their generations.
+    """
+
+    def __init__(self, budget: Budget) -> None:
+        self.count: Counter[State] = Counter()
+        self.kept: dict[str, float] = {}
+        self.parked: dict[str, str] = {}
+        self._budget = budget
+        self._clones: dict[str, Clone] = {}
+        self._ready: deque[Clone] = deque()
+
+    def __len__(self) -> int:
+        return len(self._clones)
+
+    @property
+    def ready(self) -> int:
+        """How many could be granted now."""
+        return len(self._ready)
+
+    def names(self, *states: State) -> set[str]:
+        """Return the databases that are in these states."""
+        return {name for name, clone in self._clones.items() if clone.state in states}
+
+    def enter(self, name: str, state: State = State.CREATING) -> None:
+        """Add a clone that exists or is about to."""
+        self._clones[name] = Clone(name, state)
+        self.count[state] += 1
+        self._budget.used += 1
+
+    def move(self, name: str, *events: Event) -> None:
+        """Apply events to a clone that is not among the ready ones."""
+        for event in events:
+            self._move(self._clones[name], event)
+
+    def shelve(self, name: str, event: Event) -> None:
+        """Put a clone that became ready behind those that are."""
+        self.parked.pop(name, None)
+        clone = self._clones[name]
+        self._move(clone, event)
+        self._ready.append(clone)
+
+    def take(self, event: Event) -> str:
+        """Take the ready clone that has waited longest off the shelf."""
+        clone = self._ready.popleft()
+        self._move(clone, event)
+        return clone.name
+
+    def last_ready(self) -> str:
+        """Return the ready clone that was used least recently."""
+        return self._ready[-1].name
+
+    def discard(self, name: str) -> None:
+        """Let a clone begin to go."""
+        clone = self._clones[name]
+        if clone.state is State.READY:
+            self._ready.remove(clone)
+        self.kept.pop(name, None)
+        self.parked.pop(name, None)
+        self._move(clone, Event.DROP)
+
+    def forget(self, name: str) -> None:
+        """Strike out a clone whose database is gone, or no concern of ours any more."""
+        clone = self._clones.pop(name)
+        self._move(clone, Event.VANISH)
+        self._budget.used -= 1
+
+    def _move(self, clone: Clone, event: Event) -> None:
+        before = clone.state
+        self.count[clone.apply(event)] += 1
+        self.count[before] -= 1

@@ -1,0 +1,72 @@
+"""What a lease can leave behind that outlives its sessions and holds on to the database.
+
+Prepared transactions, replication slots and subscriptions: DROP DATABASE refuses while there is
+one, WITH (FORCE) too, and a rewind must not begin.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clonepool.postgres.gateway import identifier, literal
+
+if TYPE_CHECKING:
+    from clonepool.postgres.gateway import Gateway
+
+
+async def clear(gateway: Gateway, name: str) -> list[str]:
+    """Roll back, drop and detach whatever there is; return what was found, for people.
+
+    Raises:
+        StatementError, ServerUnavailableError: something refused; calling again goes on from there.
+    """
+    found = await _drop_slots(gateway, name)
+    async with gateway.control() as session:
+        (held,) = await session.rows(
+            "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1) AS prepared,"
+            " EXISTS (SELECT FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"
+            "   WHERE datname = $1) AS subscribed",
+            name,
+        )
+    if held["prepared"]:
+        found += await _roll_back_prepared(gateway, name)
+    if held["subscribed"]:
+        found += await _drop_subscriptions(gateway, name)
+    return found
+
+
+async def _drop_slots(gateway: Gateway, name: str) -> list[str]:
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT slot_name, active_pid FROM pg_replication_slots WHERE database = $1", name
+        )
+        for row in rows:
+            if row["active_pid"] is not None:
+                await session.rows("SELECT pg_terminate_backend($1)", row["active_pid"])
+            await session.rows("SELECT pg_drop_replication_slot($1)", row["slot_name"])
+    return [f"replication slot {row['slot_name']}" for row in rows]
+
+
+async def _roll_back_prepared(gateway: Gateway, name: str) -> list[str]:
+    """Roll back the prepared transactions of a database, which must be done inside it."""
+    async with gateway.session(name) as session:
+        rows = await session.rows("SELECT gid FROM pg_prepared_xacts WHERE database = $1", name)
+        for row in rows:
+            await session.execute(f"ROLLBACK PREPARED {literal(row['gid'])}")
+    return [f"prepared transaction {row['gid']}" for row in rows]
+
+
+async def _drop_subscriptions(gateway: Gateway, name: str) -> list[str]:
+    """Drop a database's subscriptions; their slots at the publisher are not ours to touch."""
+    async with gateway.session(name) as session:
+        rows = await session.rows(
+            "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"
+            " WHERE datname = $1",
+            name,
+        )
+        for row in rows:
+            subscription = identifier(row["subname"])
+            await session.execute(f"ALTER SUBSCRIPTION {subscription} DISABLE")
+            await session.execute(f"ALTER SUBSCRIPTION {subscription} SET (slot_name = NONE)")
+            await session.execute(f"DROP SUBSCRIPTION {subscription}")
+    return [f"subscription {row['subname']}" for row in rows]

@@ -1,0 +1,92 @@
+"""What an earlier daemon left on the server: taken over where that is proven right, else dropped.
+
+Nothing is believed that was not written down: a clone is whole and clean only if it was parked, and
+leased or kept only if its comment says so. Everything else of ours is in an unknown state.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from clonepool.core.decisions import Lease
+from clonepool.core.naming import Kind
+from clonepool.errors import ClonepoolError
+from clonepool.postgres import databases
+from clonepool.service import comments
+from clonepool.service.clock import seconds_until
+
+if TYPE_CHECKING:
+    from clonepool.core.pool import Pool
+    from clonepool.postgres.databases import Database
+    from clonepool.service.workers.context import Context
+
+log = structlog.get_logger()
+
+NOBODY = 0
+"""The holder of a lease that was found: its connection is gone."""
+
+
+async def take_over(context: Context, ours: list[Database]) -> None:
+    """Give each database to its pool, or drop it.
+
+    Clones of configured templates go through their pool in any case, so that they count against the
+    limits until they are gone.
+    """
+    for database in ours:
+        identity = database.identity
+        pool = context.fleet.pools.get(identity.template)
+        if identity.kind is Kind.CLONE and pool is not None:
+            _enter(context, pool, database)
+        elif identity.kind is Kind.CLONE and _is_leased(database):
+            log.warning(
+                "database.left", database=database.name, reason="leased, and of no known template"
+            )
+        elif identity.kind is not Kind.GENERATION or pool is None:
+            await _drop(context, database)
+
+
+def _enter(context: Context, pool: Pool, database: Database) -> None:
+    name, now = database.name, context.now()
+    match comments.read(database.comment):
+        case comments.LeasedComment() as found if database.open and _is_leased(database):
+            log.info("lease.found", clone=name, label=found.label)
+            pool.found_leased(_lease(database, found, now), now)
+        case comments.KeptComment() as found if seconds_until(found.until) > 0:
+            log.info("clone.found_kept", clone=name, label=found.label)
+            pool.found_kept(name, now + seconds_until(found.until))
+        case comments.ParkedComment() as found if (
+            not database.open and found.proof == context.comments.proof(name)
+        ):
+            pool.found_parked(name, database.identity.generation)
+        case _:
+            log.info("database.swept", database=name, kind="clone")
+            context.carry_out(pool.found(name))
+
+
+def _is_leased(database: Database) -> bool:
+    found = comments.read(database.comment)
+    return isinstance(found, comments.LeasedComment) and seconds_until(found.until) > 0
+
+
+def _lease(database: Database, found: comments.LeasedComment, now: float) -> Lease:
+    return Lease(
+        token=found.token,
+        template=database.identity.template,
+        generation=database.identity.generation,
+        clone=database.name,
+        holder=NOBODY,
+        label=found.label,
+        granted_at=now + seconds_until(found.granted),
+        ttl=found.ttl,
+        expires_at=now + seconds_until(found.until),
+    )
+
+
+async def _drop(context: Context, database: Database) -> None:
+    log.info("database.swept", database=database.name, kind=database.identity.kind.name.lower())
+    try:
+        await databases.drop(context.gateway, database.name, sealed=True)
+    except ClonepoolError as error:
+        context.troubles.begin("database.sweep_failed", "", error, database=database.name)

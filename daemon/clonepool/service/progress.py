@@ -1,0 +1,80 @@
+"""Notifications once a second to those who wait and asked for them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clonepool.protocol.messages import DrainProgress, DrainResult, Progress
+
+if TYPE_CHECKING:
+    from clonepool.core.pool import Pool
+    from clonepool.protocol.server import RequestId
+    from clonepool.service.broker import Broker
+    from clonepool.service.methods import Connection
+
+EVERY_SECONDS = 1.0
+_LOOK_SECONDS = 0.05
+
+
+class AcquireProgress:
+    """Tells one client how its acquire fares until it is answered."""
+
+    def __init__(
+        self, broker: Broker, peer: Connection, request: RequestId, pool: Pool, waiter: int
+    ) -> None:
+        self._broker = broker
+        self._peer = peer
+        self._request = request
+        self._pool = pool
+        self._waiter = waiter
+        self._began = broker.now()
+        self._tell()
+
+    def _tell(self) -> None:
+        if not self._broker.is_waiting(self._waiter):
+            return
+        pool = self._pool.snapshot()
+        told = Progress(
+            self._request,
+            round(self._broker.now() - self._began, 3),
+            self._pool.line.position(self._waiter) or 0,
+            pool.phase,
+            pool.limited_by,
+        )
+        self._peer.notify("progress", told)
+        self._broker.call_later(EVERY_SECONDS, self._tell)
+
+
+class DrainWatch:
+    """Answers a drain when no lease is left, or when its time is up."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        peer: Connection,
+        request: RequestId,
+        template: str | None,
+        timeout: float,
+        *,
+        progress: bool,
+    ) -> None:
+        self._broker = broker
+        self._peer = peer
+        self._request = request
+        self._template = template
+        self._deadline = broker.now() + timeout
+        self._progress = progress
+        self._told = -1
+        self._look()
+
+    def _look(self) -> None:
+        leases = self._broker.fleet.leased(self._template)
+        left = self._deadline - self._broker.now()
+        if leases == 0 or left <= 0:
+            self._peer.reply(self._request, DrainResult(leases))
+            return
+        if self._progress and leases != self._told:
+            self._peer.notify("progress", DrainProgress(self._request, leases))
+            self._told = leases
+        if not self._peer.gone:
+            self._broker.call_later(min(left, _LOOK_SECONDS), self._look)

@@ -1,0 +1,81 @@
+"""Whether there is room for another clone: measured where that can be, else reckoned."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from clonepool.core.limits import Limit
+from clonepool.errors import ResourceError
+
+if TYPE_CHECKING:
+    from clonepool.config import Config
+
+MEBIBYTE = 1024 * 1024
+
+
+class StorageGuard:
+    """Says no before the disk does: a full disk can take PostgreSQL down, and every lease with it.
+
+    Args:
+        config: the floor of free space, and the budget.
+        root: the embedded server's storage; None for a server by URL, whose disk is not ours to
+            see: there the budget alone holds.
+        in_memory: whether that storage takes of the machine's memory.
+    """
+
+    def __init__(self, config: Config, root: Path | None, *, in_memory: bool) -> None:
+        self._floor = config.embedded.min_free_mib * MEBIBYTE
+        self._budget = config.pool.max_storage_mib * MEBIBYTE
+        self._root = root
+        self._in_memory = in_memory
+        self._under_way = 0
+
+    def begin(self, size: int, reckoned: int) -> None:
+        """Take room for a clone that is about to be made; `end` gives it back.
+
+        Args:
+            size: of the clone, in bytes.
+            reckoned: what all clones that exist or may exist take, this one counted, in bytes.
+
+        Raises:
+            ResourceError: there is none; nothing was taken.
+        """
+        if self._budget and reckoned > self._budget:
+            raise ResourceError(
+                f"the clones take {reckoned // MEBIBYTE} MiB of {self._budget // MEBIBYTE} MiB",
+                limit=Limit.STORAGE,
+                remedy="raise pool.max_storage_mib, or lower max_clones",
+            )
+        free = self.free()
+        if free is not None and free - self._under_way - size < self._floor:
+            raise ResourceError(
+                f"{free // MEBIBYTE} MiB are free on {self._root}, and"
+                f" {self._floor // MEBIBYTE} MiB are to stay free",
+                limit=Limit.STORAGE,
+                remedy="free some, or lower embedded.min_free_mib",
+            )
+        self._under_way += size
+
+    def end(self, size: int) -> None:
+        """Give back what `begin` took: the clone is there and measured, or it is not."""
+        self._under_way -= size
+
+    def free(self) -> int | None:
+        """Return the bytes that are free, None where that cannot be seen."""
+        if self._root is None:
+            return None
+        try:
+            found = os.statvfs(self._root)
+        except OSError:
+            return None
+        free = found.f_bavail * found.f_frsize
+        return min(free, _available_memory()) if self._in_memory else free
+
+
+def _available_memory() -> int:
+    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) * 1024
+    return 1 << 62

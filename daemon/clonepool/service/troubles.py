@@ -1,0 +1,63 @@
+"""One log line when something begins to fail, one when it works again, none for each retry."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+from clonepool.errors import ClonepoolError, ResourceError, ServerUnavailableError, StatementError
+
+if TYPE_CHECKING:
+    from clonepool.observe.metrics import Metrics
+
+log = structlog.get_logger()
+
+
+class Troubles:
+    """What fails at the moment, by what was tried and for which template."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._known: dict[tuple[str, str], str] = {}
+
+    def begin(self, event: str, template: str, error: Exception, **facts: object) -> ClonepoolError:
+        """Count a failed pass and return it as an error that can be told.
+
+        Args:
+            event: the log event, such as clone.create_failed.
+            template: whose work it was; empty for work that is no template's.
+            error: what was raised; one that is not ours is a mistake of ours, and logged in full.
+            facts: for the log.
+        """
+        self._count(error)
+        if isinstance(error, ClonepoolError):
+            told = error
+        else:
+            log.error("worker.failed", exc_info=error)
+            told = ClonepoolError(f"internal error: {error!r}")
+        cause = _cause(told)
+        if self._known.get((event, template)) != cause:
+            self._known[event, template] = cause
+            log.warning(event, template=template, error=told.sentence(), **facts)
+        return told
+
+    def end(self, event: str, template: str) -> None:
+        """Say so if what failed works again."""
+        if self._known.pop((event, template), None) is not None:
+            log.info("trouble.ended", of=event, template=template)
+
+    def _count(self, error: Exception) -> None:
+        if isinstance(error, StatementError):
+            self._metrics.server_errors.labels(error.sqlstate[:2]).inc()
+        elif isinstance(error, ServerUnavailableError):
+            self._metrics.server_errors.labels("unavailable").inc()
+
+
+def _cause(error: ClonepoolError) -> str:
+    """Return what tells one cause from another: the words name a different clone each time."""
+    if isinstance(error, StatementError):
+        return error.sqlstate
+    if isinstance(error, ResourceError):
+        return error.limit
+    return type(error).__name__
