@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -14,14 +15,26 @@ from hypothesis.stateful import (
     rule,
 )
 
-from clonepool.core.decisions import CreateClone, Drop, Grant, Recycle, Refuse
+from clonepool.core.decisions import (
+    Adopt,
+    CreateClone,
+    Drop,
+    Grant,
+    Keep,
+    News,
+    Notice,
+    Record,
+    Recycle,
+    Refuse,
+    Renewed,
+)
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
 from support.pools import make_fleet, request
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clonepool.core.decisions import Decision
+    from clonepool.core.decisions import Decision, Lease, Request
     from clonepool.core.fleet import Fleet
 
 TEMPLATES = ("blog", "shop")
@@ -30,63 +43,145 @@ MAX_ALL = 5
 PICK = st.integers(min_value=0, max_value=1_000)
 
 
+class Held(NamedTuple):
+    """A lease that its holder knows of."""
+
+    template: str
+    holder: int
+    clone: str
+    lasting: bool
+
+
 class PoolMachine(RuleBasedStateMachine):
     """A fleet, clients and hands that do things in any order, or fail."""
 
     fleet: Fleet
 
-    @initialize(building=st.booleans())
-    def start(self, building: bool) -> None:
+    @initialize(building=st.booleans(), parked=st.integers(0, 2))
+    def start(self, building: bool, parked: int) -> None:
         self.now = 0.0
         self.last_waiter = 0
         self.queued: dict[str, list[int]] = {template: [] for template in TEMPLATES}
+        self.asked: set[int] = set()
         self.answered: set[int] = set()
         self.deadlines: dict[int, float] = {}
-        self.held: dict[str, tuple[str, int, str]] = {}
+        self.holder_of: dict[int, int] = {}
+        self.held: dict[str, Held] = {}
+        self.writing: dict[int, Record] = {}
+        self.fresh: set[int] = set()
         self.creating: list[CreateClone] = []
+        self.adopting: list[Adopt] = []
         self.recycling: list[Recycle] = []
         self.dropping: list[Drop] = []
+        self.kept: set[str] = set()
         self.ever_named: set[str] = set()
-        self.fleet, first = make_fleet(
-            MAX_ALL, ready_templates=not building, blog=(2, 3), shop=(1, 4)
-        )
+        self.fleet, first = make_fleet(MAX_ALL, ready_templates=False, blog=(2, 3), shop=(1, 4))
+        for number in range(parked):
+            self.fleet.pools["blog"].found_parked(f"parked{number}", "abcdefgh")
+        if not building:
+            for pool in self.fleet.pools.values():
+                first += pool.template_ready("abcdefgh", 0.0)
         self.apply(first)
 
-    def apply(self, decisions: Iterable[Decision]) -> None:
+    def apply(self, decisions: Iterable[Decision]) -> None:  # noqa: C901 - one case a decision
         for decision in decisions:
             match decision:
                 case Grant():
                     self.note_grant(decision)
+                case Record():
+                    self.note_record(decision)
                 case Refuse():
                     self.note_answer(decision.waiter)
+                case Renewed():
+                    self.note_renewal(decision)
+                case Notice():
+                    self.note_notice(decision)
                 case CreateClone():
                     assert decision.clone not in self.ever_named, "a name was used twice"
                     self.ever_named.add(decision.clone)
                     self.creating.append(decision)
+                case Adopt():
+                    self.adopting.append(decision)
                 case Recycle():
+                    assert decision.clone not in {held.clone for held in self.held.values()}
                     self.recycling.append(decision)
+                case Keep():
+                    self.kept.add(decision.clone)
                 case Drop():
-                    held = {clone for _, _, clone in self.held.values()}
-                    assert decision.clone not in held, "a leased clone is dropped"
+                    assert decision.clone not in self.occupied(), "a leased clone is dropped"
+                    self.kept.discard(decision.clone)
                     self.dropping.append(decision)
+
+    def occupied(self) -> set[str]:
+        """Return the clones that are somebody's, or will be once that is written down."""
+        written = {held.clone for held in self.held.values()}
+        return written | {r.lease.clone for r in self.writing.values() if self.is_new(r)}
+
+    def is_new(self, record: Record) -> bool:
+        return record.waiter in self.fresh and self.fleet_knows(record.lease)
+
+    def fleet_knows(self, lease: Lease) -> bool:
+        return self.fleet.pools[lease.template].leases.current(lease) is lease
+
+    def take(self, waiter: int, lease: Lease) -> None:
+        """Check that the clone is free and the waiter the first in its line."""
+        assert lease.clone not in self.occupied(), "leased twice"
+        assert lease.clone not in self.kept
+        assert lease.clone not in {d.clone for d in self.dropping}
+        assert lease.clone not in {d.clone for d in self.recycling}
+        assert self.queued[lease.template][0] == waiter, "out of order"
+        assert self.deadlines[waiter] > self.now, "granted after its deadline"
+        self.queued[lease.template].remove(waiter)
+
+    def note_record(self, record: Record) -> None:
+        if record.waiter in self.queued[record.lease.template]:
+            self.take(record.waiter, record.lease)
+            self.fresh.add(record.waiter)
+        self.writing[record.waiter] = record
 
     def note_grant(self, grant: Grant) -> None:
         lease = grant.lease
-        assert lease.clone not in {clone for _, _, clone in self.held.values()}, "leased twice"
-        assert lease.clone not in {d.clone for d in self.dropping}
-        assert lease.clone not in {d.clone for d in self.recycling}
-        queue = self.queued[lease.template]
-        assert queue[0] == grant.waiter, "out of order"
-        assert self.deadlines[grant.waiter] > self.now, "granted after its deadline"
+        if self.writing.pop(grant.waiter, None) is None:
+            assert not lease.outlives_connection, "told before it was written down"
+            self.take(grant.waiter, lease)
         self.note_answer(grant.waiter)
-        self.held[lease.token] = (lease.template, lease.holder, lease.clone)
+        self.held[lease.token] = Held(
+            lease.template, lease.holder, lease.clone, lease.outlives_connection
+        )
+
+    def note_renewal(self, renewed: Renewed) -> None:
+        self.note_answer(renewed.waiter)
+        lease = renewed.lease
+        self.held[lease.token] = self.held[lease.token]._replace(
+            lasting=lease.outlives_connection, holder=lease.holder
+        )
+
+    def note_notice(self, notice: Notice) -> None:
+        lease = notice.lease
+        assert lease.expires_at is not None
+        if notice.news is News.EXPIRED:
+            assert lease.expires_at <= self.now
+            self.held.pop(lease.token, None)
 
     def note_answer(self, waiter: int) -> None:
         assert waiter not in self.answered, "answered twice"
         self.answered.add(waiter)
+        self.writing.pop(waiter, None)
         for queue in self.queued.values():
             if waiter in queue:
                 queue.remove(waiter)
+
+    def ask(self, holder: int, timeout: float, ttl: float | None = None) -> Request:
+        self.last_waiter += 1
+        self.asked.add(self.last_waiter)
+        # A hit is granted, however late.
+        self.deadlines[self.last_waiter] = self.now + max(timeout, 1e-9)
+        self.holder_of[self.last_waiter] = holder
+        asked = request(self.last_waiter, holder=holder, at=self.now, timeout=timeout)
+        return msgspec.structs.replace(asked, ttl=ttl)
+
+    def pick_held(self, pick: int) -> str:
+        return sorted(self.held)[pick % len(self.held)]
 
     # Clients ------------------------------------------------------------------------------
 
@@ -94,37 +189,65 @@ class PoolMachine(RuleBasedStateMachine):
         template=st.sampled_from(TEMPLATES),
         holder=st.integers(1, 3),
         timeout=st.sampled_from([0.0, 1.0, 5.0]),
+        ttl=st.sampled_from([None, None, 0.5, 3.0]),
     )
-    def acquire(self, template: str, holder: int, timeout: float) -> None:
-        self.last_waiter += 1
-        self.queued[template].append(self.last_waiter)
-        self.deadlines[self.last_waiter] = self.now + timeout
-        if timeout == 0.0:
-            self.deadlines[self.last_waiter] = self.now + 1e-9  # a hit is granted, however late
-        asked = request(self.last_waiter, holder=holder, at=self.now, timeout=timeout)
+    def acquire(self, template: str, holder: int, timeout: float, ttl: float | None) -> None:
+        asked = self.ask(holder, timeout, ttl)
+        self.queued[template].append(asked.waiter)
         self.apply(self.fleet.acquire(template, asked, self.now))
 
     @precondition(lambda self: self.held)
-    @rule(pick=PICK)
-    def release(self, pick: int) -> None:
-        token = sorted(self.held)[pick % len(self.held)]
+    @rule(pick=PICK, keep=st.booleans())
+    def release(self, pick: int, keep: bool) -> None:
+        token = self.pick_held(pick)
         del self.held[token]
-        self.apply(self.fleet.release(token))
+        if keep:
+            self.apply(self.fleet.keep(token, 2.0, self.now))
+        else:
+            self.apply(self.fleet.release(token))
+
+    @precondition(lambda self: self.held)
+    @rule(pick=PICK, ttl=st.sampled_from([None, 0.5, 3.0]))
+    def renew(self, pick: int, ttl: float | None) -> None:
+        token = self.pick_held(pick)
+        asked = self.ask(self.held[token].holder, 5.0)
+        self.apply(self.fleet.renew(token, ttl, asked))
+
+    @precondition(lambda self: self.held)
+    @rule(pick=PICK, timeout=st.sampled_from([0.0, 1.0]))
+    def reset(self, pick: int, timeout: float) -> None:
+        token = self.pick_held(pick)
+        held = self.held.pop(token)
+        asked = self.ask(held.holder, timeout)
+        queue = self.queued[held.template]
+        line = self.fleet.pools[held.template].line
+        queue.insert(len(line._continuing), asked.waiter)
+        self.apply(self.fleet.reset(token, asked, self.now))
 
     @rule(holder=st.integers(1, 3))
     def disconnect(self, holder: int) -> None:
-        mine = [token for token, (_, whose, _) in self.held.items() if whose == holder]
-        for token in mine:
-            del self.held[token]
-        gone = [
-            waiter
-            for pool in self.fleet.pools.values()
-            for waiter, asked in pool.line._line.items()
-            if asked.holder == holder
-        ]
+        for token, held in list(self.held.items()):
+            if held.holder == holder and not held.lasting:
+                del self.held[token]
+        gone = [waiter for waiter in self.asked - self.answered if self.holder_of[waiter] == holder]
         for waiter in gone:
             self.note_answer(waiter)
         self.apply(self.fleet.holder_gone(holder, gone))
+
+    @rule(template=st.sampled_from(TEMPLATES), on=st.booleans())
+    def drain(self, template: str, on: bool) -> None:
+        self.apply(self.fleet.drain(template, on=on))
+
+    @precondition(lambda self: self.writing)
+    @rule(pick=PICK, works=st.booleans())
+    def finish_writing(self, pick: int, works: bool) -> None:
+        waiter = sorted(self.writing)[pick % len(self.writing)]
+        record = self.writing[waiter]
+        pool = self.fleet.pools[record.lease.template]
+        if not works:
+            self.apply(pool.not_recorded(waiter, ServerUnavailableError("x")))
+            return
+        self.apply(pool.recorded(waiter, self.now))
 
     # Hands --------------------------------------------------------------------------------
 
@@ -137,6 +260,22 @@ class PoolMachine(RuleBasedStateMachine):
             self.apply(pool.created(create.clone, self.now))
         else:
             self.apply(pool.create_failed(create.clone, ServerUnavailableError("x"), self.now))
+
+    @precondition(lambda self: self.adopting)
+    @rule(pick=PICK, works=st.booleans())
+    def finish_adopt(self, pick: int, works: bool) -> None:
+        adopt = self.adopting.pop(pick % len(self.adopting))
+        pool = self.fleet.pools[adopt.template]
+        self.apply((pool.adopted if works else pool.unusable)(adopt.clone, self.now))
+
+    @rule(template=st.sampled_from(TEMPLATES), pick=PICK)
+    def somebody_drops_a_clone(self, template: str, pick: int) -> None:
+        pool = self.fleet.pools[template]
+        names = sorted(pool.stock._clones)
+        if names:
+            gone = names[pick % len(names)]
+            self.kept.discard(gone)
+            self.apply(pool.lost([gone], self.now))
 
     @precondition(lambda self: self.recycling)
     @rule(pick=PICK, rewound=st.booleans())
@@ -183,13 +322,13 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_a_clone_is_ready(self) -> None:
         for pool in self.fleet.pools.values():
-            assert not (pool.ready and pool.waiting and pool.phase == "ready")
+            assert not (pool.ready and pool.waiting)
 
     @invariant()
     def the_counts_agree_with_the_clones(self) -> None:
         for pool in self.fleet.pools.values():
             snapshot = pool.snapshot()
-            for state in ("creating", "ready", "leased", "recycling", "dropping"):
+            for state in ("creating", "ready", "leased", "recycling", "kept", "parked", "dropping"):
                 actual = sum(clone.state == state for clone in pool.stock._clones.values())
                 assert getattr(snapshot, state) == actual
 
@@ -197,15 +336,22 @@ class PoolMachine(RuleBasedStateMachine):
     def whoever_waits_has_something_to_wait_for(self) -> None:
         for pool in self.fleet.pools.values():
             if pool.waiting and pool.phase == "ready":
-                under_way = self.creating or self.recycling or self.dropping or self.held
+                under_way = bool(self.creating or self.recycling or self.dropping)
+                under_way = under_way or bool(self.occupied() or self.adopting or self.kept)
                 assert under_way or self.fleet.next_timer() is not None
 
     def teardown(self) -> None:
         if not hasattr(self, "fleet"):
             return
         self.apply(self.fleet.stop())
-        waiting = [waiter for queue in self.queued.values() for waiter in queue]
-        assert not waiting, "a waiter was never answered"
+        for waiter in list(self.writing):
+            record = self.writing[waiter]
+            pool = self.fleet.pools[record.lease.template]
+            self.apply(pool.recorded(waiter, self.now))
+        assert self.answered == self.asked, "somebody was never answered"
+        self.held = {token: held for token, held in self.held.items() if held.lasting}
+        self.apply(self.fleet.end_leases())
+        assert {lease.clone for lease in self.fleet.leases()} == self.occupied()
 
 
 PoolMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)

@@ -6,6 +6,8 @@ import hashlib
 import heapq
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from clonepool.core.decisions import News
 
 if TYPE_CHECKING:
@@ -19,11 +21,12 @@ WARNING_SHARE = 0.2
 
 
 _SPARE_ENTRIES = 64
+_DIGEST = "sha256:"
 
 
 def token_digest(token: str) -> str:
     """Return what stands for a token where others can read it: in a database's comment."""
-    return f"sha256:{hashlib.sha256(token.encode()).hexdigest()}"
+    return f"{_DIGEST}{hashlib.sha256(token.encode()).hexdigest()}"
 
 
 class LeaseBook:
@@ -46,11 +49,23 @@ class LeaseBook:
         return self._leases.values()
 
     def find(self, token: str) -> Lease | None:
-        """Return the lease of that token, or None."""
+        """Return the lease of that token, or None.
+
+        A lease that was known by its digest is known by its token from then on. The digest itself,
+        which others can read, names nothing.
+        """
+        if token.startswith(_DIGEST):
+            return None
         lease = self._leases.get(token)
-        if lease is None and not token.startswith("sha256:"):
-            lease = self._leases.get(token_digest(token))
+        if lease is None and (found := self._leases.get(token_digest(token))) is not None:
+            self.end(found)
+            lease = msgspec.structs.replace(found, token=token)
+            self.enter(lease)
         return lease
+
+    def current(self, lease: Lease) -> Lease | None:
+        """Return what has become of a lease, None when it has ended."""
+        return self._leases.get(lease.token)
 
     def held_by(self, holder: int) -> list[Lease]:
         """Return the leases that end with that connection."""
@@ -60,7 +75,7 @@ class LeaseBook:
         """Return how many leases end with that connection."""
         return len(self._held.get(holder, ()))
 
-    def enter(self, lease: Lease, now: float) -> None:
+    def enter(self, lease: Lease) -> None:
         """Add a lease, or put it in the place of the one with its token."""
         if lease.token in self._leases:
             self.end(lease)
@@ -68,31 +83,28 @@ class LeaseBook:
         if not lease.outlives_connection:
             self._held.setdefault(lease.holder, set()).add(lease.token)
         if lease.expires_at is not None:
-            left = lease.expires_at - now
-            warning = min(LONGEST_WARNING_SECONDS, WARNING_SHARE * left)
-            for at, news in (
-                (lease.expires_at - warning, News.EXPIRING),
-                (lease.expires_at, News.EXPIRED),
-            ):
+            warn_at = lease.expires_at - _warning_seconds(lease, lease.expires_at)
+            for at, news in ((warn_at, News.EXPIRING), (lease.expires_at, News.EXPIRED)):
                 heapq.heappush(self._times, (at, news, lease.token, lease.expires_at))
             self._tidy()
 
     def end(self, lease: Lease) -> None:
         """Strike a lease out."""
-        del self._leases[lease.token]
-        held = self._held.get(lease.holder)
+        ended = self._leases.pop(lease.token)
+        held = self._held.get(ended.holder)
         if held is not None:
-            held.discard(lease.token)
+            held.discard(ended.token)
             if not held:
-                del self._held[lease.holder]
+                del self._held[ended.holder]
 
     def pop_due(self, now: float) -> list[tuple[News, Lease]]:
         """Return what time has brought, each once; the leases stay until they are ended."""
-        due = []
+        due: dict[tuple[News, str], Lease] = {}
         while (at := self.next_time()) is not None and at <= now:
             _, news, token, _ = heapq.heappop(self._times)
-            due.append((news, self._leases[token]))
-        return due
+            # A renewal that changed nothing has left a second entry.
+            due[news, token] = self._leases[token]
+        return [(news, lease) for (news, _), lease in due.items()]
 
     def next_time(self) -> float | None:
         """Return when `pop_due` has something to say, in monotonic seconds."""
@@ -110,3 +122,8 @@ class LeaseBook:
         """Say whether the lease still ends when it did as the entry was made."""
         lease = self._leases.get(entry[2])
         return lease is not None and lease.expires_at == entry[3]
+
+
+def _warning_seconds(lease: Lease, expires_at: float) -> float:
+    whole = expires_at - lease.granted_at if lease.ttl is None else lease.ttl
+    return min(LONGEST_WARNING_SECONDS, WARNING_SHARE * whole)

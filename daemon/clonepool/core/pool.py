@@ -3,7 +3,8 @@
 Every method takes what happened and when, changes the pool, and returns what is to be done. On
 one event loop that makes each of them atomic, so there is no lock. Whatever decides who gets a
 clone must live here; whatever touches a database must not. Which clones there are is in `stock`,
-who waits in `waiting`, who holds what in `leases`, what a refusal says in `refusals`.
+who waits in `waiting`, who holds what and until when in `tenancy`, what a refusal says in
+`refusals`.
 """
 
 from __future__ import annotations
@@ -20,25 +21,22 @@ from clonepool.core.decisions import (
     CreateClone,
     Decision,
     Drop,
-    Grant,
     Keep,
     Lease,
     News,
     Notice,
     Park,
     PoolSnapshot,
-    Record,
     Recycle,
     Refuse,
-    Renewed,
     Request,
     Source,
 )
-from clonepool.core.leases import LeaseBook
 from clonepool.core.limits import Budget, Limit, Limits
 from clonepool.core.naming import Identity, Kind, Namer, Serials
 from clonepool.core.sizing import clones_to_create
 from clonepool.core.stock import Stock
+from clonepool.core.tenancy import Tenancy
 from clonepool.core.waiting import WaitingLine
 from clonepool.errors import ClonepoolError, NotYourLeaseError, ResourceError
 
@@ -56,14 +54,6 @@ class Phase(StrEnum):
     READY = "ready"
     FAILED = "failed"
     STOPPING = "stopping"
-
-
-class _Unwritten(msgspec.Struct, frozen=True):
-    """A lease that is being written down, and what its holder asked for."""
-
-    lease: Lease
-    request: Request
-    source: Source | None
 
 
 class Pool:
@@ -86,13 +76,13 @@ class Pool:
         self.draining = False
         self.generation = ""
         self.failure: ClonepoolError | None = None
-        self.leases = LeaseBook()
+        self.tenancy = Tenancy(template, limits.max_lease)
+        self.leases = self.tenancy.book
         self.line = WaitingLine()
         self.stock = Stock(budget)
         self._budget = budget
         self._namer = namer
         self._serials = serials
-        self._unwritten: dict[int, _Unwritten] = {}
         self._last_error: ClonepoolError | None = None
         self._backoff = 0.0
         self._retry_at = 0.0
@@ -112,8 +102,11 @@ class Pool:
 
     def forget(self, waiter: int) -> list[Decision]:
         """Take a request back: whoever asked has gone away."""
-        if self.line.remove(waiter) is None and waiter in self._unwritten:
-            return self._take_back(self._unwritten.pop(waiter))
+        if self.line.remove(waiter) is not None:
+            return []
+        unwritten = self.tenancy.take_back(waiter)
+        if unwritten is not None and self.tenancy.is_new(unwritten):
+            return self.release(unwritten.lease)
         return []
 
     def release(self, lease: Lease) -> list[Decision]:
@@ -134,22 +127,8 @@ class Pool:
         return [kept, *(drop for name in surplus for drop in self._drop(name))]
 
     def renew(self, lease: Lease, ttl: float | None, request: Request) -> list[Decision]:
-        """Let a lease last `ttl` seconds from now; None for as long as it was given before.
-
-        A lease without a TTL gets one, and outlives its connection from then on. Whoever renews
-        is told when it is about to end.
-        """
-        ttl = lease.ttl if ttl is None else ttl
-        if ttl is None:
-            return [Renewed(request.waiter, lease)]
-        new = msgspec.structs.replace(
-            lease,
-            ttl=ttl,
-            expires_at=self._expiry(lease.granted_at, ttl, request.asked_at),
-            holder=request.holder,
-        )
-        self._unwritten[request.waiter] = _Unwritten(new, request, None)
-        return [Record(request.waiter, new)]
+        """Let a lease last longer; see `Tenancy.renew`."""
+        return [self.tenancy.renew(lease, ttl, request)]
 
     def reset(self, lease: Lease, request: Request, now: float) -> list[Decision]:
         """Give a lease another clone, before anybody else; the old one is recycled.
@@ -177,7 +156,7 @@ class Pool:
             Refuse(request.waiter, self.template, self._timeout_error(request, now))
             for request in self.line.pop_overdue(now)
         ]
-        for waiter, unwritten in list(self._unwritten.items()):
+        for waiter, unwritten in list(self.tenancy.unwritten()):
             if unwritten.request.deadline <= now:
                 error = self._timeout_error(unwritten.request, now)
                 decisions += self.not_recorded(waiter, error)
@@ -193,29 +172,16 @@ class Pool:
 
     def recorded(self, waiter: int, now: float) -> list[Decision]:
         """The lease is written down: it can be told."""
-        unwritten = self._unwritten.pop(waiter, None)
-        if unwritten is None:
-            return []  # taken back meanwhile
-        lease, request = unwritten.lease, unwritten.request
-        if unwritten.source is not None:
-            waited = now - request.asked_at
-            return [Grant(waiter, lease, unwritten.source, waited, request.asked_at)]
-        if self.leases.find(lease.token) is None:
-            return [Refuse(waiter, self.template, not_your_lease())]
-        self.leases.enter(lease, now)
-        return [Renewed(waiter, lease)]
+        told = self.tenancy.recorded(waiter, now)
+        return [told] if told is not None else self.not_recorded(waiter, not_your_lease())
 
     def not_recorded(self, waiter: int, error: ClonepoolError) -> list[Decision]:
         """The lease could not be written down: a new one is taken back, an old one stays."""
-        unwritten = self._unwritten.pop(waiter, None)
+        unwritten = self.tenancy.take_back(waiter)
         if unwritten is None:
             return []
-        return [Refuse(waiter, self.template, error), *self._take_back(unwritten)]
-
-    def _take_back(self, unwritten: _Unwritten) -> list[Decision]:
-        lease = unwritten.lease
-        is_new = unwritten.source is not None and self.leases.find(lease.token) is lease
-        return self.release(lease) if is_new else []
+        back = self.release(unwritten.lease) if self.tenancy.is_new(unwritten) else []
+        return [Refuse(waiter, self.template, error), *back]
 
     # The template --------------------------------------------------------------------------
 
@@ -296,10 +262,10 @@ class Pool:
         self.stock.enter(name, State.PARKED)
         self.stock.parked[name] = generation
 
-    def found_leased(self, lease: Lease, now: float) -> None:
+    def found_leased(self, lease: Lease) -> None:
         """A clone whose lease was written down and goes on."""
         self.stock.enter(lease.clone, State.LEASED)
-        self.leases.enter(lease, now)
+        self.leases.enter(lease)
 
     def found_kept(self, name: str, until: float) -> None:
         """A clone that is kept until then, in monotonic seconds."""
@@ -391,8 +357,7 @@ class Pool:
 
     def next_timer(self) -> float | None:
         """When `expire` or `plan` has something to do next, in monotonic seconds."""
-        times = [self.line.first_deadline(), self.leases.next_time()]
-        times += [unwritten.request.deadline for unwritten in self._unwritten.values()]
+        times = [self.line.first_deadline(), self.tenancy.next_time()]
         times.append(min(self.stock.kept.values(), default=None))
         if self._backoff and self.can_create and self._missing(refill=True) > 0:
             times.append(self._retry_at)
@@ -440,31 +405,7 @@ class Pool:
 
     def _grant(self, request: Request, source: Source, now: float) -> Decision:
         clone = self.stock.take(Event.GRANT)
-        old = request.continues
-        lease = Lease(
-            token=request.token if old is None else old.token,
-            template=self.template,
-            generation=self.generation,
-            clone=clone,
-            holder=request.holder if old is None else old.holder,
-            label=request.label if old is None else old.label,
-            granted_at=now if old is None else old.granted_at,
-            ttl=request.ttl if old is None else old.ttl,
-            expires_at=self._expiry(now, request.ttl, now) if old is None else old.expires_at,
-        )
-        self.leases.enter(lease, now)
-        if lease.ttl is None:
-            waited = now - request.asked_at
-            return Grant(request.waiter, lease, source, waited, request.asked_at)
-        self._unwritten[request.waiter] = _Unwritten(lease, request, source)
-        return Record(request.waiter, lease)
-
-    def _expiry(self, granted_at: float, ttl: float | None, now: float) -> float | None:
-        """Return when a lease ends: its TTL from now on, and never past the ceiling."""
-        ceiling = self.limits.max_lease
-        ends = [] if ttl is None else [now + ttl]
-        ends += [] if ceiling is None else [granted_at + ceiling]
-        return min(ends, default=None)
+        return self.tenancy.begin(request, source, clone, self.generation, now)
 
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
         self.stock.shelve(name, event)
@@ -480,6 +421,7 @@ class Pool:
         for name, generation in list(self.stock.parked.items()):
             if generation == self.generation and room > 0:
                 room -= 1
+                del self.stock.parked[name]
                 decisions.append(Adopt(self.template, generation, name))
             else:
                 decisions += self._drop(name)

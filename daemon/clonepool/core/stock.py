@@ -20,7 +20,7 @@ class Stock:
     Attributes:
         count: clones by state, so that no acquire has to count them.
         kept: names of kept clones and until when, in monotonic seconds; the oldest first.
-        parked: names of clones found parked, and their generations.
+        parked: names of clones found parked, and their generations, until they are adopted.
     """
 
     def __init__(self, budget: Budget) -> None:
@@ -56,7 +56,6 @@ class Stock:
 
     def shelve(self, name: str, event: Event) -> None:
         """Put a clone that became ready behind those that are."""
-        self.parked.pop(name, None)
         clone = self._clones[name]
         self._move(clone, event)
         self._ready.append(clone)

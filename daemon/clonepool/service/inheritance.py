@@ -52,7 +52,7 @@ def _enter(context: Context, pool: Pool, database: Database) -> None:
     match comments.read(database.comment):
         case comments.LeasedComment() as found if database.open and _is_leased(database):
             log.info("lease.found", clone=name, label=found.label)
-            pool.found_leased(_lease(database, found, now), now)
+            pool.found_leased(_lease(database, found, now))
         case comments.KeptComment() as found if seconds_until(found.until) > 0:
             log.info("clone.found_kept", clone=name, label=found.label)
             pool.found_kept(name, now + seconds_until(found.until))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from clonepool.service.pens import Pens
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,6 +31,7 @@ class Context:
 
     Attributes:
         limiter: for CREATE and DROP DATABASE.
+        pens: keep what is written into a clone's comment in order.
         copy_options: further words of CREATE DATABASE for clones.
         generations: what each template's current generation is, by template.
         carry_out: gives the broker the decisions that follow from what happened.
@@ -49,6 +52,7 @@ class Context:
     storage: StorageGuard
     now: Callable[[], float]
     copy_options: str
+    pens: Pens = field(default_factory=Pens)
     generations: dict[str, Generation] = field(default_factory=dict)
     carry_out: Callable[[list[Decision]], None] = lambda _: None
     rebuild: Callable[[str], None] = lambda _: None

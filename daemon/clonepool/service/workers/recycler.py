@@ -60,7 +60,8 @@ class Recycler:
         strays = await self._strays(decision.template, decision.clone)
         try:
             await databases.end_sessions(context.gateway, decision.clone, seconds=ASKING_SECONDS)
-            await databases.annotate(context.gateway, decision.clone, comment)
+            async with context.pens.pen(decision.clone):
+                await databases.annotate(context.gateway, decision.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(KEEP_FAILED, decision.template, error, clone=decision.clone)
             report(strays, False)
@@ -74,7 +75,8 @@ class Recycler:
         comment = context.comments.plain(decision.template, decision.generation)
         try:
             with anyio.move_on_after(ASKING_SECONDS):
-                await databases.annotate(context.gateway, decision.clone, comment)
+                async with context.pens.pen(decision.clone):
+                    await databases.annotate(context.gateway, decision.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(RECYCLE_FAILED, decision.template, error, clone=decision.clone)
 

@@ -30,7 +30,8 @@ class Scribe:
         pool = context.fleet.pools[lease.template]
         comment = context.comments.leased(lease, context.now())
         try:
-            await databases.annotate(context.gateway, lease.clone, comment)
+            async with context.pens.pen(lease.clone):
+                await databases.annotate(context.gateway, lease.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             told = context.troubles.begin(RECORD_FAILED, lease.template, error, clone=lease.clone)
             context.carry_out(pool.not_recorded(decision.waiter, told))

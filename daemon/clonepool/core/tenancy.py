@@ -1,0 +1,127 @@
+"""How leases of one pool begin, are written down, are renewed, and end in time.
+
+A lease that outlives its connection is written down before anybody hears of it: between the two it
+is *unwritten* here. Clones are the pool's matter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from clonepool.core.decisions import Decision, Grant, Lease, Record, Renewed, Request, Source
+from clonepool.core.leases import LeaseBook
+
+if TYPE_CHECKING:
+    from collections.abc import ItemsView
+
+
+class Unwritten(msgspec.Struct, frozen=True):
+    """A lease that is being written down, and what was asked; a renewal has no `source`."""
+
+    lease: Lease
+    request: Request
+    source: Source | None
+
+
+class Tenancy:
+    """The leases of one pool.
+
+    Args:
+        template: its name.
+        max_lease: seconds after which a lease ends whatever its holder does; None for never.
+    """
+
+    def __init__(self, template: str, max_lease: float | None) -> None:
+        self.book = LeaseBook()
+        self._template = template
+        self._max_lease = max_lease
+        self._unwritten: dict[int, Unwritten] = {}
+
+    def begin(
+        self, request: Request, source: Source, clone: str, generation: str, now: float
+    ) -> Grant | Record:
+        """Enter the lease of a clone that was just taken, and say how its holder is told."""
+        lease = self._lease(request, clone, generation, now)
+        self.book.enter(lease)
+        if not lease.outlives_connection:
+            return _grant(request, lease, source, now)
+        self._unwritten[request.waiter] = Unwritten(lease, request, source)
+        return Record(request.waiter, lease)
+
+    def renew(self, lease: Lease, ttl: float | None, request: Request) -> Renewed | Record:
+        """Let a lease last `ttl` seconds from now; None for as long as it was given before.
+
+        A lease without a TTL gets one, and outlives its connection from then on. Whoever renews
+        is told when it is about to end.
+        """
+        ttl = lease.ttl if ttl is None else ttl
+        if ttl is None:
+            return Renewed(request.waiter, lease)
+        longer = msgspec.structs.replace(
+            lease,
+            ttl=ttl,
+            expires_at=self._expiry(lease.granted_at, ttl, request.asked_at),
+            holder=request.holder,
+        )
+        self._unwritten[request.waiter] = Unwritten(longer, request, None)
+        return Record(request.waiter, longer)
+
+    def recorded(self, waiter: int, now: float) -> Decision | None:
+        """The lease is written down: say how its holder is told.
+
+        None when nobody is to be told: it was taken back, or the lease has ended meanwhile.
+        """
+        unwritten = self._unwritten.get(waiter)
+        if unwritten is None or self.book.current(unwritten.lease) is None:
+            return None
+        del self._unwritten[waiter]
+        if unwritten.source is not None:
+            return _grant(unwritten.request, unwritten.lease, unwritten.source, now)
+        self.book.enter(unwritten.lease)
+        return Renewed(waiter, unwritten.lease)
+
+    def take_back(self, waiter: int) -> Unwritten | None:
+        """Stop to wait for a writing; return what was being written."""
+        return self._unwritten.pop(waiter, None)
+
+    def is_new(self, unwritten: Unwritten) -> bool:
+        """Say whether the lease itself is to be taken back, and still is the same."""
+        lease = unwritten.lease
+        return unwritten.source is not None and self.book.current(lease) is lease
+
+    def unwritten(self) -> ItemsView[int, Unwritten]:
+        """Return what is being written down, by waiter."""
+        return self._unwritten.items()
+
+    def next_time(self) -> float | None:
+        """Return when a lease or the patience for a writing ends, in monotonic seconds."""
+        times = [unwritten.request.deadline for unwritten in self._unwritten.values()]
+        ending = self.book.next_time()
+        return min(times if ending is None else [*times, ending], default=None)
+
+    def _lease(self, request: Request, clone: str, generation: str, now: float) -> Lease:
+        if request.continues is not None:
+            return msgspec.structs.replace(request.continues, clone=clone, generation=generation)
+        return Lease(
+            token=request.token,
+            template=self._template,
+            generation=generation,
+            clone=clone,
+            holder=request.holder,
+            label=request.label,
+            granted_at=now,
+            ttl=request.ttl,
+            expires_at=self._expiry(now, request.ttl, now),
+        )
+
+    def _expiry(self, granted_at: float, ttl: float | None, now: float) -> float | None:
+        """Return when a lease ends: its TTL from now on, and never past the ceiling."""
+        ends = [] if ttl is None else [now + ttl]
+        ends += [] if self._max_lease is None else [granted_at + self._max_lease]
+        return min(ends, default=None)
+
+
+def _grant(request: Request, lease: Lease, source: Source, now: float) -> Grant:
+    return Grant(request.waiter, lease, source, now - request.asked_at, request.asked_at)

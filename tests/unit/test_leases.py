@@ -1,0 +1,299 @@
+"""Leases: found by token, ended by time, written down before they are told."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+import pytest
+
+from clonepool.core.decisions import (
+    Adopt,
+    Grant,
+    Keep,
+    Lease,
+    News,
+    Notice,
+    Park,
+    Record,
+    Recycle,
+    Refuse,
+    Renewed,
+)
+from clonepool.core.fleet import Fleet
+from clonepool.core.leases import LeaseBook, token_digest
+from clonepool.core.limits import Limits
+from clonepool.core.naming import Namer, Serials
+from clonepool.errors import (
+    DrainingError,
+    NotYourLeaseError,
+    QueueFullError,
+    ServerUnavailableError,
+    ShuttingDownError,
+)
+from support.pools import creates, drops, finish_creates, grants, make_fleet, refusals, request
+
+if TYPE_CHECKING:
+    from clonepool.core.decisions import Request
+    from clonepool.core.pool import Pool
+
+
+def durable(waiter: int, ttl: float = 60.0, timeout: float = 10.0, at: float = 0.0) -> Request:
+    return msgspec.structs.replace(request(waiter, timeout=timeout, at=at), ttl=ttl)
+
+
+def ready_fleet(min_ready: int = 2, max_clones: int = 4, **more: object) -> tuple[Fleet, Pool]:
+    limits = msgspec.convert({"min_ready": min_ready, "max_clones": max_clones, **more}, Limits)
+    fleet = Fleet({"blog": limits}, 100, Namer("test", 1), Serials(0))
+    pool = fleet.pools["blog"]
+    finish_creates(fleet, pool.template_ready("abcdefgh", 0.0))
+    return fleet, pool
+
+
+def held(fleet: Fleet, ttl: float | None = None, at: float = 0.0, waiter: int = 1) -> Lease:
+    """Take a lease, written down if it has a TTL."""
+    asked = request(waiter, at=at) if ttl is None else durable(waiter, ttl, at=at)
+    decisions = fleet.acquire("blog", asked, at)
+    if ttl is not None:
+        decisions = fleet.pools["blog"].recorded(waiter, at)
+    (grant,) = grants(decisions)
+    return grant.lease
+
+
+def test_a_lease_that_outlives_its_connection_is_told_only_when_it_is_written_down() -> None:
+    fleet, pool = ready_fleet()
+    record, *_ = fleet.acquire("blog", durable(1), 1.0)
+    assert isinstance(record, Record)
+    assert record.lease.expires_at == 61.0
+    (grant,) = pool.recorded(1, 1.5)
+    assert isinstance(grant, Grant)
+    assert grant.lease == record.lease
+    assert not fleet.holder_gone(1, [])
+    assert not pool.recorded(1, 2.0)
+
+
+def test_a_lease_that_cannot_be_written_down_is_nobodys() -> None:
+    fleet, pool = ready_fleet()
+    fleet.acquire("blog", durable(1), 0.0)
+    refuse, recycle = pool.not_recorded(1, ServerUnavailableError("x"))
+    assert isinstance(refuse, Refuse)
+    assert isinstance(recycle, Recycle)
+    assert recycle.written_down
+    assert not fleet.leases()
+    assert not pool.recorded(1, 1.0)
+
+
+def test_writing_down_that_takes_past_the_deadline_is_given_up() -> None:
+    fleet, _ = ready_fleet()
+    fleet.acquire("blog", durable(1, timeout=2.0), 0.0)
+    assert fleet.next_timer() == 2.0
+    refuse, recycle, *_ = fleet.expire(2.0)
+    assert isinstance(refuse, Refuse)
+    assert isinstance(recycle, Recycle)
+
+
+def test_who_vanishes_while_the_lease_is_written_down_costs_no_clone() -> None:
+    fleet, _ = ready_fleet()
+    fleet.acquire("blog", durable(1), 0.0)
+    (recycle,) = fleet.holder_gone(1, [1])
+    assert isinstance(recycle, Recycle)
+    assert not fleet.leases()
+
+
+def test_the_end_is_announced_and_then_comes() -> None:
+    fleet, _ = ready_fleet()
+    lease = held(fleet, ttl=100.0)
+    assert fleet.next_timer() == 80.0
+    (notice,) = fleet.expire(80.0)
+    assert notice == Notice(News.EXPIRING, lease, 20.0)
+    assert not fleet.expire(99.9)
+    expired, recycle, *_ = fleet.expire(100.0)
+    assert expired == Notice(News.EXPIRED, lease, 0.0)
+    assert isinstance(recycle, Recycle)
+    with pytest.raises(NotYourLeaseError):
+        fleet.release(lease.token)
+
+
+def test_the_warning_comes_a_minute_before_the_end_of_a_long_lease() -> None:
+    fleet, _ = ready_fleet()
+    held(fleet, ttl=3600.0)
+    assert fleet.next_timer() == 3540.0
+
+
+def test_a_renewal_counts_from_now_once_it_is_written_down() -> None:
+    fleet, pool = ready_fleet()
+    lease = held(fleet, ttl=100.0)
+    (record,) = fleet.renew(lease.token, None, request(7, at=50.0))
+    assert isinstance(record, Record)
+    assert record.lease.expires_at == 150.0
+    assert fleet.lease(lease.token).expires_at == 100.0
+    (renewed,) = pool.recorded(7, 50.1)
+    assert isinstance(renewed, Renewed)
+    assert fleet.lease(lease.token).expires_at == 150.0
+    assert not fleet.expire(100.0)
+
+
+def test_a_renewal_that_cannot_be_written_down_leaves_the_lease_as_it_was() -> None:
+    fleet, pool = ready_fleet()
+    lease = held(fleet, ttl=100.0)
+    fleet.renew(lease.token, 500.0, request(7, at=50.0))
+    (refuse,) = pool.not_recorded(7, ServerUnavailableError("x"))
+    assert isinstance(refuse, Refuse)
+    assert fleet.lease(lease.token).expires_at == 100.0
+
+
+def test_a_renewal_of_a_lease_that_ended_meanwhile_is_refused() -> None:
+    fleet, pool = ready_fleet()
+    lease = held(fleet, ttl=100.0)
+    fleet.renew(lease.token, 500.0, request(7, at=50.0))
+    fleet.release(lease.token)
+    (refuse,) = pool.recorded(7, 51.0)
+    assert isinstance(refuse, Refuse)
+    assert isinstance(refuse.error, NotYourLeaseError)
+    assert not fleet.leases()
+
+
+def test_a_bound_lease_can_be_given_a_life_of_its_own() -> None:
+    fleet, pool = ready_fleet()
+    lease = held(fleet)
+    assert fleet.held_by(1) == 1
+    (same,) = fleet.renew(lease.token, None, request(6, at=1.0))
+    assert same == Renewed(6, lease)
+    fleet.renew(lease.token, 60.0, request(7, at=1.0))
+    pool.recorded(7, 1.0)
+    assert fleet.held_by(1) == 0
+    assert not fleet.holder_gone(1, [])
+    assert len(fleet.leases()) == 1
+
+
+def test_no_lease_lasts_longer_than_the_ceiling() -> None:
+    fleet, pool = ready_fleet(max_lease=100.0)
+    bound = held(fleet, waiter=1)
+    long = held(fleet, ttl=1000.0, waiter=2)
+    assert bound.expires_at == long.expires_at == 100.0
+    fleet.renew(long.token, 1000.0, request(7, at=50.0))
+    (renewed,) = pool.recorded(7, 50.0)
+    assert isinstance(renewed, Renewed)
+    assert renewed.lease.expires_at == 100.0
+    ended = [d for d in fleet.expire(100.0) if isinstance(d, Recycle)]
+    assert {d.clone for d in ended} == {bound.clone, long.clone}
+
+
+def test_a_lease_found_after_a_restart_is_known_by_its_token_and_by_nothing_else() -> None:
+    fleet, pool = ready_fleet()
+    digest = token_digest("secret")
+    pool.found_leased(Lease(digest, "blog", "g", "found", 0, "x", -10.0, 60.0, 50.0))
+    for wrong in (digest, "", "secret2"):
+        with pytest.raises(NotYourLeaseError):
+            fleet.lease(wrong)
+    assert fleet.lease("secret").clone == "found"
+    assert fleet.lease("secret").token == "secret"
+    assert fleet.next_timer() == 38.0
+    fleet.release("secret")
+    assert not fleet.leases()
+
+
+def test_reset_gives_another_clone_under_the_same_token_before_anybody_who_waits() -> None:
+    fleet, first = make_fleet(blog=(1, 1))
+    finish_creates(fleet, first)
+    lease = held(fleet)
+    fleet.acquire("blog", request(2), 0.0)
+    (recycle,) = (d for d in fleet.reset(lease.token, request(3), 1.0) if isinstance(d, Recycle))
+    (drop, *_) = drops(fleet.pools["blog"].unusable(recycle.clone, 1.0))
+    (create,) = creates(fleet.dropped("blog", drop.clone, 1.0))
+    (grant,) = grants(fleet.pools["blog"].created(create.clone, 2.0))
+    assert (grant.waiter, grant.lease.token, grant.lease.clone) == (3, lease.token, create.clone)
+    assert grant.lease.granted_at == lease.granted_at
+
+
+def test_a_reset_that_finds_nothing_in_time_ends_the_lease() -> None:
+    fleet, first = make_fleet(blog=(1, 1))
+    finish_creates(fleet, first)
+    lease = held(fleet)
+    fleet.reset(lease.token, request(3, timeout=1.0), 0.0)
+    assert len(refusals(fleet.expire(1.0))) == 1
+    with pytest.raises(NotYourLeaseError):
+        fleet.release(lease.token)
+
+
+def test_a_kept_clone_stays_until_its_time_and_the_oldest_goes_first() -> None:
+    fleet, pool = ready_fleet(min_ready=3, max_clones=9, max_kept=2)
+    leases = [held(fleet, waiter=waiter) for waiter in (1, 2, 3)]
+    for number, lease in enumerate(leases):
+        keep, *others = fleet.keep(lease.token, 100.0, float(number))
+        assert keep == Keep("blog", "abcdefgh", lease.clone, "client 1", 100.0)
+    (drop,) = drops(others)
+    assert drop.clone == leases[0].clone
+    assert pool.snapshot().kept == 2
+    (drop,) = drops(fleet.expire(101.0))
+    assert drop.clone == leases[1].clone
+
+
+def test_a_line_that_is_full_refuses_at_once_and_says_so() -> None:
+    fleet, _ = ready_fleet(min_ready=0, max_clones=1, max_waiting=2)
+    for waiter in (1, 2):
+        fleet.acquire("blog", request(waiter), 0.0)
+    (refusal,) = refusals(fleet.acquire("blog", request(3), 0.0))
+    assert isinstance(refusal.error, QueueFullError)
+    assert "max_waiting" in refusal.error.remedy
+
+
+def test_a_drained_template_refuses_until_that_is_ended_and_leaves_leases_alone() -> None:
+    fleet, _ = ready_fleet(min_ready=1, max_clones=1)
+    lease = held(fleet)
+    fleet.acquire("blog", request(2), 0.0)
+    assert [r.waiter for r in refusals(fleet.drain("blog", on=True))] == [2]
+    (refusal,) = refusals(fleet.acquire("blog", request(3), 0.0))
+    assert isinstance(refusal.error, DrainingError)
+    assert fleet.lease(lease.token) == lease
+    fleet.drain(None, on=False)
+    assert not refusals(fleet.acquire("blog", request(4), 0.0))
+
+
+def test_a_stop_parks_what_is_ready_ends_bound_leases_and_leaves_the_others() -> None:
+    fleet, pool = ready_fleet(min_ready=3, max_clones=9)
+    bound, lasting = held(fleet, waiter=1), held(fleet, ttl=60.0, waiter=2)
+    parks = [d for d in fleet.stop() if isinstance(d, Park)]
+    for park in parks:
+        pool.parked(park.clone)
+    with pytest.raises(ShuttingDownError):
+        fleet.reset(bound.token, request(9), 0.0)
+    assert fleet.mortal_leases == 1
+    (recycle,) = fleet.end_leases()
+    assert isinstance(recycle, Recycle)
+    assert recycle.clone == bound.clone
+    assert fleet.lease(lasting.token) == lasting
+
+
+def test_parked_clones_of_the_same_generation_are_adopted_and_others_dropped() -> None:
+    fleet, pool = make_fleet(blog=(2, 3), ready_templates=False)[0], None
+    pool = fleet.pools["blog"]
+    for name, generation in (("old", "zzzzzzzz"), ("a", "abcdefgh"), ("b", "abcdefgh")):
+        pool.found_parked(name, generation)
+    assert fleet.unsettled == 0
+    decisions = pool.template_ready("abcdefgh", 0.0)
+    assert {d.clone for d in decisions if isinstance(d, Adopt)} == {"a", "b"}
+    assert [d.clone for d in drops(decisions)] == ["old"]
+    assert not creates(decisions)
+    pool.adopted("a", 1.0)
+    assert pool.ready == 1
+    (drop, *_) = drops(pool.unusable("b", 1.0))
+    assert drop.clone == "b"
+
+
+def test_what_somebody_else_dropped_is_replaced_and_a_leased_clone_is_its_holders() -> None:
+    fleet, pool = ready_fleet(min_ready=2)
+    lease = held(fleet)
+    gone = {*pool.stock._clones}
+    decisions = pool.lost(gone, 1.0)
+    assert len(creates(decisions)) >= 1
+    assert not drops(decisions)
+    assert fleet.lease(lease.token) == lease
+
+
+def test_renewals_without_end_leave_no_trail() -> None:
+    book = LeaseBook()
+    lease = Lease("t", "blog", "g", "c", 1, "l", 0.0, 60.0, 60.0)
+    for second in range(5_000):
+        book.enter(msgspec.structs.replace(lease, expires_at=60.0 + second))
+    assert len(book._times) < 200

@@ -1,0 +1,48 @@
+"""Who waits: order, deadlines, and what a long line costs."""
+
+from __future__ import annotations
+
+import msgspec
+
+from clonepool.core.decisions import Lease
+from clonepool.core.waiting import WaitingLine
+from support.pools import request
+
+LEASE = Lease("t", "blog", "g", "c", 1, "l", 0.0)
+
+
+def test_the_first_come_is_the_first_served() -> None:
+    line = WaitingLine()
+    for waiter in (3, 1, 2):
+        line.add(request(waiter))
+    assert [line.pop().waiter for _ in range(3)] == [3, 1, 2]
+
+
+def test_who_continues_a_lease_goes_before_who_has_none() -> None:
+    line = WaitingLine()
+    line.add(request(1))
+    line.add(msgspec.structs.replace(request(2), continues=LEASE))
+    assert [line.pop().waiter for _ in range(2)] == [2, 1]
+    assert line.position(2) is None
+
+
+def test_deadlines_come_in_their_own_order_and_those_served_have_none() -> None:
+    line = WaitingLine()
+    for waiter, timeout in ((1, 9.0), (2, 3.0), (3, 6.0), (4, 3.0)):
+        line.add(request(waiter, timeout=timeout))
+    assert line.first_deadline() == 3.0
+    line.remove(2)
+    assert [r.waiter for r in line.pop_overdue(6.0)] == [4, 3]
+    assert line.first_deadline() == 9.0
+    assert line.pop().waiter == 1
+    assert line.first_deadline() is None
+
+
+def test_a_line_through_which_many_pass_does_not_grow() -> None:
+    line = WaitingLine()
+    for waiter in range(10_000):
+        line.add(request(waiter, timeout=1000.0 + waiter))
+        if waiter >= 10:
+            line.pop()
+    assert len(line) == 10
+    assert len(line._deadlines) < 200
