@@ -57,6 +57,7 @@ class AccessSection(Section, frozen=True):
     max_clients: Positive = 1000
     max_leases_per_client: Positive = 256
     max_pending_per_client: Positive = 1000
+    unread_timeout: Seconds = 30.0
 
 
 class HttpSection(Section, frozen=True):

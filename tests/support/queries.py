@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 
-from clonepool.postgres.endpoint import from_url
+from clonepool.postgres.embedded import cluster
+from clonepool.postgres.embedded.cluster import SUPERUSER
+from clonepool.postgres.embedded.server import MARKER
+from clonepool.postgres.embedded.settings import DEFAULT_PORT
+from clonepool.postgres.embedded.storage import Storage
+from clonepool.postgres.endpoint import Endpoint, from_url
 from clonepool.postgres.gateway import Gateway
 
 if TYPE_CHECKING:
@@ -21,6 +27,24 @@ async def _value(url: str, sql: str) -> object:
 
 def value(url: str, sql: str) -> object:
     return anyio.run(_value, url, sql)
+
+
+def ask(daemon: Daemon, sql: str) -> object:
+    """Ask the embedded server behind the daemon's back."""
+    marker = cluster.read_marker(daemon.state / MARKER)
+    assert marker is not None
+    host = str(Storage(Path(marker.root), in_memory=False).socket)
+    return value(Endpoint(host, DEFAULT_PORT, SUPERUSER, marker.password).url("postgres"), sql)
+
+
+def clones_of(daemon: Daemon) -> set[str]:
+    """Return our databases on the embedded server, generations left out, whoever holds them."""
+    found = ask(
+        daemon,
+        "SELECT coalesce(string_agg(datname, ' '), '') FROM pg_database"
+        " WHERE datname LIKE 'cp\\_%' AND NOT datistemplate",
+    )
+    return set(str(found).split())
 
 
 def databases_of(daemon: Daemon) -> set[str]:

@@ -109,7 +109,7 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         )
         stack.callback(os.close, state_lock)
         metrics = Metrics(CollectorRegistry(), config.templates)
-        listener = Listener(socket, metrics, config.access.max_clients)
+        listener = Listener(socket, metrics, config.access)
         stack.callback(listener.close)
         web = _bind_http(config.http)
         if web is not None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from clonepool.config import AccessSection
     from clonepool.core.decisions import Notice
     from clonepool.observe.metrics import Metrics
     from clonepool.protocol.server import RequestId
@@ -43,8 +44,6 @@ log = structlog.get_logger()
 SOCKET_MODE = 0o660
 UNREAD_BYTES = 1024 * 1024
 """Replies that a client may leave unread before nothing more is read from it."""
-UNREAD_SECONDS = 30.0
-"""How long it may leave so many unread before it is cut off."""
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Replies to what was asked before may still come: with more than this it is cut off at once."""
 
@@ -101,7 +100,7 @@ class Peer(asyncio.Protocol):
         if self._transport is not None:
             self._transport.pause_reading()
             loop = asyncio.get_running_loop()
-            self._patience = loop.call_later(UNREAD_SECONDS, self._lose_patience)
+            self._patience = loop.call_later(self._listener.unread_timeout, self._lose_patience)
 
     def resume_writing(self) -> None:
         """It reads again."""
@@ -183,12 +182,13 @@ class Listener:
         ConfigError: the place cannot be used; what lies there was not touched.
     """
 
-    def __init__(self, path: Path, metrics: Metrics, max_clients: int) -> None:
+    def __init__(self, path: Path, metrics: Metrics, access: AccessSection) -> None:
         self.path = path
         self.metrics = metrics
         self.peers: dict[int, Peer] = {}
         self.on_first_client: Callable[[], None] = lambda: None
-        self._max_clients = max_clients
+        self.unread_timeout = access.unread_timeout
+        self._max_clients = access.max_clients
         self._lock = _take_lock(path)
         self._bound = _bind(path)
         self._server: asyncio.AbstractServer | None = None

@@ -1,0 +1,37 @@
+"""The protocol by hand: what a client in another language would send and read."""
+
+from __future__ import annotations
+
+import json
+import socket
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Lines:
+    """One connection, pipelined at will."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rb")
+
+    def send(self, request: int | str, method: str, **params: object) -> None:
+        """Send a request and wait for nothing."""
+        message = {"jsonrpc": "2.0", "id": request, "method": method, "params": params}
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def receive(self) -> dict[str, Any]:
+        """Read one line."""
+        line = self._file.readline()
+        assert line, "the connection was closed"
+        message: dict[str, Any] = json.loads(line)
+        return message
+
+    def close(self) -> None:
+        """End the connection."""
+        self._file.close()
+        self._socket.close()
