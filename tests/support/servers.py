@@ -77,7 +77,7 @@ class Workshop:
         return cls(endpoint, psql, capabilities, instance)
 
     async def build(
-        self, sql: list[str], directory: Path = ROOT, template: str = "blog"
+        self, sql: list[str], directory: Path = ROOT, template: str = "blog", role: str = ""
     ) -> Generation:
         """Build a template."""
-        return await self.builder.ensure(Recipe(template, sql, directory, 60.0))
+        return await self.builder.ensure(Recipe(template, sql, directory, 60.0, role))

@@ -1,0 +1,157 @@
+"""What a lease leaves behind does not keep its clone; what is parked stays shut."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import pytest
+
+from clonepool.config import EmbeddedSection
+from clonepool.core.naming import Identity, Kind
+from clonepool.postgres import databases, leftovers
+from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone, park
+from clonepool.postgres.embedded.server import EmbeddedServer, discard
+from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.roles import CloneRole, Roles
+from support import binaries
+from support.servers import BLOG, Workshop, open_directory
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterator
+
+    from clonepool.postgres.endpoint import Endpoint
+
+pytestmark = pytest.mark.anyio
+
+NEVER = "host=/nowhere dbname=nothing"
+
+
+@pytest.fixture(scope="module")
+def logical_server() -> Iterator[EmbeddedServer]:
+    """Return a server that replicates."""
+    with open_directory() as state:
+        newest = next(iter(binaries.available().values()))
+        settings = {
+            "wal_level": "logical", "max_wal_senders": "4", "max_replication_slots": "4",
+            "max_prepared_transactions": "4", "max_logical_replication_workers": "0",
+        }  # fmt: skip
+        server = EmbeddedServer(EmbeddedSection(binaries=str(newest), settings=settings), state, 16)
+        try:
+            anyio.run(server.start)
+            yield server
+            anyio.run(server.stop)
+        finally:
+            anyio.run(discard, state)
+
+
+@pytest.fixture
+async def logical(logical_server: EmbeddedServer) -> AsyncIterator[Workshop]:
+    shop = await Workshop.open(logical_server.endpoint, logical_server.psql, "logical")
+    yield shop
+    await shop.gateway.close()
+
+
+async def make(shop: Workshop, serial: int) -> str:
+    generation = await shop.build(BLOG)
+    name = shop.namer.name(Identity(Kind.CLONE, "blog", generation.short, serial))
+    await make_clone(
+        shop.gateway, name, generation.database, generation.contents,
+        options="", facts={}, seconds=30,
+    )  # fmt: skip
+    return name
+
+
+async def leave_all_behind(gateway: Gateway, name: str) -> None:
+    async with gateway.session(name) as session:
+        # The slot first: to make one waits for transactions to end, prepared ones too.
+        await session.rows("SELECT pg_create_logical_replication_slot('slot_1', 'pgoutput')")
+        await session.execute(
+            f"BEGIN; DELETE FROM blog.tb_comment; PREPARE TRANSACTION 'prepared {name}'"
+        )
+        await session.execute(
+            f"CREATE SUBSCRIPTION sub CONNECTION '{NEVER}' PUBLICATION p WITH (connect = false)"
+        )
+
+
+async def test_all_that_holds_on_to_a_database_is_found_and_cleared(logical: Workshop) -> None:
+    name = await make(logical, 1)
+    await leave_all_behind(logical.gateway, name)
+    found = await leftovers.clear(logical.gateway, name)
+    assert found == [
+        "replication slot slot_1", f"prepared transaction prepared {name}", "subscription sub",
+    ]  # fmt: skip
+    assert await leftovers.clear(logical.gateway, name) == []
+    await databases.drop(logical.gateway, name)
+
+
+async def test_a_drop_clears_it_too(logical: Workshop) -> None:
+    name = await make(logical, 2)
+    await leave_all_behind(logical.gateway, name)
+    await databases.drop(logical.gateway, name)
+    ours, _ = await databases.list_ours(logical.gateway, logical.namer)
+    assert name not in {database.name for database in ours}
+    async with logical.gateway.control() as session:
+        assert await session.value("SELECT count(*) FROM pg_replication_slots") == 0
+        assert await session.value("SELECT count(*) FROM pg_prepared_xacts") == 0
+
+
+async def test_a_parked_clone_lets_nobody_in_and_is_opened_again(any_workshop: Workshop) -> None:
+    shop = any_workshop
+    name = await make(shop, 77)
+    generation = await shop.build(BLOG)
+    await park(shop.gateway, name, {"state": "parked"})
+    with pytest.raises(Exception, match="not currently accepting connections"):
+        await shop.gateway.connect(name)
+    ours, _ = await databases.list_ours(shop.gateway, shop.namer)
+    (found,) = (database for database in ours if database.name == name)
+    assert (found.open, found.comment["state"]) == (False, "parked")
+    await adopt(shop.gateway, name, generation.contents, {"state": "plain"}, 30)
+    async with shop.gateway.session(name) as session:
+        assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
+        await session.execute("CREATE TABLE more ()")
+    with pytest.raises(IncompleteCloneError):
+        await adopt(shop.gateway, name, generation.contents, {}, 30)
+    await databases.drop(shop.gateway, name)
+
+
+async def test_an_ordinary_role_makes_roles_for_its_clones(any_server: EmbeddedServer) -> None:
+    """CREATEDB and CREATEROLE are enough, on every version."""
+    owner = Gateway(any_server.endpoint, "clonepool test")
+    await owner.ddl("CREATE ROLE maker LOGIN CREATEDB CREATEROLE PASSWORD 'plain'")
+    endpoint = msgspec.structs.replace(any_server.endpoint, user="maker", password="plain")
+    shop = await Workshop.open(endpoint, any_server.psql, "made")
+    roles = Roles(shop.gateway, shop.capabilities, embedded=False)
+    try:
+        assert await roles.ensure("made_app", "secret1", "") == "secret1"
+        generation = await shop.build(BLOG, role="made_app")
+        name = shop.namer.name(Identity(Kind.CLONE, "blog", generation.short, 5))
+        await make_clone(
+            shop.gateway, name, generation.database, generation.contents,
+            options="", facts={}, seconds=30, owner="made_app",
+        )  # fmt: skip
+        await roles.give(name, CloneRole("pw-1", roles.groups("made_app")))
+        await visits(any_server.endpoint, name)
+        await databases.drop(shop.gateway, name)
+        assert await roles.sweep(shop.namer) == [name]
+    finally:
+        await shop.gateway.close()
+        ours, _ = await databases.list_ours(owner, shop.namer)
+        for database in ours:
+            await databases.drop(owner, database.name, sealed=True)
+            await owner.ddl(f'DROP ROLE IF EXISTS "{database.name}"')
+        await owner.ddl("DROP ROLE made_app")
+        await owner.ddl("DROP ROLE maker")
+        await owner.close()
+
+
+async def visits(server: Endpoint, name: str) -> None:
+    """See that the clone's role, and only that, may work in the clone."""
+    login = msgspec.structs.replace(server, user=name, password="pw-1")
+    async with Gateway(login, "clonepool test").session(name) as session:
+        assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
+        await session.execute("CREATE TABLE public.mine (); DROP VIEW blog.front_page")
+    app = msgspec.structs.replace(server, user="made_app", password="secret1")
+    with pytest.raises(Exception, match="permission denied for database"):
+        await Gateway(app, "clonepool test").connect(name)

@@ -1,0 +1,159 @@
+"""The small parts of the service, each by itself."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.lowlevel
+import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
+
+from clonepool.config import Config, EmbeddedSection, PoolSection
+from clonepool.core.decisions import Lease
+from clonepool.core.leases import token_digest
+from clonepool.core.naming import Namer
+from clonepool.errors import ResourceError, ServerUnavailableError, StatementError
+from clonepool.observe.metrics import Metrics
+from clonepool.postgres.endpoint import Endpoint
+from clonepool.service import clock, comments
+from clonepool.service.limiter import PriorityLimiter
+from clonepool.service.locks import load_secret
+from clonepool.service.logins import Logins
+from clonepool.service.pens import Pens
+from clonepool.service.storage import MEBIBYTE, StorageGuard
+from clonepool.service.troubles import Troubles
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+LEASE = Lease("secret", "blog", "abcdefgh", "clone_1", 1, "me", 10.0, 60.0, 70.0)
+
+
+def test_a_comment_says_what_the_next_daemon_must_know_and_not_the_token() -> None:
+    written = comments.Comments(Namer("main", 7)).leased(LEASE, 30.0)
+    assert "secret" not in str(written)
+    found = comments.read(written)
+    assert isinstance(found, comments.LeasedComment)
+    assert found.token == token_digest("secret")
+    assert clock.seconds_until(found.until) == pytest.approx(40.0, abs=0.1)
+    assert clock.seconds_until(found.granted) == pytest.approx(-20.0, abs=0.1)
+
+
+def test_a_comment_that_is_not_ours_says_nothing() -> None:
+    for strange in ({}, {"state": "leased"}, {"state": "new"}, {"state": "kept", "until": 3}):
+        assert isinstance(comments.read(strange), comments.OtherComment)
+
+
+def test_the_mark_of_a_parked_clone_is_this_instances_and_this_clones() -> None:
+    mine, other = comments.Comments(Namer("main", 7)), comments.Comments(Namer("other", 7))
+    assert mine.proof("a") == mine.proof("a")
+    assert len({mine.proof("a"), mine.proof("b"), other.proof("a")}) == 3
+
+
+def test_under_the_same_boot_a_moment_does_not_follow_the_wall_clock() -> None:
+    written = comments.Comments(Namer("main", 7)).kept("blog", "g", "me", 100.0)["until"]
+    shifted = clock.Moment(written["at"] - 3600, written["boot"], written["since_boot"])
+    assert clock.seconds_until(shifted) == pytest.approx(100.0, abs=0.1)
+
+
+def test_after_a_reboot_a_moment_is_the_wall_clocks() -> None:
+    rebooted = clock.Moment(time.time() + 50.0, "another boot", 1.0)
+    assert clock.seconds_until(rebooted) == pytest.approx(50.0, abs=0.1)
+
+
+def test_the_guard_says_no_before_the_disk_is_full(tmp_path: Path) -> None:
+    free = StorageGuard(Config(), tmp_path, in_memory=False).free()
+    assert free is not None
+    floor = free // MEBIBYTE - 100
+    config = Config(embedded=EmbeddedSection(min_free_mib=floor))
+    guard = StorageGuard(config, tmp_path, in_memory=False)
+    guard.begin(60 * MEBIBYTE, 0)
+    with pytest.raises(ResourceError, match="to stay free") as caught:
+        guard.begin(60 * MEBIBYTE, 0)
+    assert caught.value.limit == "storage"
+    guard.end(60 * MEBIBYTE)
+    guard.begin(60 * MEBIBYTE, 0)
+
+
+def test_a_server_by_url_has_a_budget_only() -> None:
+    guard = StorageGuard(Config(pool=PoolSection(max_storage_mib=10)), None, in_memory=False)
+    assert guard.free() is None
+    guard.begin(6 * MEBIBYTE, 6 * MEBIBYTE)
+    with pytest.raises(ResourceError, match="12 MiB of 10 MiB"):
+        guard.begin(6 * MEBIBYTE, 12 * MEBIBYTE)
+
+
+def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> None:
+    troubles = Troubles(Metrics(CollectorRegistry(), ["blog"]))
+    with capture_logs() as logs:
+        for number in range(5):
+            troubles.begin("x.failed", "blog", ServerUnavailableError(f"clone {number} is gone"))
+        for _ in range(5):
+            troubles.begin("x.failed", "blog", StatementError("no", sqlstate="42501"))
+        troubles.end("x.failed", "blog")
+        troubles.end("x.failed", "blog")
+    assert [entry["event"] for entry in logs] == ["x.failed", "x.failed", "trouble.ended"]
+
+
+def test_logins_are_the_servers_the_templates_or_the_clones() -> None:
+    logins = Logins(Endpoint("/run/pg", 5432, "postgres", "p@ss"))
+    common = logins.of(LEASE)
+    assert common.url == "postgresql://postgres:p%40ss@/clone_1?host=/run/pg&port=5432"
+    logins.use_role("blog", "app", "pw")
+    assert logins.of(LEASE).url.startswith("postgresql://app:pw@/clone_1?")
+    logins.use_lease_roles("blog")
+    logins.set_password("clone_1", "pw-2_x")
+    own = logins.of(LEASE)
+    assert own.url == "postgresql://clone_1:pw-2_x@/clone_1?host=/run/pg&port=5432"
+    assert own.env["DATABASE_URL"] == own.url
+    assert (own.env["PGUSER"], own.env["PGPASSWORD"]) == (own.user, own.password)
+    assert (own.user, own.password) == ("clone_1", "pw-2_x")
+
+
+def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    first = load_secret(path)
+    assert load_secret(path) == first
+    assert len(first) == 32
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.anyio
+async def test_a_place_that_is_held_too_long_is_given_to_another() -> None:
+    limiter, order = PriorityLimiter(1), list[str]()
+    hanging = anyio.Event()
+
+    async def hang() -> None:
+        async with limiter.place(lambda: 2, seconds=0.01):
+            await hanging.wait()
+        order.append("hanging")
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(hang)
+        await anyio.lowlevel.checkpoint()
+        with anyio.fail_after(5):
+            async with limiter.place(lambda: 0):
+                order.append("urgent")
+        hanging.set()
+    async with limiter.place(lambda: 0):
+        order.append("free again")
+    assert order == ["urgent", "hanging", "free again"]
+
+
+@pytest.mark.anyio
+async def test_who_came_first_writes_first() -> None:
+    pens, order = Pens(), list[int]()
+
+    async def write(number: int) -> None:
+        async with pens.pen("clone_1"):
+            await anyio.lowlevel.checkpoint()
+            order.append(number)
+
+    async with anyio.create_task_group() as tasks:
+        for number in range(5):
+            tasks.start_soon(write, number)
+    assert order == [0, 1, 2, 3, 4]
+    assert not pens._locks
