@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -18,7 +19,7 @@ from clonepool.postgres.embedded.server import discard
 from support.servers import ROOT, open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
 CONFIG = f"""
@@ -116,10 +117,14 @@ class Daemon:
 
 
 @contextmanager
-def running_daemon(config: str = CONFIG) -> Iterator[Daemon]:
-    """Run a daemon, and leave nothing of it."""
+def running_daemon(
+    config: str = CONFIG, *, files: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[Daemon]:
+    """Run a daemon, with files beside its configuration, and leave nothing of it."""
     with open_directory() as directory:
         daemon = Daemon(directory, config)
+        for name, text in files.items():
+            (directory / name).write_text(text)
         try:
             yield daemon.start()
         finally:

@@ -290,6 +290,10 @@ class Pool:
             decisions += [self._create() for _ in range(self._missing(refill=refill))]
         return decisions
 
+    def distrust(self) -> list[Decision]:
+        """Drop what is ready: something befell the server that may have changed it."""
+        return [drop for _ in range(self.stock.ready) for drop in self.give_up_ready()]
+
     def retry_now(self) -> None:
         """Try again at once: what made tries fail is over."""
         self._retry_at = 0.0

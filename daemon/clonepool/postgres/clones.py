@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 _RELATIONS = """\
 SELECT count(*)::int AS relations,
-       sum(hashtextextended(concat_ws(',', c.oid, relname, relnamespace, relkind, relfilenode), 0)
-          )::text AS digest,
+       count(*) FILTER (WHERE relpersistence = 'u')::int AS unlogged,
+       sum(hashtextextended(concat_ws(',', c.oid, relname, relnamespace, relkind, relfilenode,
+           CASE WHEN relpersistence = 'u' THEN pg_relation_size(c.oid) END), 0))::text AS digest,
        (SELECT datconnlimit <> -2 FROM pg_database WHERE datname = current_database()) AS valid
   FROM pg_catalog.pg_class c
  WHERE relpersistence <> 't'
@@ -34,13 +35,16 @@ class Contents(msgspec.Struct, frozen=True):
 
     Attributes:
         relations: how many.
-        digest: of their OIDs, names, kinds and files.
+        digest: of their OIDs, names, kinds and files, and of the sizes of unlogged ones: a crash of
+            the server empties those, in the generation too.
         properties: what belongs to the database and is not in it.
+        unlogged: how many relations are.
     """
 
     relations: int
     digest: str
     properties: Properties = NONE
+    unlogged: int = 0
 
 
 class IncompleteCloneError(ClonepoolError):
@@ -58,7 +62,8 @@ async def read_contents(session: Session) -> Contents:
     (row,) = await session.rows(_RELATIONS)
     if not row["valid"]:
         raise IncompleteCloneError("the database is invalid (datconnlimit = -2)")
-    return Contents(row["relations"], row["digest"], await read_properties(session))
+    properties = await read_properties(session)
+    return Contents(row["relations"], row["digest"], properties, row["unlogged"])
 
 
 async def make_clone(

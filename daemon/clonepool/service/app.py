@@ -176,7 +176,7 @@ class _Daemon:
             Builder(gateway, namer, capabilities, self._server.psql, serials.next),
             secret,
         )
-        context.rebuild = builder.rebuild
+        context.rebuild, context.replace = builder.rebuild, builder.replace
         async with anyio.create_task_group() as workers:
             broker = self._make_broker(context, workers)
             await take_over(context, ours)
@@ -252,9 +252,16 @@ class _Daemon:
         workers.start_soon(
             keeper.run,
             fleet.pause,
-            lambda: broker.carry_out(fleet.resume(broker.now())),
+            lambda: self._resume(broker, context),
             Auditor(context),
         )
+
+    def _resume(self, broker: Broker, context: Context) -> None:
+        """Go on after the server came back; if it crashed it has emptied unlogged tables."""
+        for template, generation in context.generations.items():
+            if generation.contents.unlogged:
+                broker.carry_out(context.fleet.pools[template].distrust())
+        broker.carry_out(context.fleet.resume(broker.now()))
 
     async def _front(
         self, broker: Broker, methods: Methods, board: StatusBoard, began: float

@@ -36,6 +36,7 @@ class Context:
         generations: what each template's current generation is, by template.
         carry_out: gives the broker the decisions that follow from what happened.
         rebuild: has a template built anew whose generation is gone.
+        replace: has a template built anew whose generation is there and not what it was.
         now: monotonic seconds.
     """
 
@@ -56,6 +57,7 @@ class Context:
     generations: dict[str, Generation] = field(default_factory=dict)
     carry_out: Callable[[list[Decision]], None] = lambda _: None
     rebuild: Callable[[str], None] = lambda _: None
+    replace: Callable[[str], None] = lambda _: None
 
     def reckoned_storage(self) -> int:
         """Return what all clones take, in bytes, each reckoned as its template's generation."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from clonepool.errors import ResourceError, StatementError
-from clonepool.postgres.clones import adopt, make_clone
+from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
 from clonepool.postgres.roles import CloneRole
 
@@ -73,6 +73,8 @@ class Creator:
         told = context.troubles.begin(CREATE_FAILED, template, error, clone=decision.clone)
         if isinstance(error, StatementError) and error.sqlstate == INVALID_CATALOG_NAME:
             context.rebuild(template)
+        if isinstance(error, IncompleteCloneError):
+            context.replace(template)
         pool = context.fleet.pools[template]
         context.carry_out(pool.create_failed(decision.clone, told, context.now()))
 

@@ -10,6 +10,7 @@ import structlog
 
 from clonepool.core.pool import Phase
 from clonepool.errors import ServerUnavailableError
+from clonepool.postgres import databases
 from clonepool.postgres.builder import Recipe
 from clonepool.postgres.roles import derived_password
 
@@ -32,6 +33,7 @@ class TemplateBuilder:
         self._secret = secret
         self._builder = builder
         self._gone: set[str] = set()
+        self._damaged: set[str] = set()
         self._wanted = anyio.Event()
 
     async def run(self) -> None:
@@ -47,12 +49,27 @@ class TemplateBuilder:
 
     def rebuild(self, template: str) -> None:
         """Have a template built again: its generation is not on the server any more."""
-        pool = self._context.fleet.pools[template]
-        if pool.phase is Phase.READY:
+        if self._give_up(template):
             log.warning("template.lost", template=template)
-            pool.template_lost()
-            self._gone.add(template)
-            self._wanted.set()
+
+    def replace(self, template: str) -> None:
+        """Have a template built again: clones of its generation are not what it was.
+
+        So it is after a crash of the server, which empties unlogged tables.
+        """
+        if self._give_up(template):
+            log.warning("template.damaged", template=template)
+            self._damaged.add(template)
+
+    def _give_up(self, template: str) -> bool:
+        """Have a template built again, unless that is so already."""
+        pool = self._context.fleet.pools[template]
+        if pool.phase is not Phase.READY:
+            return False
+        pool.template_lost()
+        self._gone.add(template)
+        self._wanted.set()
+        return True
 
     async def _insist(self, template: str) -> None:
         """Build one; a server that is away is waited for."""
@@ -79,6 +96,10 @@ class TemplateBuilder:
             section.role,
         )
         try:
+            if template in self._damaged:
+                damaged = context.generations[template].database
+                await databases.drop(context.gateway, damaged, sealed=True)
+                self._damaged.discard(template)
             await self._prepare_role(template, section)
             generation = await self._builder.ensure(recipe)
         except ServerUnavailableError as error:
