@@ -325,6 +325,13 @@ class PoolMachine(RuleBasedStateMachine):
             assert not (pool.ready and pool.waiting)
 
     @invariant()
+    def what_is_missing_is_tried_again(self) -> None:
+        for pool in self.fleet.pools.values():
+            if pool.phase == "ready" and pool._missing(refill=True) > 0:
+                assert pool.is_pausing(self.now)
+                assert pool.next_timer() is not None
+
+    @invariant()
     def the_counts_agree_with_the_clones(self) -> None:
         for pool in self.fleet.pools.values():
             snapshot = pool.snapshot()

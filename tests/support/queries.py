@@ -31,10 +31,24 @@ def value(url: str, sql: str) -> object:
 
 def ask(daemon: Daemon, sql: str) -> object:
     """Ask the embedded server behind the daemon's back."""
+    return value(_superuser_url(daemon), sql)
+
+
+def tell(daemon: Daemon, sql: str) -> None:
+    """Run a statement on the embedded server behind the daemon's back."""
+
+    async def run() -> None:
+        async with Gateway(from_url(_superuser_url(daemon)), "test").session("postgres") as session:
+            await session.execute(sql)
+
+    anyio.run(run)
+
+
+def _superuser_url(daemon: Daemon) -> str:
     marker = cluster.read_marker(daemon.state / MARKER)
     assert marker is not None
     host = str(Storage(Path(marker.root), in_memory=False).socket)
-    return value(Endpoint(host, DEFAULT_PORT, SUPERUSER, marker.password).url("postgres"), sql)
+    return Endpoint(host, DEFAULT_PORT, SUPERUSER, marker.password).url("postgres")
 
 
 def clones_of(daemon: Daemon) -> set[str]:

@@ -208,7 +208,8 @@ class Pool:
 
     def created(self, name: str, now: float) -> list[Decision]:
         """The clone exists, was checked, and is warm."""
-        self._backoff, self._last_error = 0.0, None
+        self._backoff = self._retry_at = 0.0
+        self._last_error = None
         return self._became_ready(name, Event.CREATE, now)
 
     def rewound(self, name: str, now: float) -> list[Decision]:

@@ -77,6 +77,11 @@ def translated(doing: str) -> Iterator[None]:
         raise ServerUnavailableError(f"{doing}: {error}") from error
 
 
+def _shown(sql: str) -> str:
+    """Return the beginning of a statement for people: one line, and no password."""
+    return sql.strip().split("\n", 1)[0].partition(" PASSWORD ")[0][:100]
+
+
 class Session:
     """One connection, each statement with a deadline of its own."""
 
@@ -100,7 +105,7 @@ class Session:
 
     async def execute(self, sql: str, *, seconds: float = STATEMENT_SECONDS) -> None:
         """Run one statement, or several when none is to run outside a transaction."""
-        with translated(sql.split("\n", 1)[0][:100]):
+        with translated(_shown(sql)):
             await self._limit(seconds)
             await self._connection.execute(sql, timeout=seconds + GRACE_SECONDS)
 
@@ -108,7 +113,7 @@ class Session:
         self, sql: str, *arguments: object, seconds: float = STATEMENT_SECONDS
     ) -> list[dict[str, Any]]:
         """Run a query and return its rows."""
-        with translated(sql.strip().split("\n", 1)[0][:100]):
+        with translated(_shown(sql)):
             records = await self._connection.fetch(sql, *arguments, timeout=seconds)
         return [dict(record) for record in records]
 

@@ -16,6 +16,7 @@ import msgspec
 
 from clonepool.errors import ConfigError, StatementError
 from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.passwords import ITERATIONS, ITERATIONS_OF_RANDOM, scram_verifier
 
 if TYPE_CHECKING:
     from clonepool.core.naming import Namer
@@ -146,7 +147,9 @@ class Roles:
         return orphans
 
     async def _set_password(self, session: Session, role: str, password: str) -> None:
-        await session.execute(f"ALTER ROLE {identifier(role)} PASSWORD {literal(password)}")
+        iterations = ITERATIONS_OF_RANDOM if self._embedded else ITERATIONS
+        verifier = scram_verifier(password, iterations)
+        await session.execute(f"ALTER ROLE {identifier(role)} PASSWORD {literal(verifier)}")
 
     def _membership(self) -> str:
         """Let an ordinary role of ours act for the roles that it makes; a superuser may anyway."""

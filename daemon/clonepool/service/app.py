@@ -194,6 +194,7 @@ class _Daemon:
             methods = Methods(broker, gateway.endpoint, context.logins, self._config, board)
             await self._front(broker, methods, board, began)
             await self._clean_up(broker)
+            broker.close()
             workers.cancel_scope.cancel()
 
     def _make_fleet(self, namer: Namer, serials: Serials) -> Fleet:

@@ -104,6 +104,7 @@ class Broker:
         self._last_waiter = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
+        self._closed = False
 
     # Clients ------------------------------------------------------------------------------
 
@@ -278,7 +279,7 @@ class Broker:
     # Time ---------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        due = self.fleet.next_timer()
+        due = None if self._closed else self.fleet.next_timer()
         if due == self._due:
             return
         if self._timer is not None:
@@ -288,6 +289,11 @@ class Broker:
         if due is not None:
             delay = max(0.0, due - self.now())
             self._timer = self._loop.call_later(delay, self._time_is_up)
+
+    def close(self) -> None:
+        """Let time bring nothing more: there are no hands any longer."""
+        self._closed = True
+        self._set_timer()
 
     def call_later(self, seconds: float, what: Callable[[], None]) -> None:
         """Call back after so many seconds; for what is told to people, not for deadlines."""

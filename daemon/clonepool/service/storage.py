@@ -48,7 +48,7 @@ class StorageGuard:
                 limit=Limit.STORAGE,
                 remedy="raise pool.max_storage_mib, or lower max_clones",
             )
-        free = self.free()
+        free = self.free() if self._floor else None
         if free is not None and free - self._under_way - size < self._floor:
             raise ResourceError(
                 f"{free // MEBIBYTE} MiB are free on {self._root}, and"

@@ -1,0 +1,125 @@
+"""What goes wrong: at random moments, in an order that the seed decides, one thing at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import asyncpg
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.soak.crowd import Crowd
+    from bench.soak.ground import Ground
+    from bench.soak.journal import Journal
+
+_BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> {me}"
+_ME = "pg_backend_pid()"
+
+
+class Chaos:
+    """Deals actions out of a shuffled deck, so that each comes before any comes twice.
+
+    Args:
+        ground: the daemon to be hurt.
+        crowd: the clients.
+        journal: is told before and after each action.
+        seed: decides the order, the moments and the victims' numbers.
+        pause: mean seconds between two actions.
+    """
+
+    def __init__(
+        self, ground: Ground, crowd: Crowd, journal: Journal, seed: int, pause: float
+    ) -> None:
+        self._ground = ground
+        self._crowd = crowd
+        self._journal = journal
+        self._random = random.Random(f"chaos {seed}")  # noqa: S311 - must be repeatable
+        self._pause = pause
+        self._deck: list[str] = []
+        self.actions: dict[str, Callable[[], object]] = {
+            "kill the daemon": self._kill_daemon,
+            "restart the daemon": self._restart_daemon,
+            "freeze the daemon": self._freeze_daemon,
+            "terminate backends": self._terminate_backends,
+            "crash a backend": self._crash_backend,
+            "stop the postmaster": lambda: self._signal_postmaster(signal.SIGQUIT),
+            "kill the postmaster": lambda: self._signal_postmaster(signal.SIGKILL),
+            "cut clients": self._cut_clients,
+        }
+
+    def run(self, until: float) -> None:
+        """Act until that time, monotonic."""
+        while (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, self._random.uniform(0.3, 1.7) * self._pause))
+            self._ground.revive()
+            if time.monotonic() < until:
+                self._act()
+
+    def _act(self) -> None:
+        if not self._deck:
+            self._deck = self._random.sample(sorted(self.actions), len(self.actions))
+        action = self._deck.pop()
+        self._journal.write("chaos", action=action)
+        said: object = None
+        try:
+            said = self.actions[action]()
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+            said = f"in vain: {error!r}"
+        self._journal.write("chaos_done", of=action, said=said)
+
+    def _kill_daemon(self) -> None:
+        self._ground.end(signal.SIGKILL)
+        time.sleep(self._random.choice([0.0, 0.0, 0.4]))
+        self._ground.start()
+
+    def _restart_daemon(self) -> None:
+        self._ground.end(signal.SIGTERM)
+        self._ground.start()
+
+    def _freeze_daemon(self) -> None:
+        self._ground.freeze(self._random.uniform(0.05, 0.8))
+
+    def _terminate_backends(self) -> list[int]:
+        """End any sessions: clients', the daemon's, its lock's."""
+        limit = self._random.randint(1, 4)
+        (rows,) = self._ground.queries(
+            f"SELECT pid, pg_terminate_backend(pid) FROM ({_BACKENDS.format(me=_ME)}"
+            f" ORDER BY random() LIMIT {limit}) AS those"
+        )
+        return [row["pid"] for row in rows]
+
+    def _crash_backend(self) -> int | None:
+        """Kill one session's process: the server ends all sessions and recovers."""
+        server = self._ground.postmaster()
+        (rows,) = self._ground.queries(_BACKENDS.format(me=_ME))
+        for row in self._random.sample(rows, len(rows)):
+            if parent_of(row["pid"]) == server:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(row["pid"], signal.SIGKILL)
+                    return int(row["pid"])
+        return None
+
+    def _signal_postmaster(self, number: signal.Signals) -> int:
+        server = self._ground.postmaster()
+        if Path(f"/proc/{server}/cwd").readlink() == self._ground.storage() / "data":
+            os.kill(server, number)
+        return server
+
+    def _cut_clients(self) -> list[str]:
+        return self._crowd.cut(self._random, self._random.randint(1, 5))
+
+
+def parent_of(pid: int) -> int:
+    """Return a process's parent, 0 when it is gone."""
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return 0
+    return int(status.rpartition(")")[2].split()[1])

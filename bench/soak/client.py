@@ -1,0 +1,262 @@
+"""One client process: leases, checks, marks, gives back, forgets, dies. Writes down all of it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import hashlib
+import json
+import os
+import random
+import signal
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bench.soak.endings import DECK, Endings
+from bench.soak.journal import Journal, clock
+from bench.soak.line import Line, on_cut_signal, runqueue_seconds
+from bench.soak.mischief import DEEDS
+from bench.soak.visits import Visit
+from clonepool.errors import ClonepoolError, ConnectionLostError, DaemonNotFoundError
+
+if TYPE_CHECKING:
+    from bench.soak.facts import Facts
+    from clonepool.client import Lease
+
+SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.2, 5.0
+SHORTEST_TTL, LONGEST_TTL = 0.8, 5.0
+TIDE_SECONDS, EBB_SECONDS = 12.0, 5.0
+"""So often, and for so long, few clients ask: then there is stock, to be granted and parked."""
+_PAUSE_SECONDS = 0.05
+
+
+class Round:
+    """One lease from the grant to its end, as its client sees it.
+
+    Attributes:
+        until: when a TTL ends it at the earliest; None when it has none.
+        over_at: when a TTL has ended it at the latest.
+    """
+
+    def __init__(self, lease: Lease, name: str, asked: float, ttl: float | None) -> None:
+        self.lease = lease
+        self.name = name
+        self.until = None if ttl is None else asked + ttl
+        self.over_at = clock() + (lease.expires_in_seconds or 0.0)
+        self.visit: Visit | None = None
+
+    def time_left(self) -> float:
+        """Return the seconds that it lasts at least, if time ends it."""
+        return 1e9 if self.until is None else self.until - clock()
+
+
+class Player:
+    """Plays rounds until told to stop."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.who = arguments.who
+        self.random = random.Random(arguments.seed)  # noqa: S311 - must be repeatable
+        self.line: Line | None = None
+        on_cut_signal(lambda: self.line)
+        self.journal = Journal(arguments.journal, self.who)
+        self.journal.write("client_started", pid=os.getpid())
+        self.marked = False
+        self.loop = asyncio.new_event_loop()
+        self.references: dict[str, Facts] = json.loads(arguments.references.read_text())
+        self._socket = str(arguments.socket)
+        self._until = arguments.until
+        self._numbers = 0
+        self._deck: list[str] = []
+        self._endings = Endings(self)
+
+    def run(self) -> None:
+        """Play until it is time, then close."""
+        while clock() < self._until:
+            if clock() % TIDE_SECONDS < EBB_SECONDS:
+                time.sleep(min(self.random.expovariate(0.5), self._until - clock() + 0.1))
+            if not self._connect():
+                time.sleep(_PAUSE_SECONDS)
+                continue
+            if self.random.random() < 0.06:
+                self._walk_away()
+            else:
+                self._play()
+        if self.line is not None:
+            self.line.hang_up(by="end")
+
+    def number(self, prefix: str) -> str:
+        """Return a name that nothing else in the run has."""
+        self._numbers += 1
+        return f"{self.who}.{prefix}{self._numbers}"
+
+    def _connect(self) -> bool:
+        """See to it that there is a line to a daemon; now and then to a new one."""
+        if self.line is not None and (not self.line.is_alive() or self.random.random() < 0.1):
+            self.line.hang_up(by="gone" if not self.line.is_alive() else "choice")
+            self.line = None
+        if self.line is None:
+            with contextlib.suppress(DaemonNotFoundError, OSError):
+                self.line = Line(self._socket, self.journal, self.number("conn"))
+        return self.line is not None
+
+    def reconnect(self, seconds: float) -> Line | None:
+        """Return a line, if a daemon is there within some time."""
+        deadline = clock() + min(seconds, 3.0)
+        while not self._connect():
+            if clock() > deadline:
+                return None
+            time.sleep(_PAUSE_SECONDS)
+        return self.line
+
+    def _play(self) -> None:
+        round_ = self._acquire()
+        if round_ is None:
+            return
+        try:
+            self._use(round_)
+            if not self._deck:
+                self._deck = self.random.sample(DECK, len(DECK))
+            self._endings.end(round_, self._deck.pop())
+        finally:
+            if round_.visit is not None:
+                round_.visit.leave()
+
+    def _acquire(self) -> Round | None:
+        line = self.line
+        assert line is not None  # noqa: S101 - for the type checker; `_connect` said so
+        template = self.random.choice(sorted(self.references))
+        timeout = SHORTEST_TIMEOUT * (LONGEST_TIMEOUT / SHORTEST_TIMEOUT) ** self.random.random()
+        ttl = self.random.uniform(SHORTEST_TTL, LONGEST_TTL) if self.random.random() < 0.3 else None
+        ask, queued = self.number("ask"), runqueue_seconds(os.getpid())
+        facts = {"ask": ask, "conn": line.conn, "daemon": line.daemon}
+        asked = self.journal.write("asked", **facts, template=template, timeout=timeout, ttl=ttl)
+        try:
+            lease = line.lease(template, timeout=timeout, ttl=ttl, label=ask)
+        except (ConnectionLostError, OSError):
+            self.journal.write("lost", **facts, delayed=runqueue_seconds(os.getpid()) - queued)
+            return None
+        except ClonepoolError as error:
+            delayed = runqueue_seconds(os.getpid()) - queued
+            self.journal.write(
+                "refused", **facts, code=error.code, delayed=delayed, said=str(error)
+            )
+            if error.code == "shutting_down":
+                time.sleep(_PAUSE_SECONDS)
+            return None
+        round_ = Round(lease, self.number("lease"), asked, ttl)
+        self.journal.write(
+            "granted",
+            **facts,
+            lease=round_.name,
+            template=template,
+            clone=lease.database,
+            token=token_hash(lease.token),
+            ttl=ttl,
+            source=lease.source,
+            delayed=runqueue_seconds(os.getpid()) - queued,
+        )
+        return round_
+
+    def _use(self, round_: Round) -> None:
+        """Check, mark, hold, check again."""
+        self.look(round_)
+        if not self.still_holds(round_, 1.0):
+            return
+        visit = round_.visit
+        assert visit is not None  # noqa: S101 - `look` made it
+        deeds = self.random.sample(sorted(DEEDS), self.random.randint(1, 4))
+        deeds.sort(key="prepared".__eq__)  # last: its locks stay
+        self.tell("marked", round_, visit.mark(deeds, second_session=self.random.random() < 0.15))
+        self.hold(round_)
+
+    def hold(self, round_: Round) -> None:
+        """Hold the clone for a while, then see that it is as it was left."""
+        long = self.random.random() < (0.05 if round_.until is None else 0.3)
+        time.sleep(self.random.uniform(0.5, 1.5) if long else self.random.expovariate(10))
+        visit = round_.visit
+        if visit is not None and self.marked and self.still_holds(round_, 0.2):
+            self.tell("rechecked", round_, visit.recheck(anew=self.random.random() < 0.3))
+
+    def look(self, round_: Round) -> None:
+        """Check that the clone is pristine."""
+        if round_.visit is not None:
+            round_.visit.leave()
+        lease = round_.lease
+        round_.visit = Visit(self.loop, round_.name, lease.url, lease.database)
+        self.marked = False
+        self.tell("checked", round_, round_.visit.check(self.references[lease.template]))
+
+    def tell(self, what: str, round_: Round, verdict: tuple[str, object]) -> None:
+        """Write a verdict down."""
+        word, detail = verdict
+        self.marked = word in {"marked", "mine"}
+        clone = round_.lease.database
+        self.journal.write(what, lease=round_.name, clone=clone, verdict=word, detail=detail)
+
+    def still_holds(self, round_: Round, seconds: float) -> bool:
+        """Say whether the lease will last a moment longer, as far as can be seen from here."""
+        if round_.until is None:
+            return self.line is not None and self.line.is_alive()
+        return round_.time_left() > seconds
+
+    def _walk_away(self) -> None:
+        """Ask for several at once and close the connection while waiting for some of them."""
+        line = self.line
+        assert line is not None  # noqa: S101 - as in `_acquire`
+        asks = []
+        for _ in range(self.random.randint(1, 3)):
+            ttl = self.random.uniform(SHORTEST_TTL, 2.0) if self.random.random() < 0.2 else None
+            template = self.random.choice(sorted(self.references))
+            asks.append({"template": template, "timeout": self.random.uniform(0.2, 2), "ttl": ttl})
+        names = [self.number("ask") for _ in asks]
+        for name, params in zip(names, asks, strict=True):
+            self.journal.write("asked", ask=name, conn=line.conn, daemon=line.daemon, **params)
+        for reply in line.pipeline(asks, self.random.uniform(0.0, 0.6)):
+            if "method" not in reply:
+                self._read_pipelined(line, names, asks, reply)
+        line.hang_up(by="walked_away")
+        self.line = None
+
+    def _read_pipelined(
+        self, line: Line, names: list[str], asks: list[dict[str, object]], reply: dict[str, object]
+    ) -> None:
+        number = int(str(reply["id"])[1:])
+        facts = {"ask": names[number], "conn": line.conn, "daemon": line.daemon}
+        granted, error = reply.get("result"), reply.get("error")
+        if isinstance(granted, dict):
+            self.journal.write(
+                "granted",
+                **facts,
+                lease=self.number("lease"),
+                clone=granted["database"],
+                token=token_hash(granted["lease"]),
+                ttl=asks[number]["ttl"],
+                source=granted["source"],
+            )
+        elif isinstance(error, dict):
+            self.journal.write(
+                "refused", **facts, code=error["data"]["code"], said=error["message"]
+            )
+
+
+def token_hash(token: str) -> str:
+    """Return what stands for a token in the journal."""
+    return hashlib.sha256(token.encode()).hexdigest()[:16]
+
+
+def main() -> None:
+    """Run one client."""
+    parser = argparse.ArgumentParser(prog="python -m bench.soak.client")
+    parser.add_argument("--who", required=True)
+    parser.add_argument("--seed", required=True)
+    parser.add_argument("--until", type=float, required=True)
+    for path in ("--journal", "--socket", "--references"):
+        parser.add_argument(path, type=Path, required=True)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner tells its clients when to stop
+    Player(parser.parse_args()).run()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""The client processes: started, counted, replaced when they crash, cut, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import random
+    from pathlib import Path
+
+    from bench.soak.ground import Ground
+    from bench.soak.journal import Journal
+
+_CRASHES = frozenset({70, -signal.SIGKILL})
+_POLL_SECONDS = 0.05
+
+
+class Crowd:
+    """So many clients at a time; each replacement has a name and a seed of its own."""
+
+    def __init__(
+        self, ground: Ground, journals: Path, journal: Journal, seed: int, until: float
+    ) -> None:
+        self._ground = ground
+        self._journals = journals
+        self._journal = journal
+        self._seed = seed
+        self._until = until
+        self._living: dict[str, subprocess.Popen[bytes]] = {}
+        self._started: dict[int, int] = {}
+        self._lock = threading.Lock()
+
+    def start(self, size: int) -> None:
+        """Start the clients."""
+        for slot in range(size):
+            self._start(slot)
+
+    def tend(self, until: float) -> None:
+        """Replace clients that crash, until that time."""
+        while time.monotonic() < until:
+            for who in self._reap():
+                self._start(int(who.partition("-")[0][1:]))
+            time.sleep(_POLL_SECONDS)
+
+    def await_end(self, seconds: float) -> None:
+        """Wait until all have ended by themselves; who has not by then is killed."""
+        deadline = time.monotonic() + seconds
+        while self._living and time.monotonic() < deadline:
+            self._reap()
+            time.sleep(_POLL_SECONDS)
+        for who, process in list(self._living.items()):
+            self._journal.write("broken", why=f"client {who} did not come to an end")
+            process.kill()
+            process.wait()
+        self._reap()
+
+    def cut(self, choice: random.Random, number: int) -> list[str]:
+        """Have some clients lose their connection to the daemon."""
+        with self._lock:
+            able = sorted(who for who in self._living if self._journal_of(who).exists())
+            victims = choice.sample(able, min(number, len(able)))
+            for who in victims:
+                with contextlib.suppress(ProcessLookupError):
+                    self._living[who].send_signal(signal.SIGUSR1)
+        return victims
+
+    def kill(self) -> None:
+        """End all at once."""
+        with self._lock:
+            for process in self._living.values():
+                process.kill()
+            for process in self._living.values():
+                process.wait()
+            self._living.clear()
+
+    def _start(self, slot: int) -> None:
+        number = self._started[slot] = self._started.get(slot, 0) + 1
+        who = f"c{slot:02d}-{number}"
+        command = [sys.executable, "-m", "bench.soak.client", "--who", who]
+        command += ["--seed", f"{self._seed} {who}", "--until", str(self._until)]
+        command += ["--journal", str(self._journal_of(who)), "--socket", str(self._ground.socket)]
+        command += ["--references", str(self._ground.directory / "references.json")]
+        with (self._journals / f"{who}.stderr").open("wb") as output:
+            process = subprocess.Popen(command, stdout=output, stderr=output)
+        with self._lock:
+            self._living[who] = process
+
+    def _reap(self) -> list[str]:
+        """Take note of who has ended; return them."""
+        with self._lock:
+            ended = {w: p for w, p in self._living.items() if p.poll() is not None}
+            for who in ended:
+                del self._living[who]
+        for who, process in ended.items():
+            self._journal.write(
+                "client_ended",
+                client=who,
+                exit=process.returncode,
+                expected=process.returncode == 0 or self._crashed(who, process.returncode),
+                said=(self._journals / f"{who}.stderr").read_text()[-2000:],
+            )
+        return list(ended)
+
+    def _crashed(self, who: str, code: int) -> bool:
+        """Say whether it ended as it meant to: its last record says so."""
+        *_, last = self._journal_of(who).read_text().splitlines() or [""]
+        return code in _CRASHES and '"crashing"' in last
+
+    def _journal_of(self, who: str) -> Path:
+        return self._journals / f"{who}.jsonl"

@@ -1,0 +1,63 @@
+"""Measures how badly the machine stalls, so that the daemon is not blamed for it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import TYPE_CHECKING
+
+from bench.soak.journal import clock
+from bench.soak.line import runqueue_seconds
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from bench.soak.journal import Journal
+
+_BEAT_SECONDS = 0.01
+_NOTICED_SECONDS = 0.02
+
+
+class Heartbeat(threading.Thread):
+    """Beats a hundred times a second and writes down when it could not.
+
+    It also reads how long the daemon's process was ready to run and got no processor.
+
+    Attributes:
+        longest: seconds by which a beat came late.
+        delayed: seconds that the daemon waited for a processor, all in all.
+    """
+
+    def __init__(self, journal: Journal, daemon: Callable[[], int]) -> None:
+        super().__init__(name="heartbeat", daemon=True)
+        self._journal = journal
+        self._daemon = daemon
+        self._ended = threading.Event()
+        self.longest = 0.0
+        self.delayed = 0.0
+
+    def run(self) -> None:
+        """Beat until told to end."""
+        before, pid = clock(), self._daemon()
+        waited = runqueue_seconds(pid)
+        while not self._ended.is_set():
+            time.sleep(_BEAT_SECONDS)
+            now, late = clock(), clock() - before - _BEAT_SECONDS
+            self.longest = max(self.longest, late)
+            if late > _NOTICED_SECONDS:
+                self._journal.write("stall", since=before, seconds=late)
+            waited_now = runqueue_seconds(pid)
+            delay = min(waited_now - waited, now - before)
+            if delay > 0:
+                self.delayed += delay
+            if delay > _NOTICED_SECONDS:
+                self._journal.write("daemon_delayed", since=now - delay, seconds=delay)
+            before, waited = now, waited_now
+            if pid != self._daemon():
+                pid = self._daemon()
+                waited = runqueue_seconds(pid)
+
+    def end(self) -> None:
+        """Stop."""
+        self._ended.set()
+        self.join()

@@ -1,0 +1,97 @@
+"""What is left when everybody has gone home: on the server, in the daemon, in the process table."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.soak.ground import TEMPLATES
+
+if TYPE_CHECKING:
+    from bench.soak.ground import Ground
+    from bench.soak.journal import Journal
+
+REST_SECONDS = 90.0
+_BUSY = ("creating", "leased", "returned", "recycling", "dropping", "kept", "parked", "waiting")
+_NAME = re.compile(r"cp_soak_(?P<template>[a-z]+)_[a-z2-7]{8}_(?P<kind>[tbc])[0-9a-z]+_[a-z2-7]{8}")
+_KINDS = {"t": "generations", "c": "clones", "b": "others"}
+
+
+def await_rest(ground: Ground) -> bool:
+    """Wait until every lease is over, every pool is full and nothing is under way."""
+    deadline = time.monotonic() + REST_SECONDS
+    while time.monotonic() < deadline:
+        pools = ground.ask("status")["pools"]
+        if all(p["ready"] >= p["min_ready"] and not any(p[b] for b in _BUSY) for p in pools):
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def look(ground: Ground, journal: Journal, when: str) -> set[str]:
+    """Write down what there is at rest, and return the names of the clones."""
+    if not await_rest(ground):
+        journal.write("broken", why=f"no rest within {REST_SECONDS:g} s", at=ground.ask("status"))
+    databases, roles, prepared, sessions = ground.queries(
+        r"SELECT datname AS name FROM pg_database WHERE datname LIKE 'cp\_%'",
+        r"SELECT rolname AS name FROM pg_roles WHERE rolname LIKE 'cp\_%'",
+        "SELECT gid AS name FROM pg_prepared_xacts",
+        "SELECT concat_ws(' ', datname, application_name, state, query) AS name"
+        " FROM pg_stat_activity WHERE backend_type = 'client backend'"
+        r" AND (datname LIKE 'cp\_%' OR application_name LIKE 'soak-%')",
+    )
+    names = [row["name"] for row in databases]
+    ready = {pool["template"]: pool["ready"] for pool in ground.ask("status")["pools"]}
+    journal.write(
+        "remains",
+        at=when,
+        leases=ground.ask("leases"),
+        sessions=[row["name"] for row in sessions],
+        prepared=[row["name"] for row in prepared],
+        strangers=[name for name in names if _NAME.fullmatch(name) is None],
+        databases=_count(names),
+        roles={name: sum(kinds.values()) for name, kinds in _count([r[0] for r in roles]).items()},
+        templates={
+            name: {"ready": ready[name], "lease_roles": lease_roles}
+            for name, lease_roles in TEMPLATES.items()
+        },
+        names=names,
+    )
+    return {name for name in names if _matches(name, "c")}
+
+
+def look_for_processes(ground: Ground, journal: Journal, storage: Path) -> None:
+    """Write down which processes of ours still run; a moment is given to those just leaving."""
+    deadline = time.monotonic() + 10.0
+    while (left := _processes(ground.directory, storage)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    journal.write("processes_left", processes=left, socket=ground.socket.exists())
+
+
+def _count(names: list[str]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for name in names:
+        if found := _NAME.fullmatch(name):
+            template = dict.fromkeys(_KINDS.values(), 0)
+            counts.setdefault(found["template"], template)[_KINDS[found["kind"]]] += 1
+    return counts
+
+
+def _matches(name: str, kind: str) -> bool:
+    found = _NAME.fullmatch(name)
+    return found is not None and found["kind"] == kind
+
+
+def _processes(directory: Path, storage: Path) -> list[Any]:
+    """Return processes that were started for this soak: by their command or where they work."""
+    left = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            command = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            place = (entry / "cwd").readlink()
+            if str(directory) in command or str(storage) in command or storage in place.parents:
+                left.append([int(entry.name), command])
+    return left
