@@ -466,16 +466,18 @@ class Pool:
         )
 
     def _limited_by(self) -> Limit | None:
-        if self.phase is not Phase.READY or self._wants() == 0:
+        if self.phase is not Phase.READY:
+            return None
+        if self._budget.paused and self._wants():
+            return Limit.SERVER
+        lacks = self.limits.min_ready + len(self.line) > self.stock.ready
+        if lacks and isinstance(self._last_error, ResourceError):
+            return Limit(self._last_error.limit)  # also while it is tried again
+        if not self._wants():
             return None
         if len(self.stock) >= self.limits.max_clones:
             return Limit.TEMPLATE
-        if self._budget.paused:
-            return Limit.SERVER
-        if self._budget.room <= 0:
-            return Limit.POOL
-        error = self._last_error
-        return Limit(error.limit) if isinstance(error, ResourceError) else None
+        return Limit.POOL if self._budget.room <= 0 else None
 
     def _template_failure(self) -> ClonepoolError:
         cause = self.failure.sentence() if self.failure else "unknown"

@@ -157,7 +157,18 @@ class Gateway:
         self.endpoint = endpoint
         self.application_name = application_name
         self._idle: list[Session] = []
+        self._open: set[Session] = set()
         self.share(connections)
+
+    def abandon(self) -> None:
+        """Give up every connection that is open, at once: what is under way on them fails.
+
+        For a line that went dead without a word: waiting for each statement's own deadline would
+        take long after new connections work.
+        """
+        self._idle.clear()
+        for session in list(self._open):
+            session.abort()
 
     def share(self, connections: int) -> None:
         """Set how many connections there may be, before any is in use.
@@ -183,7 +194,10 @@ class Gateway:
                 statement_cache_size=0,
                 server_settings={"application_name": self.application_name},
             )
-        return Session(connection)
+        session = Session(connection)
+        self._open.add(session)
+        session.on_end(lambda: self._open.discard(session))
+        return session
 
     @asynccontextmanager
     async def session(self, database: str) -> AsyncIterator[Session]:

@@ -252,10 +252,15 @@ class _Daemon:
         self._listener.on_first_client = keeper.stir
         workers.start_soon(
             keeper.run,
-            fleet.pause,
+            lambda: self._pause(fleet),
             lambda: self._resume(broker, context),
             Auditor(context),
         )
+
+    def _pause(self, fleet: Fleet) -> None:
+        """Grant nothing while the server is away, and hang on to no connection to it."""
+        fleet.pause()
+        self._server.gateway.abandon()
 
     def _resume(self, broker: Broker, context: Context) -> None:
         """Go on after the server came back; if it crashed it has emptied unlogged tables."""

@@ -14,20 +14,38 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 
+class _Trouble:
+    """One kind of work that fails for one template: the cause last told, and what it befell."""
+
+    def __init__(self) -> None:
+        self.cause = ""
+        self.subjects: set[str] = set()
+
+
 class Troubles:
     """What fails at the moment, by what was tried and for which template."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._known: dict[tuple[str, str], str] = {}
+        self._known: dict[tuple[str, str], _Trouble] = {}
 
-    def begin(self, event: str, template: str, error: Exception, **facts: object) -> ClonepoolError:
+    def begin(
+        self,
+        event: str,
+        template: str,
+        error: Exception,
+        *,
+        subject: str = "",
+        **facts: object,
+    ) -> ClonepoolError:
         """Count a failed pass and return it as an error that can be told.
 
         Args:
             event: the log event, such as clone.create_failed.
             template: whose work it was; empty for work that is no template's.
             error: what was raised; one that is not ours is a mistake of ours, and logged in full.
+            subject: what the work was done on, where it will be tried on the same again: then the
+                trouble lasts until it has ended for each.
             facts: for the log.
         """
         self._count(error)
@@ -36,15 +54,21 @@ class Troubles:
         else:
             log.error("worker.failed", exc_info=error)
             told = ClonepoolError(f"internal error: {error!r}")
-        cause = _cause(told)
-        if self._known.get((event, template)) != cause:
-            self._known[event, template] = cause
+        trouble = self._known.setdefault((event, template), _Trouble())
+        trouble.subjects.add(subject)
+        if trouble.cause != _cause(told):
+            trouble.cause = _cause(told)
             log.warning(event, template=template, error=told.sentence(), **facts)
         return told
 
-    def end(self, event: str, template: str) -> None:
+    def end(self, event: str, template: str, subject: str = "") -> None:
         """Say so if what failed works again."""
-        if self._known.pop((event, template), None) is not None:
+        trouble = self._known.get((event, template))
+        if trouble is None:
+            return
+        trouble.subjects.discard(subject)
+        if not trouble.subjects:
+            del self._known[event, template]
             log.info("trouble.ended", of=event, template=template)
 
     def _count(self, error: Exception) -> None:

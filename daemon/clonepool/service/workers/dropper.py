@@ -44,7 +44,7 @@ class Dropper:
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         context = self._context
-        context.troubles.end(DROP_FAILED, decision.template)
+        context.troubles.end(DROP_FAILED, decision.template, decision.clone)
         context.logins.forget(decision.clone)
         context.carry_out(context.fleet.dropped(decision.template, decision.clone, context.now()))
 
@@ -56,7 +56,8 @@ class Dropper:
             async with self._places.place(lambda: LAST):
                 await self._drop(decision)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.troubles.begin(DROP_FAILED, decision.template, error, clone=decision.clone)
+            name = decision.clone
+            context.troubles.begin(DROP_FAILED, decision.template, error, subject=name, clone=name)
             return False
         return True
 
