@@ -28,7 +28,7 @@ from clonepool.core.decisions import (
     Refuse,
     Renewed,
 )
-from clonepool.errors import ServerUnavailableError, TemplateFailedError
+from clonepool.errors import ResourceError, ServerUnavailableError, TemplateFailedError
 from support.pools import make_fleet, request
 
 if TYPE_CHECKING:
@@ -252,12 +252,15 @@ class PoolMachine(RuleBasedStateMachine):
     # Hands --------------------------------------------------------------------------------
 
     @precondition(lambda self: self.creating)
-    @rule(pick=PICK, works=st.booleans())
-    def finish_create(self, pick: int, works: bool) -> None:
+    @rule(pick=PICK, works=st.booleans(), declined=st.booleans())
+    def finish_create(self, pick: int, works: bool, declined: bool) -> None:
         create = self.creating.pop(pick % len(self.creating))
         pool = self.fleet.pools[create.template]
         if works:
             self.apply(pool.created(create.clone, self.now))
+        elif declined:
+            error = ResourceError("x", limit="storage")
+            self.apply(self.fleet.create_declined(create.template, create.clone, error, self.now))
         else:
             self.apply(pool.create_failed(create.clone, ServerUnavailableError("x"), self.now))
 
@@ -275,7 +278,7 @@ class PoolMachine(RuleBasedStateMachine):
         if names:
             gone = names[pick % len(names)]
             self.kept.discard(gone)
-            self.apply(pool.lost([gone], self.now))
+            self.apply(self.fleet.lost(template, [gone], self.now))
 
     @precondition(lambda self: self.recycling)
     @rule(pick=PICK, rewound=st.booleans())

@@ -153,6 +153,27 @@ def test_a_renewal_of_a_lease_that_ended_meanwhile_is_refused() -> None:
     assert not fleet.leases()
 
 
+def test_a_renewal_that_a_reset_overtook_does_not_bring_the_old_clone_back() -> None:
+    fleet, pool = ready_fleet()
+    lease = held(fleet, ttl=100.0)
+    fleet.renew(lease.token, 500.0, request(7, at=50.0))
+    (record,) = (d for d in fleet.reset(lease.token, request(8), 50.0) if isinstance(d, Record))
+    assert record.lease.clone != lease.clone
+    assert [type(d) for d in pool.recorded(7, 51.0)] == [Refuse]
+    assert fleet.lease(lease.token).clone == record.lease.clone
+    (grant,) = pool.recorded(8, 52.0)
+    assert isinstance(grant, Grant)
+
+
+def test_a_lease_that_ends_while_it_is_written_down_has_its_end_written_too() -> None:
+    fleet, _ = ready_fleet()
+    lease = held(fleet)
+    fleet.renew(lease.token, 60.0, request(7, at=1.0))
+    (recycle,) = fleet.release(lease.token)
+    assert isinstance(recycle, Recycle)
+    assert recycle.written_down
+
+
 def test_a_bound_lease_can_be_given_a_life_of_its_own() -> None:
     fleet, pool = ready_fleet()
     lease = held(fleet)
@@ -285,7 +306,7 @@ def test_what_somebody_else_dropped_is_replaced_and_a_leased_clone_is_its_holder
     fleet, pool = ready_fleet(min_ready=2)
     lease = held(fleet)
     gone = {*pool.stock._clones}
-    decisions = pool.lost(gone, 1.0)
+    decisions = fleet.lost("blog", gone, 1.0)
     assert len(creates(decisions)) >= 1
     assert not drops(decisions)
     assert fleet.lease(lease.token) == lease

@@ -14,10 +14,11 @@ from clonepool.core.pool import Pool, not_your_lease
 from clonepool.errors import UnknownTemplateError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from clonepool.core.decisions import Decision, Lease, Request
     from clonepool.core.naming import Namer, Serials
+    from clonepool.errors import ClonepoolError
 
 
 class Fleet:
@@ -97,17 +98,14 @@ class Fleet:
         decisions = pool.reset(lease, request, now)
         return [*decisions, *self._make_way(now)] if pool.waiting else decisions
 
-    def holder_gone(self, holder: int, waiters: Iterable[int]) -> list[Decision]:
+    def holder_gone(self, holder: int, waiters: Collection[int]) -> list[Decision]:
         """End the leases of a connection that ended, and take back what it waited for."""
-        decisions = [
-            decision
-            for waiter in waiters
-            for pool in self.pools.values()
-            for decision in pool.forget(waiter)
-        ]
+        decisions: list[Decision] = []
         for pool in self.pools.values():
             for lease in pool.leases.held_by(holder):
                 decisions += pool.release(lease)
+            for waiter in waiters:
+                decisions += pool.forget(waiter)
         return decisions
 
     def lease(self, token: str) -> Lease:
@@ -138,6 +136,18 @@ class Fleet:
     def dropped(self, template: str, name: str, now: float) -> list[Decision]:
         """A database is gone: its place may be another pool's gain."""
         self.pools[template].dropped(name)
+        return self.plan(now)
+
+    def lost(self, template: str, names: Iterable[str], now: float) -> list[Decision]:
+        """Clones were dropped or renamed by somebody else: make others."""
+        self.pools[template].lost(names)
+        return self.plan(now)
+
+    def create_declined(
+        self, template: str, name: str, error: ClonepoolError, now: float
+    ) -> list[Decision]:
+        """A copy was not even begun: its place may be another pool's gain."""
+        self.pools[template].create_declined(name, error, now)
         return self.plan(now)
 
     def expire(self, now: float) -> list[Decision]:

@@ -113,7 +113,7 @@ class Pool:
         """End a lease, which must be one of `leases`."""
         self.leases.end(lease)
         self.stock.move(lease.clone, Event.RETURN, Event.RECYCLE)
-        written_down = lease.outlives_connection
+        written_down = lease.outlives_connection or self.tenancy.is_being_written(lease)
         return [Recycle(self.template, lease.generation, lease.clone, written_down)]
 
     def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
@@ -225,12 +225,11 @@ class Pool:
         self._pause(error, now)
         return self._drop(name)
 
-    def create_declined(self, name: str, error: ClonepoolError, now: float) -> list[Decision]:
+    def create_declined(self, name: str, error: ClonepoolError, now: float) -> None:
         """The copy was not even begun: there is nothing to remove."""
         self._pause(error, now)
         self.stock.discard(name)
         self.stock.forget(name)
-        return []
 
     def unusable(self, name: str, now: float) -> list[Decision]:
         """A returned or parked clone cannot be made good in place: drop it, make another."""
@@ -244,12 +243,11 @@ class Pool:
         """The database is gone: its place under the limits is whoever's the fleet finds."""
         self.stock.forget(name)
 
-    def lost(self, names: Iterable[str], now: float) -> list[Decision]:
-        """Ready or kept clones were dropped or renamed by somebody else: make others."""
+    def lost(self, names: Iterable[str]) -> None:
+        """Ready or kept clones were dropped or renamed by somebody else."""
         for name in self.stock.names(State.READY, State.KEPT).intersection(names):
             self.stock.discard(name)
             self.stock.forget(name)
-        return self.plan(now)
 
     # What an earlier daemon left -------------------------------------------------------------
 

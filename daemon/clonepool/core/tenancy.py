@@ -71,10 +71,12 @@ class Tenancy:
     def recorded(self, waiter: int, now: float) -> Decision | None:
         """The lease is written down: say how its holder is told.
 
-        None when nobody is to be told: it was taken back, or the lease has ended meanwhile.
+        None when nobody is to be told: it was taken back, or the lease has ended meanwhile, or has
+        another clone.
         """
         unwritten = self._unwritten.get(waiter)
-        if unwritten is None or self.book.current(unwritten.lease) is None:
+        current = None if unwritten is None else self.book.current(unwritten.lease)
+        if unwritten is None or current is None or current.clone != unwritten.lease.clone:
             return None
         del self._unwritten[waiter]
         if unwritten.source is not None:
@@ -90,6 +92,10 @@ class Tenancy:
         """Say whether the lease itself is to be taken back, and still is the same."""
         lease = unwritten.lease
         return unwritten.source is not None and self.book.current(lease) is lease
+
+    def is_being_written(self, lease: Lease) -> bool:
+        """Say whether a lease that ends may be written down as living a moment later."""
+        return any(unwritten.lease.token == lease.token for unwritten in self._unwritten.values())
 
     def unwritten(self) -> ItemsView[int, Unwritten]:
         """Return what is being written down, by waiter."""

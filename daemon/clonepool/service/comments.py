@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 
 
 class LeasedComment(msgspec.Struct, frozen=True, tag_field="state", tag="leased"):
-    """A lease that outlives its connection; of its token only the digest is written."""
+    """A lease that outlives its connection; of its token only the digest is written.
+
+    A lease that was reset can stand on two clones for a moment: what was `written` last counts.
+    """
 
     token: str
     label: str
     ttl: float
     granted: Moment
     until: Moment
+    written: Moment
 
 
 class KeptComment(msgspec.Struct, frozen=True, tag_field="state", tag="kept"):
@@ -83,6 +87,7 @@ class Comments:
             "ttl": lease.ttl,
             "granted": moment(lease.granted_at - now),
             "until": moment((lease.expires_at or now) - now),
+            "written": moment(0.0),
         }
 
     def kept(self, template: str, generation: str, label: str, seconds: float) -> dict[str, Any]:

@@ -34,11 +34,12 @@ async def take_over(context: Context, ours: list[Database]) -> None:
     Clones of configured templates go through their pool in any case, so that they count against the
     limits until they are gone.
     """
+    current = _current_leases(ours)
     for database in ours:
         identity = database.identity
         pool = context.fleet.pools.get(identity.template)
         if identity.kind is Kind.CLONE and pool is not None:
-            _enter(context, pool, database)
+            _enter(context, pool, database, current)
         elif identity.kind is Kind.CLONE and _is_leased(database):
             log.warning(
                 "database.left", database=database.name, reason="leased, and of no known template"
@@ -47,10 +48,21 @@ async def take_over(context: Context, ours: list[Database]) -> None:
             await _drop(context, database)
 
 
-def _enter(context: Context, pool: Pool, database: Database) -> None:
+def _current_leases(ours: list[Database]) -> set[str]:
+    """Return the clones whose lease is living and stands nowhere else in a later state."""
+    latest: dict[str, tuple[float, str]] = {}
+    for database in ours:
+        found = comments.read(database.comment)
+        if isinstance(found, comments.LeasedComment) and _is_leased(database):
+            written = (seconds_until(found.written), database.name)
+            latest[found.token] = max(written, latest.get(found.token, written))
+    return {name for _, name in latest.values()}
+
+
+def _enter(context: Context, pool: Pool, database: Database, current: set[str]) -> None:
     name, now = database.name, context.now()
     match comments.read(database.comment):
-        case comments.LeasedComment() as found if database.open and _is_leased(database):
+        case comments.LeasedComment() as found if database.open and name in current:
             log.info("lease.found", clone=name, label=found.label)
             pool.found_leased(_lease(database, found, now))
         case comments.KeptComment() as found if seconds_until(found.until) > 0:

@@ -45,7 +45,7 @@ class Auditor:
                 context.metrics.clones_lost.labels(template).inc()
             self._reported |= gone
             if gone:
-                context.carry_out(pool.lost(gone, context.now()))
+                context.carry_out(context.fleet.lost(template, gone, context.now()))
             generation = context.generations.get(template)
             if generation is not None and generation.database not in there:
                 context.rebuild(template)

@@ -39,7 +39,10 @@ class Creator:
                 context.storage.begin(size, context.reckoned_storage())
             except ResourceError as error:
                 told = context.troubles.begin(CREATE_FAILED, template, error)
-                context.carry_out(pool.create_declined(decision.clone, told, context.now()))
+                now = context.now()
+                context.carry_out(
+                    context.fleet.create_declined(template, decision.clone, told, now)
+                )
                 return
             try:
                 await self._run_once(decision)

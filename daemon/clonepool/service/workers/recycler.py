@@ -74,9 +74,8 @@ class Recycler:
         context = self._context
         comment = context.comments.plain(decision.template, decision.generation)
         try:
-            with anyio.move_on_after(ASKING_SECONDS):
-                async with context.pens.pen(decision.clone):
-                    await databases.annotate(context.gateway, decision.clone, comment)
+            async with context.pens.pen(decision.clone):
+                await databases.annotate(context.gateway, decision.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(RECYCLE_FAILED, decision.template, error, clone=decision.clone)
 

@@ -1,0 +1,159 @@
+"""`clonepool serve` in this process, held up and killed at named pieces of its work.
+
+    python -m support.interrupted after:record:1 before:record:1=0.5,before:drop:1=2 serve ...
+
+The first argument says where the process kills itself, the second where a task of it is late, by
+how many seconds (`-` for nowhere): `before` or `after`, the work, and which time it is done. Work
+is done when its effect on PostgreSQL is complete; the pool has not been told then.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import anyio
+
+from clonepool.cli import main as clonepool
+from clonepool.core.decisions import Renewed
+from clonepool.postgres import databases, psql
+from clonepool.postgres.builder import Builder
+from clonepool.service.broker import Broker
+from clonepool.service.workers import recycler, scribe
+from clonepool.service.workers.creator import Creator
+from clonepool.service.workers.dropper import Dropper
+from clonepool.service.workers.recycler import Recycler
+from support.servers import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from support.daemons import Daemon
+
+NOWHERE = "-"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A function that does it, and which of its calls do."""
+
+    owner: Any
+    name: str
+    applies: Callable[..., bool] = lambda *_, **__: True
+
+
+def _writes(key: str, value: str) -> Callable[..., bool]:
+    return lambda _gateway, _name, facts: facts.get(key) == value
+
+
+def _of_build(_gateway: Any, _name: str, source: str, *_: object, **__: object) -> bool:
+    return source == "template0"
+
+
+def _of_clone(*arguments: Any, **options: Any) -> bool:
+    return not _of_build(*arguments, **options)
+
+
+WORK = {
+    "grant": Work(Broker, "_grant"),
+    "refuse": Work(Broker, "_refuse"),
+    "renewed": Work(Broker, "_answer", lambda _, __, outcome: isinstance(outcome, Renewed)),
+    "notice": Work(Broker, "_tell"),
+    "record": Work(databases, "annotate", _writes("state", "leased")),
+    "create": Work(Creator, "_run_once"),
+    "create.copy": Work(databases, "create", _of_clone),
+    "recycle": Work(Recycler, "run"),
+    "recycle.write": Work(Recycler, "_write_end"),
+    "recycle.clean": Work(recycler, "recycle"),
+    "keep": Work(databases, "annotate", _writes("state", "kept")),
+    "park": Work(scribe, "park"),
+    "park.seal": Work(databases, "close"),
+    "adopt": Work(Creator, "_adopt_once"),
+    "adopt.unseal": Work(databases, "unseal"),
+    "drop": Work(Dropper, "_run_once"),
+    "build.create": Work(databases, "create", _of_build),
+    "build.file": Work(psql, "run_file"),
+    "build.freeze": Work(Builder, "_freeze"),
+    "build.annotate": Work(databases, "annotate", _writes("kind", "generation")),
+    "build.seal": Work(databases, "seal"),
+    "build.rename": Work(databases, "rename"),
+}
+
+
+def die() -> None:
+    """End this process as nothing else does: it cannot even notice."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def interrupt(point: str, seconds: float | None = None) -> None:
+    """Have the process killed at that point, or what comes there be late by so many seconds."""
+    when, name, number = point.split(":")
+    work = WORK[name]
+    function = getattr(work.owner, work.name)
+    left = int(number)
+
+    def is_reached(arguments: tuple[object, ...], options: dict[str, object]) -> bool:
+        nonlocal left
+        applies = work.applies(*arguments, **options)
+        left -= applies
+        return applies and left == 0
+
+    @functools.wraps(function)
+    async def slow(*arguments: Any, **options: Any) -> Any:
+        reached = is_reached(arguments, options)
+        if reached and when == "before":
+            await _stop(seconds)
+        result = await function(*arguments, **options)
+        if reached and when == "after":
+            await _stop(seconds)
+        return result
+
+    @functools.wraps(function)
+    def quick(*arguments: Any, **options: Any) -> Any:
+        reached = is_reached(arguments, options)
+        if reached and when == "before":
+            die()
+        result = function(*arguments, **options)
+        if reached and when == "after":
+            die()
+        return result
+
+    setattr(work.owner, work.name, slow if inspect.iscoroutinefunction(function) else quick)
+
+
+async def _stop(seconds: float | None) -> None:
+    if seconds is None:
+        die()
+    else:
+        await anyio.sleep(seconds)
+
+
+def spawn(daemon: Daemon, killed_at: str, late: str = NOWHERE) -> subprocess.Popen[bytes]:
+    """Start that process in the place of the daemon's own."""
+    command = [sys.executable, "-m", "support.interrupted", killed_at, late]
+    command += ["serve", "--config", str(daemon.config)]
+    command += ["--socket", str(daemon.socket), "--state", str(daemon.state)]
+    places = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    with daemon.log.open("ab") as log:
+        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+
+
+def main() -> None:
+    """Run the command line with what the first two arguments say."""
+    _, killed_at, late, *command = sys.argv
+    interrupt(killed_at)
+    for point, _, seconds in (entry.partition("=") for entry in late.split(",") if late != NOWHERE):
+        interrupt(point, float(seconds))
+    sys.argv = ["clonepool", *command]
+    clonepool()
+
+
+if __name__ == "__main__":
+    main()
