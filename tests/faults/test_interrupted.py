@@ -272,16 +272,22 @@ def test_a_lease_whose_reset_was_interrupted_has_one_clone_or_none(
     check(daemon, run_until_killed(daemon, killed_at, late, reset))
 
 
-@pytest.mark.parametrize("end", ["release", "disconnect"])
+@pytest.mark.parametrize("end", ["release", "disconnect", "renewed elsewhere"])
 def test_a_lease_that_ended_while_it_was_renewed_is_over_for_the_next_daemon_too(
     daemon: Daemon, end: str
 ) -> None:
-    def renew_and_end(_: Client, book: Book) -> None:
+    def renew_and_end(client: Client, book: Book) -> None:
         with contextlib.closing(Lines(daemon.socket)) as lines:
             lines.send(1, "acquire", template="blog", timeout=20)
             token = lines.receive()["result"]["lease"]
-            lines.send(2, "renew", lease=token, ttl=TTL)
-            if end == "release":
+            if end == "renewed elsewhere":
+                with contextlib.closing(Lines(daemon.socket)) as other:
+                    other.send(1, "renew", lease=token, ttl=TTL)
+                for _ in range(10):  # rounds of the daemon's loop: it has seen the other off
+                    client.call("ping")
+            else:
+                lines.send(2, "renew", lease=token, ttl=TTL)
+            if end != "disconnect":
                 lines.send(3, "release", lease=token)
                 while lines.receive()["id"] != 3:
                     pass

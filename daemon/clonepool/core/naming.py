@@ -109,6 +109,15 @@ class Serials:
     def __init__(self, now: float, found: int = 0) -> None:
         self._last = max(int((now - SERIAL_EPOCH) * SERIALS_PER_SECOND), found, 0)
 
+    @property
+    def last(self) -> int:
+        """The number that was given last."""
+        return self._last
+
+    def start_above(self, number: int) -> None:
+        """Give no number again that is not above this one."""
+        self._last = max(self._last, min(number, MAX_SERIAL))
+
     def next(self) -> int:
         """Return the next number."""
         self._last = self._last + 1 if self._last < MAX_SERIAL else 1

@@ -445,10 +445,9 @@ class Pool:
         self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS)
         self._retry_at = now + self._backoff
 
-    def _wants(self) -> int:
+    def _wants(self, asking: int) -> int:
         """Clones missing if the limits were no matter."""
-        everything = self.limits.min_ready + len(self.line)
-        return self._to_create(self.limits.min_ready, room=everything)
+        return self.limits.min_ready + len(self.line) + asking - self.stock.ready - self.coming
 
     def _missing(self, *, refill: bool) -> int:
         room = min(self.limits.max_clones - len(self.stock), self._budget.room)
@@ -463,15 +462,16 @@ class Pool:
             room=room,
         )
 
-    def _limited_by(self) -> Limit | None:
+    def _limited_by(self, asking: int = 0) -> Limit | None:
+        """Name what keeps the clones away that are wanted, `asking` beyond those who wait."""
         if self.phase is not Phase.READY:
             return None
-        if self._budget.paused and self._wants():
+        if self._budget.paused and self._wants(asking) > 0:
             return Limit.SERVER
-        lacks = self.limits.min_ready + len(self.line) > self.stock.ready
+        lacks = self.limits.min_ready + len(self.line) + asking > self.stock.ready
         if lacks and isinstance(self._last_error, ResourceError):
             return Limit(self._last_error.limit)  # also while it is tried again
-        if not self._wants():
+        if self._wants(asking) <= 0:
             return None
         if len(self.stock) >= self.limits.max_clones:
             return Limit.TEMPLATE
@@ -487,7 +487,7 @@ class Pool:
             return refusals.still_building(waited)
         if self._budget.paused:
             return refusals.server_away(waited)
-        limit = self._limited_by()
+        limit = self._limited_by(asking=1)
         if limit in {Limit.TEMPLATE, Limit.POOL} and len(self.leases):
             most = self.limits.max_clones if limit is Limit.TEMPLATE else self._budget.limit
             return refusals.pool_full(waited, self.template, self.leases.values(), limit, most, now)

@@ -34,7 +34,7 @@ from clonepool.service.comments import Comments
 from clonepool.service.inheritance import take_over
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
-from clonepool.service.locks import hold_lock, load_secret
+from clonepool.service.locks import hold_lock, load_secret, reserve_serials
 from clonepool.service.logins import Logins
 from clonepool.service.methods import Methods
 from clonepool.service.server import open_server, own_connections, shielded
@@ -118,8 +118,7 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         keeper = Keeper(server.gateway, config.instance, server.embedded)
         await keeper.begin()
         stack.push_async_callback(shielded, keeper.close)
-        secret = load_secret(state / "secret")
-        await _Daemon(config, server, keeper, metrics, listener, gate, web, stop).run(began, secret)
+        await _Daemon(config, server, keeper, metrics, listener, gate, web, stop).run(began)
 
 
 def _bind_http(section: HttpSection) -> sockets.socket | None:
@@ -158,7 +157,7 @@ class _Daemon:
         self._web = web
         self._stop_signal = stop
 
-    async def run(self, began: float, secret: bytes) -> None:
+    async def run(self, began: float) -> None:
         """Work until a signal comes, then stop in order."""
         gateway = self._server.gateway
         capabilities = await inspect(gateway)
@@ -168,13 +167,14 @@ class _Daemon:
         for name in strangers:
             log.warning("database.not_ours", database=name, reason="the checksum is wrong")
         serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
+        serials.start_above(reserve_serials(self._server.state / "serials", serials.last))
         context = self._make_context(self._make_fleet(namer, serials), capabilities, namer)
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
         builder = TemplateBuilder(
             context,
             Builder(gateway, namer, capabilities, self._server.psql, serials.next),
-            secret,
+            load_secret(self._server.state / "secret"),
         )
         context.rebuild, context.replace = builder.rebuild, builder.replace
         async with anyio.create_task_group() as workers:

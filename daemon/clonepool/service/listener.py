@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -44,6 +45,8 @@ log = structlog.get_logger()
 SOCKET_MODE = 0o660
 UNREAD_BYTES = 1024 * 1024
 """Replies that a client may leave unread before nothing more is read from it."""
+CALLS_AT_A_TIME = 50
+"""Requests of one client that are answered before others have their turn."""
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Replies to what was asked before may still come: with more than this it is cut off at once."""
 
@@ -62,6 +65,9 @@ class Peer(asyncio.Protocol):
         self._protocol = ServerConnection()
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
+        self._deaf = False
+        self._reading = True
+        self._backlog: deque[Call | Rejected] = deque()
 
     # What asyncio calls ---------------------------------------------------------------------
 
@@ -89,30 +95,28 @@ class Peer(asyncio.Protocol):
         """Answer what can be answered now, queue the rest."""
         if self.gone:
             return
-        for message in self._protocol.receive(data):
-            if isinstance(message, Call):
-                self._handle(message)
-            else:
-                self._reject(message)
+        self._backlog.extend(self._protocol.receive(data))
+        self._work()
 
     def pause_writing(self) -> None:
         """The client does not read its replies: take no more requests from it, for a while."""
-        if self._transport is not None:
-            self._transport.pause_reading()
-            loop = asyncio.get_running_loop()
-            self._patience = loop.call_later(self._listener.unread_timeout, self._lose_patience)
+        self._deaf = True
+        self._read_or_not()
+        loop = asyncio.get_running_loop()
+        self._patience = loop.call_later(self._listener.unread_timeout, self._lose_patience)
 
     def resume_writing(self) -> None:
         """It reads again."""
         if self._patience is not None:
             self._patience.cancel()
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._deaf = False
+        self._work()
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what belonged to the client: nobody has to clean up."""
         if self._patience is not None:
             self._patience.cancel()
+        self._backlog.clear()
         if not self.gone:
             self.gone = True
             self._listener.leave(self)
@@ -144,6 +148,31 @@ class Peer(asyncio.Protocol):
 
     # Inside -------------------------------------------------------------------------------
 
+    def _work(self) -> None:
+        """Answer what came, for as long as it is read, and let others have their turn between."""
+        for _ in range(CALLS_AT_A_TIME):
+            if not self._backlog or self._deaf:
+                break
+            message = self._backlog.popleft()
+            if isinstance(message, Call):
+                self._handle(message)
+            else:
+                self._reject(message)
+        if self._backlog and not self._deaf:
+            asyncio.get_running_loop().call_soon(self._work)
+        self._read_or_not()
+
+    def _read_or_not(self) -> None:
+        """Take more from the client only when it has read, and what it asked is answered."""
+        reading = not self._deaf and not self._backlog
+        if reading is self._reading or self._transport is None or self._transport.is_closing():
+            return
+        self._reading = reading
+        if reading:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
+
     def _handle(self, call: Call) -> None:
         try:
             self._methods.call(self, call)
@@ -156,6 +185,7 @@ class Peer(asyncio.Protocol):
     def _reject(self, rejected: Rejected) -> None:
         self._send(rejected.reply)
         if rejected.fatal:
+            self._backlog.clear()
             self.hang_up()
 
     def _send(self, line: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import secrets
@@ -11,6 +12,8 @@ from clonepool.errors import AlreadyRunningError, ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+SERIALS_OF_A_RUN = 1 << 20
 
 
 def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> int:
@@ -39,6 +42,20 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
         os.close(descriptor)
         raise AlreadyRunningError(taken, remedy=remedy) from None
     return descriptor
+
+
+def reserve_serials(path: Path, first: int) -> int:
+    """Return a number, not below `first`, from which no earlier daemon of this directory went on.
+
+    The clock can be set back, and then says again what it said before.
+    """
+    try:
+        start = max(first, int(path.read_text(encoding="ascii")))
+    except (OSError, ValueError):
+        start = first
+    with contextlib.suppress(OSError):
+        path.write_text(str(start + SERIALS_OF_A_RUN), encoding="ascii")
+    return start
 
 
 def load_secret(path: Path) -> bytes:

@@ -28,10 +28,15 @@ _LARGEST_SHARE = 4
 
 
 class Server:
-    """The server the daemon works on, embedded or by URL, and the way to it."""
+    """The server the daemon works on, embedded or by URL, and the way to it.
 
-    def __init__(self, config: Config, embedded: EmbeddedServer | None) -> None:
+    Attributes:
+        state: directory for what outlives the daemon.
+    """
+
+    def __init__(self, config: Config, embedded: EmbeddedServer | None, state: Path) -> None:
         self.embedded = embedded
+        self.state = state
         self.psql = embedded.psql if embedded else find_psql()
         self.gateway = Gateway(
             embedded.endpoint if embedded else from_url(config.server),
@@ -58,7 +63,7 @@ async def open_server(config: Config, state: Path, stack: AsyncExitStack) -> Ser
         # Registered first: half a start is stopped too.
         stack.push_async_callback(shielded, embedded.stop)
         await embedded.start()
-    server = Server(config, embedded)
+    server = Server(config, embedded, state)
     stack.push_async_callback(shielded, server.gateway.close)
     return server
 

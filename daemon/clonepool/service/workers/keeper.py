@@ -42,6 +42,7 @@ class Keeper:
         self._embedded = embedded
         self._prefix = f"{PREFIX}_{instance}_"
         self._lost = False
+        self._connections = 0
         self._stirred = anyio.Event()
         self.problem = "not connected yet"
         self.watched: Callable[[], bool] = lambda: False
@@ -57,7 +58,7 @@ class Keeper:
         Raises:
             AlreadyRunningError, ServerUnavailableError: nothing is held.
         """
-        await self._lock.take(self._lose)
+        await self._lock.take(self._sentinel())
         self.problem = ""
 
     def stir(self) -> None:
@@ -93,9 +94,20 @@ class Keeper:
         """Let go of the lock."""
         await self._lock.close()
 
-    def _lose(self) -> None:
-        self._lost = True
-        self._stirred.set()
+    def _sentinel(self) -> Callable[[], None]:
+        """Return what the end of the next connection calls.
+
+        The end of an earlier one can be heard late, and means nothing any more then.
+        """
+        self._connections += 1
+        mine = self._connections
+
+        def ended() -> None:
+            if mine == self._connections:
+                self._lost = True
+                self._stirred.set()
+
+        return ended
 
     async def _watch(self, auditor: Auditor) -> None:
         """Return when the server is away."""
@@ -129,7 +141,7 @@ class Keeper:
             if self._embedded is not None and not self._embedded.alive():
                 await self._embedded.restart()
             self._lost = False
-            await self._lock.take(self._lose)
+            await self._lock.take(self._sentinel())
         except ClusterLostError:
             raise
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived

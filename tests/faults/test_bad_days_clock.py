@@ -1,0 +1,107 @@
+"""The daemon's clock is set back an hour: deadlines and leases keep to the time that passes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clonepool.errors import AcquireTimeoutError, PoolFullError
+from support.clocks import find_libfaketime, set_back_daemon
+from support.daemons import eventually
+from support.outages import Victim, is_whole, logged, running_victim, template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.daemons import Daemon
+
+pytestmark = pytest.mark.skipif(
+    find_libfaketime() is None and not os.environ.get("CI"),
+    reason="libfaketime is not installed (apt-get install faketime)",
+)
+HOUR = 3600
+TOLERANCE = 2.0
+"""How late the daemon may be on a busy machine, in seconds; it may never be early."""
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    with running_victim() as running:
+        yield running
+
+
+def leases(daemon: Daemon) -> list[dict[str, Any]]:
+    with daemon.client() as client:
+        found: list[dict[str, Any]] = client.call("leases")
+    return found
+
+
+def test_a_clock_set_back_changes_no_deadline_of_a_running_daemon(victim: Victim) -> None:
+    config = victim.config("running") + template(min_ready=0, max_clones=1)
+    with set_back_daemon(config) as daemon, daemon.client() as client:
+        asked = time.monotonic()
+        lease = client.lease("blog", timeout=20, ttl=3)
+        granted = time.monotonic()
+        daemon.set_clock(-HOUR)
+        began = time.monotonic()
+        with pytest.raises((AcquireTimeoutError, PoolFullError)):
+            client.lease("blog", timeout=1)
+        assert 1 <= time.monotonic() - began < 1 + TOLERANCE
+        assert leases(daemon)[0]["database"] == lease.database
+        assert leases(daemon)[0]["expires_in_seconds"] <= 3 - (time.monotonic() - granted) + 0.1
+        eventually(lambda: not leases(daemon), 3 + TOLERANCE)
+        assert asked + 3 <= time.monotonic() < granted + 3 + TOLERANCE
+        second = client.lease("blog", timeout=10)
+        assert second.database != lease.database
+        second.release()
+        stamps = [entry["timestamp"] for entry in logged(daemon, "lease.expired")]
+        assert stamps[0] < logged(daemon, "daemon.started")[0]["timestamp"]  # it was set back
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_lease_lives_over_a_restart_as_long_as_it_was_given_whatever_the_clock_says(
+    victim: Victim, number: signal.Signals
+) -> None:
+    config = victim.config(f"again{number}") + template(min_ready=1, max_clones=3)
+    with set_back_daemon(config) as daemon:
+        with daemon.client() as client:
+            asked = time.monotonic()
+            lease = client.lease("blog", timeout=20, ttl=4)
+            granted = time.monotonic()
+        eventually(lambda: is_whole(daemon))
+        daemon.stop(number)
+        daemon.set_clock(-HOUR)
+        daemon.start()
+        (found,) = leases(daemon)
+        assert found["database"] == lease.database
+        left = 4 - (time.monotonic() - granted)
+        assert left - 0.5 <= found["expires_in_seconds"] <= left + 0.1
+        assert found["held_seconds"] <= time.monotonic() - asked + 0.1
+        eventually(lambda: not leases(daemon), 4 + TOLERANCE)
+        assert asked + 4 <= time.monotonic() < granted + 4 + TOLERANCE
+        eventually(lambda: lease.database not in victim.databases(), 10)
+
+
+def test_no_name_is_used_twice_though_the_clock_says_the_same_at_every_start(
+    victim: Victim,
+) -> None:
+    config = victim.config("names") + template(min_ready=0, max_clones=16)
+    names: list[str] = []
+    with set_back_daemon(config) as daemon:
+        began = daemon.spawned_at
+        for again in (False, True):
+            if again:
+                daemon.stop()
+                daemon.set_clock(began - time.time())
+                daemon.start()
+            with daemon.client() as client:
+                held = [client.lease("blog", timeout=20) for _ in range(16)]
+                names += [lease.database for lease in held]
+                for lease in held:
+                    lease.release()
+            eventually(lambda: not daemon.status()["clones"]["used"], 10)
+    assert len(set(names)) == len(names)

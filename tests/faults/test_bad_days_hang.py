@@ -1,0 +1,100 @@
+"""A backend hangs: on a clone it holds up that clone alone, on the lock the pulse misses it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.daemons import eventually, free_port, running_daemon
+from support.outages import (
+    Victim,
+    assert_recovers,
+    get,
+    halted,
+    is_whole,
+    logged,
+    problem,
+    running_victim,
+    said_once_each,
+    sessions,
+    template,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    with running_victim() as running:
+        yield running
+
+
+def test_a_session_that_hangs_on_a_returned_clone_holds_up_nobody_else(victim: Victim) -> None:
+    config = victim.config("hang") + template(min_ready=2, max_clones=12)
+    config += template("other", min_ready=2, max_clones=12)
+    with running_daemon(config) as daemon, daemon.client() as client, sessions() as others:
+        lease = client.lease("blog", timeout=20)
+        eventually(lambda: is_whole(daemon))
+        with halted(others.open(lease.url).pid):
+            (stray,) = lease.release() or []
+            assert stray["application_name"] == "test"
+            for _ in range(3):
+                for name in ("blog", "other"):
+                    held = [client.lease(name, timeout=5) for _ in range(2)]
+                    for one in held:
+                        one.release()
+            eventually(lambda: is_whole(daemon), 5)
+            assert problem(daemon) == ""
+            eventually(lambda: bool(logged(daemon, "clone.drop_failed")), 10)
+            time.sleep(1)  # tries again, and says nothing
+            assert lease.database in victim.databases()
+        eventually(lambda: lease.database not in victim.databases(), 5)
+        eventually(lambda: sum(p["dropping"] for p in daemon.status()["pools"]) == 0, 5)
+        assert_recovers(daemon)
+        assert [entry["clone"] for entry in logged(daemon, "clone.drop_failed")] == [lease.database]
+        assert logged(daemon, "server.lost") == []
+
+
+def test_a_clone_that_cannot_be_dropped_is_told_once_while_drops_of_others_succeed(
+    victim: Victim,
+) -> None:
+    config = victim.config("drops", url=victim.ordinary())
+    with running_daemon(config + template(min_ready=2, max_clones=12)) as daemon:
+        with daemon.client() as client, sessions() as others:
+            lease = client.lease("blog", timeout=20)
+            others.open(victim.server.endpoint.url(lease.database))
+            lease.release()
+            eventually(lambda: bool(logged(daemon, "clone.drop_failed")), 10)
+            until = time.monotonic() + 2
+            while time.monotonic() < until:
+                client.lease("blog", timeout=5).release()
+                time.sleep(0.1)
+            assert lease.database in victim.databases()
+            told = logged(daemon, "clone.drop_failed")
+        eventually(lambda: lease.database not in victim.databases(), 5)
+        assert_recovers(daemon)
+        eventually(daemon.at_rest, 10)
+        assert [entry["clone"] for entry in told] == [lease.database]
+
+
+def test_a_hanging_lock_is_noticed_by_the_pulse_told_and_got_over(victim: Victim) -> None:
+    http = free_port()
+    config = victim.config("pulse", http=http) + template(min_ready=2, max_clones=6)
+    with running_daemon(config) as daemon, daemon.client() as client:
+        lease = client.lease("blog", timeout=20)
+        eventually(lambda: is_whole(daemon))
+        with halted(victim.lock_holder("pulse")):
+            eventually(lambda: bool(problem(daemon)), 20, "the pulse is missed")
+            assert get(http, "/readyz")[0] == 503
+            assert client.call("leases")[0]["database"] == lease.database
+            eventually(lambda: bool(logged(daemon, "server.unreachable")), 10)
+            time.sleep(1)  # tries again, and says nothing
+        assert_recovers(daemon)
+        lease.release()
+        assert get(http, "/readyz")[0] == 200
+        assert len(logged(daemon, "server.lost")) == len(logged(daemon, "server.found")) == 1
+        assert said_once_each(daemon, "server.unreachable")
+        assert len(logged(daemon, "server.unreachable")) <= 2

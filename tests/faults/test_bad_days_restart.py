@@ -1,0 +1,157 @@
+"""The server is restarted, shut down at once, or loses a backend: leases and waiters stay."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clonepool.errors import ClonepoolError
+from support.daemons import eventually, free_port, running_daemon
+from support.outages import (
+    COUNT,
+    Victim,
+    assert_recovers,
+    get,
+    is_whole,
+    logged,
+    metric,
+    problem,
+    rows,
+    running_victim,
+    said_once_each,
+    sessions,
+    template,
+)
+from support.waiters import Waiter
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    with running_victim() as running:
+        yield running
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_restart_of_the_server_takes_neither_leases_nor_waiters_away(
+    victim: Victim, number: signal.Signals
+) -> None:
+    http = free_port()
+    config = victim.config(f"restart{number}", http=http) + template(min_ready=2, max_clones=6)
+    with running_daemon(config) as daemon, daemon.client() as client:
+        eventually(lambda: is_whole(daemon))
+        held = [client.lease("blog", timeout=20) for _ in range(3)]
+        eventually(lambda: is_whole(daemon))
+        rows(held[0].url, "CREATE TABLE mine AS SELECT 1 AS a")
+        victim.stop(number)
+        eventually(lambda: bool(problem(daemon)), what="the loss is noticed")
+        waiters = [Waiter(daemon) for _ in range(3)]
+        try:
+            eventually(lambda: daemon.pool()["waiting"] == 3)
+            time.sleep(1.5)  # the time of several tries, of which none may be logged twice
+            assert daemon.pool()["limited_by"] == "server"
+            assert get(http, "/readyz") == (
+                503,
+                '{"ready":false,"reasons":["the server cannot be reached"]}',
+            )
+            assert metric(http, "clonepool_server_up") == 0.0
+            assert {lease["database"] for lease in client.call("leases")} == {
+                lease.database for lease in held
+            }
+        finally:
+            victim.start()
+        assert_recovers(daemon)
+        assert [waiter.join() for waiter in waiters] == [[{"count": 40}]] * 3
+        assert [rows(lease.url, COUNT) for lease in held] == [[{"count": 40}]] * 3
+        assert rows(held[0].url, "SELECT a FROM mine") == [{"a": 1}]
+        for lease in held:
+            lease.release()
+        assert get(http, "/readyz")[0] == 200
+        assert metric(http, "clonepool_server_up") == 1.0
+        assert len(logged(daemon, "server.lost")) == len(logged(daemon, "server.found")) == 1
+        assert said_once_each(daemon, "server.unreachable")
+        assert len(logged(daemon, "clone.create_failed")) <= 1
+        eventually(daemon.at_rest, 10)
+
+
+def test_waiters_in_front_of_a_full_pool_outlast_a_restart(victim: Victim) -> None:
+    config = victim.config("full") + template(min_ready=1, max_clones=2)
+    with running_daemon(config) as daemon, daemon.client() as client:
+        held = [client.lease("blog", timeout=20) for _ in range(2)]
+        waiter = Waiter(daemon)
+        eventually(lambda: daemon.pool()["waiting"] == 1)
+        victim.stop()
+        eventually(lambda: bool(problem(daemon)))
+        held[0].release()  # while nobody can ask the server about it
+        victim.start()
+        assert waiter.join() == [{"count": 40}]
+        held[1].release()
+        assert_recovers(daemon)
+
+
+def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_error(
+    victim: Victim,
+) -> None:
+    config = victim.config("busy") + template(min_ready=2, max_clones=8)
+    with running_daemon(config) as daemon:
+        eventually(lambda: is_whole(daemon))
+        enough, troubles = threading.Event(), list[ClonepoolError]()
+
+        def come_and_go() -> None:
+            with daemon.client() as client:
+                while not enough.is_set():
+                    try:
+                        client.lease("blog", timeout=20).release()
+                    except ClonepoolError as error:
+                        troubles.append(error)
+
+        threads = [threading.Thread(target=come_and_go) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(0.3)
+            victim.stop(signal.SIGQUIT)
+            eventually(lambda: bool(problem(daemon)))
+            victim.start()
+            eventually(lambda: not problem(daemon), 5)
+            time.sleep(0.3)
+        finally:
+            enough.set()
+            for thread in threads:
+                thread.join(30)
+        assert troubles == []
+        assert_recovers(daemon)
+        assert len(logged(daemon, "server.lost")) == 1
+        for event in ("clone.create_failed", "clone.drop_failed", "clone.recycle_failed"):
+            assert said_once_each(daemon, event)
+            assert len(logged(daemon, event)) <= 3
+
+
+@pytest.mark.parametrize("whose", ["a lease's", "the daemon's"])
+def test_a_killed_backend_restarts_the_server_and_takes_no_lease_away(
+    victim: Victim, whose: str
+) -> None:
+    instance = "killa" if whose == "a lease's" else "killt"
+    config = victim.config(instance) + template(min_ready=2, max_clones=6)
+    with running_daemon(config) as daemon, daemon.client() as client:
+        lease = client.lease("blog", timeout=20)
+        eventually(lambda: is_whole(daemon))
+        with sessions() as others:
+            pid = (
+                others.open(lease.url).pid if whose == "a lease's" else victim.lock_holder(instance)
+            )
+            os.kill(pid, signal.SIGKILL)
+        eventually(lambda: bool(logged(daemon, "server.lost")))
+        assert_recovers(daemon)
+        assert client.call("leases")[0]["database"] == lease.database
+        assert rows(lease.url, COUNT) == [{"count": 40}]
+        lease.release()
+        assert len(logged(daemon, "server.lost")) == len(logged(daemon, "server.found")) == 1
+        assert said_once_each(daemon, "server.unreachable")

@@ -1,0 +1,126 @@
+"""People drop and rename the pool's databases: noticed, replaced, and left alone."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.daemons import eventually, free_port, running_daemon
+from support.outages import (
+    Victim,
+    assert_recovers,
+    is_whole,
+    logged,
+    metric,
+    running_victim,
+    template,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from support.daemons import Daemon
+
+LOST = 'clonepool_clones_lost_total{template="blog"}'
+NOTICE_SECONDS = 15.0
+
+
+@pytest.fixture(scope="module")
+def victim() -> Iterator[Victim]:
+    with running_victim() as running:
+        yield running
+
+
+def remove(victim: Victim, name: str, how: str) -> None:
+    """Drop a database, or rename it to one of a person's own."""
+    if how == "dropped":
+        victim.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+    else:
+        victim.execute(f'ALTER DATABASE "{name}" RENAME TO "saved_{name[3:40]}"')
+
+
+def saved(victim: Victim, name: str) -> set[str]:
+    return victim.databases(f"saved\\_{name[3:40]}")
+
+
+def told(daemon: Daemon, count: int) -> bool:
+    return len(logged(daemon, "clone.lost")) >= count
+
+
+@pytest.mark.parametrize("how", ["dropped", "renamed"])
+def test_a_generation_that_somebody_removed_is_built_again(victim: Victim, how: str) -> None:
+    config = victim.config(f"gen{how[:2]}") + template(min_ready=2, max_clones=8)
+    with running_daemon(config) as daemon, daemon.client() as client:
+        eventually(lambda: is_whole(daemon))
+        (name,) = victim.databases(f"cp\\_gen{how[:2]}\\_%\\_t%")
+        victim.execute(f'ALTER DATABASE "{name}" WITH IS_TEMPLATE false')
+        remove(victim, name, how)
+        client.lease("blog", timeout=0).release()  # ready clones are as good as before
+        eventually(lambda: bool(logged(daemon, "template.lost")), NOTICE_SECONDS)
+        assert_recovers(daemon)
+        eventually(daemon.at_rest, 10)
+        assert len(logged(daemon, "template.lost")) == 1
+        assert len(logged(daemon, "template.built")) == 2
+        assert len(logged(daemon, "clone.create_failed")) <= 1
+        assert logged(daemon, "template.build_failed") == []
+        assert daemon.stop() == 0
+        daemon.start()
+        with daemon.client() as again:
+            again.lease("blog", timeout=20).release()
+        assert bool(saved(victim, name)) is (how == "renamed")
+
+
+@pytest.mark.parametrize("how", ["dropped", "renamed"])
+def test_a_ready_clone_that_somebody_removed_is_replaced_and_not_granted(
+    victim: Victim, how: str
+) -> None:
+    http, instance = free_port(), f"ready{how[:2]}"
+    config = victim.config(instance, http=http) + template(min_ready=3, max_clones=8)
+    with running_daemon(config) as daemon:
+        eventually(daemon.at_rest)
+        name, *others = sorted(victim.databases(f"cp\\_{instance}\\_%\\_c%"))
+        remove(victim, name, how)
+        with daemon.client() as client:  # somebody connects: the pulse begins
+            eventually(lambda: bool(logged(daemon, "clone.lost")), NOTICE_SECONDS)
+            assert logged(daemon, "clone.lost")[0]["clone"] == name
+            eventually(lambda: is_whole(daemon), 5)
+            held = [client.lease("blog", timeout=5) for _ in range(6)]
+            granted = {lease.database for lease in held}
+            assert name not in granted
+            assert set(others) <= granted
+            for lease in held:
+                lease.release()
+            assert_recovers(daemon)
+        assert metric(http, LOST) == 1.0
+        assert len(logged(daemon, "clone.lost")) == 1
+        eventually(daemon.at_rest, 10)
+        assert daemon.stop() == 0
+        daemon.start()
+        eventually(lambda: is_whole(daemon))
+        assert bool(saved(victim, name)) is (how == "renamed")
+
+
+def test_a_leased_clone_that_somebody_removed_is_told_once_and_let_go(victim: Victim) -> None:
+    http = free_port()
+    config = victim.config("leased", http=http) + template(min_ready=2, max_clones=8)
+    with running_daemon(config) as daemon, daemon.client() as client:
+        dropped, renamed = (client.lease("blog", timeout=20) for _ in range(2))
+        eventually(lambda: is_whole(daemon))
+        for lost, lease, how in ((1, dropped, "dropped"), (2, renamed, "renamed")):
+            remove(victim, lease.database, how)
+            eventually(partial(told, daemon, lost), NOTICE_SECONDS)
+        assert [entry["clone"] for entry in logged(daemon, "clone.lost")] == [
+            dropped.database,
+            renamed.database,
+        ]  # over two pulses
+        assert metric(http, LOST) == 2.0
+        assert daemon.pool()["leased"] == 2
+        for lease in (dropped, renamed):
+            assert lease.release() == []
+        assert_recovers(daemon)
+        eventually(daemon.at_rest, 10)
+        assert saved(victim, renamed.database)
+        assert logged(daemon, "clone.drop_failed") == []
+        assert logged(daemon, "clone.recycle_failed") == []

@@ -1,0 +1,247 @@
+"""A server of the test's own that can be hurt, and what a daemon says of it meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import time
+import urllib.error
+import urllib.request
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+from anyio.from_thread import start_blocking_portal
+
+from clonepool.config import EmbeddedSection
+from clonepool.postgres.embedded.server import EmbeddedServer, discard
+from clonepool.postgres.endpoint import from_url
+from clonepool.postgres.gateway import Gateway
+from support import binaries
+from support.daemons import eventually
+from support.servers import ROOT, open_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from anyio.from_thread import BlockingPortal
+
+    from clonepool.postgres.gateway import Session
+    from support.daemons import Daemon
+
+RECOVERY_SECONDS = 5.0
+"""Within this the daemon is whole again after the cause of a trouble is gone."""
+COUNT = "SELECT count(*) FROM blog.tb_user"
+
+
+class Victim:
+    """A real server that the test stops, kills and starts; a daemon knows it by URL."""
+
+    def __init__(self, server: EmbeddedServer) -> None:
+        self.server = server
+        self.url = server.endpoint.url("postgres")
+
+    @property
+    def pid(self) -> int:
+        """The postmaster's."""
+        return int((self.server.storage.data / "postmaster.pid").read_text().splitlines()[0])
+
+    def stop(self, number: int = signal.SIGINT) -> None:
+        """End the server: fast by SIGINT, at once by SIGQUIT."""
+        os.kill(self.pid, number)
+        eventually(lambda: not self.server.alive(), what="the server has ended")
+
+    def start(self) -> None:
+        """Start it again with the data that it has."""
+        anyio.run(self.server.restart)
+
+    def rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
+        """Ask the server something, as a superuser."""
+        return rows(self.url, sql, *arguments)
+
+    def execute(self, *statements: str) -> None:
+        """Run statements, each outside a transaction, as a superuser."""
+        for statement in statements:
+            rows(self.url, statement)
+
+    def databases(self, like: str = "cp\\_%") -> set[str]:
+        """Return the names of the databases on it."""
+        found = self.rows("SELECT datname FROM pg_database WHERE datname LIKE $1", like)
+        return {row["datname"] for row in found}
+
+    def lock_holder(self, instance: str) -> int:
+        """Return the backend that holds the instance lock of a daemon."""
+        (found,) = self.rows(
+            "SELECT pid FROM pg_stat_activity JOIN pg_locks USING (pid)"
+            " WHERE locktype = 'advisory' AND application_name LIKE 'clonepool ' || $1 || ' %'",
+            instance,
+        )
+        pid: int = found["pid"]
+        return pid
+
+    def ordinary(self) -> str:
+        """Return the URL of a role that may create databases and nothing else."""
+        if not self.rows("SELECT FROM pg_roles WHERE rolname = 'ordinary'"):
+            self.execute("CREATE ROLE ordinary LOGIN CREATEDB PASSWORD 'plain'")
+        endpoint = self.server.endpoint
+        return msgspec.structs.replace(endpoint, user="ordinary", password="plain").url("postgres")
+
+    def config(self, instance: str, *, http: int = 0, url: str = "", more: str = "") -> str:
+        """Return a configuration for a daemon on this server, to which templates are added."""
+        return f"""
+server = "{url or self.url}"
+instance = "{instance}"
+[http]
+listen = "{f"127.0.0.1:{http}" if http else ""}"
+{more}
+"""
+
+
+def template(name: str = "blog", **limits: int) -> str:
+    """Return a template's table."""
+    lines = "".join(f"{key} = {value}\n" for key, value in limits.items())
+    return f'[templates.{name}]\nsql = ["{ROOT}/examples/blog/*.sql"]\n{lines}'
+
+
+@contextmanager
+def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim]:
+    """Run a server of the newest version, and leave nothing of it."""
+    with open_directory() as fallback:
+        directory = state or fallback
+        newest = next(iter(binaries.available().values()))
+        server = EmbeddedServer(EmbeddedSection(binaries=str(newest), **section), directory, 16)
+        try:
+            anyio.run(server.start)
+            yield Victim(server)
+        finally:
+            anyio.run(discard, directory)
+            server.alive()  # takes note of its end, so that no zombie stays
+
+
+async def _rows(url: str, sql: str, *arguments: object) -> list[dict[str, Any]]:
+    endpoint = from_url(url)
+    async with Gateway(endpoint, "test").session(endpoint.maintenance) as session:
+        return await session.rows(sql, *arguments)
+
+
+def rows(url: str, sql: str, *arguments: object) -> list[dict[str, Any]]:
+    """Run one statement on a connection of its own."""
+    return anyio.run(_rows, url, sql, *arguments)
+
+
+class Sessions:
+    """Connections that stay open while the test goes on."""
+
+    def __init__(self, portal: BlockingPortal) -> None:
+        self._portal = portal
+        self._open: list[Session] = []
+
+    def open(self, url: str) -> Session:
+        """Open one more."""
+        endpoint = from_url(url)
+        gateway = Gateway(endpoint, "test")
+        session = self._portal.call(lambda: gateway.connect(endpoint.maintenance))
+        self._open.append(session)
+        return session
+
+    def rows(self, session: Session, sql: str, *arguments: object) -> list[dict[str, Any]]:
+        """Ask on one of them."""
+        return self._portal.call(lambda: session.rows(sql, *arguments))
+
+    def close(self) -> None:
+        """Close all."""
+        while self._open:
+            self._portal.call(self._open.pop().close)
+
+
+@contextmanager
+def sessions() -> Iterator[Sessions]:
+    """Give connections that the test holds; closed at the end."""
+    with start_blocking_portal() as portal:
+        opened = Sessions(portal)
+        try:
+            yield opened
+        finally:
+            opened.close()
+
+
+@contextmanager
+def halted(*pids: int) -> Iterator[None]:
+    """Stop processes in their tracks, and let them go on afterwards, whatever happens."""
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def logged(daemon: Daemon, event: str) -> list[dict[str, Any]]:
+    """Return the daemon's log lines of one event."""
+    lines = [line for line in daemon.log.read_text().splitlines() if line.startswith("{")]
+    return [entry for entry in map(json.loads, lines) if entry["event"] == event]
+
+
+def said_once_each(daemon: Daemon, event: str) -> bool:
+    """Say whether no cause of an event was told twice running."""
+    causes = [entry["error"] for entry in logged(daemon, event)]
+    return all(one != other for one, other in itertools.pairwise(causes))
+
+
+def problem(daemon: Daemon) -> str:
+    """Return what the daemon says is wrong with the server."""
+    found: str = daemon.status()["server"]["problem"]
+    return found
+
+
+def is_whole(daemon: Daemon) -> bool:
+    """Say whether the server is there, and every template as ready as it should be."""
+    status = daemon.status()
+    return not status["server"]["problem"] and all(
+        pool["phase"] == "ready" and pool["ready"] >= pool["min_ready"] and not pool["limited_by"]
+        for pool in status["pools"]
+    )
+
+
+def assert_recovers(daemon: Daemon, seconds: float = RECOVERY_SECONDS) -> None:
+    """See that the daemon is whole in time from now on, grants, and made no mistake of its own."""
+    deadline = time.monotonic() + seconds
+    try:
+        eventually(lambda: is_whole(daemon), seconds, "the daemon is whole again")
+    except AssertionError as error:
+        error.add_note(f"{daemon.status()}\n{daemon.log.read_text()[-4000:]}")
+        raise
+    templates = [pool["template"] for pool in daemon.status()["pools"]]
+    with daemon.client() as client:
+        for name in templates:
+            left = max(0.2, deadline - time.monotonic())
+            lease = client.lease(name, timeout=left)
+            assert rows(lease.url, COUNT) == [{"count": 40}]
+            assert from_url(lease.url).password not in daemon.log.read_text()
+            lease.release()
+    mistakes = [*logged(daemon, "work.failed"), *logged(daemon, "worker.failed")]
+    assert not mistakes, "\n".join(str(entry.get("exception")) for entry in mistakes)
+
+
+def get(port: int, path: str) -> tuple[int, str]:
+    """Ask the daemon by HTTP; return the status code and the text."""
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+
+
+def metric(port: int, sample: str) -> float:
+    """Return the value of one sample, written as Prometheus writes it; 0 when there is none."""
+    for line in get(port, "/metrics")[1].splitlines():
+        name, _, value = line.rpartition(" ")
+        if name == sample:
+            return float(value)
+    return 0.0
