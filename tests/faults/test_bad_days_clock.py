@@ -70,7 +70,7 @@ def test_a_lease_lives_over_a_restart_as_long_as_it_was_given_whatever_the_clock
     with set_back_daemon(config) as daemon:
         with daemon.client() as client:
             asked = time.monotonic()
-            lease = client.lease("blog", timeout=20, ttl=4)
+            lease = client.lease("blog", timeout=20, ttl=3)
             granted = time.monotonic()
         eventually(lambda: is_whole(daemon))
         daemon.stop(number)
@@ -78,18 +78,18 @@ def test_a_lease_lives_over_a_restart_as_long_as_it_was_given_whatever_the_clock
         daemon.start()
         (found,) = leases(daemon)
         assert found["database"] == lease.database
-        left = 4 - (time.monotonic() - granted)
+        left = 3 - (time.monotonic() - granted)
         assert left - 0.5 <= found["expires_in_seconds"] <= left + 0.1
         assert found["held_seconds"] <= time.monotonic() - asked + 0.1
-        eventually(lambda: not leases(daemon), 4 + TOLERANCE)
-        assert asked + 4 <= time.monotonic() < granted + 4 + TOLERANCE
+        eventually(lambda: not leases(daemon), 3 + TOLERANCE)
+        assert asked + 3 <= time.monotonic() < granted + 3 + TOLERANCE
         eventually(lambda: lease.database not in victim.databases(), 10)
 
 
 def test_no_name_is_used_twice_though_the_clock_says_the_same_at_every_start(
     victim: Victim,
 ) -> None:
-    config = victim.config("names") + template(min_ready=0, max_clones=16)
+    config = victim.config("names") + template(min_ready=0, max_clones=8)
     names: list[str] = []
     with set_back_daemon(config) as daemon:
         began = daemon.spawned_at
@@ -99,7 +99,7 @@ def test_no_name_is_used_twice_though_the_clock_says_the_same_at_every_start(
                 daemon.set_clock(began - time.time())
                 daemon.start()
             with daemon.client() as client:
-                held = [client.lease("blog", timeout=20) for _ in range(16)]
+                held = [client.lease("blog", timeout=20) for _ in range(8)]
                 names += [lease.database for lease in held]
                 for lease in held:
                     lease.release()

@@ -50,3 +50,22 @@ def test_on_a_terminal_a_line_is_for_people(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_the_style_can_be_named(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(written(Terminal(), monkeypatch, "json"))["pid"] == 7
+
+
+def _fail_with(password: str) -> None:
+    try:
+        int(password.replace(password, "no number"))
+    except ValueError:
+        structlog.get_logger().exception("worker.failed")
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+def test_an_exception_is_logged_without_the_variables_of_its_frames(
+    monkeypatch: pytest.MonkeyPatch, style: Literal["console", "json"]
+) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stderr", stream)
+    logs.configure("info", style)
+    _fail_with("sec" + "ret")  # so that it does not stand in a source line that is shown
+    assert "no number" in stream.getvalue()
+    assert "secret" not in stream.getvalue()

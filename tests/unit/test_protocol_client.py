@@ -52,3 +52,9 @@ def test_a_notification_is_told_from_a_reply() -> None:
     (heard,) = ClientConnection().receive(encode_notification("lease.expiring", {"lease": "t"}))
     assert isinstance(heard, Notification)
     assert (heard.method, heard.params) == ("lease.expiring", {"lease": "t"})
+
+
+def test_what_carries_an_id_is_a_reply_whatever_else_it_carries() -> None:
+    (heard,) = ClientConnection().receive(b'{"id":7,"method":"acquire"}\n')
+    assert isinstance(heard, Reply)
+    assert (heard.id, heard.error) == (7, None)

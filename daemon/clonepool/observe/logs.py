@@ -11,6 +11,9 @@ import structlog
 if TYPE_CHECKING:
     from structlog.typing import Processor
 
+_TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
+"""The variables of a frame can be passwords, or URLs that hold them."""
+
 
 def configure(
     level: Literal["debug", "info", "warning", "error"],
@@ -24,10 +27,10 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer()]
+        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
         if console
         else [
-            structlog.processors.dict_tracebacks,
+            structlog.processors.ExceptionRenderer(_TRACEBACKS),
             structlog.processors.JSONRenderer(),
         ]
     )

@@ -7,6 +7,7 @@ the inner task inside a cancelled anyio scope.
 
 from __future__ import annotations
 
+import io
 import math
 from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,16 @@ class Session:
         self._connection = connection
         self._server_timeout = -1
 
+    @contextmanager
+    def _given_up(self) -> Iterator[None]:
+        """Tell `abort` from a mistake: asyncpg then stumbles over what it has just let go of."""
+        try:
+            yield
+        except AttributeError as error:
+            if not self._connection.is_closed():
+                raise
+            raise ServerUnavailableError("the connection was given up") from error
+
     @property
     def pid(self) -> int:
         """The backend's process id on the server."""
@@ -105,7 +116,7 @@ class Session:
 
     async def execute(self, sql: str, *, seconds: float = STATEMENT_SECONDS) -> None:
         """Run one statement, or several when none is to run outside a transaction."""
-        with translated(_shown(sql)):
+        with translated(_shown(sql)), self._given_up():
             await self._limit(seconds)
             await self._connection.execute(sql, timeout=seconds + GRACE_SECONDS)
 
@@ -113,7 +124,7 @@ class Session:
         self, sql: str, *arguments: object, seconds: float = STATEMENT_SECONDS
     ) -> list[dict[str, Any]]:
         """Run a query and return its rows."""
-        with translated(_shown(sql)):
+        with translated(_shown(sql)), self._given_up():
             records = await self._connection.fetch(sql, *arguments, timeout=seconds)
         return [dict(record) for record in records]
 
@@ -121,6 +132,40 @@ class Session:
         """Return the first column of the first row."""
         (row,) = await self.rows(sql, *arguments)
         return next(iter(row.values()))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[None]:
+        """Do everything inside in one transaction; an error rolls it back."""
+        with translated("a transaction"):
+            async with self._connection.transaction():
+                yield
+
+    async def copy_out(self, schema: str, table: str, columns: list[str], into: io.BytesIO) -> int:
+        """Write the rows of one table, without those that inherit from it, in COPY's binary format.
+
+        Returns:
+            How many rows there were.
+        """
+        listed = ", ".join(identifier(column) for column in columns)
+        query = f"SELECT {listed} FROM ONLY {identifier(schema)}.{identifier(table)}"
+        with translated(f"reading {schema}.{table}"):
+            said = await self._connection.copy_from_query(
+                query, output=into, format="binary", timeout=STATEMENT_SECONDS
+            )
+        return _count(said)
+
+    async def copy_in(self, schema: str, table: str, columns: list[str], rows: bytes) -> int:
+        """Add rows that `copy_out` wrote, and return how many they were."""
+        with translated(f"writing {schema}.{table}"):
+            said = await self._connection.copy_to_table(
+                table,
+                schema_name=schema,
+                columns=columns,
+                source=io.BytesIO(rows),
+                format="binary",
+                timeout=STATEMENT_SECONDS,
+            )
+        return _count(said)
 
     async def close(self) -> None:
         """End the connection, politely if that is quick."""
@@ -141,6 +186,11 @@ class Session:
                 f"SET statement_timeout = {milliseconds}", timeout=STATEMENT_SECONDS
             )
             self._server_timeout = milliseconds
+
+
+def _count(said: str) -> int:
+    """Return the number in a command tag such as COPY 12."""
+    return int(said.rpartition(" ")[2])
 
 
 class Gateway:

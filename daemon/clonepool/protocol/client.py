@@ -61,7 +61,7 @@ class ClientConnection:
 
 def _read(line: bytes) -> Reply | Notification:
     message = json.loads(line)
-    if "method" in message:
+    if "id" not in message and "method" in message:
         return Notification(message["method"], message.get("params", {}))
     error = message.get("error")
     return Reply(
