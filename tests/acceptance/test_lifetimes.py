@@ -21,6 +21,7 @@ from clonepool.errors import (
     ShuttingDownError,
 )
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
+from support.interrupted import NOWHERE, spawn
 from support.queries import clones_of, value
 
 if TYPE_CHECKING:
@@ -200,6 +201,20 @@ def test_a_stop_is_over_when_the_last_lease_is(daemon: Daemon) -> None:
         assert lease.release() == []
     assert daemon.process.wait(8) == 0
     assert not daemon.events("daemon.ended_leases")
+
+
+@pytest.mark.parametrize("keep", [False, True])
+def test_a_release_is_answered_before_the_stop_hangs_up(daemon: Daemon, keep: bool) -> None:
+    """The server's word on the sessions left comes late."""
+    assert daemon.stop() == 0
+    process = daemon.process = spawn(daemon, NOWHERE, "before:sessions:1=0.3")
+    eventually(lambda: daemon.socket.exists() and bool(daemon.pool()["ready"]))
+    with daemon.client() as client:
+        lease = client.lease("blog", timeout=30)
+        process.send_signal(signal.SIGTERM)
+        eventually(lambda: bool(daemon.events("daemon.draining")))
+        assert lease.release(keep=keep) == []
+    assert process.wait(10) == 0
 
 
 def test_an_upgrade_loses_no_request_of_a_client_that_reconnects(daemon: Daemon) -> None:

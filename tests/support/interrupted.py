@@ -68,6 +68,7 @@ WORK = {
     "record": Work(databases, "annotate", _writes("state", "leased")),
     "create": Work(Creator, "_run_once"),
     "create.copy": Work(databases, "create", _of_clone),
+    "sessions": Work(Recycler, "_strays"),
     "recycle": Work(Recycler, "run"),
     "recycle.write": Work(Recycler, "_write_end"),
     "recycle.clean": Work(recycler, "recycle"),
@@ -148,7 +149,8 @@ def spawn(daemon: Daemon, killed_at: str, late: str = NOWHERE) -> subprocess.Pop
 def main() -> None:
     """Run the command line with what the first two arguments say."""
     _, killed_at, late, *command = sys.argv
-    interrupt(killed_at)
+    if killed_at != NOWHERE:
+        interrupt(killed_at)
     for point, _, seconds in (entry.partition("=") for entry in late.split(",") if late != NOWHERE):
         interrupt(point, float(seconds))
     sys.argv = ["clonepool", *command]

@@ -111,14 +111,13 @@ class Pool:
 
     def release(self, lease: Lease) -> list[Decision]:
         """End a lease, which must be one of `leases`."""
-        self.leases.end(lease)
+        written_down = self.tenancy.end(lease)
         self.stock.move(lease.clone, Event.RETURN, Event.RECYCLE)
-        written_down = lease.outlives_connection or self.tenancy.is_being_written(lease)
         return [Recycle(self.template, lease.generation, lease.clone, written_down)]
 
     def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
         """End a lease and set its clone aside for a person; the oldest kept one may have to go."""
-        self.leases.end(lease)
+        self.tenancy.end(lease)
         self.stock.move(lease.clone, Event.KEEP)
         self.stock.kept[lease.clone] = now + seconds
         kept = Keep(self.template, lease.generation, lease.clone, lease.label, seconds)

@@ -38,6 +38,7 @@ class Tenancy:
         self._template = template
         self._max_lease = max_lease
         self._unwritten: dict[int, Unwritten] = {}
+        self._begun: set[str] = set()  # clones of living leases that were to be written down
 
     def begin(
         self, request: Request, source: Source, clone: str, generation: str, now: float
@@ -47,6 +48,7 @@ class Tenancy:
         self.book.enter(lease)
         if not lease.outlives_connection:
             return _grant(request, lease, source, now)
+        self._begun.add(clone)
         self._unwritten[request.waiter] = Unwritten(lease, request, source)
         return Record(request.waiter, lease)
 
@@ -65,6 +67,7 @@ class Tenancy:
             expires_at=self._expiry(lease.granted_at, ttl, request.asked_at),
             holder=request.holder,
         )
+        self._begun.add(lease.clone)
         self._unwritten[request.waiter] = Unwritten(longer, request, None)
         return Record(request.waiter, longer)
 
@@ -93,9 +96,12 @@ class Tenancy:
         lease = unwritten.lease
         return unwritten.source is not None and self.book.current(lease) is lease
 
-    def is_being_written(self, lease: Lease) -> bool:
-        """Say whether a lease that ends may be written down as living a moment later."""
-        return any(unwritten.lease.token == lease.token for unwritten in self._unwritten.values())
+    def end(self, lease: Lease) -> bool:
+        """Strike a lease out; say whether it is, or may yet be, written down as living."""
+        self.book.end(lease)
+        begun = lease.clone in self._begun
+        self._begun.discard(lease.clone)
+        return begun or lease.outlives_connection
 
     def unwritten(self) -> ItemsView[int, Unwritten]:
         """Return what is being written down, by waiter."""

@@ -307,7 +307,7 @@ class _Daemon:
         if fleet.mortal_leases:
             log.info("daemon.draining", leases=fleet.mortal_leases)
         with anyio.move_on_after(self._config.pool.stop_grace):
-            while fleet.mortal_leases and not hurry.is_set():
+            while (fleet.mortal_leases or broker.reports) and not hurry.is_set():
                 with anyio.move_on_after(_LOOK_SECONDS):
                     await hurry.wait()
 

@@ -72,6 +72,11 @@ class Hands(Protocol):
 class Broker:
     """Between clients and the fleet.
 
+    Attributes:
+        fleet: decides.
+        now: monotonic seconds.
+        reports: how many releases still have to be answered, when the server has had its word.
+
     Args:
         fleet: decides.
         hands: do what takes time.
@@ -104,6 +109,7 @@ class Broker:
         self._last_waiter = 0
         self._timer: asyncio.TimerHandle | None = None
         self._due: float | None = None
+        self.reports = 0
         self._closed = False
 
     # Clients ------------------------------------------------------------------------------
@@ -157,7 +163,14 @@ class Broker:
         Raises:
             NotYourLeaseError: nothing changed, `report` will not be called.
         """
-        self.carry_out(self.fleet.release(token), report)
+        decisions = self.fleet.release(token)
+        self.reports += 1
+
+        def told(sessions: Sessions) -> None:
+            self.reports -= 1
+            report(sessions)
+
+        self.carry_out(decisions, told)
 
     def keep(self, token: str, seconds: float, report: Callable[[Sessions, bool], None]) -> None:
         """End a lease and keep its clone; `report` is told too whether that was written down.
@@ -166,8 +179,14 @@ class Broker:
             NotYourLeaseError: nothing changed, `report` will not be called.
         """
         keep, *others = self.fleet.keep(token, seconds, self.now())
+        self.reports += 1
+
+        def told(sessions: Sessions, written_down: bool) -> None:
+            self.reports -= 1
+            report(sessions, written_down)
+
         if isinstance(keep, Keep):
-            self._hands.keep(keep, report)
+            self._hands.keep(keep, told)
         self.carry_out(others)
 
     def drain(self, template: str | None, *, on: bool) -> None:
