@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test check bench soak docs clean
+.PHONY: demo test check bench conscience soak docs clean
 
 demo: $(STAMP)
 	$(BIN)/clonepool demo
@@ -20,6 +20,11 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
+	$(BIN)/python -m bench.recycling
+
+conscience: $(STAMP)
+	CLONEPOOL_CONSCIENCE_ROUNDS=1000 $(BIN)/pytest --timeout 7200 \
+	    tests/integration/test_rewind.py tests/integration/test_rewind_mutations.py
 
 soak: $(STAMP)
 	$(BIN)/python -m bench.soak --minutes 5

@@ -92,7 +92,7 @@ def test_a_lease_cannot_reach_another_database(own: Daemon) -> None:
 def test_with_the_clone_goes_its_role(own: Daemon) -> None:
     with own.client() as client:
         lease = client.lease("blog", timeout=30)
-        value(lease.url, WRITE)
+        value(lease.url, "SELECT lo_from_bytea(0, 'abc')")  # not to be rewound
         lease.release()
     eventually(lambda: lease.database not in clones_of(own) | roles_of(own))
     eventually(own.at_rest)

@@ -54,7 +54,7 @@ def test_a_generation_that_somebody_removed_is_built_again(victim: Victim, how: 
     config = victim.config(f"gen{how[:2]}") + template(min_ready=2, max_clones=8)
     with running_daemon(config) as daemon, daemon.client() as client:
         eventually(lambda: is_whole(daemon))
-        (name,) = victim.databases(f"cp\\_gen{how[:2]}\\_%\\_t%")
+        (name,) = victim.databases(f"cp\\_gen{how[:2]}\\_%\\_t0\\_%")
         victim.execute(f'ALTER DATABASE "{name}" WITH IS_TEMPLATE false')
         remove(victim, name, how)
         client.lease("blog", timeout=0).release()  # ready clones are as good as before

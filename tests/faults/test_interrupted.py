@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import time
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ min_ready = 2
 max_clones = 6
 """
 USERS = 40
+WHEN = ("before", "after")
+EMPTIED = "SET session_replication_role = replica; DELETE FROM blog.tb_user"
 COUNT = "SELECT count(*) FROM blog.tb_user"
 MARKED = "SELECT to_regclass('mark') IS NOT NULL"
 TEMPLATES = "SELECT count(*) FROM pg_database WHERE datname LIKE 'cp\\_%' AND datistemplate"
@@ -212,13 +215,13 @@ def is_complete(daemon: Daemon, client: Client, book: Book) -> bool:
 
 def mark(lease: Lease) -> None:
     """Leave something of ours in a clone."""
-    anyio.run(_mark, lease.url)
+    anyio.run(_execute, lease.url, "CREATE TABLE mark ()")
 
 
-async def _mark(url: str) -> None:
+async def _execute(url: str, sql: str) -> None:
     endpoint = from_url(url)
     async with Gateway(endpoint, "test").session(endpoint.maintenance) as session:
-        await session.execute("CREATE TABLE mark ()")
+        await session.execute(sql)
 
 
 def with_database(url: str, database: str) -> str:
@@ -297,3 +300,20 @@ def test_a_lease_that_ended_while_it_was_renewed_is_over_for_the_next_daemon_too
     book = run_until_killed(daemon, "before:drop:1", late, renew_and_end)
     assert book.released
     check(daemon, book)
+
+
+@pytest.mark.parametrize(
+    "killed_at", [f"{when}:{work}" for work in ("rewind:1", "rewind.undo:1") for when in WHEN]
+)
+def test_a_daemon_killed_while_it_rewinds_grants_nothing_half_undone(
+    daemon: Daemon, killed_at: str
+) -> None:
+    daemon.config.write_text(CONFIG + 'recycle = "auto"\n')
+
+    def change_rows(client: Client, book: Book) -> None:
+        lease = client.lease("blog", timeout=20)
+        anyio.run(_execute, lease.url, EMPTIED)
+        book.release(client, lease)
+        time.sleep(1)  # the rewind is in the background
+
+    check(daemon, run_until_killed(daemon, killed_at, load=change_rows))

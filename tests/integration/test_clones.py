@@ -9,7 +9,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import databases
 from clonepool.postgres.clones import Contents, IncompleteCloneError, make_clone
-from clonepool.postgres.recycling import recycle, stray_sessions
+from clonepool.postgres.recycling import stray_sessions
 from support.servers import BLOG
 
 if TYPE_CHECKING:
@@ -193,7 +193,7 @@ async def test_stray_sessions_are_named_and_then_ended(
     (stray,) = await stray_sessions(workshop.gateway, name)
     assert (stray["application_name"], stray["state"]) == ("clonepool test", "idle")
     assert "4711" in stray["query"]
-    await recycle(workshop.gateway, name)
+    assert await databases.end_sessions(workshop.gateway, name, clients_only=True)
     assert await databases.sessions(workshop.gateway, name) == []
     await guest.close()
 

@@ -74,6 +74,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.recycling: list[Recycle] = []
         self.dropping: list[Drop] = []
         self.kept: set[str] = set()
+        self.picky: set[int] = set()
+        self.used: set[str] = set()
         self.ever_named: set[str] = set()
         self.fleet, first = make_fleet(MAX_ALL, ready_templates=False, blog=(2, 3), shop=(1, 4))
         for number in range(parked):
@@ -129,7 +131,12 @@ class PoolMachine(RuleBasedStateMachine):
         assert lease.clone not in self.kept
         assert lease.clone not in {d.clone for d in self.dropping}
         assert lease.clone not in {d.clone for d in self.recycling}
-        assert self.queued[lease.template][0] == waiter, "out of order"
+        if waiter in self.picky:
+            assert lease.clone not in self.used, "not fresh"
+        line = self.queued[lease.template]
+        before = line[: line.index(waiter)]
+        assert set(before) <= self.picky, "out of order"
+        assert not before or lease.clone in self.used, "a fresh clone was wasted"
         assert self.deadlines[waiter] > self.now, "granted after its deadline"
         self.queued[lease.template].remove(waiter)
 
@@ -190,9 +197,13 @@ class PoolMachine(RuleBasedStateMachine):
         holder=st.integers(1, 3),
         timeout=st.sampled_from([0.0, 1.0, 5.0]),
         ttl=st.sampled_from([None, None, 0.5, 3.0]),
+        fresh=st.booleans(),
     )
-    def acquire(self, template: str, holder: int, timeout: float, ttl: float | None) -> None:
-        asked = self.ask(holder, timeout, ttl)
+    def acquire(
+        self, template: str, holder: int, timeout: float, ttl: float | None, fresh: bool
+    ) -> None:
+        asked = msgspec.structs.replace(self.ask(holder, timeout, ttl), fresh=fresh)
+        self.picky |= {asked.waiter} if fresh else set()
         self.queued[template].append(asked.waiter)
         self.apply(self.fleet.acquire(template, asked, self.now))
 
@@ -286,6 +297,7 @@ class PoolMachine(RuleBasedStateMachine):
         recycle = self.recycling.pop(pick % len(self.recycling))
         pool = self.fleet.pools[recycle.template]
         finish = pool.rewound if rewound else pool.unusable
+        self.used |= {recycle.clone} if rewound else set()
         self.apply(finish(recycle.clone, self.now))
 
     @precondition(lambda self: self.dropping)
@@ -325,7 +337,8 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_a_clone_is_ready(self) -> None:
         for pool in self.fleet.pools.values():
-            assert not (pool.ready and pool.waiting)
+            assert not (pool.ready and pool.waiting > pool.line.fresh)
+            assert not (pool.stock.fresh and pool.waiting)
 
     @invariant()
     def what_is_missing_is_tried_again(self) -> None:

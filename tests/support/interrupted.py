@@ -24,8 +24,10 @@ from clonepool.cli import main as clonepool
 from clonepool.core.decisions import Renewed
 from clonepool.postgres import databases, psql
 from clonepool.postgres.builder import Builder
+from clonepool.postgres.rewind import rewinder
+from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.service.broker import Broker
-from clonepool.service.workers import recycler, scribe
+from clonepool.service.workers import scribe
 from clonepool.service.workers.creator import Creator
 from clonepool.service.workers.dropper import Dropper
 from clonepool.service.workers.recycler import Recycler
@@ -71,7 +73,9 @@ WORK = {
     "sessions": Work(Recycler, "_strays"),
     "recycle": Work(Recycler, "run"),
     "recycle.write": Work(Recycler, "_write_end"),
-    "recycle.clean": Work(recycler, "recycle"),
+    "recycle.clean": Work(Recycler, "_rewind"),
+    "rewind": Work(Rewinder, "rewind"),
+    "rewind.undo": Work(rewinder, "undo"),
     "keep": Work(databases, "annotate", _writes("state", "kept")),
     "park": Work(scribe, "park"),
     "park.seal": Work(databases, "close"),

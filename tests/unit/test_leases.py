@@ -250,6 +250,32 @@ def test_a_kept_clone_stays_until_its_time_and_the_oldest_goes_first() -> None:
     assert drop.clone == leases[1].clone
 
 
+def test_a_clone_that_was_rewound_wrongly_is_nobodys_until_a_person_has_seen_it() -> None:
+    fleet, first = make_fleet(blog=(1, 2))
+    finish_creates(fleet, first)
+    (recycle,) = fleet.release(held(fleet).token)
+    assert isinstance(recycle, Recycle)
+    pool = fleet.pools["blog"]
+    pool.suspect(recycle.clone, 60.0, 1.0)
+    assert (pool.snapshot().kept, pool.ready) == (1, 0)
+    assert [d.clone for d in drops(fleet.expire(61.0))] == [recycle.clone]
+
+
+def test_who_wants_a_fresh_clone_waits_for_one_and_a_used_one_makes_room() -> None:
+    fleet, first = make_fleet(blog=(1, 1))
+    finish_creates(fleet, first)
+    pool = fleet.pools["blog"]
+    (recycle,) = fleet.release(held(fleet).token)
+    assert isinstance(recycle, Recycle)
+    pool.rewound(recycle.clone, 1.0)
+    asked = msgspec.structs.replace(request(2, at=2.0), fresh=True)
+    (drop,) = drops(fleet.acquire("blog", asked, 2.0))
+    assert drop.clone == recycle.clone
+    (create,) = creates(fleet.dropped("blog", drop.clone, 3.0))
+    (grant,) = grants(pool.created(create.clone, 4.0))
+    assert (grant.waiter, grant.lease.clone) == (2, create.clone)
+
+
 def test_a_line_that_is_full_refuses_at_once_and_says_so() -> None:
     fleet, _ = ready_fleet(min_ready=0, max_clones=1, max_waiting=2)
     for waiter in (1, 2):

@@ -11,18 +11,37 @@ from support.pools import request
 LEASE = Lease("t", "blog", "g", "c", 1, "l", 0.0)
 
 
+def popped(line: WaitingLine) -> int:
+    request = line.pop()
+    assert request is not None
+    return request.waiter
+
+
+def test_who_wants_a_fresh_clone_is_passed_over_while_there_is_none() -> None:
+    line = WaitingLine()
+    line.add(msgspec.structs.replace(request(1), fresh=True))
+    line.add(request(2))
+    assert line.fresh == 1
+    passed = line.pop(fresh=False)
+    assert passed is not None
+    assert passed.waiter == 2
+    assert line.pop(fresh=False) is None
+    assert popped(line) == 1
+    assert line.fresh == 0
+
+
 def test_the_first_come_is_the_first_served() -> None:
     line = WaitingLine()
     for waiter in (3, 1, 2):
         line.add(request(waiter))
-    assert [line.pop().waiter for _ in range(3)] == [3, 1, 2]
+    assert [popped(line) for _ in range(3)] == [3, 1, 2]
 
 
 def test_who_continues_a_lease_goes_before_who_has_none() -> None:
     line = WaitingLine()
     line.add(request(1))
     line.add(msgspec.structs.replace(request(2), continues=LEASE))
-    assert [line.pop().waiter for _ in range(2)] == [2, 1]
+    assert [popped(line) for _ in range(2)] == [2, 1]
     assert line.position(2) is None
 
 
@@ -34,7 +53,7 @@ def test_deadlines_come_in_their_own_order_and_those_served_have_none() -> None:
     line.remove(2)
     assert [r.waiter for r in line.pop_overdue(6.0)] == [4, 3]
     assert line.first_deadline() == 9.0
-    assert line.pop().waiter == 1
+    assert popped(line) == 1
     assert line.first_deadline() is None
 
 

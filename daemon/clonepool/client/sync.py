@@ -168,6 +168,7 @@ class Client:
         timeout: float | None = None,
         ttl: float | None = None,
         label: str | None = None,
+        fresh: bool = False,
         progress: bool = False,
     ) -> Lease:
         """Take a lease, at once or when a clone becomes ready.
@@ -178,6 +179,7 @@ class Client:
             ttl: seconds that the lease lasts, whatever becomes of this connection and of the
                 daemon; None to end it with the connection.
             label: what the daemon shows to people; None for the client's name.
+            fresh: whether the clone must be one that nobody had before.
             progress: whether to be notified once a second while waiting.
 
         Raises:
@@ -193,6 +195,7 @@ class Client:
                 timeout=timeout,
                 ttl=ttl,
                 label=(label or self._name)[:200],
+                fresh=fresh or None,
                 progress=progress or None,
             )
 

@@ -61,7 +61,11 @@ TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
             Event.KEEP: State.KEPT,
             Event.DROP: State.DROPPING,
         },
-        State.RECYCLING: {Event.REWIND: State.READY, Event.DROP: State.DROPPING},
+        State.RECYCLING: {
+            Event.REWIND: State.READY,
+            Event.KEEP: State.KEPT,
+            Event.DROP: State.DROPPING,
+        },
         State.KEPT: {Event.DROP: State.DROPPING},
         State.PARKED: {
             Event.ADOPT: State.READY,

@@ -28,6 +28,7 @@ class Request(msgspec.Struct, frozen=True):
         deadline: monotonic seconds; by then the request is answered.
         ttl: seconds that the lease is to last whatever becomes of its connection; None binds it to
             the connection.
+        fresh: whether the clone must be one that nobody had before.
         continues: the lease that is to get another clone; it goes before who has none.
     """
 
@@ -39,6 +40,7 @@ class Request(msgspec.Struct, frozen=True):
     deadline: float
     ttl: float | None = None
     continues: Lease | None = None
+    fresh: bool = False
 
 
 class Lease(msgspec.Struct, frozen=True):

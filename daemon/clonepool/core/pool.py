@@ -93,7 +93,8 @@ class Pool:
         """Grant a ready clone, queue the request, or refuse it."""
         if refusal := self._refusal(request):
             return [Refuse(request.waiter, self.template, refusal)]
-        if self.stock.ready and not self.line and not self._budget.paused:
+        suitable = self.stock.fresh if request.fresh else self.stock.ready
+        if suitable and not self.line and not self._budget.paused:
             return [self._grant(request, Source.READY, now), *self.plan(now)]
         if request.deadline <= now:
             return [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
@@ -234,6 +235,12 @@ class Pool:
         """A returned or parked clone cannot be made good in place: drop it, make another."""
         return [*self._drop(name), *self.plan(now)]
 
+    def suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
+        """A rewound clone is not what it should be: keep it for a person, make another."""
+        self.stock.move(name, Event.KEEP)
+        self.stock.kept[name] = now + seconds
+        return self.plan(now)
+
     def parked(self, name: str) -> None:
         """The clone lies sealed: it is the next daemon's now."""
         self.stock.forget(name)
@@ -277,14 +284,14 @@ class Pool:
         if self.phase is Phase.STOPPING or self._budget.paused:
             return []
         decisions: list[Decision] = []
-        while self.line and self.stock.ready:
-            request = self.line.pop()
+        while self.stock.ready and (request := self.line.pop(fresh=self.stock.fresh > 0)):
             if request.deadline <= now:
                 error = self._timeout_error(request, now)
                 decisions.append(Refuse(request.waiter, self.template, error))
             else:
                 decisions.append(self._grant(request, Source.WAITED, now))
         if self.can_create and not self.is_pausing(now):
+            decisions += self._make_room_for_fresh()
             decisions += [self._create() for _ in range(self._missing(refill=refill))]
         return decisions
 
@@ -406,7 +413,7 @@ class Pool:
         return None
 
     def _grant(self, request: Request, source: Source, now: float) -> Decision:
-        clone = self.stock.take(Event.GRANT)
+        clone = self.stock.take(Event.GRANT, fresh=request.fresh)
         return self.tenancy.begin(request, source, clone, self.generation, now)
 
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
@@ -449,8 +456,22 @@ class Pool:
         return self.limits.min_ready + len(self.line) + asking - self.stock.ready - self.coming
 
     def _missing(self, *, refill: bool) -> int:
-        room = min(self.limits.max_clones - len(self.stock), self._budget.room)
-        return self._to_create(self.limits.min_ready if refill else 0, room)
+        missing = self._to_create(self.limits.min_ready if refill else 0, self._room)
+        return max(missing, min(self._fresh_missing, self._room))
+
+    @property
+    def _room(self) -> int:
+        return min(self.limits.max_clones - len(self.stock), self._budget.room)
+
+    @property
+    def _fresh_missing(self) -> int:
+        """How many wait for a clone that nobody had, beyond those that come."""
+        return self.line.fresh - self.stock.fresh - self.coming
+
+    def _make_room_for_fresh(self) -> list[Decision]:
+        """Let used clones go, where the limits leave no room for the fresh ones that are wanted."""
+        wanted = self._fresh_missing - max(0, self._room) - self.leaving
+        return [drop for _ in range(wanted) for drop in self.give_up_ready()]
 
     def _to_create(self, min_ready: int, room: int) -> int:
         return clones_to_create(

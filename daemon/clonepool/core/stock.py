@@ -20,6 +20,7 @@ class Stock:
     Attributes:
         count: clones by state, so that no acquire has to count them.
         kept: names of kept clones and until when, in monotonic seconds; the oldest first.
+        fresh: how many of the ready ones nobody had before.
         parked: names of clones found parked, and their generations, until they are adopted.
     """
 
@@ -27,9 +28,11 @@ class Stock:
         self.count: Counter[State] = Counter()
         self.kept: dict[str, float] = {}
         self.parked: dict[str, str] = {}
+        self.fresh = 0
         self._budget = budget
         self._clones: dict[str, Clone] = {}
         self._ready: deque[Clone] = deque()
+        self._used: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._clones)
@@ -59,10 +62,17 @@ class Stock:
         clone = self._clones[name]
         self._move(clone, event)
         self._ready.append(clone)
+        if event is Event.REWIND:
+            self._used.add(name)
+        else:
+            self.fresh += 1
 
-    def take(self, event: Event) -> str:
-        """Take the ready clone that has waited longest off the shelf."""
-        clone = self._ready.popleft()
+    def take(self, event: Event, *, fresh: bool = False) -> str:
+        """Take the ready clone off the shelf that has waited longest, of fresh ones alone if so."""
+        clone = self._ready[0]
+        if fresh and clone.name in self._used:
+            clone = next(ready for ready in self._ready if ready.name not in self._used)
+        self._unshelve(clone)
         self._move(clone, event)
         return clone.name
 
@@ -74,7 +84,7 @@ class Stock:
         """Let a clone begin to go."""
         clone = self._clones[name]
         if clone.state is State.READY:
-            self._ready.remove(clone)
+            self._unshelve(clone)
         self.kept.pop(name, None)
         self.parked.pop(name, None)
         self._move(clone, Event.DROP)
@@ -83,7 +93,12 @@ class Stock:
         """Strike out a clone whose database is gone, or no concern of ours any more."""
         clone = self._clones.pop(name)
         self._move(clone, Event.VANISH)
+        self._used.discard(name)
         self._budget.used -= 1
+
+    def _unshelve(self, clone: Clone) -> None:
+        self._ready.remove(clone)
+        self.fresh -= clone.name not in self._used
 
     def _move(self, clone: Clone, event: Event) -> None:
         before = clone.state

@@ -19,12 +19,16 @@ class WaitingLine:
 
     Every operation takes time that grows at most with the logarithm of the line's length: a line
     of thousands is what overload looks like, and then each event must stay cheap.
+
+    Attributes:
+        fresh: how many of those who wait want a clone that nobody had before.
     """
 
     def __init__(self) -> None:
         self._continuing: dict[int, Request] = {}
         self._others: dict[int, Request] = {}
         self._deadlines: list[tuple[float, int]] = []
+        self.fresh = 0
 
     def __len__(self) -> int:
         return len(self._continuing) + len(self._others)
@@ -39,21 +43,28 @@ class WaitingLine:
         """Let a request wait."""
         line = self._others if request.continues is None else self._continuing
         line[request.waiter] = request
+        self.fresh += request.fresh
         heapq.heappush(self._deadlines, (request.deadline, request.waiter))
 
     def remove(self, waiter: int) -> Request | None:
         """Take a request out, wherever it stands; None when it does not wait."""
         request = self._others.pop(waiter, None) or self._continuing.pop(waiter, None)
+        self.fresh -= request is not None and request.fresh
         if len(self._deadlines) > 2 * len(self) + _SPARE_ENTRIES:
             self._deadlines = [(waiting.deadline, waiting.waiter) for waiting in self]
             heapq.heapify(self._deadlines)
         return request
 
-    def pop(self) -> Request:
-        """Take out the first."""
-        request = next(iter(self))
-        self.remove(request.waiter)
-        return request
+    def pop(self, *, fresh: bool = True) -> Request | None:
+        """Take out the first, or the first that does not want a fresh clone; None if there is none.
+
+        Args:
+            fresh: whether there is a fresh clone to be had.
+        """
+        for request in self:
+            if fresh or not request.fresh:
+                return self.remove(request.waiter)
+        return None
 
     def pop_overdue(self, now: float) -> list[Request]:
         """Take out every request whose deadline has come, the most overdue first."""
@@ -69,6 +80,7 @@ class WaitingLine:
         self._continuing.clear()
         self._others.clear()
         self._deadlines.clear()
+        self.fresh = 0
         return everybody
 
     def first_deadline(self) -> float | None:

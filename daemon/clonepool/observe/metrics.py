@@ -36,6 +36,10 @@ class TemplateMetrics:
         self.waits = metrics.acquires.labels(template, "waited")
         self.create_seconds = metrics.create_seconds.labels(template)
         self.drop_seconds = metrics.drop_seconds.labels(template)
+        self.rewind_seconds = metrics.rewind_seconds.labels(template)
+        self.rewound = metrics.recycles.labels(template, "rewound")
+        self.recreated = metrics.recycles.labels(template, "recreated")
+        self.proofs_failed = metrics.proofs_failed.labels(template)
         self.build_seconds = metrics.build_seconds.labels(template)
 
 
@@ -81,6 +85,25 @@ class Metrics:
             "Time to drop a clone.",
             by_template,
             buckets=DDL_BUCKETS,
+            registry=registry,
+        )
+        self.rewind_seconds = Histogram(
+            "clonepool_rewind_seconds",
+            "Time to find and undo what a lease changed.",
+            by_template,
+            buckets=DDL_BUCKETS,
+            registry=registry,
+        )
+        self.recycles = Counter(
+            "clonepool_recycles",
+            "Returned clones, rewound in place or recreated.",
+            ("template", "outcome"),
+            registry=registry,
+        )
+        self.proofs_failed = Counter(
+            "clonepool_proofs_failed",
+            "Rewound clones that were not what their template is.",
+            by_template,
             registry=registry,
         )
         self.build_seconds = Histogram(

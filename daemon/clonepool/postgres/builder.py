@@ -15,6 +15,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError, TemplateFailedError
 from clonepool.postgres import databases, psql
 from clonepool.postgres.clones import Contents, read_contents
+from clonepool.postgres.rewind.survey import CREATE_MAP_SUMMARY
 from clonepool.postgres.sources import SqlFile, fingerprint, generation_name, resolve
 
 if TYPE_CHECKING:
@@ -177,6 +178,8 @@ class Builder:
         async with self._gateway.session(database) as session:
             await session.execute("SET client_min_messages = error")
             if self._capabilities.superuser:
+                with contextlib.suppress(StatementError):  # contrib is not installed: no rewinding
+                    await session.execute(CREATE_MAP_SUMMARY)
                 await session.execute("CHECKPOINT", seconds=FREEZE_SECONDS)
             await session.execute("VACUUM (FREEZE, ANALYZE)", seconds=FREEZE_SECONDS)
             return await read_contents(session)

@@ -32,6 +32,8 @@ GRACE_SECONDS = 2.0
 """How much later than the server's own `statement_timeout` we stop waiting for its word."""
 
 _EXHAUSTED = {"53100": Limit.STORAGE, "53300": Limit.CONNECTIONS}
+_UNDEFINED_FILE = "58P01"
+"""A library that is not installed, say: a matter of the statement."""
 _GONE_CLASSES = ("08", "53", "57P", "58")
 
 
@@ -48,7 +50,7 @@ def literal(text: str) -> str:
 
 def is_unavailable(sqlstate: str) -> bool:
     """Say whether the SQLSTATE means that the server is gone or out of resources."""
-    return sqlstate.startswith(_GONE_CLASSES)
+    return sqlstate.startswith(_GONE_CLASSES) and sqlstate != _UNDEFINED_FILE
 
 
 @contextmanager

@@ -126,6 +126,12 @@ class Roles:
         async with self._gateway.control() as session:
             await self._set_password(session, role, password)
 
+    async def renew(self, role: str, password: str) -> None:
+        """Make a clone's role as it was when it was made, with a fresh password."""
+        async with self._gateway.control() as session:
+            await session.execute(f"ALTER ROLE {identifier(role)} RESET ALL")
+            await self._set_password(session, role, password)
+
     async def remove(self, clone: str) -> None:
         """Remove the role of a clone whose database is gone; there need not be one."""
         try:

@@ -26,6 +26,7 @@ from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.postgres import databases
 from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
+from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
 from clonepool.service import http, systemd
 from clonepool.service.access import Gatekeeper
@@ -224,6 +225,7 @@ class _Daemon:
             comments=Comments(namer),
             roles=Roles(gateway, capabilities, embedded=embedded is not None),
             logins=Logins(gateway.endpoint),
+            rewinder=Rewinder(gateway),
             storage=StorageGuard(
                 self._config,
                 storage.root if storage else None,
@@ -247,19 +249,20 @@ class _Daemon:
         return broker
 
     def _start_keeper(self, workers: TaskGroup, broker: Broker, context: Context) -> None:
-        fleet, keeper = context.fleet, self._keeper
+        keeper = self._keeper
         keeper.watched = lambda: bool(self._listener.peers)
         self._listener.on_first_client = keeper.stir
         workers.start_soon(
             keeper.run,
-            lambda: self._pause(fleet),
+            lambda: self._pause(context),
             lambda: self._resume(broker, context),
             Auditor(context),
         )
 
-    def _pause(self, fleet: Fleet) -> None:
+    def _pause(self, context: Context) -> None:
         """Grant nothing while the server is away, and hang on to no connection to it."""
-        fleet.pause()
+        context.fleet.pause()
+        context.rewinder.server_lost()
         self._server.gateway.abandon()
 
     def _resume(self, broker: Broker, context: Context) -> None:

@@ -123,6 +123,7 @@ class Broker:
         timeout: float | None = None,
         ttl: float | None = None,
         label: str = "",
+        fresh: bool = False,
     ) -> int:
         """Have `answer` called once: before this returns, or at the latest when time is up.
 
@@ -132,7 +133,7 @@ class Broker:
         Raises:
             UnknownTemplateError, ShuttingDownError: `answer` will not be called.
         """
-        request = self._request(holder, timeout, ttl=ttl, label=label)
+        request = self._request(holder, timeout, ttl=ttl, label=label, fresh=fresh)
         decisions = self.fleet.acquire(template, request, request.asked_at)
         return self._begin(request, answer, decisions)
 
@@ -261,7 +262,13 @@ class Broker:
         self._notify(notice)
 
     def _request(
-        self, holder: int, timeout: float | None, *, ttl: float | None = None, label: str = ""
+        self,
+        holder: int,
+        timeout: float | None,
+        *,
+        ttl: float | None = None,
+        label: str = "",
+        fresh: bool = False,
     ) -> Request:
         now = self.now()
         self._last_waiter += 1
@@ -273,6 +280,7 @@ class Broker:
             asked_at=now,
             deadline=now + (self._default_timeout if timeout is None else timeout),
             ttl=ttl,
+            fresh=fresh,
         )
 
     def _begin(self, request: Request, answer: Answer, decisions: list[Decision]) -> int:

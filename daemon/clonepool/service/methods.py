@@ -122,6 +122,7 @@ class Methods:
                 timeout=params.timeout,
                 ttl=params.ttl,
                 label=params.label or peer.client,
+                fresh=params.fresh,
             ),
         )
         if params.progress:

@@ -17,12 +17,16 @@ if TYPE_CHECKING:
     from clonepool.postgres.builder import Generation
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.roles import Roles
     from clonepool.service.comments import Comments
     from clonepool.service.limiter import PriorityLimiter
     from clonepool.service.logins import Logins
     from clonepool.service.storage import StorageGuard
     from clonepool.service.troubles import Troubles
+
+
+OLDEST_REWINDABLE_MAJOR = 15
 
 
 @dataclass(kw_only=True)
@@ -33,6 +37,7 @@ class Context:
         limiter: for CREATE and DROP DATABASE.
         pens: keep what is written into a clone's comment in order.
         copy_options: further words of CREATE DATABASE for clones.
+        distrusted: templates of which a clone was rewound wrongly.
         generations: what each template's current generation is, by template.
         carry_out: gives the broker the decisions that follow from what happened.
         rebuild: has a template built anew whose generation is gone.
@@ -51,13 +56,25 @@ class Context:
     roles: Roles
     logins: Logins
     storage: StorageGuard
+    rewinder: Rewinder
     now: Callable[[], float]
     copy_options: str
     pens: Pens = field(default_factory=Pens)
+    distrusted: set[str] = field(default_factory=set)
     generations: dict[str, Generation] = field(default_factory=dict)
     carry_out: Callable[[list[Decision]], None] = lambda _: None
     rebuild: Callable[[str], None] = lambda _: None
     replace: Callable[[str], None] = lambda _: None
+
+    def can_rewind(self, template: str) -> bool:
+        """Say whether clones of that template may be rewound on this server.
+
+        Triggers and foreign keys are kept out, and pages are looked at, by superusers only; before
+        PostgreSQL 15 counters arrive when they arrive.
+        """
+        able = self.capabilities.superuser and self.capabilities.major >= OLDEST_REWINDABLE_MAJOR
+        wanted = self.config.templates[template].recycle == "auto"
+        return able and wanted and template not in self.distrusted
 
     def reckoned_storage(self) -> int:
         """Return what all clones take, in bytes, each reckoned as its template's generation."""

@@ -20,6 +20,7 @@ log = structlog.get_logger()
 
 URGENT, REFILL = 0, 1
 CREATE_FAILED, ADOPT_FAILED = "clone.create_failed", "clone.adopt_failed"
+MEASURE_FAILED = "clone.measure_failed"
 
 
 class Creator:
@@ -100,6 +101,20 @@ class Creator:
             role = CloneRole(password, context.roles.groups(section.role))
             await context.roles.give(decision.clone, role)
             context.logins.set_password(decision.clone, password)
+        await self._measure(decision.template, decision.clone)
+
+    async def _measure(self, template: str, clone: str) -> None:
+        """Take the measure that a rewind will need; without one the clone is recreated."""
+        context = self._context
+        if not context.can_rewind(template):
+            return
+        try:
+            async with context.gateway.session(clone) as session:
+                await context.rewinder.measure(
+                    session, clone, context.generations[template].database
+                )
+        except StatementError as error:
+            context.troubles.begin(MEASURE_FAILED, template, error, clone=clone)
 
     async def _adopt_once(self, decision: Adopt) -> None:
         context = self._context
@@ -115,3 +130,4 @@ class Creator:
             password = secrets.token_urlsafe(24)
             await context.roles.set_password(decision.clone, password)
             context.logins.set_password(decision.clone, password)
+        await self._measure(decision.template, decision.clone)

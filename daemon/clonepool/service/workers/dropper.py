@@ -46,6 +46,7 @@ class Dropper:
         context = self._context
         context.troubles.end(DROP_FAILED, decision.template, decision.clone)
         context.logins.forget(decision.clone)
+        context.rewinder.forget(decision.clone)
         context.carry_out(context.fleet.dropped(decision.template, decision.clone, context.now()))
 
     async def _run_once(self, decision: Drop) -> bool:

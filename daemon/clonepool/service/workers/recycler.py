@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -9,7 +10,9 @@ import structlog
 
 from clonepool.errors import ServerUnavailableError
 from clonepool.postgres import databases
-from clonepool.postgres.recycling import Outcome, recycle, stray_sessions
+from clonepool.postgres.recycling import ENDING_SECONDS, stray_sessions
+from clonepool.postgres.rewind.proof import ProofError
+from clonepool.postgres.rewind.undo import CannotRewindError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,16 +43,67 @@ class Recycler:
         if report is not None:
             report(await self._strays(decision.template, decision.clone))
         try:
-            outcome = await recycle(context.gateway, decision.clone)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.troubles.begin(RECYCLE_FAILED, decision.template, error, clone=decision.clone)
-            outcome = Outcome.RECREATE
-        else:
-            context.troubles.end(RECYCLE_FAILED, decision.template)
-        if outcome is Outcome.REWOUND:
+            clean = await self._rewind(decision)
+        except ProofError as error:
+            await self._suspect(decision, error)
+            return
+        if clean:
             context.carry_out(pool.rewound(decision.clone, context.now()))
         else:
             context.carry_out(pool.unusable(decision.clone, context.now()))
+
+    async def _rewind(self, decision: Recycle) -> bool:
+        """Rewind the clone if that can be; say whether it is clean."""
+        context, template = self._context, decision.template
+        metrics = context.metrics.of[template]
+        try:
+            gone = await databases.end_sessions(
+                context.gateway, decision.clone, seconds=ENDING_SECONDS, clients_only=True
+            )
+            if not gone or not context.can_rewind(template):
+                metrics.recreated.inc()
+                return False
+            comment = context.comments.plain(template, decision.generation)
+            every = context.config.templates[template].verify_every
+            done = await context.rewinder.rewind(decision.clone, comment, verify_every=every)
+            if context.config.templates[template].lease_roles:
+                await self._renew_role(decision.clone)
+        except ProofError:
+            raise
+        except CannotRewindError as reason:
+            log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
+            metrics.recreated.inc()
+            return False
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.troubles.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
+            metrics.recreated.inc()
+            return False
+        context.troubles.end(RECYCLE_FAILED, template)
+        metrics.rewound.inc()
+        metrics.rewind_seconds.observe(done.seconds)
+        return True
+
+    async def _suspect(self, decision: Recycle, error: ProofError) -> None:
+        """Keep a clone that was rewound wrongly, and rewind no more of its template."""
+        context, template = self._context, decision.template
+        log.error("clone.proof_failed", clone=decision.clone, error=str(error))
+        context.metrics.of[template].proofs_failed.inc()
+        context.distrusted.add(template)
+        seconds = context.config.templates[template].keep_for
+        comment = context.comments.kept(template, decision.generation, str(error)[:200], seconds)
+        try:
+            await databases.annotate(context.gateway, decision.clone, comment)
+        except Exception as failure:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.troubles.begin(KEEP_FAILED, template, failure, clone=decision.clone)
+        pool = context.fleet.pools[template]
+        context.carry_out(pool.suspect(decision.clone, seconds, context.now()))
+
+    async def _renew_role(self, clone: str) -> None:
+        """Give the clone's role a password that the last holder does not know."""
+        context = self._context
+        password = secrets.token_urlsafe(24)
+        await context.roles.renew(clone, password)
+        context.logins.set_password(clone, password)
 
     async def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
         """Name and end the sessions, and write down that the clone is kept."""

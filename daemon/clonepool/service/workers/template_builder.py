@@ -119,6 +119,7 @@ class TemplateBuilder:
             duration_seconds=round(seconds, 3),
         )
         context.generations[template] = generation
+        context.rewinder.keep_generations({g.database for g in context.generations.values()})
         context.carry_out(pool.template_ready(generation.short, context.now()))
         return True
 

@@ -1,0 +1,52 @@
+"""A rewound clone compared with its generation in full: every row, every sequence, every catalog.
+
+It shares nothing with finding and undoing changes but the measure of the generation, and looks at
+no counter.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clonepool.errors import ClonepoolError
+from clonepool.postgres.rewind.pristine import read_digests, read_rows_digest
+from clonepool.postgres.rewind.survey import read_properties
+
+if TYPE_CHECKING:
+    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.rewind.pristine import Pristine
+
+
+class ProofError(ClonepoolError):
+    """A rewound clone is not what its generation is: a mistake of ours. It is granted to nobody."""
+
+    code = "proof_failed"
+
+
+async def prove(session: Session, pristine: Pristine, properties: str) -> None:
+    """See that the session's database holds what the generation holds.
+
+    Args:
+        session: to the clone.
+        pristine: the measure of the generation.
+        properties: of the database itself, as they were when the clone was made.
+
+    Raises:
+        ProofError: it does not; names what differs.
+    """
+    found = await read_digests(session, pristine.digest_sql, set(pristine.digests))
+    other = [name for name, digest in found.items() if digest != pristine.digests[name]]
+    other += [
+        table.name
+        for table in pristine.tables.values()
+        if table.digest and await read_rows_digest(session, table.name) != table.digest
+    ]
+    if pristine.sequences_sql:
+        rows = await session.rows(pristine.sequences_sql)
+        now = {row["oid"]: (row["last_value"], row["is_called"]) for row in rows}
+        if now != pristine.sequences:
+            other.append("sequences")
+    if await read_properties(session) != properties:
+        other.append("the database's own properties")
+    if other:
+        raise ProofError(f"these differ from the template: {', '.join(sorted(other))}")

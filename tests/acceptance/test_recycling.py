@@ -1,0 +1,84 @@
+"""What becomes of a returned clone, seen from outside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.daemons import CONFIG, Daemon, eventually, running_daemon
+from support.queries import clones_of, value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+USERS = 40
+COUNT = "SELECT count(*) FROM blog.tb_user"
+EMPTIED = "WITH gone AS (DELETE FROM blog.tb_post_tag RETURNING 1) SELECT count(*) FROM gone"
+TAGGED = "SELECT count(*) FROM blog.tb_post_tag"
+ONE = CONFIG.replace("min_ready = 3\nmax_clones = 12", "min_ready = 1\nmax_clones = 1")
+AUTO = ONE + 'recycle = "auto"\nverify_every = 1\n'
+
+
+@pytest.fixture(scope="module")
+def one() -> Iterator[Daemon]:
+    """Return a daemon with a single clone: whoever leases gets that."""
+    with running_daemon(AUTO) as running:
+        yield running
+
+
+def recycles(daemon: Daemon, script: str) -> tuple[str, str]:
+    """Lease, change something, release; return the clone then and the next."""
+    with daemon.client() as client:
+        first = client.lease("blog", timeout=30)
+        value(first.url, script)
+        first.release()
+        second = client.lease("blog", timeout=30)
+        assert value(second.url, COUNT) == USERS
+        second.release()
+    return first.database, second.database
+
+
+def test_a_clone_whose_rows_were_changed_is_rewound_and_granted_again(one: Daemon) -> None:
+    with one.client() as client, client.lease("blog", timeout=30) as lease:
+        tagged = value(lease.url, TAGGED)
+    assert recycles(one, EMPTIED)[0] == lease.database
+    with one.client() as client, client.lease("blog", timeout=30) as again:
+        assert (again.database, value(again.url, TAGGED)) == (lease.database, tagged)
+        assert value(again.url, "SELECT nextval('blog.tb_user_id_seq')") == USERS + 1
+    with one.client() as client, client.lease("blog", timeout=30) as again:
+        assert value(again.url, "SELECT nextval('blog.tb_user_id_seq')") == USERS + 1
+    assert not one.events("clone.proof_failed")
+
+
+def test_a_clone_whose_schema_was_changed_is_made_anew(one: Daemon) -> None:
+    changed = "SELECT 1 FROM (SELECT lo_from_bytea(0, 'abc')) AS made"
+    before, after = recycles(one, changed)
+    assert before != after
+    eventually(lambda: clones_of(one) == {after})
+
+
+def test_whoever_wants_a_fresh_clone_gets_one_that_nobody_had(one: Daemon) -> None:
+    with one.client() as client:
+        used = client.lease("blog", timeout=30)
+        used.release()
+        eventually(one.at_rest)
+        with client.lease("blog", timeout=30, fresh=True) as fresh:
+            assert fresh.database != used.database
+
+
+def test_a_lease_with_a_ttl_leaves_nothing_in_the_comment_of_a_rewound_clone(one: Daemon) -> None:
+    with one.client() as client:
+        lease = client.lease("blog", timeout=30, ttl=600)
+        lease.release()
+    eventually(one.at_rest)
+    one.stop(9)
+    one.start()
+    with one.client() as client:
+        assert client.call("leases") == []
+
+
+def test_unless_told_otherwise_a_clone_is_made_anew() -> None:
+    with running_daemon(ONE) as daemon:
+        before, after = recycles(daemon, COUNT)
+        assert before != after

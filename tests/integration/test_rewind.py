@@ -1,0 +1,43 @@
+"""A rewound clone is its template again, by an oracle that shares no code with the rewind."""
+
+from __future__ import annotations
+
+import os
+import random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.museum import EITHER, NOT_REWINDABLE, REWINDABLE
+
+if TYPE_CHECKING:
+    from support.rewinding import Bench
+
+pytestmark = pytest.mark.anyio
+ROUNDS = int(os.environ.get("CLONEPOOL_CONSCIENCE_ROUNDS", "40"))
+
+
+async def test_whatever_can_be_undone_is_undone_again_and_again(bench: Bench) -> None:
+    clone = bench.clone
+    for round_number in range(2):
+        for name, script in REWINDABLE.items():
+            assert await bench.lease(script), f"{name} was not rewound in round {round_number}"
+            assert await bench.look() == bench.pristine, name
+    assert bench.clone == clone
+
+
+async def test_whatever_cannot_be_undone_is_recreated(bench: Bench) -> None:
+    for name, script in NOT_REWINDABLE.items():
+        assert not await bench.lease(script), f"{name} was rewound"
+        assert await bench.look() == bench.pristine, name
+
+
+async def test_what_is_done_in_any_order_is_undone_or_recreated(bench: Bench) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    choice = random.Random(seed)
+    scripts = list({**REWINDABLE, **NOT_REWINDABLE, **EITHER}.items())
+    for _ in range(ROUNDS):
+        some = choice.sample(scripts, choice.randint(1, 4))
+        await bench.lease(";\n".join(script for _, script in some))
+        found = await bench.look()
+        assert found == bench.pristine, f"seed {seed}: {[name for name, _ in some]}"
