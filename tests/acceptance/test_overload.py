@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -30,6 +31,7 @@ SMALL = CONFIG.replace("max_clones = 12", "max_clones = 4\nmax_waiting = 60")
 SMALL += "\n[access]\nunread_timeout = 2.0\n"
 BOUNDS = "\n[access]\nmax_clients = 8\nmax_leases_per_client = 2\nmax_pending_per_client = 3\n"
 LATE_SECONDS = 0.05
+OVERLOAD_SECONDS = float(os.environ.get("CLONEPOOL_OVERLOAD_SECONDS", "6"))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def bounded() -> Iterator[Daemon]:
 def test_ten_times_more_clients_than_clones_are_served_or_refused_in_time(small: Daemon) -> None:
     """Forty clients over four clones, each wanting more than it gets."""
     lock, overshoots, outcomes = threading.Lock(), [], {"granted": 0, "refused": 0}
-    until = time.monotonic() + 6.0
+    until = time.monotonic() + OVERLOAD_SECONDS
 
     def work(number: int) -> None:
         with Client(str(small.socket), name=f"client {number}") as client:
@@ -73,6 +75,7 @@ def test_ten_times_more_clients_than_clones_are_served_or_refused_in_time(small:
         thread.join(60)
     assert outcomes["granted"] > 40, outcomes
     assert outcomes["refused"] > 40, outcomes
+    print(outcomes, f"latest {max(overshoots) * 1000:.1f} ms past its deadline")  # noqa: T201 - with -s
     # The client's own threads take turns on the machine too: hence not the very last of them.
     assert sorted(overshoots)[int(len(overshoots) * 0.9)] < LATE_SECONDS
     eventually(small.at_rest)

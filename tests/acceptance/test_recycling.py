@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.queries import clones_of, value
+from support.queries import ask, clones_of, tell, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -76,6 +76,30 @@ def test_a_lease_with_a_ttl_leaves_nothing_in_the_comment_of_a_rewound_clone(one
     one.start()
     with one.client() as client:
         assert client.call("leases") == []
+
+
+def test_clones_are_rewound_by_the_measure_of_the_generation_they_are_of() -> None:
+    """A generation that is built anew has the old name and other OIDs."""
+    with running_daemon(AUTO.replace("max_clones = 1", "max_clones = 2")) as daemon:
+        eventually(daemon.at_rest)
+        with daemon.client() as client:
+            old = client.lease("blog", timeout=30)
+            name = str(ask(daemon, "SELECT datname FROM pg_database WHERE datname ~ '_t0_'"))
+            tell(daemon, f"ALTER DATABASE {name} IS_TEMPLATE false")
+            tell(daemon, f"DROP DATABASE {name}")
+            eventually(lambda: len(daemon.events("template.built")) == 2)
+            value(old.url, EMPTIED)
+            old.release()
+            eventually(daemon.at_rest)
+            for _ in range(4):
+                held = [client.lease("blog", timeout=30) for _ in range(2)]
+                for lease in held:
+                    assert value(lease.url, TAGGED) != 0
+                    value(lease.url, EMPTIED)
+                    lease.release()
+                eventually(daemon.at_rest)
+            assert {lease.database for lease in held} == clones_of(daemon)
+        assert not daemon.events("clone.proof_failed")
 
 
 def test_unless_told_otherwise_a_clone_is_made_anew() -> None:

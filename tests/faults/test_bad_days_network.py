@@ -130,6 +130,8 @@ def test_a_long_stall_is_noticed_while_clients_are_connected(victim: Victim) -> 
         for lease in held:
             lease.release()
         eventually(daemon.at_rest, 10)
+        ended = {entry["of"] for entry in logged(daemon, "trouble.ended")}
+        assert "clone.recycle_failed" in ended  # or its next failure would not be told
         assert len(logged(daemon, "server.lost")) == len(logged(daemon, "server.found")) == 1
         assert said_once_each(daemon, "server.unreachable")
         for event in ("clone.create_failed", "clone.drop_failed", "clone.recycle_failed"):

@@ -23,7 +23,7 @@ async def bench(any_server: EmbeddedServer) -> AsyncIterator[Bench]:
     shop = await Workshop.open(any_server.endpoint, any_server.psql, "rewind")
     with open_directory() as directory:
         (directory / "museum.sql").write_text(SCHEMA)
-        generation = await shop.build(["museum.sql"], directory, "museum")
+        generation = await shop.build(["museum.sql"], directory, "museum", rewindable=True)
     made = Bench(any_server, shop, generation)
     try:
         await made.renew()

@@ -28,6 +28,7 @@ from clonepool.core.decisions import (
     Refuse,
     Renewed,
 )
+from clonepool.core.naming import Identity, Kind, Namer
 from clonepool.errors import ResourceError, ServerUnavailableError, TemplateFailedError
 from support.pools import make_fleet, request
 
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 TEMPLATES = ("blog", "shop")
 MAX_CLONES = {"blog": 3, "shop": 4}
 MAX_ALL = 5
+GENERATIONS = ("abcdefgh", "abcdefgh", "bcdefghi")
+NAMER = Namer("test", 1)
 PICK = st.integers(min_value=0, max_value=1_000)
 
 
@@ -79,7 +82,8 @@ class PoolMachine(RuleBasedStateMachine):
         self.ever_named: set[str] = set()
         self.fleet, first = make_fleet(MAX_ALL, ready_templates=False, blog=(2, 3), shop=(1, 4))
         for number in range(parked):
-            self.fleet.pools["blog"].found_parked(f"parked{number}", "abcdefgh")
+            name = NAMER.name(Identity(Kind.CLONE, "blog", GENERATIONS[0], 1_000_000 + number))
+            self.fleet.pools["blog"].found_parked(name, GENERATIONS[0])
         if not building:
             for pool in self.fleet.pools.values():
                 first += pool.template_ready("abcdefgh", 0.0)
@@ -127,6 +131,9 @@ class PoolMachine(RuleBasedStateMachine):
 
     def take(self, waiter: int, lease: Lease) -> None:
         """Check that the clone is free and the waiter the first in its line."""
+        identity = NAMER.parse(lease.clone)
+        assert identity is not None
+        assert identity.generation == lease.generation, "a clone of another generation"
         assert lease.clone not in self.occupied(), "leased twice"
         assert lease.clone not in self.kept
         assert lease.clone not in {d.clone for d in self.dropping}
@@ -313,9 +320,9 @@ class PoolMachine(RuleBasedStateMachine):
         self.now += seconds
         self.apply(self.fleet.expire(self.now))
 
-    @rule(template=st.sampled_from(TEMPLATES))
-    def template_built(self, template: str) -> None:
-        self.apply(self.fleet.pools[template].template_ready("abcdefgh", self.now))
+    @rule(template=st.sampled_from(TEMPLATES), generation=st.sampled_from(GENERATIONS))
+    def template_built(self, template: str, generation: str) -> None:
+        self.apply(self.fleet.pools[template].template_ready(generation, self.now))
 
     @rule(template=st.sampled_from(TEMPLATES))
     def template_fails(self, template: str) -> None:

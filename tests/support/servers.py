@@ -77,7 +77,13 @@ class Workshop:
         return cls(endpoint, psql, capabilities, instance)
 
     async def build(
-        self, sql: list[str], directory: Path = ROOT, template: str = "blog", role: str = ""
+        self,
+        sql: list[str],
+        directory: Path = ROOT,
+        template: str = "blog",
+        role: str = "",
+        *,
+        rewindable: bool = False,
     ) -> Generation:
         """Build a template."""
-        return await self.builder.ensure(Recipe(template, sql, directory, 60.0, role))
+        return await self.builder.ensure(Recipe(template, sql, directory, 60.0, role, rewindable))

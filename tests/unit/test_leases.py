@@ -328,6 +328,34 @@ def test_parked_clones_of_the_same_generation_are_adopted_and_others_dropped() -
     assert drop.clone == "b"
 
 
+def test_a_clone_that_somebody_had_is_not_fresh_after_a_restart_either() -> None:
+    fleet, first = make_fleet(blog=(1, 2))
+    finish_creates(fleet, first)
+    (recycle,) = fleet.release(held(fleet).token)
+    assert isinstance(recycle, Recycle)
+    pool = fleet.pools["blog"]
+    pool.rewound(recycle.clone, 1.0)
+    parks = {d.clone: d.used for d in fleet.stop() if isinstance(d, Park)}
+    assert parks[recycle.clone]
+    later, _ = make_fleet(blog=(1, 1), ready_templates=False)
+    pool = later.pools["blog"]
+    pool.found_parked(recycle.clone, "abcdefgh", used=parks[recycle.clone])
+    pool.template_ready("abcdefgh", 0.0)
+    pool.adopted(recycle.clone, 0.0)
+    assert (pool.ready, pool.stock.fresh) == (1, 0)
+
+
+def test_clones_of_an_earlier_generation_are_granted_to_nobody() -> None:
+    fleet, pool = ready_fleet(min_ready=2)
+    lease = held(fleet)
+    stale = drops(pool.template_ready("bcdefghi", 2.0))
+    assert len(stale) == 1
+    assert pool.ready == 0
+    (recycle,) = fleet.release(lease.token)
+    assert isinstance(recycle, Recycle)
+    assert [d.clone for d in drops(pool.rewound(recycle.clone, 3.0))] == [lease.clone]
+
+
 def test_what_somebody_else_dropped_is_replaced_and_a_leased_clone_is_its_holders() -> None:
     fleet, pool = ready_fleet(min_ready=2)
     lease = held(fleet)

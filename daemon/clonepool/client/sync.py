@@ -135,7 +135,8 @@ class Client:
         name: what the daemon shows to people as the leases' holder.
         reconnect: seconds for which a daemon that stops, is away or starts again is waited for when
             a connection is made or a lease is asked for. So an upgrade of the daemon loses no
-            request; leases held over it are lost as with any closed connection.
+            request; leases held over it are lost as with any closed connection. A lease with a TTL
+            whose grant was lost on the way lasts until its time is over.
         on_notification: called with the method and the parameters of what the daemon says without
             having been asked, while some call waits for its reply.
 

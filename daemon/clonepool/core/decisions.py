@@ -146,10 +146,11 @@ class Keep(msgspec.Struct, frozen=True):
 
 
 class Park(msgspec.Struct, frozen=True):
-    """Seal a ready clone and leave it for the next start."""
+    """Seal a ready clone, `used` or not, and leave it for the next start."""
 
     template: str
     clone: str
+    used: bool
 
 
 class Adopt(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from clonepool.core import refusals
 from clonepool.core.limits import Budget, Limits
-from clonepool.core.pool import Pool, not_your_lease
+from clonepool.core.pool import Pool
 from clonepool.errors import UnknownTemplateError
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ class Fleet:
             lease = pool.leases.find(token)
             if lease is not None:
                 return pool, lease
-        raise not_your_lease()
+        raise refusals.not_your_lease()
 
     def _make_way(self, now: float) -> list[Decision]:
         """Where requests wait in vain for the common limit, let the richest pools give way."""

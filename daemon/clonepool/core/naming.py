@@ -87,7 +87,7 @@ class Namer:
         """Say whether the name has this instance's prefix, proven or not."""
         return name.startswith(f"{PREFIX}_{self.instance}_")
 
-    def seal(self, text: str) -> str:
+    def mark(self, text: str) -> str:
         """Return a short checksum of any text that only this instance makes on this server."""
         return self._check(text)
 

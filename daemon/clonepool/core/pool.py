@@ -38,7 +38,7 @@ from clonepool.core.sizing import clones_to_create
 from clonepool.core.stock import Stock
 from clonepool.core.tenancy import Tenancy
 from clonepool.core.waiting import WaitingLine
-from clonepool.errors import ClonepoolError, NotYourLeaseError, ResourceError
+from clonepool.errors import ClonepoolError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -122,7 +122,7 @@ class Pool:
         self.stock.move(lease.clone, Event.KEEP)
         self.stock.kept[lease.clone] = now + seconds
         kept = Keep(self.template, lease.generation, lease.clone, lease.label, seconds)
-        too_many = max(0, len(self.stock.kept) - max(1, self.limits.max_kept))
+        too_many = max(0, len(self.stock.kept) - self.limits.max_kept)
         surplus = list(self.stock.kept)[:too_many]
         return [kept, *(drop for name in surplus for drop in self._drop(name))]
 
@@ -173,7 +173,7 @@ class Pool:
     def recorded(self, waiter: int, now: float) -> list[Decision]:
         """The lease is written down: it can be told."""
         told = self.tenancy.recorded(waiter, now)
-        return [told] if told is not None else self.not_recorded(waiter, not_your_lease())
+        return [told] if told is not None else self.not_recorded(waiter, refusals.not_your_lease())
 
     def not_recorded(self, waiter: int, error: ClonepoolError) -> list[Decision]:
         """The lease could not be written down: a new one is taken back, an old one stays."""
@@ -186,11 +186,15 @@ class Pool:
     # The template --------------------------------------------------------------------------
 
     def template_ready(self, generation: str, now: float) -> list[Decision]:
-        """Begin to make clones of this generation; parked ones of it are taken over first."""
+        """Begin to make clones of this generation; parked ones of it are taken over first.
+
+        Clones of an earlier one are granted to nobody any more.
+        """
         if self.phase is Phase.STOPPING:
             return []
+        stale = self.distrust() if generation != self.generation else []
         self.phase, self.generation, self.failure = Phase.READY, generation, None
-        return [*self._adopt_parked(), *self.plan(now)]
+        return [*stale, *self._adopt_parked(), *self.plan(now)]
 
     def template_failed(self, error: ClonepoolError) -> list[Decision]:
         """Refuse everybody who waits and will ask, with the cause."""
@@ -262,9 +266,9 @@ class Pool:
         self.stock.enter(name)
         return self._drop(name)
 
-    def found_parked(self, name: str, generation: str) -> None:
+    def found_parked(self, name: str, generation: str, *, used: bool = False) -> None:
         """A clone that was sealed when it was ready: to be adopted when its generation is known."""
-        self.stock.enter(name, State.PARKED)
+        self.stock.enter(name, State.PARKED, used=used)
         self.stock.parked[name] = generation
 
     def found_leased(self, lease: Lease) -> None:
@@ -417,11 +421,15 @@ class Pool:
         return self.tenancy.begin(request, source, clone, self.generation, now)
 
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
+        identity = self._namer.parse(name)
+        if identity is not None and identity.generation != self.generation:
+            return self.unusable(name, now)  # the template is another by now
         self.stock.shelve(name, event)
         return self._park_ready() if self.phase is Phase.STOPPING else self.plan(now)
 
     def _park_ready(self) -> list[Decision]:
-        return [Park(self.template, self.stock.take(Event.PARK)) for _ in range(self.stock.ready)]
+        names = [self.stock.take(Event.PARK) for _ in range(self.stock.ready)]
+        return [Park(self.template, name, self.stock.is_used(name)) for name in names]
 
     def _adopt_parked(self) -> list[Decision]:
         """Take over the parked clones of this generation, as many as there may be."""
@@ -514,11 +522,3 @@ class Pool:
         if self._last_error is not None:
             return refusals.creating_fails(waited, self._last_error)
         return refusals.too_slow(waited)
-
-
-def not_your_lease() -> NotYourLeaseError:
-    """Return the error for a token that names no lease."""
-    return NotYourLeaseError(
-        "there is no lease of that token",
-        remedy="a lease ends once: released, expired, or with its connection",
-    )

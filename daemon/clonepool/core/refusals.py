@@ -1,4 +1,4 @@
-"""Why an acquire got nothing: the sentences, with the names and numbers a person needs."""
+"""Why a client gets nothing: the sentences, with the names and numbers a person needs."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from clonepool.errors import (
     AcquireTimeoutError,
     ClonepoolError,
     DrainingError,
+    NotYourLeaseError,
     PoolFullError,
     QueueFullError,
     ServerUnavailableError,
@@ -45,6 +46,14 @@ def draining(template: str) -> DrainingError:
     return DrainingError(
         f"{template} is being drained: it grants no new leases",
         remedy=f"`clonepool drain --off {template}` ends that",
+    )
+
+
+def not_your_lease() -> NotYourLeaseError:
+    """The token names no lease."""
+    return NotYourLeaseError(
+        "there is no lease of that token",
+        remedy="a lease ends once: released, expired, or with its connection",
     )
 
 

@@ -46,8 +46,14 @@ class Stock:
         """Return the databases that are in these states."""
         return {name for name, clone in self._clones.items() if clone.state in states}
 
-    def enter(self, name: str, state: State = State.CREATING) -> None:
-        """Add a clone that exists or is about to."""
+    def is_used(self, name: str) -> bool:
+        """Say whether somebody had the clone before."""
+        return name in self._used
+
+    def enter(self, name: str, state: State = State.CREATING, *, used: bool = False) -> None:
+        """Add a clone that exists or is about to, `used` when somebody had it before."""
+        if used:
+            self._used.add(name)
         self._clones[name] = Clone(name, state)
         self.count[state] += 1
         self._budget.used += 1
@@ -64,8 +70,7 @@ class Stock:
         self._ready.append(clone)
         if event is Event.REWIND:
             self._used.add(name)
-        else:
-            self.fresh += 1
+        self.fresh += name not in self._used
 
     def take(self, event: Event, *, fresh: bool = False) -> str:
         """Take the ready clone off the shelf that has waited longest, of fresh ones alone if so."""

@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from clonepool.core.limits import Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from prometheus_client import Metric
 
@@ -53,99 +53,64 @@ class Metrics:
 
     def __init__(self, registry: CollectorRegistry, templates: Iterable[str]) -> None:
         self.registry = registry
-        by_template = ("template",)
-        self.acquire_seconds = Histogram(
-            "clonepool_acquire_seconds",
-            "Time from an acquire's arrival to its grant.",
-            by_template,
-            buckets=ACQUIRE_BUCKETS,
-            registry=registry,
+
+        def counter(name: str, says: str, *labels: str) -> Counter:
+            return Counter(f"clonepool_{name}", says, labels, registry=registry)
+
+        def histogram(name: str, says: str, buckets: Sequence[float] = DDL_BUCKETS) -> Histogram:
+            labels = ("template",)
+            return Histogram(f"clonepool_{name}", says, labels, buckets=buckets, registry=registry)
+
+        self.acquire_seconds = histogram(
+            "acquire_seconds", "Time from an acquire's arrival to its grant.", ACQUIRE_BUCKETS
         )
-        self.acquires = Counter(
-            "clonepool_acquires",
+        self.acquires = counter(
+            "acquires",
             "Acquires granted, at once (ready) or after waiting (waited).",
-            ("template", "source"),
-            registry=registry,
+            "template",
+            "source",
         )
-        self.refusals = Counter(
-            "clonepool_refusals",
-            "Acquires refused, by error code.",
-            ("template", "code"),
-            registry=registry,
+        self.refusals = counter("refusals", "Acquires refused, by error code.", "template", "code")
+        self.create_seconds = histogram(
+            "create_seconds", "Time to copy, verify and prewarm a clone."
         )
-        self.create_seconds = Histogram(
-            "clonepool_create_seconds",
-            "Time to copy, verify and prewarm a clone.",
-            by_template,
-            buckets=DDL_BUCKETS,
-            registry=registry,
+        self.drop_seconds = histogram("drop_seconds", "Time to drop a clone.")
+        self.rewind_seconds = histogram(
+            "rewind_seconds", "Time to find and undo what a lease changed."
         )
-        self.drop_seconds = Histogram(
-            "clonepool_drop_seconds",
-            "Time to drop a clone.",
-            by_template,
-            buckets=DDL_BUCKETS,
-            registry=registry,
+        self.recycles = counter(
+            "recycles", "Returned clones, rewound in place or recreated.", "template", "outcome"
         )
-        self.rewind_seconds = Histogram(
-            "clonepool_rewind_seconds",
-            "Time to find and undo what a lease changed.",
-            by_template,
-            buckets=DDL_BUCKETS,
-            registry=registry,
+        self.proofs_failed = counter(
+            "proofs_failed", "Rewound clones that were not what their template is.", "template"
         )
-        self.recycles = Counter(
-            "clonepool_recycles",
-            "Returned clones, rewound in place or recreated.",
-            ("template", "outcome"),
-            registry=registry,
+        self.build_seconds = histogram(
+            "build_seconds", "Time to find or build a template's generation."
         )
-        self.proofs_failed = Counter(
-            "clonepool_proofs_failed",
-            "Rewound clones that were not what their template is.",
-            by_template,
-            registry=registry,
-        )
-        self.build_seconds = Histogram(
-            "clonepool_build_seconds",
-            "Time to find or build a template's generation.",
-            by_template,
-            buckets=DDL_BUCKETS,
-            registry=registry,
-        )
-        self.server_errors = Counter(
-            "clonepool_server_errors",
+        self.server_errors = counter(
+            "server_errors",
             "Statements that failed, by class of SQLSTATE; `unavailable` when there was no answer.",
-            ("sqlstate_class",),
-            registry=registry,
+            "sqlstate_class",
         )
-        self.leaked_sessions = Counter(
-            "clonepool_leaked_sessions",
-            "Sessions still open on a clone when its lease ended.",
-            registry=registry,
+        self.leaked_sessions = counter(
+            "leaked_sessions", "Sessions still open on a clone when its lease ended."
         )
-        self.connections_refused = Counter(
-            "clonepool_connections_refused",
+        self.connections_refused = counter(
+            "connections_refused",
             "Socket connections refused: of users who may not, or because there were too many.",
-            ("code",),
-            registry=registry,
+            "code",
         )
-        self.connections_cut = Counter(
-            "clonepool_connections_cut",
-            "Clients cut off because they did not read their replies.",
-            registry=registry,
+        self.connections_cut = counter(
+            "connections_cut", "Clients cut off because they did not read their replies."
         )
-        self.lease_news = Counter(
-            "clonepool_lease_news",
+        self.lease_news = counter(
+            "lease_news",
             "Leases that were about to end by time (expiring) or did (expired).",
-            ("template", "news"),
-            registry=registry,
+            "template",
+            "news",
         )
-        self.clones_lost = Counter(
-            "clonepool_clones_lost",
-            "Clones that somebody else dropped or renamed.",
-            by_template,
-            registry=registry,
+        self.clones_lost = counter(
+            "clones_lost", "Clones that somebody else dropped or renamed.", "template"
         )
         self.of = {template: TemplateMetrics(self, template) for template in templates}
 

@@ -36,6 +36,7 @@ class Recipe(msgspec.Struct, frozen=True):
         sql: files and globs, relative to `directory`.
         seconds: for the whole build.
         role: who is to own it and what is in it; empty for our own role.
+        rewindable: whether it gets the function by which its clones' pages are looked at.
     """
 
     template: str
@@ -43,6 +44,7 @@ class Recipe(msgspec.Struct, frozen=True):
     directory: Path
     seconds: float
     role: str = ""
+    rewindable: bool = False
 
 
 class Generation(msgspec.Struct, frozen=True):
@@ -94,7 +96,7 @@ class Builder:
             ServerUnavailableError: the server is gone; what is left is dropped at the next start.
         """
         files = await anyio.to_thread.run_sync(resolve, recipe.sql, recipe.directory)
-        full = fingerprint(files, self._facts(recipe.role))
+        full = fingerprint(files, self._facts(recipe))
         short = generation_name(full)
         name = self._namer.name(Identity(Kind.GENERATION, recipe.template, short, 0))
         found = await self._find(name, full)
@@ -157,7 +159,7 @@ class Builder:
                     seconds=recipe.seconds,
                     role=recipe.role,
                 )
-            contents = await self._freeze(temporary)
+            contents = await self._freeze(temporary, rewindable=recipe.rewindable)
             facts = {"template": recipe.template, "fingerprint": full, "kind": "generation"}
             await databases.annotate(
                 self._gateway, temporary, {**facts, "contents": msgspec.to_builtins(contents)}
@@ -169,7 +171,7 @@ class Builder:
             raise
         return contents
 
-    async def _freeze(self, database: str) -> Contents:
+    async def _freeze(self, database: str, *, rewindable: bool) -> Contents:
         """Leave every page frozen, hinted and all-visible, statistics fresh, and read the digest.
 
         The checkpoint makes commits that were asynchronous known as committed to the VACUUM; it
@@ -177,9 +179,10 @@ class Builder:
         """
         async with self._gateway.session(database) as session:
             await session.execute("SET client_min_messages = error")
-            if self._capabilities.superuser:
+            if rewindable:
                 with contextlib.suppress(StatementError):  # contrib is not installed: no rewinding
                     await session.execute(CREATE_MAP_SUMMARY)
+            if self._capabilities.superuser:
                 await session.execute("CHECKPOINT", seconds=FREEZE_SECONDS)
             await session.execute("VACUUM (FREEZE, ANALYZE)", seconds=FREEZE_SECONDS)
             return await read_contents(session)
@@ -195,10 +198,11 @@ class Builder:
         async with self._gateway.control() as session:
             return int(await session.value("SELECT pg_database_size($1)", name))
 
-    def _facts(self, role: str) -> dict[str, object]:
+    def _facts(self, recipe: Recipe) -> dict[str, object]:
         return {
             "major": self._capabilities.major,
             "encoding": self._capabilities.encoding,
             "locale": self._capabilities.locale,
-            "role": role or self._gateway.endpoint.user,
+            "role": recipe.role or self._gateway.endpoint.user,
+            "rewindable": recipe.rewindable,
         }

@@ -43,6 +43,7 @@ class ParkedComment(msgspec.Struct, frozen=True, tag_field="state", tag="parked"
     """A ready clone that was sealed; `proof` is this instance's mark on it."""
 
     proof: str
+    used: bool = False
 
 
 class OtherComment(msgspec.Struct, frozen=True, tag_field="state", tag="unknown"):
@@ -95,11 +96,11 @@ class Comments:
         plain = self.plain(template, generation)
         return {**plain, "state": "kept", "label": label, "until": moment(seconds)}
 
-    def parked(self, template: str, generation: str, name: str) -> dict[str, Any]:
-        """Of a clone that was sealed when it was ready."""
+    def parked(self, template: str, generation: str, name: str, *, used: bool) -> dict[str, Any]:
+        """Of a clone that was sealed when it was ready, and that somebody had before if `used`."""
         plain = self.plain(template, generation)
-        return {**plain, "state": "parked", "proof": self.proof(name)}
+        return {**plain, "state": "parked", "proof": self.proof(name), "used": used}
 
     def proof(self, name: str) -> str:
         """Return this instance's mark on a parked clone: not made by chance or by a lease."""
-        return self._namer.seal(f"parked:{name}")
+        return self._namer.mark(f"parked:{name}")

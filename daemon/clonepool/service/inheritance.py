@@ -71,7 +71,7 @@ def _enter(context: Context, pool: Pool, database: Database, current: set[str]) 
         case comments.ParkedComment() as found if (
             not database.open and found.proof == context.comments.proof(name)
         ):
-            pool.found_parked(name, database.identity.generation)
+            pool.found_parked(name, database.identity.generation, used=found.used)
         case _:
             log.info("database.swept", database=name, kind="clone")
             context.carry_out(pool.found(name))

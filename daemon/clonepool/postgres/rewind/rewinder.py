@@ -46,16 +46,15 @@ class Measure(msgspec.Struct):
     """A clone as it was when it was last clean.
 
     Attributes:
-        generation: the database it is a clone of.
+        pristine: what its generation holds.
         first_bytes: what it took when it was made.
         epoch: of the server's life, counted by `Rewinder.server_lost`.
     """
 
-    generation: str
+    pristine: Pristine
     survey: Survey
     first_bytes: int
     epoch: int
-    rewinds: int = 0
 
 
 class Rewound(msgspec.Struct, frozen=True):
@@ -84,10 +83,12 @@ class Rewinder:
         """Forget a clone that is gone."""
         self._measures.pop(clone, None)
 
-    def keep_generations(self, generations: set[str]) -> None:
-        """Forget the measures of all other generations."""
-        for generation in self._pristine.keys() - generations:
-            del self._pristine[generation]
+    def built(self, generation: str) -> None:
+        """Forget what a generation of that name held: it was built anew, with other OIDs.
+
+        Clones of the one before go on by their own measure.
+        """
+        self._pristine.pop(generation, None)
 
     async def measure(self, session: Session, clone: str, generation: str) -> None:
         """Take the measure of a clone that was just made, or found clean, and is nobody's.
@@ -103,7 +104,7 @@ class Rewinder:
         if pristine is None:
             pristine = self._pristine[generation] = await read_pristine(session)
         survey = await take_survey(session, pristine.sequences_sql)
-        self._measures[clone] = Measure(generation, survey, survey.bytes, epoch)
+        self._measures[clone] = Measure(pristine, survey, survey.bytes, epoch)
 
     async def rewind(self, clone: str, facts: dict[str, Any], *, verify_every: int = 0) -> Rewound:
         """Undo what a lease changed. Its sessions must be gone.
@@ -123,9 +124,7 @@ class Rewinder:
         if measure is None or measure.epoch != self._epoch:
             raise CannotRewindError("its measure was never taken, or the server was away since")
         began = time.monotonic()
-        pristine = self._pristine.get(measure.generation)
-        if pristine is None:
-            raise CannotRewindError("the measure of its generation is gone")
+        pristine = measure.pristine
         try:
             changes, now = await self._rewind_once(clone, pristine, measure.survey)
         except LeftoversError:
@@ -144,7 +143,6 @@ class Rewinder:
             raise CannotRewindError("the server was away meanwhile")
         # The comment is as it was again, whoever wrote into it.
         measure.survey = msgspec.structs.replace(now, comment=measure.survey.comment)
-        measure.rewinds += 1
         self._measures[clone] = measure
         return Rewound(len(changes.tables), len(changes.sequences), time.monotonic() - began)
 

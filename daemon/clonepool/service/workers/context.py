@@ -67,14 +67,17 @@ class Context:
     replace: Callable[[str], None] = lambda _: None
 
     def can_rewind(self, template: str) -> bool:
-        """Say whether clones of that template may be rewound on this server.
+        """Say whether clones of that template are to be rewound."""
+        return self.is_rewindable(template) and template not in self.distrusted
+
+    def is_rewindable(self, template: str) -> bool:
+        """Say whether the configuration wants rewinding, and this server allows it.
 
         Triggers and foreign keys are kept out, and pages are looked at, by superusers only; before
         PostgreSQL 15 counters arrive when they arrive.
         """
         able = self.capabilities.superuser and self.capabilities.major >= OLDEST_REWINDABLE_MAJOR
-        wanted = self.config.templates[template].recycle == "auto"
-        return able and wanted and template not in self.distrusted
+        return able and self.config.templates[template].recycle == "auto"
 
     def reckoned_storage(self) -> int:
         """Return what all clones take, in bytes, each reckoned as its template's generation."""

@@ -115,6 +115,8 @@ class Creator:
                 )
         except StatementError as error:
             context.troubles.begin(MEASURE_FAILED, template, error, clone=clone)
+        else:
+            context.troubles.end(MEASURE_FAILED, template)
 
     async def _adopt_once(self, decision: Adopt) -> None:
         context = self._context

@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.core.decisions import Keep, Recycle
+    from clonepool.postgres.rewind.rewinder import Rewound
     from clonepool.service.workers.context import Context
 
     Sessions = list[dict[str, Any]] | None
 
 log = structlog.get_logger()
 
-RECYCLE_FAILED, KEEP_FAILED = "clone.recycle_failed", "clone.keep_failed"
+RECYCLE_FAILED, REWIND_FAILED = "clone.recycle_failed", "clone.rewind_failed"
+KEEP_FAILED = "clone.keep_failed"
 ASKING_SECONDS = 2.0
 """How long the answer to a release may wait for the server to name the sessions left."""
 
@@ -53,35 +55,60 @@ class Recycler:
             context.carry_out(pool.unusable(decision.clone, context.now()))
 
     async def _rewind(self, decision: Recycle) -> bool:
-        """Rewind the clone if that can be; say whether it is clean."""
+        """Rewind the clone if that can be; say whether it is clean.
+
+        Raises:
+            ProofError: it was rewound wrongly.
+        """
         context, template = self._context, decision.template
         metrics = context.metrics.of[template]
+        done = None
+        if await self._end_sessions(decision) and context.can_rewind(template):
+            done = await self._try_to_rewind(decision)
+        if done is None:
+            metrics.recreated.inc()
+            return False
+        log.debug(
+            "clone.rewound", clone=decision.clone, tables=done.tables, sequences=done.sequences
+        )
+        metrics.rewound.inc()
+        metrics.rewind_seconds.observe(done.seconds)
+        return True
+
+    async def _end_sessions(self, decision: Recycle) -> bool:
+        """End what is left of the lease; say whether nobody is connected any more."""
+        context, template = self._context, decision.template
         try:
             gone = await databases.end_sessions(
                 context.gateway, decision.clone, seconds=ENDING_SECONDS, clients_only=True
             )
-            if not gone or not context.can_rewind(template):
-                metrics.recreated.inc()
-                return False
-            comment = context.comments.plain(template, decision.generation)
-            every = context.config.templates[template].verify_every
-            done = await context.rewinder.rewind(decision.clone, comment, verify_every=every)
-            if context.config.templates[template].lease_roles:
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.troubles.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
+            return False
+        context.troubles.end(RECYCLE_FAILED, template)
+        return gone
+
+    async def _try_to_rewind(self, decision: Recycle) -> Rewound | None:
+        """Rewind, or return None; whatever goes wrong, the clone can still be recreated."""
+        context, template = self._context, decision.template
+        section = context.config.templates[template]
+        comment = context.comments.plain(template, decision.generation)
+        try:
+            done = await context.rewinder.rewind(
+                decision.clone, comment, verify_every=section.verify_every
+            )
+            if section.lease_roles:
                 await self._renew_role(decision.clone)
         except ProofError:
             raise
         except CannotRewindError as reason:
             log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
-            metrics.recreated.inc()
-            return False
+            return None
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.troubles.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
-            metrics.recreated.inc()
-            return False
-        context.troubles.end(RECYCLE_FAILED, template)
-        metrics.rewound.inc()
-        metrics.rewind_seconds.observe(done.seconds)
-        return True
+            context.troubles.begin(REWIND_FAILED, template, error, clone=decision.clone)
+            return None
+        context.troubles.end(REWIND_FAILED, template)
+        return done
 
     async def _suspect(self, decision: Recycle, error: ProofError) -> None:
         """Keep a clone that was rewound wrongly, and rewind no more of its template."""
@@ -120,6 +147,7 @@ class Recycler:
             context.troubles.begin(KEEP_FAILED, decision.template, error, clone=decision.clone)
             report(strays, False)
             return
+        context.troubles.end(KEEP_FAILED, decision.template)
         log.info("clone.kept", clone=decision.clone, seconds=decision.seconds)
         report(strays, True)
 

@@ -42,7 +42,9 @@ class Scribe:
     async def park(self, decision: Park) -> None:
         """Seal the clone for the next start; what cannot be sealed is dropped."""
         context, pool = self._context, self._context.fleet.pools[decision.template]
-        comment = context.comments.parked(decision.template, pool.generation, decision.clone)
+        comment = context.comments.parked(
+            decision.template, pool.generation, decision.clone, used=decision.used
+        )
         try:
             await park(context.gateway, decision.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived

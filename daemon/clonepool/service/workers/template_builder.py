@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-BUILD_POSTPONED = "template.build_postponed"
+BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_failed"
 _PAUSE_SECONDS = 1.0
 
 
@@ -75,7 +75,6 @@ class TemplateBuilder:
         """Build one; a server that is away is waited for."""
         while not await self._run_once(template):
             await anyio.sleep(_PAUSE_SECONDS)
-        self._context.troubles.end(BUILD_POSTPONED, template)
 
     async def _tidy(self) -> None:
         current = {generation.database for generation in self._context.generations.values()}
@@ -94,6 +93,7 @@ class TemplateBuilder:
             Path(context.config.directory),
             section.build_timeout,
             section.role,
+            rewindable=context.is_rewindable(template),
         )
         try:
             if template in self._damaged:
@@ -106,9 +106,11 @@ class TemplateBuilder:
             context.troubles.begin(BUILD_POSTPONED, template, error)
             return False
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            told = context.troubles.begin("template.build_failed", template, error)
+            told = context.troubles.begin(BUILD_FAILED, template, error)
             context.carry_out(pool.template_failed(told))
             return True
+        context.troubles.end(BUILD_POSTPONED, template)
+        context.troubles.end(BUILD_FAILED, template)
         seconds = context.now() - began
         context.metrics.of[template].build_seconds.observe(seconds)
         log.info(
@@ -119,7 +121,8 @@ class TemplateBuilder:
             duration_seconds=round(seconds, 3),
         )
         context.generations[template] = generation
-        context.rewinder.keep_generations({g.database for g in context.generations.values()})
+        if not generation.reused:
+            context.rewinder.built(generation.database)
         context.carry_out(pool.template_ready(generation.short, context.now()))
         return True
 
