@@ -20,11 +20,12 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m bench
-	$(BIN)/python -m bench.recycling
+	$(BIN)/python docs/refresh.py
 
 conscience: $(STAMP)
 	CLONEPOOL_CONSCIENCE_ROUNDS=1000 $(BIN)/pytest --timeout 7200 \
-	    tests/integration/test_rewind.py tests/integration/test_rewind_mutations.py
+	    tests/integration/test_rewind.py tests/integration/test_rewind_mutations.py \
+	    tests/property/test_conscience.py
 
 soak: $(STAMP)
 	$(BIN)/python -m bench.soak --minutes 5

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from contextlib import closing
 from pathlib import Path
@@ -12,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import asyncpg
 
-from bench import peers
+from bench import cpu, peers
+from bench.samples import distribution, ratios, summary
 from clonepool.client import Client
 from clonepool.postgres import databases
 from clonepool.postgres.clones import make_clone, read_contents
@@ -20,7 +20,7 @@ from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from clonepool.client import Lease
 
@@ -28,7 +28,6 @@ ROOT = Path(__file__).parent.parent
 CLONES = 100
 QUERY = "SELECT count(*) FROM blog.tb_user"
 IDLE_SECONDS = 20.0
-PERCENTILE_99 = 0.99
 
 CONFIG = """\
 [http]
@@ -51,6 +50,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
         Client(str(socket_path), name="bench") as client,
     ):
         peers.await_rest(client)
+        version = client.call("status")["server"]["version"]
         with closing(_Floors(directory, client)) as floors, peers.apart([pid, *floors.pids]):
             acquires = _measure_acquires(client, floors, rounds)
         first_rows = anyio.run(_measure_first_rows, client, rounds)
@@ -59,22 +59,12 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
         resident = _resident_bytes(pid)
         idle = _idle_cpu(pid, 2.0 if short else IDLE_SECONDS)
     return {
+        "postgresql": version,
         **acquires,
         **first_rows,
         "clone_made": clones,
         "daemon_resident_bytes_with_100_clones": resident,
         "daemon_idle_cpu_share": idle,
-    }
-
-
-def summary(seconds: Sequence[float]) -> dict[str, float]:
-    """Return count, median, 99th percentile and maximum."""
-    ordered = sorted(seconds)
-    return {
-        "count": len(ordered),
-        "p50": ordered[len(ordered) // 2],
-        "p99": ordered[int(len(ordered) * PERCENTILE_99)],
-        "max": ordered[-1],
     }
 
 
@@ -115,8 +105,8 @@ def _measure_acquires(client: Client, floors: _Floors, rounds: int) -> dict[str,
             _timed(times["c_echo"], lambda: floors.c.call("acquire", template="blog"))
         for lease in leases:
             lease.release()
-    figures: dict[str, Any] = {name: summary(values) for name, values in times.items()}
-    figures["acquire_over_python_floor"] = _ratios(figures["acquire"], figures["python_floor"])
+    figures: dict[str, Any] = {name: distribution(values) for name, values in times.items()}
+    figures["acquire_over_python_floor"] = ratios(figures["acquire"], figures["python_floor"])
     return figures
 
 
@@ -141,7 +131,7 @@ async def _measure_first_rows(client: Client, rounds: int) -> dict[str, Any]:
         for lease in leases:
             lease.release()
     figures: dict[str, Any] = {"first_row": summary(fresh), "warm_connect_row": summary(warm)}
-    figures["first_row_over_warm"] = _ratios(figures["first_row"], figures["warm_connect_row"])
+    figures["first_row_over_warm"] = ratios(figures["first_row"], figures["warm_connect_row"])
     return figures
 
 
@@ -181,10 +171,6 @@ def _timed(times: list[float], call: Callable[[], object]) -> None:
     times.append(time.perf_counter() - began)
 
 
-def _ratios(ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
-    return {key: ours[key] / theirs[key] for key in ("p50", "p99")}
-
-
 def _resident_bytes(pid: int) -> int:
     status = Path(f"/proc/{pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024
@@ -192,11 +178,6 @@ def _resident_bytes(pid: int) -> int:
 
 def _idle_cpu(pid: int, seconds: float) -> float:
     """Return the share of one core that the daemon uses while nobody does anything."""
-    before = _cpu_ticks(pid)
+    before = cpu.own_seconds(pid)
     time.sleep(seconds)
-    return (_cpu_ticks(pid) - before) / os.sysconf("SC_CLK_TCK") / seconds
-
-
-def _cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])
+    return (cpu.own_seconds(pid) - before) / seconds

@@ -1,170 +1,232 @@
-"""Leases a second with recycling, beside plain CREATE and DROP by the same clients; `make bench`.
+"""How long a returned clone takes to be ready again, by what was changed and by the template.
 
-The template has 20 tables of 100 rows. A lease connects, writes to 4 of them, disconnects and is
-released. The two ways take turns on one server, a few seconds each.
+A template with room for one clone only is leased, changed, released and leased again at once: the
+second lease is granted when the clone is ready. From the release's reply to that grant is the
+time of the recycle, as clients see it. A clone of another name was not rewound but recreated.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import multiprocessing
-import statistics
-import tempfile
 import time
-import urllib.request
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import asyncpg
+import msgspec
 
-from bench import peers
+from bench import breakdown, peers, work
+from bench.plain import STRATEGIES, Plain
+from bench.room import MIB, Room, find_room
+from bench.samples import distribution, summary
 from clonepool.client import Client
-from clonepool.postgres.endpoint import from_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-CLIENTS = 4
-TABLES, ROWS = 20, 100
-SCHEMA = "".join(
-    f"CREATE TABLE t{n} (id int PRIMARY KEY, v text, at timestamptz DEFAULT now());\n"
-    f"INSERT INTO t{n} SELECT i, 'row ' || i FROM generate_series(1, {ROWS}) i;\n"
-    for n in range(TABLES)
-)
-WRITES = "; ".join(
-    f"UPDATE t{n} SET v = 'x' WHERE id < 6; INSERT INTO t{n} VALUES (1000); DELETE FROM t{n}"
-    " WHERE id = 50"
-    for n in range(4)
-)
-CONFIG = """\
+SIZES_MIB = (10, 50, 200, 500, 1000, 2000)
+SHORT_SIZES_MIB = (10, 20)
+BASE_MIB = 8
+"""What a database takes that holds nothing."""
+TABLES = (0, 1, 2, work.CHANGED, 8, 16)
+ROWS = (1, 10, 100, 1000, 10_000, 100_000)
+SMALL = "small"
+WAIT_SECONDS = 1800.0
+"""For a clone; the first wait is for all templates to be built."""
+
+POOL = """\
 [http]
-listen = "127.0.0.1:{port}"
-[templates.bench]
-sql = ["schema.sql"]
-min_ready = 8
-max_clones = 16
-recycle = "{recycle}"
-verify_every = 0
+listen = ""
+[embedded]
+storage = "{storage}"
 """
+TEMPLATE = """\
+[templates.{name}]
+sql = ["{name}.sql"]
+min_ready = 1
+max_clones = 1
+recycle = "auto"
+create_timeout = 300
+build_timeout = 3600
+"""
+"""One clone in a hundred that are rewound is proven in full, as shipped."""
 
 
-async def _write(url: str) -> None:
-    connection = await asyncpg.connect(url, statement_cache_size=0)
-    await connection.execute(WRITES)
-    await connection.close()
+class Pace(msgspec.Struct, frozen=True):
+    """How much is measured: rounds, and recycles of each kind in a round."""
+
+    rounds: int
+    plain_rounds: int
+    often: int
+    seldom: int
 
 
-def by_leases(socket_path: str, _: str, until: float) -> list[float]:
-    """Lease, write, release; return the seconds that each acquire took."""
-    waits = []
-    with Client(socket_path) as client:
-        while time.monotonic() < until:
-            began = time.perf_counter()
-            lease = client.lease("bench", timeout=60)
-            waits.append(time.perf_counter() - began)
-            anyio.run(_write, lease.url)
-            lease.release()
-    return waits
+FULL, SHORT = Pace(12, 4, 25, 6), Pace(2, 1, 4, 2)
 
 
-def by_hand(_: str, url: str, until: float) -> list[float]:
-    """Create, write, drop; return the seconds that each creation took."""
-    return anyio.run(_by_hand, url, until)
+class Sample(msgspec.Struct):
+    """One recycle, in seconds: until the release was answered, and from then until ready."""
+
+    release: float
+    recycle: float
+    rewound: bool
 
 
-async def _by_hand(url: str, until: float) -> list[float]:
-    waits = []
-    endpoint = from_url(url)
-    admin = await asyncpg.connect(endpoint.url("postgres"), statement_cache_size=0)
-    source = await admin.fetchval(
-        "SELECT datname FROM pg_database WHERE datistemplate AND datname LIKE 'cp\\_%'"
-    )
-    number = 0
-    while time.monotonic() < until:
-        number += 1
-        name = f"plain_{admin.get_server_pid()}_{number}"
+class Held:
+    """The only clone of a template, leased for as long as it is not being recycled."""
+
+    def __init__(self, client: Client, template: str) -> None:
+        self._client = client
+        self._template = template
+        self._lease = client.lease(template, timeout=WAIT_SECONDS)
+
+    @property
+    def url(self) -> str:
+        """Where the clone is."""
+        return self._lease.url
+
+    async def recycle(self, script: str) -> Sample:
+        """Change the clone, give it back, and lease it again."""
+        await work.visit(self.url, script)
+        database = self._lease.database
         began = time.perf_counter()
-        await admin.execute(f"CREATE DATABASE {name} TEMPLATE {source} STRATEGY file_copy")
-        waits.append(time.perf_counter() - began)
-        await _write(endpoint.url(name))
-        await admin.execute(f"DROP DATABASE {name}")
-    await admin.close()
-    return waits
+        self._lease.release()
+        released = time.perf_counter()
+        self._lease = self._client.lease(self._template, timeout=WAIT_SECONDS)
+        ready = time.perf_counter()
+        return Sample(released - began, ready - released, self._lease.database == database)
 
 
-def saturate(
-    work: Callable[[str, str, float], list[float]], socket_path: str, url: str, seconds: float
-) -> dict[str, float]:
-    """Let all clients work at once, each in a process of its own."""
-    context = multiprocessing.get_context("spawn")
-    until = time.monotonic() + seconds + 1.0  # they take a while to start
-    with context.Pool(CLIENTS) as processes:
-        began = time.monotonic()
-        done = processes.starmap(work, [(socket_path, url, until)] * CLIENTS)
-        took = time.monotonic() - began
-    waits = sorted(wait for each in done for wait in each)
+class Course:
+    """The clones that are held, and what was measured on them so far."""
+
+    def __init__(self, client: Client, sizes: list[int]) -> None:
+        self._held = {name: Held(client, name) for name in (SMALL, *map(template_of, sizes))}
+        self._sizes = sizes
+        self._by_tables: dict[int, list[Sample]] = {tables: [] for tables in TABLES}
+        self._by_rows: dict[int, list[Sample]] = {rows: [] for rows in ROWS}
+        self._by_size: dict[int, list[Sample]] = {size: [] for size in sizes}
+        self._plain: dict[str, dict[str, list[float]]] = {
+            name: {strategy: [] for strategy in STRATEGIES} for name in self._held
+        }
+        self._bytes: dict[str, int] = {}
+
+    @property
+    def url(self) -> str:
+        """Of some database on the server."""
+        return self._held[SMALL].url
+
+    @property
+    def middle_size(self) -> int:
+        """The template in whose big table more and more rows are changed, in MiB."""
+        return max((size for size in self._sizes if size <= 200), default=self._sizes[0])
+
+    async def run(self, pace: Pace, plain: Plain) -> None:
+        """Go round and round, so that the machine's moods meet all alike."""
+        for name in self._held:
+            self._bytes[name] = await plain.size(await plain.generation(name))
+        for number in range(pace.rounds):
+            await self._round(pace)
+            if number < pace.plain_rounds:
+                await self._replace_by_hand(plain)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what was found, times in seconds."""
+        return {
+            "by_tables": [
+                {"tables": n, **_figures(s, distribution)} for n, s in self._by_tables.items()
+            ],
+            "by_rows": [{"rows": n, **_figures(s)} for n, s in self._by_rows.items() if s],
+            "by_rows_mib": self.middle_size,
+            "by_size": [
+                {
+                    "mib": size,
+                    "rows": rows_of(size),
+                    **self._about(template_of(size)),
+                    **_figures(s),
+                }
+                for size, s in self._by_size.items()
+            ],
+            "small": self._about(SMALL),
+        }
+
+    async def _round(self, pace: Pace) -> None:
+        for tables, samples in self._by_tables.items():
+            script = work.writes(tables) or work.READS
+            times = pace.often if tables in (0, work.CHANGED) else pace.seldom
+            await self._repeat(SMALL, script, times, samples)
+        for size, samples in self._by_size.items():
+            script = work.big_writes(rows_of(size))
+            await self._repeat(template_of(size), script, pace.seldom, samples)
+        there = rows_of(self.middle_size)
+        for rows, samples in self._by_rows.items():
+            if rows <= there:
+                script = work.big_writes(there, rows)
+                await self._repeat(template_of(self.middle_size), script, pace.seldom, samples)
+
+    async def _repeat(self, template: str, script: str, times: int, samples: list[Sample]) -> None:
+        """Recycle so often; once is enough a round where it takes a whole copy each time."""
+        for _ in range(times):
+            sample = await self._held[template].recycle(script)
+            samples.append(sample)
+            if not sample.rewound:
+                return
+
+    async def _replace_by_hand(self, plain: Plain) -> None:
+        for name, found in self._plain.items():
+            source = await plain.generation(name)
+            for strategy, times in found.items():
+                times.append(await plain.drop_and_create(source, strategy))
+
+    def _about(self, template: str) -> dict[str, Any]:
+        plain = {strategy: summary(times) for strategy, times in self._plain[template].items()}
+        return {
+            "bytes": self._bytes[template],
+            "drop_and_create": plain,
+            "faster_plain": min(plain, key=lambda strategy: plain[strategy]["p50"]),
+        }
+
+
+def run(directory: Path, *, short: bool) -> dict[str, Any]:
+    """Measure on one daemon and return the figures, times in seconds."""
+    room = find_room(directory, SHORT_SIZES_MIB if short else SIZES_MIB)
+    (directory / f"{SMALL}.sql").write_text(work.SMALL)
+    for size in room.sizes:
+        (directory / f"{template_of(size)}.sql").write_text(work.big(rows_of(size)))
+    names = (SMALL, *map(template_of, room.sizes))
+    config = POOL.format(storage=room.storage)
+    config += "".join(TEMPLATE.format(name=name) for name in names)
+    with peers.daemon(directory, config) as (path, _), Client(str(path), name="bench") as client:
+        # The loop that the daemon has.
+        loop = {"use_uvloop": True}
+        return anyio.run(_measure, client, room, SHORT if short else FULL, backend_options=loop)
+
+
+def template_of(size_mib: int) -> str:
+    """Return the name of the template of that size."""
+    return f"size_{size_mib}"
+
+
+def rows_of(size_mib: int) -> int:
+    """Return how many rows make a template of that size."""
+    return (size_mib - BASE_MIB) * MIB // work.ROW_BYTES
+
+
+async def _measure(client: Client, room: Room, pace: Pace) -> dict[str, Any]:
+    course = Course(client, room.sizes)
+    async with Plain(course.url) as plain:
+        await course.run(pace, plain)
+        parts = await breakdown.measure(
+            course.url, await plain.generation(SMALL), pace.rounds * pace.often
+        )
+    found = course.figures()
+    return {**found, "parts": parts, "storage": room.storage, "skipped_mib": room.skipped}
+
+
+def _figures(
+    samples: list[Sample], summed: Callable[[list[float]], dict[str, Any]] = summary
+) -> dict[str, Any]:
     return {
-        "per_second": len(waits) / took,
-        "p50": statistics.median(waits),
-        "p95": waits[int(len(waits) * 0.95)],
+        "recycle": summed([sample.recycle for sample in samples]),
+        "release": summary([sample.release for sample in samples]),
+        "rewound_share": sum(sample.rewound for sample in samples) / len(samples),
     }
-
-
-def measure(recycle: str, seconds: float) -> dict[str, Any]:
-    """Run one daemon and return its figures, times in seconds."""
-    with tempfile.TemporaryDirectory(prefix="clonepool-bench-") as name:
-        directory, port = Path(name), peers.free_port()
-        directory.chmod(0o711)
-        (directory / "schema.sql").write_text(SCHEMA)
-        config = CONFIG.format(port=port, recycle=recycle)
-        with peers.daemon(directory, config) as (path, _), Client(str(path)) as client:
-            peers.await_rest(client)
-            url = client.lease("bench").url
-            figures = {"leases": saturate(by_leases, str(path), url, seconds)}
-            figures["plain"] = saturate(by_hand, str(path), url, seconds)
-            figures["recycle"] = {"mean_read_only": _recycle(client, port, "SELECT 1")}
-            figures["recycle"]["mean_four_tables"] = _recycle(client, port, WRITES)
-            return figures
-
-
-def _recycle(client: Client, port: int, script: str) -> float:
-    """Return the mean seconds of a rewind after this script, as the daemon measured them."""
-    before = _rewinds(port)
-    for _ in range(50):
-        lease = client.lease("bench", timeout=60)
-        anyio.run(_execute, lease.url, script)
-        lease.release()
-        peers.await_rest(client)
-    seconds, count = (now - then for now, then in zip(_rewinds(port), before, strict=True))
-    return seconds / count if count else float("nan")
-
-
-async def _execute(url: str, script: str) -> None:
-    connection = await asyncpg.connect(url)
-    await connection.execute(script)
-    await connection.close()
-
-
-def _rewinds(port: int) -> tuple[float, float]:
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-    values = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    name = 'clonepool_rewind_seconds_{}{{template="bench"}}'
-    return float(values[name.format("sum")]), float(values[name.format("count")])
-
-
-def main() -> None:
-    """Measure and write the figures."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=10.0)
-    parser.add_argument("--output", type=Path, default=Path(__file__).parent / "results")
-    arguments = parser.parse_args()
-    figures = {way: measure(way, arguments.seconds) for way in ("auto", "recreate")}
-    arguments.output.mkdir(exist_ok=True)
-    (arguments.output / "recycling.json").write_text(json.dumps(figures, indent=2) + "\n")
-    print(json.dumps(figures, indent=2))
-
-
-if __name__ == "__main__":
-    main()

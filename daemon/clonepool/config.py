@@ -79,8 +79,11 @@ class TemplateSection(Section, frozen=True):
     sql: Annotated[list[str], msgspec.Meta(min_length=1)]
     min_ready: Count = 8
     max_clones: Positive = 64
+    shrink_after: Seconds = 60.0
+    copy: Literal["auto", "wal_log", "file_copy", "clone"] = "auto"
     recycle: Literal["auto", "recreate"] = "recreate"
     verify_every: Count = 100
+    stay_connected: bool = False
     max_waiting: Positive = 1000
     max_lease: Grace = 0.0
     max_kept: Positive = 4
@@ -221,6 +224,8 @@ def _choices(keys: str) -> str:
     """Return the values that a key with fixed ones may have."""
     table, _, key = keys.partition(".")
     section = get_type_hints(Config)[table]
+    if table == "templates":
+        section, key = TemplateSection, key.partition(".")[2]
     return ", ".join(repr(value) for value in get_args(get_type_hints(section)[key]))
 
 

@@ -294,28 +294,6 @@ def test_importing_the_client_takes_under_30_milliseconds_and_no_library() -> No
     assert loaded == []
 
 
-@pytest.mark.timeout(180)
-def test_a_short_benchmark_writes_its_figures(place: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "bench", "--short", "--output", str(place)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=ROOT,
-    )
-    assert done.returncode == 0, done.stderr
-    report = json.loads((place / "first_light.json").read_text())
-    figures = report["figures"]
-    assert report["short"]
-    assert figures["acquire"]["count"] == 200
-    # Coarse bounds that hold on a noisy machine; the real ones are for `make bench`.
-    assert figures["clone_made"]["max"] < 0.5
-    assert figures["clone_made"]["p50"] < 0.2
-    assert figures["acquire_over_python_floor"]["p50"] < 3
-    assert figures["daemon_resident_bytes_with_100_clones"] < 80 * 2**20
-    assert "| acquire of a ready clone" in (place / "first_light.md").read_text()
-
-
 def test_a_second_daemon_with_default_settings_does_without_http() -> None:
     config = CONFIG.replace('[http]\nlisten = ""\n', "")
     with running_daemon(config) as first, running_daemon(config) as second:

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clonepool.errors import StatementError
-from clonepool.postgres import databases, leftovers
 from support.museum import SCHEMA
 from support.rewinding import Bench
 from support.servers import Workshop, open_directory
@@ -31,6 +30,6 @@ async def bench(any_server: EmbeddedServer) -> AsyncIterator[Bench]:
         await shop.gateway.close()
         pytest.skip(f"no contrib: {error}")
     yield made
-    await leftovers.clear(shop.gateway, made.clone)
-    await databases.drop(shop.gateway, made.clone)
+    await made.drop()
+    await made.rewinder.close()
     await shop.gateway.close()

@@ -21,7 +21,7 @@ async def test_whatever_can_be_undone_is_undone_again_and_again(bench: Bench) ->
     clone = bench.clone
     for round_number in range(2):
         for name, script in REWINDABLE.items():
-            assert await bench.lease(script), f"{name} was not rewound in round {round_number}"
+            assert await bench.lease(script), f"{name} in round {round_number}: {bench.why}"
             assert await bench.look() == bench.pristine, name
     assert bench.clone == clone
 

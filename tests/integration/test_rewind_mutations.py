@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pytest
 
-from clonepool.postgres.rewind import rewinder, undo
+from clonepool.postgres.rewind import changes, repair, rewinder, undo
+from clonepool.postgres.rewind.facts import Facts
 from clonepool.postgres.rewind.proof import ProofError
 from clonepool.postgres.rewind.survey import take_survey
 from support.museum import NOT_REWINDABLE, REWINDABLE
@@ -15,8 +16,8 @@ from support.museum import NOT_REWINDABLE, REWINDABLE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.postgres.rewind.survey import Relation, Survey
-    from clonepool.postgres.rewind.undo import Changes
+    from clonepool.postgres.rewind.changes import Changes
+    from clonepool.postgres.rewind.survey import Survey
     from support.rewinding import Bench
 
 pytestmark = pytest.mark.anyio
@@ -25,7 +26,7 @@ Patch = pytest.MonkeyPatch
 
 def of_changes(change: Callable[[Changes], Changes]) -> Callable[[Patch], None]:
     """Return a mutation of what is found to have changed."""
-    real = undo.find_changes
+    real = changes.find_changes
 
     async def find(*arguments: Any) -> Changes:
         return change(await real(*arguments))
@@ -37,8 +38,8 @@ def of_surveys(blind: Callable[[Survey], Survey]) -> Callable[[Patch], None]:
     """Return a mutation of what is seen of a clone."""
     real = take_survey
 
-    async def take(*arguments: Any) -> Survey:
-        return blind(await real(*arguments))
+    async def take(*arguments: Any, **more: Any) -> Survey:
+        return blind(await real(*arguments, **more))
 
     return lambda patch: patch.setattr(rewinder, "take_survey", take)
 
@@ -46,60 +47,88 @@ def of_surveys(blind: Callable[[Survey], Survey]) -> Callable[[Patch], None]:
 def without_fields(*numbers: int) -> Callable[[Survey], Survey]:
     """Be blind to some of the numbers that tell a relation's state."""
 
-    def relation(found: Relation) -> Relation:
-        parts = found.state.split(",")
-        kept = [part for number, part in enumerate(parts) if number not in numbers]
-        return msgspec.structs.replace(found, state=",".join(kept))
+    def seen(line: bytes) -> bytes:
+        oid, state, *others = line.split(b"\t")
+        parts = [
+            b"0" if number in numbers else part for number, part in enumerate(state.split(b","))
+        ]
+        return b"\t".join([oid, b",".join(parts), *others])
 
-    def blind(survey: Survey) -> Survey:
-        seen = {oid: relation(found) for oid, found in survey.relations.items()}
-        return msgspec.structs.replace(survey, relations=seen)
-
-    return blind
+    return lambda survey: survey._replace(lines=frozenset(map(seen, survey.lines)))
 
 
 def trusting_catalogs(patch: Patch) -> None:
     async def check(*_: object) -> None:
         """See nothing."""
 
-    patch.setattr(undo, "_check_catalogs", check)
+    patch.setattr(changes, "_check_catalogs", check)
 
 
 def trusting_the_database(patch: Patch) -> None:
-    patch.setattr(undo, "_check_database", lambda *_: None)
+    patch.setattr(Facts, "check", lambda *_: None)
 
 
 def forgetting_rows(patch: Patch) -> None:
-    real = undo._put_back
+    real = undo.Undo._put_back
 
-    async def put_back(session: Any, tables: list[Any]) -> None:
-        await real(session, [msgspec.structs.replace(t, count=0) for t in tables])
+    async def put_back(self: Any, fills: list[Any], *others: Any) -> int:
+        return await real(self, [(table, rows, 0) for table, rows, _ in fills], *others)
 
-    patch.setattr(undo, "_put_back", put_back)
-
-
-def putting_back_the_wrong_rows(patch: Patch) -> None:
-    real = undo._put_back
-
-    async def put_back(session: Any, tables: list[Any]) -> None:
-        await real(session, tables)
-        await session.execute(f"UPDATE {tables[0].name} SET v = v || '' || 'x' WHERE id = 1")
-
-    patch.setattr(undo, "_put_back", put_back)
+    patch.setattr(undo.Undo, "_put_back", put_back)
 
 
-def with_triggers(patch: Patch) -> None:
-    real = undo._put_back
+def and_then(script: str) -> Callable[[Patch], None]:
+    """Return a mutation that does something to the clone behind everybody's back."""
+    real = undo.Undo._put_back
 
-    async def put_back(session: Any, tables: list[Any]) -> None:
-        await real(session, tables)
-        await session.execute("UPDATE m.watched SET id = id")
+    async def put_back(self: Any, *arguments: Any) -> int:
+        xmin = await real(self, *arguments)
+        await self._session.execute(f"SET session_replication_role = origin; {script}")
+        return xmin
 
-    patch.setattr(undo, "_put_back", put_back)
+    return lambda patch: patch.setattr(undo.Undo, "_put_back", put_back)
 
 
-def blind_to_sequences(survey: Survey) -> Survey:
-    return msgspec.structs.replace(survey, sequences={})
+def blind_to_sequences(patch: Patch) -> None:
+    real = take_survey
+
+    async def take(session: Any, _: Any, *others: Any, **more: Any) -> Survey:
+        return await real(session, {}, *others, **more)
+
+    patch.setattr(rewinder, "take_survey", take)
+
+
+def unchecked(change: Callable[[Patch], None]) -> Callable[[Patch], None]:
+    """Let a mutation of the repair get past the look that follows each."""
+
+    async def check(_: Any, done: Any, *__: Any) -> Any:
+        return done.before, []
+
+    def apply(patch: Patch) -> None:
+        change(patch)
+        patch.setattr(undo, "check_repair", check)
+
+    return apply
+
+
+def of_repairs(name: str, change: Callable[[Any], Any]) -> Callable[[Patch], None]:
+    """Return a mutation of what a step of planning a repair says, unchecked."""
+    real = getattr(repair, name)
+
+    async def step(*arguments: Any) -> Any:
+        return change(await real(*arguments))
+
+    return unchecked(lambda patch: patch.setattr(repair, name, step))
+
+
+def of_differences(**changed: Any) -> Callable[[Patch], None]:
+    """Return a mutation of what a large table is found to differ in, unchecked."""
+    real = repair.compare
+
+    def compare(*arguments: Any) -> Any:
+        return msgspec.structs.replace(real(*arguments), **changed)
+
+    return unchecked(lambda patch: patch.setattr(repair, "compare", compare))
 
 
 class Mutation(NamedTuple):
@@ -109,8 +138,9 @@ class Mutation(NamedTuple):
     script: str
 
 
-COUNTERS, MAP, AGES, FILE, SIZE = (3, 4, 5), (7, 8), (1, 2), (0,), (6,)
-EVERYTHING = (*COUNTERS, *MAP, *AGES, *FILE, *SIZE)
+COUNTERS, MAP, AGES, FILE = (4, 5, 6), (7, 8), (1, 2, 3), (0,)
+EVERYTHING = (*COUNTERS, *MAP, *AGES, *FILE)
+LARGE = "UPDATE m.large SET t = 'epoch' WHERE id IN (7, 3000)"
 TWO_TABLES = "DELETE FROM m.cache; UPDATE m.plain SET v = 'x'"
 MUTATIONS = {
     "the first table is skipped": Mutation(
@@ -124,9 +154,11 @@ MUTATIONS = {
     ),
     "rows are not filled in again": Mutation(forgetting_rows, TWO_TABLES),
     "one row is not what it was": Mutation(
-        putting_back_the_wrong_rows, "UPDATE m.plain SET v = 'x'"
+        and_then("UPDATE m.plain SET v = v || 'x' WHERE id = 1"), "UPDATE m.plain SET v = 'x'"
     ),
-    "a trigger fires": Mutation(with_triggers, "UPDATE m.watched SET said = 'x'"),
+    "a trigger fires": Mutation(
+        and_then("UPDATE m.watched SET id = id"), "UPDATE m.watched SET said = 'x'"
+    ),
     "nothing of a relation is looked at": Mutation(
         of_surveys(without_fields(*EVERYTHING)), TWO_TABLES
     ),
@@ -137,8 +169,8 @@ MUTATIONS = {
     "ages are not looked at": Mutation(
         of_surveys(without_fields(*AGES)), REWINDABLE["uncounted, frozen"]
     ),
-    "files are not looked at, nor counters and sizes": Mutation(
-        of_surveys(without_fields(*FILE, *COUNTERS, *SIZE, *MAP, *AGES)), "TRUNCATE m.cache"
+    "files are not looked at, nor counters": Mutation(
+        of_surveys(without_fields(*FILE, *COUNTERS, *MAP, *AGES)), "UPDATE m.leaf SET id = 18"
     ),
     "catalogs are trusted: a table": Mutation(trusting_catalogs, "CREATE VIEW m.more AS SELECT 1"),
     "catalogs are trusted: a privilege": Mutation(trusting_catalogs, NOT_REWINDABLE["grant"]),
@@ -156,11 +188,25 @@ MUTATIONS = {
     "the database is trusted: a setting": Mutation(
         trusting_the_database, NOT_REWINDABLE["database set"]
     ),
-    "sequences are not looked at": Mutation(
-        of_surveys(blind_to_sequences), "SELECT nextval('m.free')"
-    ),
+    "sequences are not looked at": Mutation(blind_to_sequences, "SELECT nextval('m.free')"),
     "the database is trusted: a privilege": Mutation(
         trusting_the_database, NOT_REWINDABLE["database grant"]
+    ),
+    "no page counts as written to": Mutation(of_repairs("written_since", lambda _: []), LARGE),
+    "the first page is missed": Mutation(
+        of_repairs("written_since", lambda pages: pages[1:]), LARGE
+    ),
+    "the last page is missed": Mutation(
+        of_repairs("written_since", lambda pages: pages[:-1]), "INSERT INTO m.large VALUES (7000)"
+    ),
+    "new rows of a large table stay": Mutation(
+        of_differences(delete=frozenset()), "INSERT INTO m.large VALUES (7000)"
+    ),
+    "missing rows of a large table stay missing": Mutation(
+        of_differences(restore=frozenset()), "DELETE FROM m.large WHERE id = 9"
+    ),
+    "a large table is changed after its repair": Mutation(
+        unchecked(and_then("UPDATE m.large SET t = 'epoch' WHERE id = 4000")), LARGE
     ),
 }
 
@@ -177,7 +223,7 @@ async def test_each_way_to_break_the_rewind_is_caught_twice(
                 await bench.lease(mutation.script, verify_every=1)
             except ProofError:
                 caught = True
-            assert caught, f"the proof did not see that {name}"
+            assert caught, f"the proof did not see that {name} ({bench.why})"
             assert await bench.look() != bench.pristine, f"the oracle did not see that {name}"
     await bench.renew()
     assert await bench.look() == bench.pristine

@@ -40,7 +40,7 @@ async def test_a_clone_of_the_blog_is_made_quickly_and_changes_alone(
             name,
             generation.database,
             generation.contents,
-            options=shop.capabilities.copy_options(throwaway=True),
+            options="",
             facts={},
             seconds=30,
         )

@@ -15,7 +15,7 @@ from clonepool.errors import (
     ServerUnavailableError,
 )
 from clonepool.postgres import databases
-from clonepool.postgres.capabilities import Capabilities, _missing, inspect
+from clonepool.postgres.capabilities import _missing, inspect
 from clonepool.postgres.clones import make_clone
 from clonepool.postgres.endpoint import Endpoint, from_url
 from clonepool.postgres.gateway import Gateway
@@ -137,17 +137,6 @@ async def test_a_second_daemon_of_the_instance_is_told_who_holds_the_lock(
     await held.close()
     await wanted.take(lambda: None)
     await wanted.close()
-
-
-def test_the_copy_strategy_follows_version_and_storage(server: EmbeddedServer) -> None:
-    old = Capabilities(
-        140_000, "14.0", 1, superuser=True, max_connections=1, encoding="", locale=""
-    )
-    new = msgspec.structs.replace(old, version=150_000)
-    assert old.copy_options(throwaway=True) == ""
-    assert new.copy_options(throwaway=True) == "STRATEGY file_copy"
-    assert new.copy_options(throwaway=False) == ""
-    assert server.alive()
 
 
 async def test_a_daemon_leases_clones_of_a_server_by_url(ordinary: Endpoint) -> None:

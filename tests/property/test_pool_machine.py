@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -29,7 +30,13 @@ from clonepool.core.decisions import (
     Renewed,
 )
 from clonepool.core.naming import Identity, Kind, Namer
-from clonepool.errors import ResourceError, ServerUnavailableError, TemplateFailedError
+from clonepool.core.reservations import LASTS_SECONDS
+from clonepool.errors import (
+    DrainingError,
+    ResourceError,
+    ServerUnavailableError,
+    TemplateFailedError,
+)
 from support.pools import make_fleet, request
 
 if TYPE_CHECKING:
@@ -44,6 +51,14 @@ MAX_ALL = 5
 GENERATIONS = ("abcdefgh", "abcdefgh", "bcdefghi")
 NAMER = Namer("test", 1)
 PICK = st.integers(min_value=0, max_value=1_000)
+
+
+class Announced(msgspec.Struct):
+    """A reservation: tests still to come, how many at a time, and until when it lasts unused."""
+
+    tests: int
+    parallelism: int
+    until: float
 
 
 class Held(NamedTuple):
@@ -80,7 +95,10 @@ class PoolMachine(RuleBasedStateMachine):
         self.picky: set[int] = set()
         self.used: set[str] = set()
         self.ever_named: set[str] = set()
-        self.fleet, first = make_fleet(MAX_ALL, ready_templates=False, blog=(2, 3), shop=(1, 4))
+        self.announced: dict[str, dict[int, Announced]] = {template: {} for template in TEMPLATES}
+        self.fleet, first = make_fleet(
+            MAX_ALL, ready_templates=False, shrink_after=2.0, blog=(2, 3), shop=(1, 4)
+        )
         for number in range(parked):
             name = NAMER.name(Identity(Kind.CLONE, "blog", GENERATIONS[0], 1_000_000 + number))
             self.fleet.pools["blog"].found_parked(name, GENERATIONS[0])
@@ -146,6 +164,17 @@ class PoolMachine(RuleBasedStateMachine):
         assert not before or lease.clone in self.used, "a fresh clone was wasted"
         assert self.deadlines[waiter] > self.now, "granted after its deadline"
         self.queued[lease.template].remove(waiter)
+        self.note_served(lease.template, self.holder_of[waiter])
+
+    def note_served(self, template: str, holder: int) -> None:
+        """Count a granted acquire: on its connection's reservation, else on the oldest."""
+        announced = self.announced[template]
+        if announced:
+            drawn_on = holder if holder in announced else next(iter(announced))
+            announced[drawn_on].tests -= 1
+            announced[drawn_on].until = self.now + LASTS_SECONDS
+            if not announced[drawn_on].tests:
+                del announced[drawn_on]
 
     def note_record(self, record: Record) -> None:
         if record.waiter in self.queued[record.lease.template]:
@@ -250,11 +279,31 @@ class PoolMachine(RuleBasedStateMachine):
         gone = [waiter for waiter in self.asked - self.answered if self.holder_of[waiter] == holder]
         for waiter in gone:
             self.note_answer(waiter)
-        self.apply(self.fleet.holder_gone(holder, gone))
+        for announced in self.announced.values():
+            announced.pop(holder, None)
+        self.apply(self.fleet.holder_gone(holder, gone, self.now))
+
+    @rule(
+        template=st.sampled_from(TEMPLATES),
+        holder=st.integers(1, 3),
+        tests=st.integers(0, 6),
+        parallelism=st.integers(1, 6),
+    )
+    def reserve(self, template: str, holder: int, tests: int, parallelism: int) -> None:
+        pool = self.fleet.pools[template]
+        if tests and (pool.draining or pool.phase == "failed"):
+            with pytest.raises((DrainingError, TemplateFailedError)):
+                self.fleet.reserve(template, holder, tests, parallelism, self.now)
+            return
+        self.announced[template].pop(holder, None)
+        if tests:
+            until = self.now + LASTS_SECONDS
+            self.announced[template][holder] = Announced(tests, parallelism, until)
+        self.apply(self.fleet.reserve(template, holder, tests, parallelism, self.now))
 
     @rule(template=st.sampled_from(TEMPLATES), on=st.booleans())
     def drain(self, template: str, on: bool) -> None:
-        self.apply(self.fleet.drain(template, on=on))
+        self.apply(self.fleet.drain(template, self.now, on=on))
 
     @precondition(lambda self: self.writing)
     @rule(pick=PICK, works=st.booleans())
@@ -315,10 +364,28 @@ class PoolMachine(RuleBasedStateMachine):
 
     # The world ----------------------------------------------------------------------------
 
-    @rule(seconds=st.sampled_from([0.05, 0.5, 2.0]))
+    @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 2.0, LASTS_SECONDS]))
     def time_passes(self, seconds: float) -> None:
+        self.let_pass(seconds)
+
+    @precondition(lambda self: self.fleet.next_timer() is not None)
+    @rule()
+    def the_timer_goes_off(self) -> None:
+        due = self.fleet.next_timer()
+        assert due is not None
+        self.let_pass(max(0.0, due - self.now))
+
+    def let_pass(self, seconds: float) -> None:
         self.now += seconds
+        for announced in self.announced.values():
+            for holder in [holder for holder, it in announced.items() if it.until <= self.now]:
+                del announced[holder]
+        before = {template: pool.ready for template, pool in self.fleet.pools.items()}
+        nobody_waits = not any(pool.waiting for pool in self.fleet.pools.values())
         self.apply(self.fleet.expire(self.now))
+        for template, pool in self.fleet.pools.items():
+            if nobody_waits:
+                assert pool.ready >= min(before[template], pool.demand.target), "shrunk too far"
 
     @rule(template=st.sampled_from(TEMPLATES), generation=st.sampled_from(GENERATIONS))
     def template_built(self, template: str, generation: str) -> None:
@@ -348,10 +415,27 @@ class PoolMachine(RuleBasedStateMachine):
             assert not (pool.stock.fresh and pool.waiting)
 
     @invariant()
+    def the_target_lies_between_the_limits_and_above_what_was_announced(self) -> None:
+        for template, pool in self.fleet.pools.items():
+            announced = self.announced[template].values()
+            reserved = sum(min(it.tests, it.parallelism) for it in announced)
+            assert pool.demand.reservations.ready == reserved
+            assert pool.demand.target <= MAX_CLONES[template]
+            assert pool.demand.target >= pool.limits.min_ready
+            assert pool.demand.target >= min(reserved, MAX_CLONES[template])
+
+    @invariant()
+    def a_surplus_does_not_stay_for_ever(self) -> None:
+        for pool in self.fleet.pools.values():
+            if pool.ready > pool.demand.target:
+                assert pool.next_timer() is not None
+
+    @invariant()
     def what_is_missing_is_tried_again(self) -> None:
         for pool in self.fleet.pools.values():
-            if pool.phase == "ready" and pool._missing(refill=True) > 0:
-                assert pool.is_pausing(self.now)
+            missing = pool.shortage.to_create(refill=True, shelf=False)
+            if pool.phase == "ready" and missing > 0:
+                assert pool.retries.is_pausing(self.now)
                 assert pool.next_timer() is not None
 
     @invariant()

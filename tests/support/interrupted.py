@@ -24,8 +24,8 @@ from clonepool.cli import main as clonepool
 from clonepool.core.decisions import Renewed
 from clonepool.postgres import databases, psql
 from clonepool.postgres.builder import Builder
-from clonepool.postgres.rewind import rewinder
 from clonepool.postgres.rewind.rewinder import Rewinder
+from clonepool.postgres.rewind.undo import Undo
 from clonepool.service.broker import Broker
 from clonepool.service.workers import scribe
 from clonepool.service.workers.creator import Creator
@@ -70,12 +70,12 @@ WORK = {
     "record": Work(databases, "annotate", _writes("state", "leased")),
     "create": Work(Creator, "_run_once"),
     "create.copy": Work(databases, "create", _of_clone),
-    "sessions": Work(Recycler, "_strays"),
+    "sessions": Work(Recycler, "_name_strays"),
     "recycle": Work(Recycler, "run"),
     "recycle.write": Work(Recycler, "_write_end"),
     "recycle.clean": Work(Recycler, "_rewind"),
     "rewind": Work(Rewinder, "rewind"),
-    "rewind.undo": Work(rewinder, "undo"),
+    "rewind.undo": Work(Undo, "run"),
     "keep": Work(databases, "annotate", _writes("state", "kept")),
     "park": Work(scribe, "park"),
     "park.seal": Work(databases, "close"),

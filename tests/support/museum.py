@@ -62,6 +62,11 @@ SELECT nextval('m.used'), nextval('m.used');
 CREATE TABLE m.empty (id int);
 CREATE TABLE m."Odd ""name" ("a b" int, "c""d" text);
 INSERT INTO m."Odd ""name" VALUES (1, 'x');
+CREATE TABLE m.large (id int PRIMARY KEY, parent int REFERENCES m.parent, v text UNIQUE, long text, t timestamptz);
+INSERT INTO m.large SELECT n, 1 + n % 30, 'row ' || n, CASE WHEN n % 500 = 0 THEN repeat(md5(n::text), 200) END,
+    '2026-01-01'::timestamptz + n * '1 s'::interval FROM generate_series(1, 6000) n;
+CREATE TABLE m.leaf (id int REFERENCES m.large DEFERRABLE);
+INSERT INTO m.leaf VALUES (17);
 """
 
 REWINDABLE = {
@@ -95,6 +100,29 @@ REWINDABLE = {
     "odd names": 'UPDATE m."Odd ""name" SET "a b" = 2; DELETE FROM m.cache',
     "filled": "INSERT INTO m.empty SELECT generate_series(1, 500)",
     "prepared": "BEGIN; UPDATE m.plain SET v = 'prepared'; PREPARE TRANSACTION 'left'",
+    "large": "UPDATE m.large SET v = v || '!' WHERE id % 1000 = 7; DELETE FROM m.large WHERE id = 3000;"
+        "INSERT INTO m.large VALUES (7000, 1, 'new')",
+    "large, the same again": "UPDATE m.large SET v = v || '?' WHERE id % 1000 = 7; DELETE FROM m.large WHERE id = 3001;"
+        "INSERT INTO m.large VALUES (7000, 1, 'new'), (7001, 2, 'newer', repeat('long', 5000))",
+    "large, some of it": "DELETE FROM m.large WHERE id = 2007; INSERT INTO m.large VALUES (3000, 1, 'other')"
+        " ON CONFLICT (id) DO UPDATE SET v = 'third'",
+    "large rolled back":
+        "BEGIN; UPDATE m.large SET v = 'x' || v WHERE id < 900; ROLLBACK; DELETE FROM m.large WHERE id = 5",
+    "large locked": "INSERT INTO m.leaf VALUES (23), (2300); SELECT * FROM m.large WHERE id = 99 FOR UPDATE",
+    "large toast": "UPDATE m.large SET long = long || 'x' WHERE id = 1000;"
+        "UPDATE m.large SET v = 'kept long' WHERE id = 1500",
+    "large swapped": "DELETE FROM m.large WHERE id IN (40, 41);"
+        "INSERT INTO m.large VALUES (40, 2, 'row 41'), (41, 3, 'row 40')",
+    "large keys moved": "UPDATE m.large SET id = id + 100000 WHERE id BETWEEN 200 AND 210",
+    "large uncounted": "SET track_counts = off; UPDATE m.large SET v = 'u' WHERE id = 7",
+    "large uncounted again":
+        "SET track_counts = off; UPDATE m.large SET v = 'v' WHERE id = 7; DELETE FROM m.large WHERE id = 2007",
+    "large analyzed": "DELETE FROM m.large WHERE id = 8; ANALYZE m.large",
+    "large copied": "COPY m.large (id) FROM PROGRAM 'seq 9000 9500'",
+    "large truncated": "TRUNCATE m.large CASCADE",
+    "large after that": "UPDATE m.large SET v = 'z' WHERE id = 7",
+    "large vacuumed": "DELETE FROM m.large WHERE id < 500; VACUUM (FREEZE) m.large",
+    "large all": "UPDATE m.large SET v = v || 'x'",
     "listen": "LISTEN x; NOTIFY x; SELECT pg_advisory_lock(7)",
 }  # fmt: skip
 """What a lease may do and its clone still be rewound."""
@@ -140,15 +168,78 @@ def run_script(psql: Path, endpoint: Endpoint, database: str, script: str) -> No
 
 
 def contents(psql: Path, endpoint: Endpoint, database: str) -> list[str]:
-    """Return all that pg_dump finds, its lines sorted: rows have no order."""
+    """Return all that the database holds, nothing of it in an order that tells nothing.
+
+    Definitions, privileges and settings are what pg_dump says of them. Rows are read table by
+    table, because pg_dump leaves out generated columns, materialized views, and what belongs to an
+    extension; so are sequences, large objects, and the identities that drivers remember.
+    """
+    dump = _run(
+        [psql.with_name("pg_dump"), "--schema-only", "--create", "--no-password", database],
+        endpoint, database,
+    )  # fmt: skip
+    rows = _run(
+        [psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--set=ON_ERROR_STOP=1",
+         "--no-password", "--file=-"],
+        endpoint, database, EVERYTHING,
+    )  # fmt: skip
+    definitions = [
+        line
+        for line in dump.replace(database, "THE_CLONE").split("\n")
+        if not line.startswith(("\\restrict", "\\unrestrict"))
+    ]
+    return definitions + sorted(rows.split("\n"))
+
+
+EVERYTHING = r"""
+SET search_path = pg_catalog; SET row_security = off; SET client_encoding = utf8;
+SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = postgres;
+SET bytea_output = hex; SET extra_float_digits = 1; SET quote_all_identifiers = off;
+SET statement_timeout = 0; SET client_min_messages = error;
+SELECT format('COPY (SELECT %L, %s FROM ONLY %I.%I AS t) TO STDOUT', oid::regclass,
+              concat_ws(', ', '''row''', (SELECT string_agg(format('t.%I', attname), ', ' ORDER BY attnum)
+                  FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped)),
+              relnamespace::regnamespace, relname)
+  FROM pg_class AS c
+ WHERE (relkind = 'r' OR relkind = 'm' AND relispopulated)
+   AND relnamespace NOT IN ('pg_catalog'::regnamespace, 'information_schema'::regnamespace)
+UNION ALL
+SELECT format('COPY (SELECT %L, ''says'', last_value, is_called FROM %s) TO STDOUT', oid::regclass, oid::regclass)
+  FROM pg_class WHERE relkind = 'S'
+\gexec
+COPY (SELECT 'large object', loid, pageno, data FROM pg_largeobject) TO STDOUT;
+COPY (SELECT 'large object', m.* FROM pg_largeobject_metadata AS m) TO STDOUT;
+COPY (SELECT 'class', oid, relname, relnamespace::regnamespace, relkind, relpersistence, reltype, reltoastrelid,
+             relispopulated, relrowsecurity, relacl FROM pg_class
+       WHERE relnamespace::regnamespace::text !~ '^pg_(toast_)?temp_') TO STDOUT;
+COPY (SELECT 'type', oid, typname, typnamespace::regnamespace, typacl FROM pg_type) TO STDOUT;
+COPY (SELECT 'column', attrelid::regclass, attnum, attname, atttypid, attisdropped, attacl
+        FROM pg_attribute) TO STDOUT;
+COPY (SELECT 'function', oid, oid::regprocedure, proacl FROM pg_proc) TO STDOUT;
+COPY (SELECT 'index', indexrelid, indisvalid, indisready, indisclustered, indisreplident
+        FROM pg_index) TO STDOUT;
+COPY (SELECT 'trigger', oid, tgrelid::regclass, tgname, tgenabled FROM pg_trigger) TO STDOUT;
+COPY (SELECT 'constraint', oid, conname, convalidated FROM pg_constraint) TO STDOUT;
+COPY (SELECT 'left behind', 'prepared', gid FROM pg_prepared_xacts
+       WHERE database = current_database()) TO STDOUT;
+COPY (SELECT 'left behind', 'slot', slot_name FROM pg_replication_slots
+       WHERE database = current_database()) TO STDOUT;
+COPY (SELECT 'left behind', 'subscription', subname FROM pg_subscription
+       WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())) TO STDOUT;
+COPY (SELECT 'database', datdba::regrole, datconnlimit, datistemplate, datallowconn, datacl,
+             shobj_description(oid, 'pg_database')
+        FROM pg_database WHERE datname = current_database()) TO STDOUT;
+COPY (SELECT 'setting', setrole::oid, setconfig FROM pg_db_role_setting
+       WHERE setdatabase = (SELECT oid FROM pg_database WHERE datname = current_database())) TO STDOUT;
+"""
+"""What psql is asked; it shares nothing with how the rewind finds out."""
+
+
+def _run(command: list[str | Path], endpoint: Endpoint, database: str, text: str = "") -> str:
+    """Run a program of PostgreSQL's and return what it says."""
     done = subprocess.run(
-        [psql.with_name("pg_dump"), "--create", "--no-password", database],
-        text=True, capture_output=True, check=True,
+        command, input=text, text=True, encoding="utf-8", capture_output=True, check=False,
         env={**os.environ, **endpoint.env(database)}, timeout=60,
     )  # fmt: skip
-    lines = done.stdout.replace(database, "THE_CLONE").splitlines()
-    return sorted(
-        line
-        for line in lines
-        if not line.startswith(("\\restrict", "\\unrestrict", "COMMENT ON DATABASE"))
-    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 
 def make_fleet(
-    max_clones: int = 100, *, ready_templates: bool = True, **limits: tuple[int, int]
+    max_clones: int = 100,
+    *,
+    ready_templates: bool = True,
+    shrink_after: float = 60.0,
+    **limits: tuple[int, int],
 ) -> tuple[Fleet, list[Decision]]:
     """Return a fleet with these (min_ready, max_clones), and what it wants first."""
     fleet = Fleet(
-        {name: Limits(*pair) for name, pair in limits.items()},
+        {name: Limits(*pair, shrink_after=shrink_after) for name, pair in limits.items()},
         max_clones,
         Namer("test", 1),
         Serials(0),

@@ -9,8 +9,8 @@ import anyio.to_thread
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases, leftovers
 from clonepool.postgres.clones import make_clone
+from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.rewinder import Rewinder
-from clonepool.postgres.rewind.undo import CannotRewindError
 from support.museum import contents, run_script
 
 if TYPE_CHECKING:
@@ -26,26 +26,41 @@ class Bench:
         self.server = server
         self.shop = shop
         self.generation = generation
-        self.rewinder = Rewinder(shop.gateway)
+        self.rewinder = Rewinder(shop.gateway, self._make_reference, shop.capabilities.major)
         self.clone = ""
         self.pristine: list[str] = []
+        self.why = ""
 
     async def renew(self) -> None:
         """Make a clone, measured, and see what it holds."""
+        await self.drop()
+        self.clone = await self._make(Kind.CLONE)
+        await self.measure()
+        self.pristine = self.pristine or await self.look()
+
+    async def measure(self) -> None:
+        """Take the measure of the new clone."""
+        async with self.shop.gateway.session(self.clone) as session:
+            await self.rewinder.measure(session, self.clone, self.generation.database)
+
+    async def drop(self) -> None:
+        """Leave nothing of the clone."""
         if self.clone:
             await leftovers.clear(self.shop.gateway, self.clone)
             await databases.drop(self.shop.gateway, self.clone)
+            self.clone = ""
+
+    async def _make(self, kind: Kind) -> str:
         serial = self.shop.serials.next()
-        self.clone = self.shop.namer.name(
-            Identity(Kind.CLONE, "museum", self.generation.short, serial)
-        )
+        name = self.shop.namer.name(Identity(kind, "museum", self.generation.short, serial))
         await make_clone(
-            self.shop.gateway, self.clone, self.generation.database, self.generation.contents,
+            self.shop.gateway, name, self.generation.database, self.generation.contents,
             options="", facts={}, seconds=30,
         )  # fmt: skip
-        async with self.shop.gateway.session(self.clone) as session:
-            await self.rewinder.measure(session, self.clone, self.generation.database)
-        self.pristine = self.pristine or await self.look()
+        return name
+
+    async def _make_reference(self, _: str) -> str:
+        return await self._make(Kind.REFERENCE)
 
     async def look(self) -> list[str]:
         """Ask the oracle."""
@@ -58,10 +73,16 @@ class Bench:
         await anyio.to_thread.run_sync(
             run_script, self.server.psql, self.server.endpoint, self.clone, script
         )
+        return await self.recycle(verify_every=verify_every)
+
+    async def recycle(self, *, verify_every: int = 0) -> bool:
+        """Rewind the clone or make a new one; say whether it was rewound, in `why` why not."""
         assert await databases.end_sessions(self.shop.gateway, self.clone)
+        self.why = ""
         try:
             await self.rewinder.rewind(self.clone, {}, verify_every=verify_every)
-        except CannotRewindError:
+        except CannotRewindError as reason:
+            self.why = str(reason)
             await self.renew()
             return False
         return True

@@ -71,6 +71,7 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
             "templates.blog.min_ready: found 65, allowed: at most max_clones",
         ),
         (f"{GOOD}max_clones = 0\n", "templates.blog.max_clones: found 0, allowed: int >= 1"),
+        (f"{GOOD}shrink_after = 0\n", "templates.blog.shrink_after: found 0, allowed: float > 0"),
         (
             f"{GOOD}[pool]\nmax_clones = 7\n",
             "pool.max_clones: found 7, allowed: at least 8, the sum",
@@ -87,6 +88,10 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
         (
             f"{GOOD}[embedded]\nstorage = 'tape'\n",
             "embedded.storage: found 'tape', allowed: 'auto', 'memory', 'disk'",
+        ),
+        (
+            f'{GOOD}copy = "quickly"\n',
+            "templates.blog.copy: found 'quickly', allowed: 'auto', 'wal_log', 'file_copy'",
         ),
         (f"{GOOD}[embedded]\nport = 70000\n", "embedded.port: found 70000, allowed: int <= 65535"),
         (

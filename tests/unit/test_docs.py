@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING
 
 import pytest
+from bench import drawings, report
 from prometheus_client import CollectorRegistry
 
 from clonepool import paths
@@ -18,6 +20,7 @@ from support.servers import ROOT
 if TYPE_CHECKING:
     import msgspec
 
+RESULTS = ROOT / "bench" / "results"
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
@@ -29,7 +32,7 @@ def test_the_state_diagram_is_the_tables() -> None:
 def test_the_metrics_table_names_each_metric_and_no_other() -> None:
     registry = CollectorRegistry()
     Metrics(registry, ["blog"])
-    registry.register(PoolCollector(list, lambda: 0, lambda: True, lambda: (1, 2)))
+    registry.register(PoolCollector(list, lambda: 0, lambda: True, lambda: (1, 2), list))
     exported = {
         (family.name + ("_total" if family.type == "counter" else ""), family.type)
         for family in registry.collect()
@@ -50,7 +53,9 @@ def test_the_protocol_names_every_method_and_parameter(method: str) -> None:
         assert f"`{parameter}`" in section[1], parameter
 
 
-@pytest.mark.parametrize("result", [messages.AcquireResult, messages.LeakedSession])
+@pytest.mark.parametrize(
+    "result", [messages.AcquireResult, messages.LeakedSession, messages.ReserveResult]
+)
 def test_the_protocol_names_every_field_of_a_result(result: type[msgspec.Struct]) -> None:
     for field in result.__struct_fields__:
         assert f"`{field}`" in PROTOCOL, field
@@ -85,3 +90,23 @@ def test_every_command_of_the_readme_exists() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
     for command in set(re.findall(r"`?clonepool (serve|status|exec|templates|demo)\b", text)):
         assert (ROOT / "daemon" / "clonepool" / "cli" / f"{command}_command.py").exists()
+
+
+def test_the_readme_shows_the_figures_of_the_last_benchmark() -> None:
+    figures = json.loads((RESULTS / "results.json").read_text())
+    shown = f"{report.BEGIN}\n{report.summary(figures)}\n{report.END}"
+    assert shown in (ROOT / "README.md").read_text(), "run `make docs`"
+
+
+def test_the_tables_and_charts_are_those_of_the_figures() -> None:
+    figures = json.loads((RESULTS / "results.json").read_text())
+    assert (RESULTS / "results.md").read_text() == report.markdown(figures)
+    for name, chart in drawings.draw(figures["figures"]).items():
+        assert (RESULTS / name).read_text() == chart, name
+
+
+def test_every_chart_of_the_readme_exists() -> None:
+    charts = re.findall(r"\]\((bench/results/\w+\.svg)\)", (ROOT / "README.md").read_text())
+    assert len(charts) >= 4
+    for chart in charts:
+        assert (ROOT / chart).exists(), chart

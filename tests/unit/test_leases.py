@@ -68,7 +68,7 @@ def test_a_lease_that_outlives_its_connection_is_told_only_when_it_is_written_do
     (grant,) = pool.recorded(1, 1.5)
     assert isinstance(grant, Grant)
     assert grant.lease == record.lease
-    assert not fleet.holder_gone(1, [])
+    assert not fleet.holder_gone(1, [], 0.0)
     assert not pool.recorded(1, 2.0)
 
 
@@ -95,7 +95,7 @@ def test_writing_down_that_takes_past_the_deadline_is_given_up() -> None:
 def test_who_vanishes_while_the_lease_is_written_down_costs_no_clone() -> None:
     fleet, _ = ready_fleet()
     fleet.acquire("blog", durable(1), 0.0)
-    (recycle,) = fleet.holder_gone(1, [1])
+    (recycle,) = fleet.holder_gone(1, [1], 0.0)
     assert isinstance(recycle, Recycle)
     assert not fleet.leases()
 
@@ -183,7 +183,7 @@ def test_a_bound_lease_can_be_given_a_life_of_its_own() -> None:
     fleet.renew(lease.token, 60.0, request(7, at=1.0))
     pool.recorded(7, 1.0)
     assert fleet.held_by(1) == 0
-    assert not fleet.holder_gone(1, [])
+    assert not fleet.holder_gone(1, [], 0.0)
     assert len(fleet.leases()) == 1
 
 
@@ -289,11 +289,11 @@ def test_a_drained_template_refuses_until_that_is_ended_and_leaves_leases_alone(
     fleet, _ = ready_fleet(min_ready=1, max_clones=1)
     lease = held(fleet)
     fleet.acquire("blog", request(2), 0.0)
-    assert [r.waiter for r in refusals(fleet.drain("blog", on=True))] == [2]
+    assert [r.waiter for r in refusals(fleet.drain("blog", 0.0, on=True))] == [2]
     (refusal,) = refusals(fleet.acquire("blog", request(3), 0.0))
     assert isinstance(refusal.error, DrainingError)
     assert fleet.lease(lease.token) == lease
-    fleet.drain(None, on=False)
+    fleet.drain(None, 0.0, on=False)
     assert not refusals(fleet.acquire("blog", request(4), 0.0))
 
 

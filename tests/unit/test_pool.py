@@ -136,7 +136,7 @@ def test_the_end_of_a_connection_ends_its_leases_and_its_waiting() -> None:
     fleet.acquire("blog", request(1, holder=7), 0.0)
     fleet.acquire("blog", request(2, holder=8), 0.0)
     fleet.acquire("blog", request(3, holder=7), 0.0)
-    assert len(recycles(fleet.holder_gone(7, [3]))) == 1
+    assert len(recycles(fleet.holder_gone(7, [3], 0.0))) == 1
     snapshot = fleet.pools["blog"].snapshot()
     assert (snapshot.waiting, snapshot.leased) == (0, 1)
 

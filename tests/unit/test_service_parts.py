@@ -84,6 +84,8 @@ def test_a_server_by_url_has_a_budget_only() -> None:
     guard.begin(6 * MEBIBYTE, 6 * MEBIBYTE)
     with pytest.raises(ResourceError, match="12 MiB of 10 MiB"):
         guard.begin(6 * MEBIBYTE, 12 * MEBIBYTE)
+    assert guard.is_short(6 * MEBIBYTE, 12 * MEBIBYTE)
+    assert not guard.is_short(6 * MEBIBYTE, 6 * MEBIBYTE)
 
 
 def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> None:

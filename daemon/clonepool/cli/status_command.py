@@ -40,10 +40,13 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
     )
     if server["problem"]:
         console.print(f"[red]server: {server['problem']}[/red]", highlight=False)
-    pools = Table("template", "phase", "ready", "leased", "under way", "waiting", "at most")
+    pools = Table(
+        "template", "phase", "ready", "target", "leased", "under way", "waiting", "at most"
+    )
     for pool in status["pools"]:
         under_way = sum(pool[state] for state in _UNDER_WAY)
-        counts = (pool["ready"], pool["leased"], under_way, pool["waiting"], pool["max_clones"])
+        now = (pool["ready"], pool["target"], pool["leased"], under_way, pool["waiting"])
+        counts = (*now, pool["max_clones"])
         pools.add_row(pool["template"], pool["phase"], *map(str, counts))
     console.print(pools)
     for pool in status["pools"]:

@@ -202,6 +202,31 @@ class Client:
 
         return Lease(self, self._persist(ask, self._connect_anew))
 
+    def reserve(self, template: str, *, tests: int, parallelism: int = 1) -> dict[str, int]:
+        """Announce tests, so that as many clones as run at a time are ready when they begin.
+
+        A hint and no promise: it ends when so many leases of the template have been taken, over
+        this connection or others, with this connection, or when none is taken for ten minutes.
+        Another for the same template replaces it.
+
+        Args:
+            template: its name.
+            tests: how many are still to come; 0 takes a reservation back.
+            parallelism: how many of them run at a time.
+
+        Returns:
+            `target`, how many clones the daemon now holds ready as far as there is room, and
+            `ready`, how many are.
+
+        Raises:
+            UnknownTemplateError, TemplateFailedError, DrainingError: there is none to be had.
+            ShuttingDownError, ConnectionLostError: the daemon stops, or is gone.
+        """
+        reserved: dict[str, int] = self.call(
+            "reserve", template=template, tests=tests, parallelism=parallelism
+        )
+        return reserved
+
     def call(self, method: str, **params: object) -> Any:
         """Send one request and wait for its result; parameters that are None are left out.
 

@@ -175,7 +175,11 @@ Decision = (
 
 
 class PoolSnapshot(msgspec.Struct, frozen=True):
-    """One template's pool at one moment; counts of clones, seconds for times."""
+    """One template's pool at one moment; counts of clones.
+
+    Attributes:
+        target: how many are to be ready, between `min_ready` and `max_clones`.
+    """
 
     template: str
     phase: str
@@ -183,6 +187,7 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     failure: str
     draining: bool
     min_ready: int
+    target: int
     max_clones: int
     creating: int
     ready: int

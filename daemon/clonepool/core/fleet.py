@@ -31,6 +31,7 @@ class Fleet:
         self.pools = {
             name: Pool(name, limit, self.budget, namer, serials) for name, limit in limits.items()
         }
+        self.budget.owed = lambda: sum(pool.shortage.owed for pool in self.pools.values())
         self.stopping = False
 
     # Clients ------------------------------------------------------------------------------
@@ -47,6 +48,17 @@ class Fleet:
             raise refusals.shutting_down()
         decisions = pool.acquire(request, now)
         return [*decisions, *self._make_way(now)] if pool.waiting else decisions
+
+    def reserve(
+        self, template: str, holder: int, tests: int, parallelism: int, now: float
+    ) -> list[Decision]:
+        """Hold clones ready for tests that a connection announced; see `Pool.reserve`.
+
+        Raises:
+            UnknownTemplateError, TemplateFailedError, DrainingError, ShuttingDownError: nothing
+                changed.
+        """
+        return self.pool(template).reserve(holder, tests, parallelism, now)
 
     def pool(self, template: str) -> Pool:
         """Return the pool of that template, or raise UnknownTemplateError."""
@@ -98,15 +110,16 @@ class Fleet:
         decisions = pool.reset(lease, request, now)
         return [*decisions, *self._make_way(now)] if pool.waiting else decisions
 
-    def holder_gone(self, holder: int, waiters: Collection[int]) -> list[Decision]:
-        """End the leases of a connection that ended, and take back what it waited for."""
+    def holder_gone(self, holder: int, waiters: Collection[int], now: float) -> list[Decision]:
+        """End the leases of a connection that ended, and take back what it asked for."""
         decisions: list[Decision] = []
         for pool in self.pools.values():
             for lease in pool.leases.held_by(holder):
                 decisions += pool.release(lease)
             for waiter in waiters:
                 decisions += pool.forget(waiter)
-        return decisions
+            pool.demand.holder_gone(holder)
+        return [*decisions, *self.plan(now)]
 
     def lease(self, token: str) -> Lease:
         """Return the lease of that token, or raise NotYourLeaseError."""
@@ -122,14 +135,15 @@ class Fleet:
             len(pool.leases) for name, pool in self.pools.items() if template in (None, name)
         )
 
-    def drain(self, template: str | None, *, on: bool) -> list[Decision]:
+    def drain(self, template: str | None, now: float, *, on: bool) -> list[Decision]:
         """Grant no new leases of one template, or of any; or do so again.
 
         Raises:
             UnknownTemplateError: no such template; nothing changed.
         """
         pools = self.pools.values() if template is None else [self.pool(template)]
-        return [decision for pool in pools for decision in pool.drain(on=on)]
+        refusals = [decision for pool in pools for decision in pool.drain(on=on)]
+        return [*refusals, *self.plan(now)]
 
     # What happened ------------------------------------------------------------------------
 
@@ -172,7 +186,7 @@ class Fleet:
         """Go on: the server is back."""
         self.budget.paused = False
         for pool in self.pools.values():
-            pool.retry_now()
+            pool.retries.now()
         return self.plan(now)
 
     # The end ------------------------------------------------------------------------------
@@ -234,7 +248,7 @@ class Fleet:
         if self.budget.paused:
             return decisions
         for needy in pools:
-            if not needy.can_create or needy.is_pausing(now):
+            if not needy.can_create or needy.retries.is_pausing(now):
                 continue
             own_room = needy.limits.max_clones - needy.databases
             wanted = min(needy.waiting - needy.coming, own_room)

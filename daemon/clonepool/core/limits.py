@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 
 class Limit(StrEnum):
@@ -26,6 +30,8 @@ class Limits(msgspec.Struct, frozen=True):
         max_waiting: acquires that may wait at a time.
         max_kept: clones that may be set aside for people; beyond that the oldest goes.
         max_lease: seconds after which a lease ends whatever its holder does; None for never.
+        shrink_after: seconds after which clones beyond min_ready go that nobody needed meanwhile.
+        rewinds: whether returned clones are expected to be made good in place.
     """
 
     min_ready: int
@@ -33,6 +39,8 @@ class Limits(msgspec.Struct, frozen=True):
     max_waiting: int = 1000
     max_kept: int = 4
     max_lease: float | None = None
+    shrink_after: float = 60.0
+    rewinds: bool = False
 
 
 class Budget:
@@ -40,12 +48,14 @@ class Budget:
 
     Attributes:
         paused: whether the server is away: nothing is granted or started.
+        owed: returns how many clones all pools together lack of what min_ready promises.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.used = 0
         self.paused = False
+        self.owed: Callable[[], int] = lambda: 0
 
     @property
     def room(self) -> int:

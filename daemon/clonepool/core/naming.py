@@ -38,6 +38,7 @@ class Kind(StrEnum):
     GENERATION = "t"
     BUILD = "b"
     CLONE = "c"
+    REFERENCE = "r"
 
 
 class Identity(msgspec.Struct, frozen=True):
@@ -63,7 +64,7 @@ class Namer:
         self._pattern = re.compile(
             rf"{PREFIX}_{re.escape(instance)}_(?P<template>{TEMPLATE_PATTERN})"
             rf"_(?P<generation>[a-z2-7]{{{GENERATION_LENGTH}}})"
-            rf"_(?P<kind>[tbc])(?P<serial>[0-9a-z]{{1,{SERIAL_DIGITS}}})_(?P<check>[a-z2-7]{{8}})"
+            rf"_(?P<kind>[tbcr])(?P<serial>[0-9a-z]{{1,{SERIAL_DIGITS}}})_(?P<check>[a-z2-7]{{8}})"
         )
 
     def name(self, identity: Identity) -> str:

@@ -3,7 +3,8 @@
 Every method takes what happened and when, changes the pool, and returns what is to be done. On
 one event loop that makes each of them atomic, so there is no lock. Whatever decides who gets a
 clone must live here; whatever touches a database must not. Which clones there are is in `stock`,
-who waits in `waiting`, who holds what and until when in `tenancy`, what a refusal says in
+who waits in `waiting`, who holds what and until when in `tenancy`, how many are to be ready in
+`sizing` and what is missing in `shortage`, when to try again in `retries`, what a refusal says in
 `refusals`.
 """
 
@@ -34,17 +35,17 @@ from clonepool.core.decisions import (
 )
 from clonepool.core.limits import Budget, Limit, Limits
 from clonepool.core.naming import Identity, Kind, Namer, Serials
-from clonepool.core.sizing import clones_to_create
+from clonepool.core.retries import Retries
+from clonepool.core.shortage import Shortage
+from clonepool.core.sizing import Demand
 from clonepool.core.stock import Stock
 from clonepool.core.tenancy import Tenancy
 from clonepool.core.waiting import WaitingLine
-from clonepool.errors import ClonepoolError, ResourceError
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-FIRST_BACKOFF_SECONDS = 0.1
-LONGEST_BACKOFF_SECONDS = 2.0
+    from clonepool.errors import ClonepoolError
 
 
 class Phase(StrEnum):
@@ -80,12 +81,12 @@ class Pool:
         self.leases = self.tenancy.book
         self.line = WaitingLine()
         self.stock = Stock(budget)
+        self.demand = Demand(limits, self.stock, self.line)
+        self.shortage = Shortage(limits, budget, self.stock, self.line, self.demand)
+        self.retries = Retries()
         self._budget = budget
         self._namer = namer
         self._serials = serials
-        self._last_error: ClonepoolError | None = None
-        self._backoff = 0.0
-        self._retry_at = 0.0
 
     # Clients ------------------------------------------------------------------------------
 
@@ -99,6 +100,19 @@ class Pool:
         if request.deadline <= now:
             return [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
         self.line.add(request)
+        if self.can_create and not self._budget.paused:
+            self.demand.asked(now)
+        return self.plan(now)
+
+    def reserve(self, holder: int, tests: int, parallelism: int, now: float) -> list[Decision]:
+        """Hold clones ready for tests that were announced; 0 tests take that back.
+
+        Raises:
+            TemplateFailedError, DrainingError: no lease is to be had; nothing changed.
+        """
+        if tests and (closed := self._closed()):
+            raise closed
+        self.demand.reserve(holder, tests, parallelism, now)
         return self.plan(now)
 
     def forget(self, waiter: int) -> list[Decision]:
@@ -148,9 +162,10 @@ class Pool:
         return self.refuse_all(refusals.draining(self.template)) if on else []
 
     def expire(self, now: float) -> list[Decision]:
-        """Do what is due: refuse late requests, end or announce the end of leases, drop kept ones.
+        """Do what is due: refuse late requests, end or announce the end of leases, drop clones.
 
-        A lease that is being written down past the deadline of its request is taken back.
+        Those go that were kept long enough, and some that nobody needs any more. A lease that is
+        being written down past the deadline of its request is taken back.
         """
         decisions: list[Decision] = [
             Refuse(request.waiter, self.template, self._timeout_error(request, now))
@@ -166,7 +181,7 @@ class Pool:
                 decisions += self.release(lease)
         for name in [name for name, until in self.stock.kept.items() if until <= now]:
             decisions += self._drop(name)
-        return decisions
+        return [*decisions, *self._drop_surplus(now)]
 
     # What became of leases that were to be written down ----------------------------------------
 
@@ -212,12 +227,12 @@ class Pool:
 
     def created(self, name: str, now: float) -> list[Decision]:
         """The clone exists, was checked, and is warm."""
-        self._backoff = self._retry_at = 0.0
-        self._last_error = None
+        self.retries.succeeded()
         return self._became_ready(name, Event.CREATE, now)
 
     def rewound(self, name: str, now: float) -> list[Decision]:
         """The clone is provably in its generation's state again."""
+        self.demand.recycled(rewound=True)
         return self._became_ready(name, Event.REWIND, now)
 
     def adopted(self, name: str, now: float) -> list[Decision]:
@@ -226,17 +241,19 @@ class Pool:
 
     def create_failed(self, name: str, error: ClonepoolError, now: float) -> list[Decision]:
         """The copy failed: remove what may be there, and try again after a pause."""
-        self._pause(error, now)
+        self.retries.failed(error, now)
         return self._drop(name)
 
     def create_declined(self, name: str, error: ClonepoolError, now: float) -> None:
         """The copy was not even begun: there is nothing to remove."""
-        self._pause(error, now)
+        self.retries.failed(error, now)
         self.stock.discard(name)
         self.stock.forget(name)
 
     def unusable(self, name: str, now: float) -> list[Decision]:
         """A returned or parked clone cannot be made good in place: drop it, make another."""
+        if self.stock.state(name) is State.RECYCLING:
+            self.demand.recycled(rewound=False)
         return [*self._drop(name), *self.plan(now)]
 
     def suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
@@ -294,7 +311,7 @@ class Pool:
                 decisions.append(Refuse(request.waiter, self.template, error))
             else:
                 decisions.append(self._grant(request, Source.WAITED, now))
-        if self.can_create and not self.is_pausing(now):
+        if self.can_create and not self.retries.is_pausing(now):
             decisions += self._make_room_for_fresh()
             decisions += [self._create() for _ in range(self._missing(refill=refill))]
         return decisions
@@ -303,13 +320,9 @@ class Pool:
         """Drop what is ready: something befell the server that may have changed it."""
         return [drop for _ in range(self.stock.ready) for drop in self.give_up_ready()]
 
-    def retry_now(self) -> None:
-        """Try again at once: what made tries fail is over."""
-        self._retry_at = 0.0
-
     def give_up_ready(self) -> list[Decision]:
-        """Drop one ready clone, so that another pool may make one."""
-        return self._drop(self.stock.last_ready()) if self.stock.ready else []
+        """Drop the ready clone that nobody has used for longest."""
+        return self._drop(self.stock.idlest()) if self.stock.ready else []
 
     def stop(self) -> list[Decision]:
         """Refuse who waits, park what is ready, and make no more; leases go on."""
@@ -336,8 +349,7 @@ class Pool:
     @property
     def coming(self) -> int:
         """How many clones are being made or adopted."""
-        adopting = self.stock.count[State.PARKED] if self.phase is Phase.READY else 0
-        return self.stock.count[State.CREATING] + adopting
+        return self.stock.coming
 
     @property
     def leaving(self) -> int:
@@ -348,10 +360,6 @@ class Pool:
     def can_create(self) -> bool:
         """Whether there is a generation to clone."""
         return self.phase is Phase.READY
-
-    def is_pausing(self, now: float) -> bool:
-        """Say whether nothing is tried because the last try failed a moment ago."""
-        return now < self._retry_at
 
     @property
     def databases(self) -> int:
@@ -372,8 +380,10 @@ class Pool:
         """When `expire` or `plan` has something to do next, in monotonic seconds."""
         times = [self.line.first_deadline(), self.tenancy.next_time()]
         times.append(min(self.stock.kept.values(), default=None))
-        if self._backoff and self.can_create and self._missing(refill=True) > 0:
-            times.append(self._retry_at)
+        if self.retries.at is not None and self.can_create and self._missing(refill=True) > 0:
+            times.append(self.retries.at)
+        if self.phase is not Phase.STOPPING and not self._budget.paused:
+            times.append(self.demand.next_time())
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> PoolSnapshot:
@@ -386,6 +396,7 @@ class Pool:
             failure=self.failure.sentence() if self.failure else "",
             draining=self.draining,
             min_ready=self.limits.min_ready,
+            target=self.demand.target,
             max_clones=self.limits.max_clones,
             creating=states[State.CREATING],
             ready=states[State.READY],
@@ -396,7 +407,7 @@ class Pool:
             parked=states[State.PARKED],
             dropping=states[State.DROPPING],
             waiting=len(self.line),
-            last_error=self._last_error.sentence() if self._last_error else "",
+            last_error=error.sentence() if (error := self.retries.last_error) else "",
             limited_by=self._limited_by() or "",
         )
 
@@ -404,27 +415,34 @@ class Pool:
 
     def _refusal(self, request: Request) -> ClonepoolError | None:
         """Say why the request cannot even wait, if so."""
-        if self.phase is Phase.STOPPING:
-            return refusals.shutting_down()
-        if self.phase is Phase.FAILED:
-            return self._template_failure()
-        if request.continues is not None:
+        continues = request.continues is not None
+        if closed := self._closed(continues):
+            return closed
+        if continues:
             return None
-        if self.draining:
-            return refusals.draining(self.template)
         if len(self.line) >= self.limits.max_waiting:
             return refusals.queue_full(self.template, len(self.line))
         return None
 
+    def _closed(self, continues: bool = False) -> ClonepoolError | None:
+        """Say why there is nothing to be had, if so."""
+        if self.phase is Phase.STOPPING:
+            return refusals.shutting_down()
+        if self.phase is Phase.FAILED:
+            return self._template_failure()
+        return refusals.draining(self.template) if self.draining and not continues else None
+
     def _grant(self, request: Request, source: Source, now: float) -> Decision:
         clone = self.stock.take(Event.GRANT, fresh=request.fresh)
+        self.demand.took(request.holder, now)
         return self.tenancy.begin(request, source, clone, self.generation, now)
 
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
         identity = self._namer.parse(name)
         if identity is not None and identity.generation != self.generation:
-            return self.unusable(name, now)  # the template is another by now
+            return [*self._drop(name), *self.plan(now)]  # the template is another by now
         self.stock.shelve(name, event)
+        self.demand.replaced()
         return self._park_ready() if self.phase is Phase.STOPPING else self.plan(now)
 
     def _park_ready(self) -> list[Decision]:
@@ -454,56 +472,24 @@ class Pool:
         self.stock.discard(name)
         return [Drop(self.template, name)]
 
-    def _pause(self, error: ClonepoolError, now: float) -> None:
-        self._last_error = error
-        self._backoff = min(max(self._backoff * 2, FIRST_BACKOFF_SECONDS), LONGEST_BACKOFF_SECONDS)
-        self._retry_at = now + self._backoff
-
-    def _wants(self, asking: int) -> int:
-        """Clones missing if the limits were no matter."""
-        return self.limits.min_ready + len(self.line) + asking - self.stock.ready - self.coming
-
     def _missing(self, *, refill: bool) -> int:
-        missing = self._to_create(self.limits.min_ready if refill else 0, self._room)
-        return max(missing, min(self._fresh_missing, self._room))
+        return self.shortage.to_create(refill=refill, shelf=refill and not self.draining)
 
-    @property
-    def _room(self) -> int:
-        return min(self.limits.max_clones - len(self.stock), self._budget.room)
-
-    @property
-    def _fresh_missing(self) -> int:
-        """How many wait for a clone that nobody had, beyond those that come."""
-        return self.line.fresh - self.stock.fresh - self.coming
+    def _drop_surplus(self, now: float) -> list[Decision]:
+        if self.phase is Phase.STOPPING or self._budget.paused:
+            return []
+        return [drop for _ in range(self.demand.review(now)) for drop in self.give_up_ready()]
 
     def _make_room_for_fresh(self) -> list[Decision]:
         """Let used clones go, where the limits leave no room for the fresh ones that are wanted."""
-        wanted = self._fresh_missing - max(0, self._room) - self.leaving
+        wanted = self.shortage.fresh - max(0, self.shortage.room) - self.leaving
         return [drop for _ in range(wanted) for drop in self.give_up_ready()]
-
-    def _to_create(self, min_ready: int, room: int) -> int:
-        return clones_to_create(
-            min_ready=min_ready,
-            waiting=len(self.line),
-            ready=self.stock.ready,
-            coming=self.coming,
-            room=room,
-        )
 
     def _limited_by(self, asking: int = 0) -> Limit | None:
         """Name what keeps the clones away that are wanted, `asking` beyond those who wait."""
         if self.phase is not Phase.READY:
             return None
-        if self._budget.paused and self._wants(asking) > 0:
-            return Limit.SERVER
-        lacks = self.limits.min_ready + len(self.line) + asking > self.stock.ready
-        if lacks and isinstance(self._last_error, ResourceError):
-            return Limit(self._last_error.limit)  # also while it is tried again
-        if self._wants(asking) <= 0:
-            return None
-        if len(self.stock) >= self.limits.max_clones:
-            return Limit.TEMPLATE
-        return Limit.POOL if self._budget.room <= 0 else None
+        return self.shortage.limited_by(self.retries.last_error, asking)
 
     def _template_failure(self) -> ClonepoolError:
         cause = self.failure.sentence() if self.failure else "unknown"
@@ -519,6 +505,6 @@ class Pool:
         if limit in {Limit.TEMPLATE, Limit.POOL} and len(self.leases):
             most = self.limits.max_clones if limit is Limit.TEMPLATE else self._budget.limit
             return refusals.pool_full(waited, self.template, self.leases.values(), limit, most, now)
-        if self._last_error is not None:
-            return refusals.creating_fails(waited, self._last_error)
+        if self.retries.last_error is not None:
+            return refusals.creating_fails(waited, self.retries.last_error)
         return refusals.too_slow(waited)

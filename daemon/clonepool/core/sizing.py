@@ -1,6 +1,32 @@
-"""How many clones a pool should be making right now. Arithmetic only."""
+"""How many clones to hold ready, and so how many to make or to drop.
+
+Inventory theory's base-stock policy, without its two estimates. A shelf of S clones that reorders
+one for each that is taken is empty just when S are *out*: taken and not yet replaced. On average,
+by Little's law, there are as many out as acquires come in the time that a replacement takes, by
+copy or by rewind; how far it goes beyond that depends on how they come. So what is out is counted,
+and its peak is what the shelf would have had to hold: neither rate nor lead time has to be
+measured, and no distribution of either is assumed.
+"""
 
 from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clonepool.core.clone import State
+from clonepool.core.reservations import Reservations
+
+if TYPE_CHECKING:
+    from clonepool.core.limits import Limits
+    from clonepool.core.stock import Stock
+    from clonepool.core.waiting import WaitingLine
+
+SPARE_SHARE = 4
+"""One in so many is held beyond what was needed: the next burst may be larger than the last."""
+DROP_AT_A_TIME = 4
+DROP_EVERY_SECONDS = 1.0
+"""How quickly a surplus goes: slowly, for dropping takes from the server what tests could use."""
+LESSON = 0.125
+"""How much the last clone that was recycled counts, against all before it, in what is expected."""
 
 
 def clones_to_create(*, min_ready: int, waiting: int, ready: int, coming: int, room: int) -> int:
@@ -15,3 +41,159 @@ def clones_to_create(*, min_ready: int, waiting: int, ready: int, coming: int, r
     """
     missing = min_ready + waiting - ready - coming
     return max(0, min(missing, room))
+
+
+class Demand:
+    """What was asked of one template lately, and how many clones it should therefore hold ready.
+
+    The most that was out, and the fewest that were ready, are remembered over the current period
+    and the one before: so for at least `shrink_after` seconds and for at most twice as long. Each
+    event costs a few comparisons. Nothing happens by time alone unless `next_time` says when.
+
+    Args:
+        limits: between which the target stays.
+        stock: the pool's clones; read only.
+        line: who waits for them; read only.
+
+    Attributes:
+        target: clones to hold ready when nobody waits.
+        needed: clones that the shelf would have had to hold lately, and some to spare.
+        reservations: what runners have announced.
+    """
+
+    __slots__ = (
+        "_awake", "_drop_at", "_least", "_least_before", "_limits", "_line", "_out", "_peak",
+        "_peak_before", "_rewound", "_shelf", "_stock", "_turn_at", "needed", "reservations",
+        "target",
+    )  # fmt: skip
+
+    def __init__(self, limits: Limits, stock: Stock, line: WaitingLine) -> None:
+        self.target = self._shelf = limits.min_ready
+        self.needed = 0
+        self.reservations = Reservations()
+        self._limits = limits
+        self._stock = stock
+        self._line = line
+        self._out = 0
+        self._peak = self._peak_before = 0
+        self._least = self._least_before = 0
+        self._rewound = float(limits.rewinds)
+        self._turn_at = 0.0
+        self._drop_at = 0.0
+        self._awake = False
+
+    # What happened ------------------------------------------------------------------------
+
+    def took(self, holder: int, now: float) -> None:
+        """A clone was granted to that connection."""
+        self._out += 1
+        if self.reservations.ready:
+            self.reservations.count(holder, now)
+            self._awake = True
+        self.asked(now)
+
+    def asked(self, now: float) -> None:
+        """An acquire has come, and waits if it was not granted."""
+        if now >= self._turn_at:
+            self._turn(now)
+        self._aim()
+        ready, waiting = self._stock.ready, len(self._line)
+        self._least = min(self._least, ready)
+        if ready >= self._shelf and not waiting:
+            self._out = 0  # the shelf is full all the same
+        elif self._out + waiting > self._peak:
+            self._peak = self._out + waiting
+            self._learn()
+
+    def replaced(self) -> None:
+        """A clone has become ready."""
+        self._aim()
+        ready = self._stock.ready
+        full = ready >= self._shelf and not self._line
+        self._out = 0 if full else max(0, self._out - 1)
+        if ready > self.target or self.needed > self._limits.min_ready:
+            self._awake = True
+
+    def recycled(self, *, rewound: bool) -> None:
+        """A returned clone was made good in place, or has to be made anew."""
+        self._rewound += (rewound - self._rewound) * LESSON
+        self._aim()
+
+    def reserve(self, holder: int, tests: int, parallelism: int, now: float) -> None:
+        """A runner has so many tests to run, so many at a time; see `Reservations.enter`."""
+        self.reservations.enter(holder, tests, parallelism, now)
+        self._awake = True
+        self._aim()
+
+    def holder_gone(self, holder: int) -> None:
+        """A connection has ended, and what it reserved."""
+        if self.reservations.end(holder):
+            self._awake = True
+            self._aim()
+
+    # Time ---------------------------------------------------------------------------------
+
+    def review(self, now: float) -> int:
+        """Forget what is long ago; return how many of the ready clones to drop now."""
+        if self.reservations.expire(now):
+            self._awake = True
+            self._aim()
+        if now >= self._turn_at:
+            self._turn(now)
+        surplus = self._surplus()
+        if not surplus or now < self._drop_at:
+            return 0
+        self._drop_at = now + DROP_EVERY_SECONDS
+        return min(surplus, DROP_AT_A_TIME)
+
+    def next_time(self) -> float | None:
+        """Return when `review` has something to do, in monotonic seconds; None when it never has.
+
+        It moves on once a period and not with each event: setting a timer costs more than all the
+        rest.
+        """
+        ending = self.reservations.next_time
+        if not self._awake:
+            return ending
+        if self._surplus():
+            return self._drop_at
+        return self._turn_at if ending is None else min(ending, self._turn_at)
+
+    # Inside -------------------------------------------------------------------------------
+
+    def _turn(self, now: float) -> None:
+        """Begin a new period; sleep if it can bring nothing new by itself."""
+        out, ready = self._out + len(self._line), self._stock.ready
+        self._peak_before, self._peak = self._peak, out
+        self._least_before, self._least = self._least, ready
+        self._turn_at = now + self._limits.shrink_after
+        self._learn()
+        forgetting = self._peak_before > out and self.needed > self._limits.min_ready
+        self._awake = forgetting or ready > self.target
+
+    def _learn(self) -> None:
+        most = max(self._peak, self._peak_before)
+        self.needed = most + most // SPARE_SHARE
+        self._awake = self._awake or self.needed > self._limits.min_ready
+        self._aim()
+
+    def _aim(self) -> None:
+        """Set the target.
+
+        What is in use and will be rewound is as good as on the shelf to meet what was needed
+        lately; but whoever announces tests wants other clones than those that are in use.
+        """
+        least, needed, reserved = self._limits.min_ready, self.needed, self.reservations.ready
+        if needed <= least and reserved <= least:
+            self.target = self._shelf = least
+            return
+        states = self._stock.count
+        returning = int(self._rewound * (states[State.LEASED] + states[State.RECYCLING]))
+        self._shelf = min(max(least, reserved, needed), self._limits.max_clones)
+        self.target = min(max(least, reserved, needed - returning), self._limits.max_clones)
+
+    def _surplus(self) -> int:
+        """Return how many clones lay there all the time beyond the target; 0 if anybody waits."""
+        if self._least <= self.target or self._line:
+            return 0
+        return max(0, min(self._stock.ready, self._least, self._least_before) - self.target)

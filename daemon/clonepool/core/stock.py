@@ -42,9 +42,18 @@ class Stock:
         """How many could be granted now."""
         return len(self._ready)
 
+    @property
+    def coming(self) -> int:
+        """How many are being made or adopted."""
+        return self.count[State.CREATING] + self.count[State.PARKED] - len(self.parked)
+
     def names(self, *states: State) -> set[str]:
         """Return the databases that are in these states."""
         return {name for name, clone in self._clones.items() if clone.state in states}
+
+    def state(self, name: str) -> State:
+        """Return where the clone is in its life."""
+        return self._clones[name].state
 
     def is_used(self, name: str) -> bool:
         """Say whether somebody had the clone before."""
@@ -81,9 +90,9 @@ class Stock:
         self._move(clone, event)
         return clone.name
 
-    def last_ready(self) -> str:
-        """Return the ready clone that was used least recently."""
-        return self._ready[-1].name
+    def idlest(self) -> str:
+        """Return the ready clone that nobody has used for longest."""
+        return self._ready[0].name
 
     def discard(self, name: str) -> None:
         """Let a clone begin to go."""

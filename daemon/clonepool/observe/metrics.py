@@ -124,11 +124,13 @@ class PoolCollector(Collector):
         connections: Callable[[], int],
         server_up: Callable[[], bool],
         server_connections: Callable[[], tuple[int, int]],
+        strategies: Callable[[], Iterable[tuple[str, str, bool]]],
     ) -> None:
         self._snapshots = snapshots
         self._connections = connections
         self._server_up = server_up
         self._server_connections = server_connections
+        self._strategies = strategies
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges."""
@@ -137,6 +139,11 @@ class PoolCollector(Collector):
         )
         waiting = GaugeMetricFamily(
             "clonepool_waiting", "Acquires in the queue.", labels=("template",)
+        )
+        target = GaugeMetricFamily(
+            "clonepool_target_ready",
+            "Clones that are to be ready when nobody waits.",
+            labels=("template",),
         )
         template = GaugeMetricFamily(
             "clonepool_template_ready", "Whether the template can be leased.", labels=("template",)
@@ -152,11 +159,21 @@ class PoolCollector(Collector):
             for state in GAUGE_STATES:
                 clones.add_metric((pool.template, state), getattr(pool, state))
             waiting.add_metric((pool.template,), pool.waiting)
+            target.add_metric((pool.template,), pool.target)
             template.add_metric((pool.template,), float(pool.phase == "ready"))
         yield clones
         yield waiting
+        yield target
         yield template
         yield limited
+        copying = GaugeMetricFamily(
+            "clonepool_copy_strategy",
+            "Whether clones are copied this way; no way while it is being measured.",
+            labels=("template", "strategy"),
+        )
+        for name, strategy, chosen in self._strategies():
+            copying.add_metric((name, strategy), float(chosen))
+        yield copying
         yield GaugeMetricFamily(
             "clonepool_connections", "Clients connected.", value=self._connections()
         )

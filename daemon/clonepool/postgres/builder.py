@@ -15,7 +15,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError, TemplateFailedError
 from clonepool.postgres import databases, psql
 from clonepool.postgres.clones import Contents, read_contents
-from clonepool.postgres.rewind.survey import CREATE_MAP_SUMMARY
+from clonepool.postgres.rewind.survey import CREATE_MAP_SUMMARY, CREATE_RAW_PAGE
 from clonepool.postgres.sources import SqlFile, fingerprint, generation_name, resolve
 
 if TYPE_CHECKING:
@@ -178,13 +178,18 @@ class Builder:
         needs rights that an ordinary role lacks, and psql's sessions commit synchronously anyway.
         """
         async with self._gateway.session(database) as session:
-            await session.execute("SET client_min_messages = error")
+            await session.execute(
+                "SET client_min_messages = error; SET default_transaction_read_only = off"
+            )
             if rewindable:
-                with contextlib.suppress(StatementError):  # contrib is not installed: no rewinding
-                    await session.execute(CREATE_MAP_SUMMARY)
+                for statement in (CREATE_MAP_SUMMARY, CREATE_RAW_PAGE):
+                    with contextlib.suppress(StatementError):  # contrib is not installed
+                        await session.execute(statement)
             if self._capabilities.superuser:
                 await session.execute("CHECKPOINT", seconds=FREEZE_SECONDS)
-            await session.execute("VACUUM (FREEZE, ANALYZE)", seconds=FREEZE_SECONDS)
+            # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
+            await session.execute("ANALYZE", seconds=FREEZE_SECONDS)
+            await session.execute("VACUUM (FREEZE)", seconds=FREEZE_SECONDS)
             return await read_contents(session)
 
     async def _remove(self, temporary: str) -> None:

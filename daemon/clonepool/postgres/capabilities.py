@@ -13,11 +13,15 @@ if TYPE_CHECKING:
 
 OLDEST_MAJOR = 13
 NEWEST_MAJOR = 18
-_STRATEGY_MAJOR = 15
 
 
 class Capabilities(msgspec.Struct, frozen=True):
-    """Facts about the server; `version` as in `server_version_num`."""
+    """Facts about the server.
+
+    Attributes:
+        version: as in `server_version_num`.
+        file_copy_methods: what its setting of that name may be; none where there is no such one.
+    """
 
     version: int
     version_text: str
@@ -26,19 +30,12 @@ class Capabilities(msgspec.Struct, frozen=True):
     max_connections: int
     encoding: str
     locale: str
+    file_copy_methods: tuple[str, ...] = ()
 
     @property
     def major(self) -> int:
         """The major version, such as 18."""
         return self.version // 10_000
-
-    def copy_options(self, *, throwaway: bool) -> str:
-        """Return the words that make CREATE DATABASE quickest here.
-
-        Where nothing is flushed to a disk, copying files beats copying pages through the WAL.
-        Elsewhere the server's own default stands.
-        """
-        return "STRATEGY file_copy" if throwaway and self.major >= _STRATEGY_MAJOR else ""
 
 
 async def inspect(gateway: Gateway) -> Capabilities:
@@ -59,7 +56,9 @@ async def inspect(gateway: Gateway) -> Capabilities:
                 " (SELECT pg_encoding_to_char(encoding) FROM pg_database"
                 "   WHERE datname = 'template0') AS encoding,"
                 " (SELECT datcollate || ',' || datctype FROM pg_database"
-                "   WHERE datname = 'template0') AS locale"
+                "   WHERE datname = 'template0') AS locale,"
+                " (SELECT enumvals FROM pg_settings"
+                "   WHERE name = 'file_copy_method') AS file_copy_methods"
                 " FROM pg_roles WHERE rolname = current_user"
             )
             identifier = await session.value("SELECT system_identifier FROM pg_control_system()")
@@ -76,6 +75,7 @@ async def inspect(gateway: Gateway) -> Capabilities:
         max_connections=row["max_connections"],
         encoding=row["encoding"],
         locale=row["locale"],
+        file_copy_methods=tuple(row["file_copy_methods"] or ()),
     )
 
 

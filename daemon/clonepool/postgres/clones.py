@@ -9,6 +9,7 @@ import msgspec
 
 from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
 from clonepool.postgres import databases
+from clonepool.postgres.gateway import NO_SETTINGS
 from clonepool.postgres.properties import (
     NONE,
     Properties,
@@ -17,6 +18,8 @@ from clonepool.postgres.properties import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clonepool.postgres.gateway import Gateway, Session
 
 _RELATIONS = """\
@@ -53,6 +56,10 @@ class IncompleteCloneError(ClonepoolError):
     code = "clone_failed"
 
 
+class TooSlowError(ServerUnavailableError):
+    """A copy took longer than it may."""
+
+
 async def read_contents(session: Session) -> Contents:
     """Read what the database of this session holds.
 
@@ -66,7 +73,7 @@ async def read_contents(session: Session) -> Contents:
     return Contents(row["relations"], row["digest"], properties, row["unlogged"])
 
 
-async def make_clone(
+async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, by name
     gateway: Gateway,
     name: str,
     generation: str,
@@ -76,6 +83,7 @@ async def make_clone(
     facts: dict[str, Any],
     seconds: float,
     owner: str = "",
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> None:
     """Copy `generation` into `name`, whole or not at all, and warm it up.
 
@@ -91,16 +99,20 @@ async def make_clone(
         facts: what the clone's comment tells people.
         seconds: for all of it.
         owner: of the clone; empty for our own role.
+        settings: of the session that copies.
 
     Raises:
-        ServerUnavailableError: the server is gone, or slower than `seconds`.
+        TooSlowError: it took longer than `seconds`.
+        ServerUnavailableError: the server is gone.
         StatementError: the server refused.
         IncompleteCloneError: the copy is not what it should be. The database may then exist and
             is to be dropped, as after every other error.
     """
     try:
         with anyio.fail_after(seconds):
-            await databases.create(gateway, name, generation, options, seconds, owner=owner)
+            await databases.create(
+                gateway, name, generation, options, seconds, owner=owner, settings=settings
+            )
             await give_properties(gateway, name, expected.properties)
             async with gateway.session(name) as session:
                 found = await read_contents(session)
@@ -151,8 +163,8 @@ async def adopt(
         raise IncompleteCloneError(f"parked clone {name} holds {found}, not {expected}")
 
 
-def _too_slow(name: str, seconds: float) -> ServerUnavailableError:
-    return ServerUnavailableError(
+def _too_slow(name: str, seconds: float) -> TooSlowError:
+    return TooSlowError(
         f"making clone {name} took longer than {seconds:g} s",
         remedy="raise the template's create_timeout, or look at what the server is busy with",
     )

@@ -11,14 +11,17 @@ import msgspec
 
 from clonepool.errors import StatementError
 from clonepool.postgres import leftovers
-from clonepool.postgres.gateway import STATEMENT_SECONDS, identifier, literal
+from clonepool.postgres.gateway import NO_SETTINGS, STATEMENT_SECONDS, identifier, literal
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clonepool.core.naming import Identity, Namer
     from clonepool.postgres.gateway import Gateway
 
 DROP_SECONDS = 120.0
 OBJECT_IN_USE = "55006"
+DUPLICATE_DATABASE = "42P04"
 WRONG_OBJECT_TYPE = "42809"
 INVALID_CATALOG_NAME = "3D000"
 _FIRST_PAUSE_SECONDS = 0.05
@@ -66,7 +69,14 @@ async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], lis
 
 
 async def create(
-    gateway: Gateway, name: str, source: str, options: str, seconds: float, *, owner: str = ""
+    gateway: Gateway,
+    name: str,
+    source: str,
+    options: str,
+    seconds: float,
+    *,
+    owner: str = "",
+    settings: Mapping[str, str] = NO_SETTINGS,
 ) -> None:
     """Copy `source` into the new database `name`, within `seconds`.
 
@@ -80,6 +90,7 @@ async def create(
         options: further words of CREATE DATABASE, such as a strategy; may be empty.
         seconds: for all tries together.
         owner: of the new database; empty for our own role.
+        settings: of the session that copies.
     """
     if owner:
         options = f"OWNER {identifier(owner)} {options}"
@@ -89,7 +100,7 @@ async def create(
     while True:
         left = max(0.001, deadline - anyio.current_time())
         try:
-            await gateway.ddl(sql, seconds=left)
+            await gateway.ddl(sql, seconds=left, settings=settings)
         except StatementError as error:
             if error.sqlstate != OBJECT_IN_USE or anyio.current_time() + pause > deadline:
                 raise
@@ -162,19 +173,31 @@ async def _unmark_template(gateway: Gateway, name: str) -> None:
     await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH IS_TEMPLATE false")
 
 
-async def sessions(gateway: Gateway, name: str) -> list[dict[str, Any]]:
-    """Return who is connected to the database: pid, application_name, state and query."""
+async def sessions(gateway: Gateway, name: str, but: int = 0) -> list[dict[str, Any]]:
+    """Return who is connected to the database: pid, application_name, state and query.
+
+    Args:
+        gateway: the way to the server.
+        name: of the database.
+        but: process id of a backend that is left out.
+    """
     async with gateway.control() as session:
         return await session.rows(
             "SELECT pid, coalesce(application_name, '') AS application_name,"
             " coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query"
-            f" FROM pg_stat_activity WHERE datname = $1 AND {_OF_CLIENTS}",
+            f" FROM pg_stat_activity WHERE datname = $1 AND pid <> $2 AND {_OF_CLIENTS}",
             name,
+            but,
         )
 
 
 async def end_sessions(
-    gateway: Gateway, name: str, *, seconds: float = STATEMENT_SECONDS, clients_only: bool = False
+    gateway: Gateway,
+    name: str,
+    *,
+    seconds: float = STATEMENT_SECONDS,
+    clients_only: bool = False,
+    but: int = 0,
 ) -> bool:
     """End all sessions on the database and wait until they are gone; say whether they are.
 
@@ -183,8 +206,11 @@ async def end_sessions(
         name: of the database.
         seconds: how long to wait.
         clients_only: leave the server's own workers alone, which an ordinary role may not end.
+        but: process id of a backend that is left alone.
     """
-    which = f"datname = $1 AND {_OF_CLIENTS}" if clients_only else "datname = $1"
+    which = "datname = $1 AND pid <> $2"
+    if clients_only:
+        which += f" AND {_OF_CLIENTS}"
     pause = 0.002
     with anyio.move_on_after(seconds):
         while True:
@@ -192,6 +218,7 @@ async def end_sessions(
                 left = await session.rows(
                     f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE {which}",
                     name,
+                    but,
                 )
             if not left:
                 return True

@@ -7,9 +7,9 @@ the inner task inside a cancelled anyio scope.
 
 from __future__ import annotations
 
-import io
 import math
 from contextlib import asynccontextmanager, contextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import anyio
@@ -19,7 +19,7 @@ from clonepool.core.limits import Limit
 from clonepool.errors import ResourceError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from clonepool.postgres.endpoint import Endpoint
 
@@ -31,7 +31,11 @@ CLOSE_SECONDS = 2.0
 GRACE_SECONDS = 2.0
 """How much later than the server's own `statement_timeout` we stop waiting for its word."""
 
+NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
 _EXHAUSTED = {"53100": Limit.STORAGE, "53300": Limit.CONNECTIONS}
+_PREPARED = 16
+"""Statements that stay prepared on a connection that is kept."""
+_PIECE_BYTES = 512 * 1024
 _UNDEFINED_FILE = "58P01"
 """A library that is not installed, say: a matter of the statement."""
 _GONE_CLASSES = ("08", "53", "57P", "58")
@@ -85,12 +89,32 @@ def _shown(sql: str) -> str:
     return sql.strip().split("\n", 1)[0].partition(" PASSWORD ")[0][:100]
 
 
+class _Written:
+    """Collects what COPY writes. Not a file: asyncpg hands those to a thread, piece by piece."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+
+    async def add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+
+    def get(self) -> bytes:
+        return b"".join(self._pieces)
+
+
+async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:
+    """Yield what COPY is to read; likewise not a file."""
+    for start in range(0, len(data), _PIECE_BYTES):
+        yield data[start : start + _PIECE_BYTES]
+
+
 class Session:
     """One connection, each statement with a deadline of its own."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._server_timeout = -1
+        self._server_timeout = _milliseconds(STATEMENT_SECONDS)
+        self._set: dict[str, str] = {}
 
     @contextmanager
     def _given_up(self) -> Iterator[None]:
@@ -122,6 +146,15 @@ class Session:
             await self._limit(seconds)
             await self._connection.execute(sql, timeout=seconds + GRACE_SECONDS)
 
+    async def set(self, name: str, value: str) -> None:
+        """Give a setting of this session a value, unless it was given that before.
+
+        A kept connection keeps it: who depends on a setting sets it each time.
+        """
+        if self._set.get(name) != value:
+            await self.execute(f"SET {name} = {literal(value)}")
+            self._set[name] = value
+
     async def rows(
         self, sql: str, *arguments: object, seconds: float = STATEMENT_SECONDS
     ) -> list[dict[str, Any]]:
@@ -142,19 +175,42 @@ class Session:
             async with self._connection.transaction():
                 yield
 
-    async def copy_out(self, schema: str, table: str, columns: list[str], into: io.BytesIO) -> int:
-        """Write the rows of one table, without those that inherit from it, in COPY's binary format.
+    async def lines(self, query: str) -> list[bytes]:
+        """Run a query of one statement and return its rows as COPY writes them, each a line.
+
+        It costs one round trip, and nothing is decoded that nobody looks at.
+        """
+        written = _Written()
+        with translated(_shown(query)):
+            await self._connection.copy_from_query(
+                query, output=written.add, timeout=STATEMENT_SECONDS
+            )
+        return written.get().splitlines()
+
+    async def copy_out(
+        self, schema: str, table: str, columns: list[str], which: str = ""
+    ) -> tuple[bytes, int]:
+        """Read the rows of one table, without those that inherit from it, in COPY's binary format.
+
+        Args:
+            schema: of the table.
+            table: its name.
+            columns: those to read.
+            which: an SQL condition; all rows without one.
 
         Returns:
-            How many rows there were.
+            The rows, and how many they are.
         """
         listed = ", ".join(identifier(column) for column in columns)
         query = f"SELECT {listed} FROM ONLY {identifier(schema)}.{identifier(table)}"
+        if which:
+            query += f" WHERE {which}"
+        written = _Written()
         with translated(f"reading {schema}.{table}"):
             said = await self._connection.copy_from_query(
-                query, output=into, format="binary", timeout=STATEMENT_SECONDS
+                query, output=written.add, format="binary", timeout=STATEMENT_SECONDS
             )
-        return _count(said)
+        return written.get(), _count(said)
 
     async def copy_in(self, schema: str, table: str, columns: list[str], rows: bytes) -> int:
         """Add rows that `copy_out` wrote, and return how many they were."""
@@ -163,7 +219,7 @@ class Session:
                 table,
                 schema_name=schema,
                 columns=columns,
-                source=io.BytesIO(rows),
+                source=_in_pieces(rows),
                 format="binary",
                 timeout=STATEMENT_SECONDS,
             )
@@ -182,12 +238,17 @@ class Session:
         self._connection.terminate()
 
     async def _limit(self, seconds: float) -> None:
-        milliseconds = math.ceil(seconds * 1000)
+        milliseconds = _milliseconds(seconds)
         if milliseconds != self._server_timeout:
             await self._connection.execute(
                 f"SET statement_timeout = {milliseconds}", timeout=STATEMENT_SECONDS
             )
             self._server_timeout = milliseconds
+
+
+def _milliseconds(seconds: float) -> int:
+    """Return the time for `statement_timeout`."""
+    return math.ceil(seconds * 1000)
 
 
 def _count(said: str) -> int:
@@ -232,8 +293,21 @@ class Gateway:
         self._control_places = anyio.Semaphore(connections)
         self._session_places = anyio.Semaphore(connections)
 
-    async def connect(self, database: str, *, seconds: float = CONNECT_SECONDS) -> Session:
+    async def connect(
+        self,
+        database: str,
+        *,
+        seconds: float = CONNECT_SECONDS,
+        settings: Mapping[str, str] = NO_SETTINGS,
+        statements: int = 0,
+    ) -> Session:
         """Open a connection, beside those that are counted.
+
+        Args:
+            database: where to.
+            seconds: how long it may take.
+            settings: of the session; they come before those of the database and of the role.
+            statements: how many of them may stay prepared, for a connection that is used often.
 
         Raises:
             ServerUnavailableError, StatementError: no connection was left open.
@@ -243,8 +317,12 @@ class Gateway:
             connection = await asyncpg.connect(
                 dsn=self.endpoint.asyncpg_url(database),
                 timeout=seconds,
-                statement_cache_size=0,
-                server_settings={"application_name": self.application_name},
+                statement_cache_size=statements,
+                server_settings={
+                    "application_name": self.application_name,
+                    "statement_timeout": str(_milliseconds(STATEMENT_SECONDS)),
+                    **settings,
+                },
             )
         session = Session(connection)
         self._open.add(session)
@@ -252,10 +330,12 @@ class Gateway:
         return session
 
     @asynccontextmanager
-    async def session(self, database: str) -> AsyncIterator[Session]:
+    async def session(
+        self, database: str, settings: Mapping[str, str] = NO_SETTINGS
+    ) -> AsyncIterator[Session]:
         """A connection for one use, closed afterwards."""
         async with self._session_places:
-            session = await self.connect(database)
+            session = await self.connect(database, settings=settings)
             try:
                 yield session
             finally:
@@ -265,7 +345,9 @@ class Gateway:
     async def control(self) -> AsyncIterator[Session]:
         """A connection to the maintenance database, kept for the next use if nothing went wrong."""
         async with self._control_places:
-            session = self._take_idle() or await self.connect(self.endpoint.maintenance)
+            session = self._take_idle() or await self.connect(
+                self.endpoint.maintenance, statements=_PREPARED
+            )
             try:
                 yield session
             except StatementError:
@@ -277,8 +359,19 @@ class Gateway:
                 raise
             self._keep(session)
 
-    async def ddl(self, sql: str, *, seconds: float = STATEMENT_SECONDS) -> None:
+    async def ddl(
+        self,
+        sql: str,
+        *,
+        seconds: float = STATEMENT_SECONDS,
+        settings: Mapping[str, str] = NO_SETTINGS,
+    ) -> None:
         """Run one statement on a control connection, outside any transaction.
+
+        Args:
+            sql: the statement.
+            seconds: how long it may take.
+            settings: of the session, set before; others may find them set later.
 
         When this raises, the statement is over on the server too: it was refused or cancelled
         there, or its backend was ended. So a CREATE DATABASE that failed does not come true later.
@@ -286,6 +379,8 @@ class Gateway:
         async with self.control() as session:
             pid = session.pid
             try:
+                for name, value in settings.items():
+                    await session.set(name, value)
                 await session.execute(sql, seconds=seconds)
             except StatementError:
                 raise

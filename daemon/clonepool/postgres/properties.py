@@ -7,11 +7,12 @@ comment, and given to every clone.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.gateway import identifier, literal
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway, Session
@@ -42,6 +43,12 @@ class Properties(msgspec.Struct, frozen=True):
 
 
 NONE = Properties()
+_LISTS = {
+    "local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces",
+    "unix_socket_directories",
+}  # fmt: skip
+"""Settings that are lists of names: as one string they would mean one long name."""
+_ELEMENT = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",]+?))\s*(?:,|$)')
 
 
 async def read_properties(session: Session) -> Properties:
@@ -91,9 +98,17 @@ async def give_properties(gateway: Gateway, name: str, properties: Properties) -
 
 
 async def _give_setting(session: Session, name: str, setting: Setting) -> None:
-    """Set it in this session and take it over: so lists such as search_path stay lists."""
+    """Set it in the same words, so that it reads the same; lists stay lists."""
     variable = ".".join(identifier(part) for part in setting.name.split("."))
     whose = f"ROLE {identifier(setting.role)} IN " if setting.role else ""
-    await session.value("SELECT set_config($1, $2, false)", setting.name, setting.value)
-    await session.execute(f"ALTER {whose}DATABASE {identifier(name)} SET {variable} FROM CURRENT")
-    await session.execute(f"RESET {variable}")
+    values = _elements(setting.value) if setting.name in _LISTS else [setting.value]
+    value = ", ".join(map(literal, values)) or "''"
+    await session.execute(f"ALTER {whose}DATABASE {identifier(name)} SET {variable} = {value}")
+
+
+def _elements(value: str) -> list[str]:
+    """Return the elements of a list of names, as PostgreSQL writes it: some in double quotes."""
+    return [
+        quoted.replace('""', '"') if quoted or not plain else plain
+        for quoted, plain in _ELEMENT.findall(value)
+    ]

@@ -2,25 +2,57 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
 from clonepool.postgres import databases
+from clonepool.postgres.rewind.facts import read_facts
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Gateway
+    from collections.abc import Awaitable, Callable
 
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.rewind.facts import Facts
+
+T = TypeVar("T")
 ENDING_SECONDS = 2.0
 """How long ended sessions are awaited before a rewind; whoever drops the clone waits longer."""
+FIRST_PAUSE_SECONDS = 0.002
 LEAVING_SECONDS = 0.05
 """How long a session that was just closed by its client may take to disappear."""
 
 
-async def stray_sessions(gateway: Gateway, name: str) -> list[dict[str, Any]]:
-    """Return the sessions still open on a clone whose lease ended, those just leaving left out."""
-    found = await databases.sessions(gateway, name)
-    if not found:
-        return []
-    await anyio.sleep(LEAVING_SECONDS)
-    return await databases.sessions(gateway, name)
+async def stray_sessions(gateway: Gateway, name: str, ours: int = 0) -> list[dict[str, Any]]:
+    """Return the sessions still open on a clone whose lease ended, those just leaving left out.
+
+    Args:
+        gateway: the way to the server.
+        name: of the clone.
+        ours: process id of the backend that we keep there ourselves, 0 for none.
+    """
+    return await _without_leaving(lambda: databases.sessions(gateway, name, ours), list)
+
+
+async def look_at_returned(gateway: Gateway, name: str, ours: int) -> Facts:
+    """Return what is known of a clone whose lease ended, sessions just leaving left out.
+
+    Args:
+        gateway: the way to the server, ours being a superuser's.
+        name: of the clone.
+        ours: process id of the backend that we keep there ourselves, 0 for none.
+    """
+    return await _without_leaving(
+        lambda: read_facts(gateway, name, ours), lambda facts: facts.sessions
+    )
+
+
+async def _without_leaving(
+    look: Callable[[], Awaitable[T]], sessions: Callable[[T], list[dict[str, Any]]]
+) -> T:
+    """Look again while there are sessions, until whoever is leaving must have left."""
+    until, pause = anyio.current_time() + LEAVING_SECONDS, FIRST_PAUSE_SECONDS
+    while sessions(found := await look()) and anyio.current_time() < until:
+        await anyio.sleep(pause)
+        pause *= 2
+    return found

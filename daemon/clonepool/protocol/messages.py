@@ -13,9 +13,12 @@ import msgspec
 PROTOCOL_VERSION = 1
 MAX_TIMEOUT_SECONDS = 86_400.0
 MAX_TTL_SECONDS = 30 * 86_400.0
+MAX_TESTS = 1_000_000_000
 
 Text = Annotated[str, msgspec.Meta(max_length=200)]
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=MAX_TIMEOUT_SECONDS)]
+Tests = Annotated[int, msgspec.Meta(ge=0, le=MAX_TESTS)]
+Parallelism = Annotated[int, msgspec.Meta(ge=1, le=100_000)]
 Lifetime = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_SECONDS)]
 
 
@@ -62,6 +65,14 @@ class Reset(Params, frozen=True):
     timeout: Seconds | None = None
 
 
+class Reserve(Params, frozen=True):
+    """Announce tests, `parallelism` of them at a time; 0 `tests` take that back."""
+
+    template: Text
+    tests: Tests
+    parallelism: Parallelism = 1
+
+
 class Drain(Params, frozen=True):
     """Grant no new leases, of one template or of any; `off` ends that."""
 
@@ -93,6 +104,7 @@ METHODS: dict[str, type[Params]] = {
     "release": Release,
     "renew": Renew,
     "reset": Reset,
+    "reserve": Reserve,
     "drain": Drain,
     "status": Status,
     "leases": Leases,
@@ -164,6 +176,13 @@ class RenewResult(msgspec.Struct, frozen=True):
     """How long the lease lasts from now on; None when time does not end it."""
 
     expires_in_seconds: float | None
+
+
+class ReserveResult(msgspec.Struct, frozen=True):
+    """How many clones are to be ready now, and how many are."""
+
+    target: int
+    ready: int
 
 
 class DrainResult(msgspec.Struct, frozen=True):

@@ -26,6 +26,7 @@ from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.postgres import databases
 from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
+from clonepool.postgres.copier import Copiers
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
 from clonepool.service import http, systemd
@@ -47,6 +48,7 @@ from clonepool.service.workers.auditor import Auditor
 from clonepool.service.workers.context import Context
 from clonepool.service.workers.crew import Crew
 from clonepool.service.workers.keeper import Keeper
+from clonepool.service.workers.references import ReferenceMaker
 from clonepool.service.workers.template_builder import TemplateBuilder
 
 if TYPE_CHECKING:
@@ -169,7 +171,8 @@ class _Daemon:
             log.warning("database.not_ours", database=name, reason="the checksum is wrong")
         serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
         serials.start_above(reserve_serials(self._server.state / "serials", serials.last))
-        context = self._make_context(self._make_fleet(namer, serials), capabilities, namer)
+        fleet = self._make_fleet(namer, serials)
+        context = self._make_context(fleet, capabilities, namer, ReferenceMaker(namer, serials))
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
         builder = TemplateBuilder(
@@ -188,6 +191,7 @@ class _Daemon:
                 capabilities,
                 gateway,
                 context.storage,
+                context.copiers,
                 self._config.instance,
                 lambda: self._keeper.problem,
                 broker.now,
@@ -206,15 +210,19 @@ class _Daemon:
                 section.max_waiting,
                 section.max_kept,
                 section.max_lease or None,
+                section.shrink_after,
+                section.recycle == "auto",
             )
             for name, section in self._config.templates.items()
         }
         return Fleet(limits, self._config.pool.max_clones, namer, serials)
 
-    def _make_context(self, fleet: Fleet, capabilities: Capabilities, namer: Namer) -> Context:
+    def _make_context(
+        self, fleet: Fleet, capabilities: Capabilities, namer: Namer, references: ReferenceMaker
+    ) -> Context:
         embedded, gateway = self._server.embedded, self._server.gateway
         storage = embedded.storage if embedded else None
-        return Context(
+        context = Context(
             config=self._config,
             gateway=gateway,
             capabilities=capabilities,
@@ -225,27 +233,39 @@ class _Daemon:
             comments=Comments(namer),
             roles=Roles(gateway, capabilities, embedded=embedded is not None),
             logins=Logins(gateway.endpoint),
-            rewinder=Rewinder(gateway),
+            rewinder=Rewinder(
+                gateway,
+                lambda generation: references.make(context, generation),
+                capabilities.major,
+            ),
             storage=StorageGuard(
                 self._config,
                 storage.root if storage else None,
                 in_memory=bool(storage and storage.in_memory),
             ),
             now=time.monotonic,
-            copy_options=capabilities.copy_options(throwaway=embedded is not None),
+            copiers=Copiers(
+                gateway,
+                capabilities,
+                {name: section.copy for name, section in self._config.templates.items()},
+                time.monotonic,
+                throwaway=embedded is not None,
+            ),
         )
+        return context
 
     def _make_broker(self, context: Context, workers: TaskGroup) -> Broker:
+        crew = Crew(context, workers)
         broker = Broker(
             context.fleet,
-            Crew(context, workers),
+            crew,
             self._metrics,
             asyncio.get_running_loop(),
             time.monotonic,
             self._config.pool.acquire_timeout,
             self._listener.tell,
         )
-        context.carry_out = broker.carry_out
+        context.carry_out, broker.on_change = broker.carry_out, crew.stir
         return broker
 
     def _start_keeper(self, workers: TaskGroup, broker: Broker, context: Context) -> None:
@@ -267,6 +287,7 @@ class _Daemon:
 
     def _resume(self, broker: Broker, context: Context) -> None:
         """Go on after the server came back; if it crashed it has emptied unlogged tables."""
+        context.copiers.server_changed()
         for template, generation in context.generations.items():
             if generation.contents.unlogged:
                 broker.carry_out(context.fleet.pools[template].distrust())
@@ -282,6 +303,7 @@ class _Daemon:
                 lambda: len(self._listener.peers),
                 lambda: self._keeper.server_up,
                 board.connections,
+                board.strategies,
             )
         )
         async with anyio.create_task_group() as front:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable
 
-    from clonepool.core.decisions import Decision
+    from clonepool.core.decisions import Decision, PoolSnapshot
     from clonepool.core.fleet import Fleet
     from clonepool.errors import ClonepoolError
 
@@ -76,6 +76,7 @@ class Broker:
         fleet: decides.
         now: monotonic seconds.
         reports: how many releases still have to be answered, when the server has had its word.
+        on_change: called whenever something was decided; it has no time on the way of a hit.
 
     Args:
         fleet: decides.
@@ -105,6 +106,7 @@ class Broker:
         self.now = clock
         self._default_timeout = default_timeout
         self._notify = notify
+        self.on_change: Callable[[], None] = lambda: None
         self._answers: dict[int, Answer] = {}
         self._last_waiter = 0
         self._timer: asyncio.TimerHandle | None = None
@@ -190,13 +192,23 @@ class Broker:
             self._hands.keep(keep, told)
         self.carry_out(others)
 
+    def reserve(self, template: str, holder: int, tests: int, parallelism: int) -> PoolSnapshot:
+        """Have clones made ready for tests to come, so many at a time; return the pool after that.
+
+        Raises:
+            UnknownTemplateError, TemplateFailedError, DrainingError, ShuttingDownError: nothing
+                changed.
+        """
+        self.carry_out(self.fleet.reserve(template, holder, tests, parallelism, self.now()))
+        return self.fleet.pools[template].snapshot()
+
     def drain(self, template: str | None, *, on: bool) -> None:
         """Grant no new leases, or do so again.
 
         Raises:
             UnknownTemplateError: nothing changed.
         """
-        self.carry_out(self.fleet.drain(template, on=on))
+        self.carry_out(self.fleet.drain(template, self.now(), on=on))
 
     def is_waiting(self, waiter: int) -> bool:
         """Say whether that acquire is still to be answered."""
@@ -207,7 +219,7 @@ class Broker:
         gone = list(waiters)
         for waiter in gone:
             self._answers.pop(waiter, None)
-        self.carry_out(self.fleet.holder_gone(holder, gone))
+        self.carry_out(self.fleet.holder_gone(holder, gone, self.now()))
 
     # Decisions ----------------------------------------------------------------------------
 
@@ -233,6 +245,7 @@ class Broker:
                 case _:
                     self._start(decision, report)
         self._set_timer()
+        self.on_change()
 
     def _start(self, decision: Decision, report: Callable[[Sessions], None] | None) -> None:
         """Hand over what takes time."""

@@ -22,6 +22,8 @@ from clonepool.protocol.messages import (
     ReleaseResult,
     Renew,
     RenewResult,
+    Reserve,
+    ReserveResult,
     Reset,
 )
 from clonepool.service.progress import AcquireProgress, DrainWatch
@@ -82,6 +84,7 @@ class Methods:
             "release": self._release,
             "renew": self._renew,
             "reset": self._reset,
+            "reserve": self._reserve,
             "drain": self._drain,
             "status": lambda peer, request, _: peer.reply(request, board.status()),
             "leases": lambda peer, request, _: peer.reply(request, board.leases()),
@@ -157,6 +160,10 @@ class Methods:
             peer.reply(request, ReleaseResult(_sessions(leaked), lease.clone, kept_seconds))
 
         self._broker.keep(params.lease, seconds, report)
+
+    def _reserve(self, peer: Connection, request: RequestId, params: Reserve) -> None:
+        pool = self._broker.reserve(params.template, peer.number, params.tests, params.parallelism)
+        peer.reply(request, ReserveResult(pool.target, pool.ready))
 
     def _drain(self, peer: Connection, request: RequestId, params: Drain) -> None:
         self._broker.drain(params.template, on=not params.off)

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from clonepool.core.decisions import PoolSnapshot
     from clonepool.core.fleet import Fleet
     from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.copier import Copiers
     from clonepool.postgres.gateway import Gateway
     from clonepool.service.storage import StorageGuard
 
@@ -24,6 +25,7 @@ class StatusBoard:
         capabilities: of the server.
         gateway: the way to the server; its password is told to nobody here.
         storage: knows what is free.
+        copiers: know how clones are copied.
         instance: the daemon's.
         problem: says what is wrong with the server, or nothing.
         now: monotonic seconds.
@@ -35,6 +37,7 @@ class StatusBoard:
         capabilities: Capabilities,
         gateway: Gateway,
         storage: StorageGuard,
+        copiers: Copiers,
         instance: str,
         problem: Callable[[], str],
         now: Callable[[], float],
@@ -43,6 +46,7 @@ class StatusBoard:
         self._capabilities = capabilities
         self._gateway = gateway
         self._storage = storage
+        self._copiers = copiers
         self._instance = instance
         self._problem = problem
         self._now = now
@@ -55,6 +59,10 @@ class StatusBoard:
     def connections(self) -> tuple[int, int]:
         """Return how many connections the daemon may have at a time, and the server in all."""
         return self._gateway.connections + 1, self._capabilities.max_connections
+
+    def strategies(self) -> Iterator[tuple[str, str, bool]]:
+        """Return by which strategies clones of each template may be copied, and are."""
+        return self._copiers.strategies()
 
     def status(self) -> dict[str, Any]:
         """Return the answer to `status`."""
@@ -73,7 +81,10 @@ class StatusBoard:
                 "problem": self._problem(),
             },
             "clones": {"max": budget.limit, "used": budget.used},
-            "pools": msgspec.to_builtins(self.pools()),
+            "pools": [
+                {**msgspec.to_builtins(pool), "copy": self._copiers.shown(pool.template)}
+                for pool in self.pools()
+            ],
         }
 
     def leases(self) -> list[dict[str, Any]]:

@@ -42,21 +42,31 @@ class StorageGuard:
         Raises:
             ResourceError: there is none; nothing was taken.
         """
+        refusal = self._refusal(size, reckoned)
+        if refusal is not None:
+            raise refusal
+        self._under_way += size
+
+    def is_short(self, size: int, reckoned: int) -> bool:
+        """Say whether `begin` would refuse; nothing is taken."""
+        return self._refusal(size, reckoned) is not None
+
+    def _refusal(self, size: int, reckoned: int) -> ResourceError | None:
         if self._budget and reckoned > self._budget:
-            raise ResourceError(
+            return ResourceError(
                 f"the clones take {reckoned // MEBIBYTE} MiB of {self._budget // MEBIBYTE} MiB",
                 limit=Limit.STORAGE,
                 remedy="raise pool.max_storage_mib, or lower max_clones",
             )
         free = self.free() if self._floor else None
         if free is not None and free - self._under_way - size < self._floor:
-            raise ResourceError(
+            return ResourceError(
                 f"{free // MEBIBYTE} MiB are free on {self._root}, and"
                 f" {self._floor // MEBIBYTE} MiB are to stay free",
                 limit=Limit.STORAGE,
                 remedy="free some, or lower embedded.min_free_mib",
             )
-        self._under_way += size
+        return None
 
     def end(self, size: int) -> None:
         """Give back what `begin` took: the clone is there and measured, or it is not."""

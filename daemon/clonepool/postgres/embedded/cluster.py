@@ -12,6 +12,7 @@ import msgspec
 
 from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import storage as places
+from clonepool.postgres.passwords import ITERATIONS_OF_RANDOM, scram_verifier
 from clonepool.postgres.roles import LEASE_GROUP
 
 if TYPE_CHECKING:
@@ -117,7 +118,9 @@ def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> M
     try:
         password_file.unlink(missing_ok=True)
         password_file.touch(mode=0o600)
-        password_file.write_text(password, encoding="ascii")
+        # initdb hands on what it reads: the verifier, so that it is not stretched like a person's.
+        verifier = scram_verifier(password, ITERATIONS_OF_RANDOM)
+        password_file.write_text(verifier, encoding="ascii")
         account.own(password_file)
         scratch.mkdir(mode=0o700)
         account.own(scratch)

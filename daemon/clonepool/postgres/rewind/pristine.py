@@ -1,24 +1,31 @@
 """What a generation holds, read once from a clone that nobody has had: the measure of every rewind.
 
-Small tables are kept in memory, as COPY wrote them, to be put back without asking anybody.
+Small tables are kept in memory, as COPY wrote them, to be put back without asking anybody. Of
+larger ones the rows that are needed are read when they are, from a reference.
 """
 
 from __future__ import annotations
 
-import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clonepool.errors import StatementError
 from clonepool.postgres.gateway import identifier
-from clonepool.postgres.rewind.survey import FIRST_USER_OID
+from clonepool.postgres.rewind.survey import FIRST_USER_OID, RAW_PAGE
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Session
 
-LARGEST_TABLE_BYTES = 1024 * 1024
-LARGEST_PROVEN_BYTES = 64 * 1024 * 1024
-LARGEST_ALL_BYTES = 64 * 1024 * 1024
+LARGEST_IN_MEMORY_BYTES = 128 * 1024
+"""Putting back some hundred rows costs less than finding out which of them were changed."""
+LARGEST_WITHOUT_PAGES_BYTES = 1024 * 1024
+"""The same where touched pages cannot be looked at."""
+LARGEST_ALL_BYTES = 16 * 1024 * 1024
+LARGEST_DIGEST_BYTES = 16 * 1024 * 1024
+"""The digest of a larger table is taken when a proof first needs it."""
+
+DIGEST_SECONDS = 600.0
 
 _VOLATILE = {
     "pg_class": {
@@ -27,7 +34,9 @@ _VOLATILE = {
     },
 }  # fmt: skip
 """Columns that change without anybody having changed anything."""
-_CONDITIONS = {"pg_namespace": "nspname !~ '^pg_(toast_)?temp_'"}
+_CONDITIONS = {
+    "pg_namespace": "nspname !~ '^pg_(toast_)?temp_[0-9]+$' OR nspacl IS NOT NULL",
+}
 """The first temporary table of a database makes schemas that stay."""
 STATISTICS = ("pg_statistic", "pg_statistic_ext_data")
 """ANALYZE alone writes these: they are made anew and not compared."""
@@ -35,12 +44,23 @@ STATISTICS = ("pg_statistic", "pg_statistic_ext_data")
 _TABLES = f"""\
 SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname AS name,
        reltoastrelid::bigint AS toast, pg_table_size(c.oid) AS bytes,
+       relpersistence = 'p' AS logged,
        ARRAY(SELECT attname::text FROM pg_attribute
               WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
               ORDER BY attnum) AS columns,
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgenabled IN ('A', 'R'))
            OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_enabled IN ('A', 'R'))
-           AS watched
+           AS watched,
+       EXISTS (SELECT FROM pg_depend d JOIN pg_attrdef e ON e.oid = d.objid
+                       JOIN pg_attribute a ON attrelid = adrelid AND attnum = adnum
+                WHERE adrelid = c.oid AND attgenerated = 's'
+                      AND d.classid = 'pg_attrdef'::regclass AND refobjid <> c.oid
+                      AND refobjid >= {FIRST_USER_OID})
+           OR EXISTS (SELECT FROM pg_depend JOIN pg_index ON indexrelid = objid
+                       WHERE indrelid = c.oid AND classid = 'pg_class'::regclass
+                             AND refclassid = 'pg_proc'::regclass AND refobjid >= {FIRST_USER_OID})
+           AS computed,
+       relispopulated AS populated
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE relkind IN ('r', 'm') AND c.oid >= {FIRST_USER_OID}
 """
@@ -56,18 +76,22 @@ _SEQUENCES = """\
 SELECT c.oid::bigint AS oid, nspname AS schema, relname AS name
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'S' ORDER BY c.oid
 """
+_HAS_RAW_PAGE = "SELECT count(*) > 0 FROM pg_proc WHERE proname = $1"
 
 
 class Table(msgspec.Struct, frozen=True):
     """One table of the template.
 
     Attributes:
-        name: qualified and quoted.
-        columns: quoted, those that can be written.
+        columns: those that can be written.
         obstacle: why its rows cannot be put back; empty when they can.
-        rows: as COPY wrote them in binary; empty when there is an obstacle.
-        count: how many they are.
-        digest: of its rows, whatever their order; empty for a table too large to be read whole.
+        toast: OID of its TOAST table, 0 for none.
+        size: in bytes, TOAST included.
+        populated: whether it can be read: not a materialized view that never was filled.
+        paged: whether its rows are put back by touched pages.
+        rows: as COPY wrote them in binary; empty when there is an obstacle, and when it is paged.
+        count: how many these are.
+        digest: of its rows, whatever their order; empty when it was not taken yet.
     """
 
     oid: int
@@ -75,6 +99,10 @@ class Table(msgspec.Struct, frozen=True):
     relation: str
     columns: list[str]
     obstacle: str
+    toast: int
+    size: int
+    populated: bool
+    paged: bool
     rows: bytes
     count: int
     digest: str
@@ -94,8 +122,9 @@ class Pristine(msgspec.Struct, frozen=True):
         catalogs: names by OID, those of their toast tables too.
         digest_sql: how the digest of a catalog is read, by name.
         digests: what that says of the template.
-        sequences: last value and whether it was called, by OID.
-        sequences_sql: reads them all.
+        sequences: qualified and quoted names, by OID.
+        values: last value and whether it was called, by OID.
+        values_sql: reads these of all sequences.
     """
 
     tables: dict[int, Table]
@@ -103,8 +132,9 @@ class Pristine(msgspec.Struct, frozen=True):
     catalogs: dict[int, str]
     digest_sql: dict[str, str]
     digests: dict[str, str]
-    sequences: dict[int, tuple[int, bool]]
-    sequences_sql: str
+    sequences: dict[int, str]
+    values: dict[int, tuple[int, bool]]
+    values_sql: str
 
 
 async def read_pristine(session: Session) -> Pristine:
@@ -116,18 +146,20 @@ async def read_pristine(session: Session) -> Pristine:
         for row in await session.rows(_SEQUENCES)
     }
     rows = await session.rows(_TABLES)
-    sequences_sql = _sequences_sql(sequences)
-    values = await session.rows(sequences_sql) if sequences_sql else []
+    by_pages = await session.value(_HAS_RAW_PAGE, RAW_PAGE.rpartition(".")[2])
+    values_sql = _values_sql(sequences)
+    values = await session.rows(values_sql) if values_sql else []
     return Pristine(
-        tables=await _read_tables(session, rows),
+        tables=await _read_tables(session, rows, by_pages=by_pages),
         owner_of_toast={row["toast"]: row["oid"] for row in rows if row["toast"]},
         catalogs={
             oid: row["name"] for row in catalogs for oid in (row["oid"], row["toast"]) if oid
         },
         digest_sql=digest_sql,
         digests=await read_digests(session, digest_sql, set(digest_sql)),
-        sequences={row["oid"]: (row["last_value"], row["is_called"]) for row in values},
-        sequences_sql=sequences_sql,
+        sequences=sequences,
+        values={row["oid"]: (row["last_value"], row["is_called"]) for row in values},
+        values_sql=values_sql,
     )
 
 
@@ -145,13 +177,16 @@ async def read_digests(
 
 
 async def read_rows_digest(session: Session, table: str) -> str:
-    """Return a digest of a table's rows, whatever their order."""
-    return str(
-        await session.value(
-            "SELECT count(*) || ',' || coalesce(sum(hashtextextended((whole.*)::text, 0)), 0)"
-            f" FROM ONLY {table} AS whole"
-        )
+    """Return a digest of a table's rows, whatever their order.
+
+    A row of no named type: of one that has a name, somebody may have cast it to text in his way.
+    """
+    (row,) = await session.rows(
+        "SELECT count(*) || ',' || coalesce(sum(hashtextextended(ROW(whole.*)::text, 0)), 0)"
+        f" AS digest FROM ONLY {table} AS whole",
+        seconds=DIGEST_SECONDS,
     )
+    return str(row["digest"])
 
 
 def _digest_sql(catalog: str, columns: list[str]) -> str:
@@ -163,45 +198,62 @@ def _digest_sql(catalog: str, columns: list[str]) -> str:
     )
 
 
-def _sequences_sql(sequences: dict[int, str]) -> str:
+def _values_sql(sequences: dict[int, str]) -> str:
     return " UNION ALL ".join(
         f"SELECT {oid}::bigint AS oid, last_value, is_called FROM {name}"
         for oid, name in sequences.items()
     )
 
 
-async def _read_tables(session: Session, rows: list[dict[str, object]]) -> dict[int, Table]:
+async def _read_tables(
+    session: Session, rows: list[dict[str, Any]], *, by_pages: bool
+) -> dict[int, Table]:
     """Read the rows of small tables, the smallest first, as far as memory is meant to go."""
     tables: dict[int, Table] = {}
     left = LARGEST_ALL_BYTES
-    for row in sorted(rows, key=lambda row: int(str(row["bytes"]))):
-        size = int(str(row["bytes"]))
-        table = msgspec.convert(
-            {
-                **{key: row[key] for key in ("oid", "schema", "columns")},
-                "relation": row["name"],
-                "obstacle": _obstacle(row, size, left),
-                "rows": b"",
-                "count": 0,
-                "digest": "",
-            },
-            Table,
-        )
-        if not table.obstacle:
-            written = io.BytesIO()
-            count = await session.copy_out(table.schema, table.relation, table.columns, written)
-            table = msgspec.structs.replace(table, rows=written.getvalue(), count=count)
-            left -= size
-        if size <= LARGEST_PROVEN_BYTES:
+    for row in sorted(rows, key=lambda row: int(row["bytes"])):
+        table = _table(row, left, by_pages=by_pages and row["logged"])
+        if not table.obstacle and not table.paged:
+            table = await _with_rows(session, table)
+            left -= table.size
+        if table.populated and table.size <= LARGEST_DIGEST_BYTES:
             digest = await read_rows_digest(session, table.name)
             table = msgspec.structs.replace(table, digest=digest)
         tables[table.oid] = table
     return tables
 
 
-def _obstacle(row: dict[str, object], size: int, left: int) -> str:
+async def _with_rows(session: Session, table: Table) -> Table:
+    try:
+        rows, count = await session.copy_out(table.schema, table.relation, table.columns)
+    except StatementError as error:
+        return msgspec.structs.replace(table, obstacle=f"its rows cannot be copied: {error}")
+    return msgspec.structs.replace(table, rows=rows, count=count)
+
+
+def _table(row: dict[str, Any], memory: int, *, by_pages: bool) -> Table:
+    largest = LARGEST_IN_MEMORY_BYTES if by_pages else LARGEST_WITHOUT_PAGES_BYTES
+    large = row["bytes"] > min(largest, memory)
+    paged = large and by_pages
     if row["kind"] == "m":
-        return "it is a materialized view"
-    if row["watched"]:
-        return "it has triggers or rules that cannot be kept out"
-    return "it is too large" if size > min(LARGEST_TABLE_BYTES, left) else ""
+        obstacle = "it is a materialized view"
+    elif row["computed"]:
+        obstacle = "functions of its own compute what it holds, or its indexes"
+    elif row["watched"]:
+        obstacle = "it has triggers or rules that cannot be kept out"
+    else:
+        obstacle = "it is too large" if large and not paged else ""
+    return Table(
+        oid=row["oid"],
+        schema=row["schema"],
+        relation=row["name"],
+        columns=row["columns"],
+        obstacle=obstacle,
+        toast=row["toast"],
+        size=row["bytes"],
+        populated=row["populated"],
+        paged=paged and not obstacle,
+        rows=b"",
+        count=0,
+        digest="",
+    )

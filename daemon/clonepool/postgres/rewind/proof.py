@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 from clonepool.errors import ClonepoolError
 from clonepool.postgres.rewind.pristine import read_digests, read_rows_digest
-from clonepool.postgres.rewind.survey import read_properties
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from clonepool.postgres.gateway import Session
-    from clonepool.postgres.rewind.pristine import Pristine
+    from clonepool.postgres.rewind.facts import Facts
+    from clonepool.postgres.rewind.pristine import Pristine, Table
 
 
 class ProofError(ClonepoolError):
@@ -23,30 +25,36 @@ class ProofError(ClonepoolError):
     code = "proof_failed"
 
 
-async def prove(session: Session, pristine: Pristine, properties: str) -> None:
+async def prove(
+    session: Session,
+    pristine: Pristine,
+    facts: tuple[Facts, Facts],
+    digest: Callable[[Table], Awaitable[str]],
+) -> None:
     """See that the session's database holds what the generation holds.
 
     Args:
         session: to the clone.
         pristine: the measure of the generation.
-        properties: of the database itself, as they were when the clone was made.
+        facts: of the database itself, as they are and as they were when the clone was made.
+        digest: returns that of a table too large for `pristine` to have it.
 
     Raises:
         ProofError: it does not; names what differs.
     """
     found = await read_digests(session, pristine.digest_sql, set(pristine.digests))
     other = [name for name, digest in found.items() if digest != pristine.digests[name]]
-    other += [
-        table.name
-        for table in pristine.tables.values()
-        if table.digest and await read_rows_digest(session, table.name) != table.digest
-    ]
-    if pristine.sequences_sql:
-        rows = await session.rows(pristine.sequences_sql)
+    for table in pristine.tables.values():
+        if table.populated:
+            wanted = table.digest or await digest(table)
+            if await read_rows_digest(session, table.name) != wanted:
+                other.append(table.name)
+    if pristine.values_sql:
+        rows = await session.rows(pristine.values_sql)
         now = {row["oid"]: (row["last_value"], row["is_called"]) for row in rows}
-        if now != pristine.sequences:
+        if now != pristine.values:
             other.append("sequences")
-    if await read_properties(session) != properties:
+    if facts[0].properties != facts[1].properties:
         other.append("the database's own properties")
     if other:
         raise ProofError(f"these differ from the template: {', '.join(sorted(other))}")

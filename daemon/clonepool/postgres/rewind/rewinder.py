@@ -7,54 +7,87 @@ back, unless it was parked, and so measured again when it was adopted.
 from __future__ import annotations
 
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import structlog
 
+from clonepool.errors import StatementError
 from clonepool.postgres import leftovers
 from clonepool.postgres.databases import annotate
+from clonepool.postgres.rewind.changes import find_changes
+from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
+from clonepool.postgres.rewind.facts import Facts, read_facts
+from clonepool.postgres.rewind.pages import wal_position
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
 from clonepool.postgres.rewind.proof import prove
-from clonepool.postgres.rewind.survey import Survey, take_survey
-from clonepool.postgres.rewind.undo import (
-    CannotRewindError,
-    Changes,
-    LeftoversError,
-    find_changes,
-    undo,
-)
+from clonepool.postgres.rewind.reference import References
+from clonepool.postgres.rewind.survey import CrowdedError, Survey, read_line, take_survey
+from clonepool.postgres.rewind.undo import LargeTables, Undo
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
     from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.rewind.changes import Changes
+    from clonepool.postgres.rewind.pristine import Table
 
 log = structlog.get_logger()
 
 BLOAT_FACTOR = 2
 BLOAT_BYTES = 8 * 1024 * 1024
 """A clone is recreated when it takes so many times what it took at first, and so much more."""
-_SETTINGS = """\
-SET search_path = pg_catalog; SET default_transaction_read_only = off; SET lock_timeout = '5s';
-SET TimeZone = 'UTC'; SET DateStyle = 'ISO, MDY'; SET IntervalStyle = 'postgres';
-SET bytea_output = hex; SET extra_float_digits = 1; SET xmlbinary = base64;
-SET synchronous_commit = on; SET row_security = off; SET idle_in_transaction_session_timeout = 0
-"""
+SETTINGS = {
+    "search_path": "pg_catalog",
+    "session_replication_role": "replica",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "0",
+    "TimeZone": "UTC",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "xmlbinary": "base64",
+    "synchronous_commit": "on",
+    "row_security": "off",
+    "track_counts": "on",
+    "idle_session_timeout": "0",
+    "quote_all_identifiers": "off",
+}
 """Whatever the template's own settings are, values are read and written in one way."""
+_SET = "; ".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items())
 
 
 class Measure(msgspec.Struct):
     """A clone as it was when it was last clean.
 
     Attributes:
-        pristine: what its generation holds.
+        generation: whose clone it is.
+        pristine: what that holds.
+        facts: of the database itself.
+        survey: of what is in it.
+        unsettled: relations that could change without a sign.
+        large: what is remembered of its large tables.
         first_bytes: what it took when it was made.
+        bytes: what it takes.
+        session: to the clone, where it is kept from one rewind to the next.
         epoch: of the server's life, counted by `Rewinder.server_lost`.
     """
 
+    generation: str
     pristine: Pristine
+    facts: Facts
     survey: Survey
+    unsettled: set[int]
+    large: LargeTables
     first_bytes: int
+    bytes: int
     epoch: int
+    session: Session | None = None
 
 
 class Rewound(msgspec.Struct, frozen=True):
@@ -66,10 +99,21 @@ class Rewound(msgspec.Struct, frozen=True):
 
 
 class Rewinder:
-    """Rewinds the clones of one server."""
+    """Rewinds the clones of one server.
 
-    def __init__(self, gateway: Gateway) -> None:
+    Args:
+        gateway: the way to it.
+        make_reference: copies the generation of that name into a database that nobody will lease,
+            and returns its name.
+        major: the server's version.
+    """
+
+    def __init__(
+        self, gateway: Gateway, make_reference: Callable[[str], Awaitable[str]], major: int
+    ) -> None:
         self._gateway = gateway
+        self._major = major
+        self._references = References(gateway, make_reference, SETTINGS)
         self._pristine: dict[str, Pristine] = {}
         self._measures: dict[str, Measure] = {}
         self._epoch = 0
@@ -80,8 +124,16 @@ class Rewinder:
         self._epoch += 1
 
     def forget(self, clone: str) -> None:
-        """Forget a clone that is gone."""
-        self._measures.pop(clone, None)
+        """Forget a clone that is gone, or about to go."""
+        measure = self._measures.pop(clone, None)
+        if measure is not None and measure.session is not None:
+            measure.session.abort()
+
+    def backend(self, clone: str) -> int:
+        """Return the process id of the backend that is kept on a clone, 0 for none."""
+        measure = self._measures.get(clone)
+        session = measure.session if measure is not None else None
+        return session.pid if session is not None and session.usable else 0
 
     def built(self, generation: str) -> None:
         """Forget what a generation of that name held: it was built anew, with other OIDs.
@@ -89,6 +141,11 @@ class Rewinder:
         Clones of the one before go on by their own measure.
         """
         self._pristine.pop(generation, None)
+        self._references.forget(generation)
+
+    async def close(self) -> None:
+        """Drop the references."""
+        await self._references.close()
 
     async def measure(self, session: Session, clone: str, generation: str) -> None:
         """Take the measure of a clone that was just made, or found clean, and is nobody's.
@@ -99,77 +156,170 @@ class Rewinder:
             generation: the database it is a clone of.
         """
         epoch = self._epoch
-        await session.execute(_SETTINGS)
+        await session.execute(_SET)
         pristine = self._pristine.get(generation)
         if pristine is None:
             pristine = self._pristine[generation] = await read_pristine(session)
-        survey = await take_survey(session, pristine.sequences_sql)
-        self._measures[clone] = Measure(pristine, survey, survey.bytes, epoch)
+        survey = await take_survey(session, pristine.sequences)
+        lines = [read_line(line) for line in survey.lines]
+        size = sum(line.size for line in lines)
+        self._measures[clone] = Measure(
+            generation,
+            pristine,
+            await read_facts(self._gateway, clone),
+            survey,
+            {line.oid for line in lines if not line.settled},
+            LargeTables(await wal_position(session)),
+            first_bytes=size,
+            bytes=size,
+            epoch=epoch,
+        )
 
-    async def rewind(self, clone: str, facts: dict[str, Any], *, verify_every: int = 0) -> Rewound:
+    async def rewind(
+        self,
+        clone: str,
+        facts: dict[str, Any],
+        *,
+        seen: Facts | None = None,
+        verify_every: int = 0,
+        stay_connected: bool = False,
+    ) -> Rewound:
         """Undo what a lease changed. Its sessions must be gone.
 
         Args:
             clone: its name.
             facts: what its comment is to say.
+            seen: what is known of it since its last session left.
             verify_every: one in so many rewound clones is compared with its generation in full; 0
                 for none.
+            stay_connected: keep the session for the next rewind: connecting is most of the cost.
 
         Raises:
             ProofError: it was rewound and is not what it should be: nobody may have it.
             CannotRewindError: it is to be recreated; says why.
-            StatementError, ServerUnavailableError: it is in an unknown state: recreate it.
+            ServerUnavailableError: it is in an unknown state: recreate it.
         """
         measure = self._measures.pop(clone, None)  # whatever goes wrong, it is not clean any more
         if measure is None or measure.epoch != self._epoch:
             raise CannotRewindError("its measure was never taken, or the server was away since")
         began = time.monotonic()
-        pristine = measure.pristine
-        try:
-            changes, now = await self._rewind_once(clone, pristine, measure.survey)
-        except LeftoversError:
-            # Outside the session: clearing needs connections of its own.
-            found = await leftovers.clear(self._gateway, clone)
-            log.info("clone.leftovers_cleared", clone=clone, found=found)
-            changes, now = await self._rewind_once(clone, pristine, measure.survey)
-        if now.bytes > BLOAT_FACTOR * measure.first_bytes + BLOAT_BYTES:
-            raise CannotRewindError(f"it has grown to {now.bytes} bytes")
-        self._rewinds += 1
-        if verify_every and self._rewinds % verify_every == 0:
-            await self._prove(clone, pristine, measure.survey.properties)
-        if measure.survey.comment != now.comment:
+        found = await self._clear(clone, measure.facts, seen)
+        async with self._session(clone, measure, stay_connected=stay_connected) as session:
+            changes = await self._rewind_once(session, measure)
+            self._rewinds += 1
+            if verify_every and self._rewinds % verify_every == 0:
+                await self._prove(session, clone, measure)
+        if measure.bytes > BLOAT_FACTOR * measure.first_bytes + BLOAT_BYTES:
+            raise CannotRewindError(f"it has grown to {measure.bytes} bytes")
+        if measure.facts.comment != found.comment:
             await annotate(self._gateway, clone, facts)
         if measure.epoch != self._epoch:
             raise CannotRewindError("the server was away meanwhile")
-        # The comment is as it was again, whoever wrote into it.
-        measure.survey = msgspec.structs.replace(now, comment=measure.survey.comment)
         self._measures[clone] = measure
         return Rewound(len(changes.tables), len(changes.sequences), time.monotonic() - began)
 
-    async def _prove(self, clone: str, pristine: Pristine, properties: str) -> None:
-        async with self._gateway.session(clone) as session:
-            await session.execute(_SETTINGS)
-            await prove(session, pristine, properties)
+    async def _clear(self, clone: str, before: Facts, seen: Facts | None) -> Facts:
+        """Look at the clone from outside, and clear away what outlives sessions."""
+        found = seen or await read_facts(self._gateway, clone)
+        try:
+            found.check(before)
+        except LeftoversError:
+            cleared = await leftovers.clear(self._gateway, clone)
+            log.info("clone.leftovers_cleared", clone=clone, found=cleared)
+            found = await read_facts(self._gateway, clone)
+            found.check(before)
+        return found
 
-    async def _rewind_once(
-        self, clone: str, pristine: Pristine, before: Survey
-    ) -> tuple[Changes, Survey]:
-        async with self._gateway.session(clone) as session:
-            await session.execute(_SETTINGS)
-            now = await take_survey(session, pristine.sequences_sql)
-            changes = await find_changes(session, pristine, before, now)
-            if changes.nothing:
-                return changes, now
-            await undo(session, changes)
-            return changes, await _look_again(session, pristine, before)
+    @asynccontextmanager
+    async def _session(
+        self, clone: str, measure: Measure, *, stay_connected: bool
+    ) -> AsyncIterator[Session]:
+        try:
+            if stay_connected or measure.session is not None:
+                async with self._kept_session(clone, measure) as session:
+                    yield session
+            else:
+                async with self._gateway.session(clone, SETTINGS) as session:
+                    yield session
+        except CrowdedError:
+            raise CannotRewindError("somebody else is connected") from None
+        except StatementError as error:
+            # Something is not there any more, say, or a constraint refuses what it once let pass.
+            raise CannotRewindError(str(error)) from error
+
+    @asynccontextmanager
+    async def _kept_session(self, clone: str, measure: Measure) -> AsyncIterator[Session]:
+        session, measure.session = measure.session, None
+        if session is None or not session.usable:
+            session = await self._gateway.connect(clone, settings=SETTINGS)
+        try:
+            yield session
+        except BaseException:
+            await session.close()
+            raise
+        measure.session = session
+
+    async def _rewind_once(self, session: Session, measure: Measure) -> Changes:
+        pristine = measure.pristine
+        now = await take_survey(session, pristine.sequences)
+        changes = await find_changes(session, pristine, measure.survey, now, measure.unsettled)
+        if not changes.nothing or measure.large.opened:
+            undo = Undo(
+                session,
+                measure.large,
+                lambda: self._references.of(measure.generation),
+                self._major,
+            )
+            touched = await undo.run(changes)
+            now = await _look_again(session, measure, changes, now, touched)
+        _settle(measure, now)
+        measure.large.clean_at = (
+            await wal_position(session) if measure.large.opened or _has_pages(pristine) else 0
+        )
+        return changes
+
+    async def _prove(self, session: Session, clone: str, measure: Measure) -> None:
+        async def digest(table: Table) -> str:
+            async with self._references.of(measure.generation) as reference:
+                return await reference.digest(table)
+
+        facts = await read_facts(self._gateway, clone)
+        await prove(session, measure.pristine, (facts, measure.facts), digest)
 
 
-async def _look_again(session: Session, pristine: Pristine, before: Survey) -> Survey:
-    """Take the new measure, with our own work counted in it, and see that the rest is as before."""
-    await session.rows("SELECT pg_stat_force_next_flush()")
-    now = await take_survey(session, pristine.sequences_sql)
-    if now.sequences != before.sequences:
-        raise CannotRewindError("sequences do not say what they said")
-    if now.relations.keys() != before.relations.keys():
+def _has_pages(pristine: Pristine) -> bool:
+    return any(table.paged for table in pristine.tables.values())
+
+
+async def _look_again(
+    session: Session, measure: Measure, changes: Changes, now: Survey, touched: list[Table]
+) -> Survey:
+    """Return the survey with our own work in it; sequences must say what they said."""
+    pristine = measure.pristine
+    if changes.catalogs or changes.analyzed:
+        found = await take_survey(session, pristine.sequences, ends=True)
+    else:
+        oids = {oid for table in touched for oid in (table.oid, table.toast) if oid}
+        sequences = {oid: pristine.sequences[oid] for oid in changes.sequences}
+        again = await take_survey(session, sequences, oids, ends=True)
+        oids |= set(sequences)
+        others = {line for line in now.lines if int(line[: line.index(b"\t")]) not in oids}
+        found = Survey(again.lines | others, again.rollbacks)
+    for line in measure.survey.lines - found.lines:
+        if read_line(line).oid in pristine.sequences:
+            raise CannotRewindError("sequences do not say what they said")
+    return found
+
+
+def _settle(measure: Measure, now: Survey) -> None:
+    """Make what is seen now the measure of the next rewind."""
+    was = {line.oid: line for line in map(read_line, measure.survey.lines - now.lines)}
+    found = {line.oid: line for line in map(read_line, now.lines - measure.survey.lines)}
+    if was.keys() != found.keys():
         raise CannotRewindError("there are other relations than before")
-    return now
+    measure.bytes += sum(found[oid].size - was[oid].size for oid in found)
+    measure.unsettled -= set(found)
+    measure.unsettled |= {
+        oid for oid, line in found.items() if not line.settled and oid not in measure.large.opened
+    }
+    measure.survey = now

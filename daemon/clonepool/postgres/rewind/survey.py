@@ -12,114 +12,146 @@ and the age of its oldest row. Any change of rows moves one of these:
 - TRUNCATE, CLUSTER, VACUUM FULL and REFRESH change the file.
 
 A counter that went backwards is a change as well; that the server lost them all is seen by when
-they were reset. Sequences count nothing and are compared themselves.
+they were reset. Sequences count nothing and are compared themselves. The pages of TOAST tables are
+not looked at: nothing is written there without a row of the table that they belong to.
+
+It is one query and one round trip, read as lines: two surveys are compared as sets of lines, and
+only lines that differ are ever taken apart.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-import msgspec
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping
+
     from clonepool.postgres.gateway import Session
 
 FIRST_USER_OID = 16_384
+PAGE_BYTES = 8192
+"""Of a server that was built as nearly all are; of another, no map ever seems complete."""
 MAP_SUMMARY = "pg_catalog.clonepool_map_summary"
 """The function of contrib's pg_visibility, under a name that no dump contains."""
+RAW_PAGE = "pg_catalog.clonepool_raw_page"
+"""The function of contrib's pageinspect, likewise."""
 
 CREATE_MAP_SUMMARY = f"""\
 CREATE OR REPLACE FUNCTION {MAP_SUMMARY}(
     regclass, OUT all_visible bigint, OUT all_frozen bigint)
 RETURNS record LANGUAGE c STRICT AS '$libdir/pg_visibility', 'pg_visibility_map_summary'
 """
+CREATE_RAW_PAGE = f"""\
+CREATE OR REPLACE FUNCTION {RAW_PAGE}(text, text, bigint)
+RETURNS bytea LANGUAGE c STRICT AS '$libdir/pageinspect', 'get_raw_page_fork_1_9'
+"""
 
+DATABASE = 0
+"""What stands for an OID in the line of the database as a whole."""
+
+_NO_NUMBER, _NUMBER = "0::bigint", "pg_current_xact_id()::text::bigint"
+_DATABASE = f"""\
+SELECT {DATABASE}::oid, pg_stat_get_db_numbackends(oid)::text,
+       pg_stat_get_db_xact_rollback(oid)::text, {_NO_NUMBER}
+  FROM pg_catalog.pg_database WHERE datname = current_database()
+"""
 _RELATIONS = f"""\
-SELECT c.oid::bigint AS oid,
-       concat_ws(',', pg_relation_filenode(c.oid), relfrozenxid, relminmxid,
-           pg_stat_get_tuples_inserted(c.oid), pg_stat_get_tuples_updated(c.oid),
-           pg_stat_get_tuples_deleted(c.oid), pg_relation_size(c.oid),
-           seen.all_visible, seen.all_frozen) AS state,
-       concat_ws(',', relpages, reltuples) AS statistics,
-       pg_relation_size(c.oid) AS bytes
-  FROM pg_catalog.pg_class c, {MAP_SUMMARY}(c.oid) AS seen
+SELECT oid, concat_ws(',', relfilenode, relfrozenxid, relminmxid,
+           pg_stat_get_vacuum_count(oid) + pg_stat_get_autovacuum_count(oid),
+           pg_stat_get_tuples_inserted(oid), pg_stat_get_tuples_updated(oid),
+           pg_stat_get_tuples_deleted(oid),
+           CASE WHEN relkind <> 't' THEN {MAP_SUMMARY}(oid) END),
+       concat_ws(',', relpages, reltuples),
+       CASE WHEN relkind = 't' THEN 0 ELSE pg_relation_size(oid) END
+  FROM pg_catalog.pg_class
  WHERE relkind IN ('r', 'm', 't') AND NOT relisshared
 """
 
-_DATABASE = """\
-SELECT concat_ws(';', d.oid, datdba, encoding, datcollate, datctype, datconnlimit, datistemplate,
-           datallowconn, dattablespace, datacl::text,
-           (SELECT string_agg(concat_ws(',', setrole, setconfig::text), ';' ORDER BY setrole)
-              FROM pg_db_role_setting WHERE setdatabase = d.oid),
-           (SELECT string_agg(concat_ws(',', provider, label), ';' ORDER BY provider)
-              FROM pg_shseclabel WHERE objoid = d.oid AND classoid = 'pg_database'::regclass)
-       ) AS properties,
-       concat_ws(';', pg_postmaster_start_time(), pg_stat_get_db_stat_reset_time(d.oid))
-           AS counting,
-       concat_ws(';',
-           (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
-           (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname),
-           (SELECT count(*) FROM pg_subscription WHERE subdbid = d.oid)) AS leftovers,
-       coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment
-  FROM pg_database d WHERE datname = current_database()
-"""
-NO_LEFTOVERS = "0;0;0"
 
-
-class Relation(msgspec.Struct, frozen=True):
-    """One relation: what every change of its rows changes, and what only ANALYZE does."""
-
-    state: str
-    statistics: str
-    bytes: int
-
-
-class Survey(msgspec.Struct, frozen=True):
-    """A clone at one moment.
+class Survey(NamedTuple):
+    """One look at a clone.
 
     Attributes:
-        relations: by OID.
-        sequences: last value and whether it was called, by OID.
-        properties: of the database itself, and not in it.
-        counting: since when the server counts.
-        leftovers: how much there is that outlives sessions.
-        comment: the database's.
+        lines: of relations and sequences.
+        rollbacks: how many transactions were ever rolled back there.
     """
 
-    relations: dict[int, Relation]
-    sequences: dict[int, tuple[int, bool]]
-    properties: str
-    counting: str
-    leftovers: str
-    comment: str
+    lines: frozenset[bytes]
+    rollbacks: int
+
+
+class Line(NamedTuple):
+    """What one line says of a relation or a sequence.
+
+    Attributes:
+        state: what every change of rows changes, but for the size.
+        statistics: what only ANALYZE and VACUUM change.
+        size: in bytes, without TOAST and indexes.
+    """
+
+    oid: int
+    state: str
+    statistics: str
+    size: int
 
     @property
-    def bytes(self) -> int:
-        """What all relations take."""
-        return sum(relation.bytes for relation in self.relations.values())
+    def settled(self) -> bool:
+        """Whether its map is complete: whoever writes to it now leaves a trace there."""
+        if not self.state.endswith(")"):
+            return True
+        *_, visible, frozen = self.state.split(",")
+        pages = self.size // PAGE_BYTES
+        return visible == f"({pages}" and frozen == f"{pages})"
 
 
-async def read_properties(session: Session) -> str:
-    """Return what belongs to the session's database itself and is not in it."""
-    (database,) = await session.rows(_DATABASE)
-    return str(database["properties"])
+def read_line(line: bytes) -> Line:
+    """Take a line of a survey apart."""
+    oid, state, statistics, size = line.decode().split("\t")
+    return Line(int(oid), state, statistics, int(size))
 
 
-async def take_survey(session: Session, sequences_sql: str) -> Survey:
+class CrowdedError(Exception):
+    """Somebody else is connected to the clone that is looked at."""
+
+
+async def take_survey(
+    session: Session,
+    sequences: Mapping[int, str],
+    only: Collection[int] | None = None,
+    *,
+    ends: bool = False,
+) -> Survey:
     """Look at the session's database.
 
     Args:
-        session: to the clone, nobody else being connected to it.
-        sequences_sql: selects oid, last_value and is_called of every sequence; may be empty.
+        session: to the clone.
+        sequences: names by OID, of those that are to be looked at.
+        only: OIDs of the relations to look at; None for all.
+        ends: whether this ends a rewind. It takes a transaction number then, so that the next
+            lease's are above the age that VACUUM gave a table, and VACUUM moves that age again.
+
+    Raises:
+        CrowdedError: somebody else is connected: what is seen may change at any moment.
+        StatementError: a sequence is gone, say.
     """
-    relations = await session.rows(_RELATIONS)
-    sequences = await session.rows(sequences_sql) if sequences_sql else []
-    (database,) = await session.rows(_DATABASE)
-    return Survey(
-        {row["oid"]: Relation(row["state"], row["statistics"], row["bytes"]) for row in relations},
-        {row["oid"]: (row["last_value"], row["is_called"]) for row in sequences},
-        database["properties"],
-        database["counting"],
-        database["leftovers"],
-        database["comment"],
-    )
+    whole, *lines = await session.lines(_query(sequences, only, ends=ends))
+    database = read_line(whole)
+    if database.oid != DATABASE or database.state != "1":
+        raise CrowdedError
+    return Survey(frozenset(lines), int(database.statistics))
+
+
+def _query(
+    sequences: Mapping[int, str], only: Collection[int] | None, *, ends: bool = False
+) -> str:
+    parts = [
+        _DATABASE.replace(_NO_NUMBER, _NUMBER) if ends else _DATABASE,
+        _RELATIONS
+        if only is None
+        else f"{_RELATIONS} AND oid IN ({', '.join(map(str, sorted(only) or [0]))})",
+    ]
+    parts += [
+        f"SELECT {oid}, last_value || ',' || is_called, '', 0 FROM {name}"
+        for oid, name in sequences.items()
+    ]
+    return " UNION ALL ".join(parts)

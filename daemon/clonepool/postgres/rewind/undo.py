@@ -1,4 +1,10 @@
-"""What differs between two surveys, and putting it back."""
+"""Putting back what a lease changed, each table in the cheapest way that is right.
+
+- *Whole*: all rows of a small table are deleted and copied in again.
+- *By pages*: of a large table, only the rows that are not where they should be; see `repair`.
+
+All tables are put back in one transaction, and nobody's triggers or foreign keys take part.
+"""
 
 from __future__ import annotations
 
@@ -6,142 +12,179 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool.errors import ClonepoolError
-from clonepool.postgres.rewind.pristine import STATISTICS, read_digests
-from clonepool.postgres.rewind.survey import NO_LEFTOVERS
+from clonepool.postgres.rewind.errors import CannotRewindError
+from clonepool.postgres.rewind.pages import open_pages
+from clonepool.postgres.rewind.repair import Displaced, check_repair, plan_repair
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+
     from clonepool.postgres.gateway import Session
-    from clonepool.postgres.rewind.pristine import Pristine, Table
-    from clonepool.postgres.rewind.survey import Survey
+    from clonepool.postgres.rewind.changes import Attempts, Changes
+    from clonepool.postgres.rewind.pristine import Table
+    from clonepool.postgres.rewind.reference import Reference
+    from clonepool.postgres.rewind.repair import Repair
+
+    Borrow = Callable[[], AbstractAsyncContextManager[Reference]]
+
+LARGEST_WHOLE_BYTES = 8 * 1024 * 1024
+"""Where pages do not tell what was touched, a table up to this size is put back whole."""
+MOST_OPEN_PAGES = 1024
+"""With more pages that lack their bits, VACUUM gives them back."""
+_SKIP_DATABASE_STATS_MAJOR = 16
+_FLUSH = "SELECT pg_stat_force_next_flush()"
+"""Our own work is to be counted before the clone is looked at again."""
 
 
-class CannotRewindError(ClonepoolError):
-    """The clone cannot provably be made good in place; it is to be recreated."""
-
-    code = "cannot_rewind"
-
-
-class LeftoversError(CannotRewindError):
-    """Something that outlives sessions is to be cleared away first."""
-
-
-class Changes(msgspec.Struct, frozen=True):
-    """What is to be undone.
+class LargeTables(msgspec.Struct):
+    """What is remembered of the large tables of one clone.
 
     Attributes:
-        tables: whose rows are not those of the template, or may not be.
-        analyzed: tables whose statistics are others.
-        sequences: by OID, what they are to say again.
+        clean_at: position in the WAL when the clone was last clean.
+        displaced: by the table's OID; None when the whole table was put back.
+        opened: tables with pages that lack their bits: no count tells who writes to these.
     """
 
-    tables: list[Table]
-    analyzed: list[Table]
-    sequences: dict[int, tuple[int, bool]]
-
-    @property
-    def nothing(self) -> bool:
-        """Whether the lease only read."""
-        return not self.tables and not self.analyzed and not self.sequences
+    clean_at: int
+    displaced: dict[int, Displaced | None] = {}
+    opened: dict[int, Table] = {}
 
 
-async def find_changes(
-    session: Session, pristine: Pristine, before: Survey, now: Survey
-) -> Changes:
-    """Compare a clone with what it was when it was clean.
+class Undo:
+    """One rewind of one clone.
 
-    Raises:
-        CannotRewindError: something changed that cannot be undone, or is not understood.
+    Args:
+        session: to the clone, a superuser's; its session_replication_role is `replica`.
+        large: what is remembered of the clone's large tables.
+        borrow: lends the reference.
+        major: the server's version.
     """
-    _check_database(before, now)
-    changed = {
-        oid
-        for oid in before.relations.keys() | now.relations.keys()
-        if _state(before, oid) != _state(now, oid)
-    }
-    catalogs = {pristine.catalogs[oid] for oid in changed if oid in pristine.catalogs}
-    await _check_catalogs(session, pristine, catalogs)
-    owners = {pristine.owner_of_toast.get(oid, oid) for oid in changed - set(pristine.catalogs)}
-    strange = owners - set(pristine.tables)
-    if strange:
-        raise CannotRewindError(f"relations that the template does not have: {sorted(strange)}")
-    tables = [pristine.tables[oid] for oid in sorted(owners)]
-    for table in tables:
-        if table.obstacle:
-            raise CannotRewindError(f"{table.name} was changed, and {table.obstacle}")
-    analyzed = set() if catalogs.isdisjoint(STATISTICS) else owners | _analyzed(before, now)
-    return Changes(
-        tables,
-        [pristine.tables[oid] for oid in sorted(analyzed & set(pristine.tables))],
-        _sequences(before, now),
-    )
 
+    def __init__(self, session: Session, large: LargeTables, borrow: Borrow, major: int) -> None:
+        self._session = session
+        self._large = large
+        self._borrow = borrow
+        self._skip = ", SKIP_DATABASE_STATS" if major >= _SKIP_DATABASE_STATS_MAJOR else ""
 
-async def undo(session: Session, changes: Changes) -> None:
-    """Put everything back, in one transaction as far as that can be.
+    async def run(self, changes: Changes) -> list[Table]:
+        """Put everything back, and return the tables that were written to.
 
-    Raises:
-        CannotRewindError: what was put back is not what it should be.
-        StatementError, ServerUnavailableError: the clone is in an unknown state.
-    """
-    if changes.tables:
-        await _put_back(session, changes.tables)
-    for oid, (last, called) in changes.sequences.items():
-        await session.rows("SELECT setval($1::oid::regclass, $2, $3)", oid, last, called)
-    if changes.tables:
-        names = ", ".join(table.name for table in changes.tables)
-        await session.execute(f"VACUUM (FREEZE) {names}")
-    if changes.analyzed:
-        await session.execute(f"ANALYZE {', '.join(table.name for table in changes.analyzed)}")
+        Raises:
+            CannotRewindError: it cannot be put back, or is not what it should be.
+            StatementError, ServerUnavailableError: the clone is in an unknown state.
+        """
+        whole, repairs = await self._plan(changes)
+        fills = [await self._fill(table) for table in whole]
+        xmin = await self._put_back(fills, repairs, changes.sequences)
+        small = [table for table in changes.locked if not table.paged]
+        await self._vacuum([table.name for table in [*whole, *small]], "FREEZE")
+        if changes.analyzed:
+            names = ", ".join(table.name for table in changes.analyzed)
+            await self._session.execute(f"ANALYZE {names}")
+            await self._session.execute(_FLUSH)
+        # Few rows died: without being told to, VACUUM would leave their places and so their pages.
+        await self._vacuum(changes.catalogs, "FREEZE, INDEX_CLEANUP ON")
+        for repair in repairs:
+            await self._check(repair, xmin)
+        for table in changes.locked:
+            if table.paged:
+                await self._remember(table, await open_pages(self._session, table))
+        self._large.displaced |= {table.oid: None for table in whole if table.paged}
+        return [*whole, *changes.locked, *changes.analyzed, *(repair.table for repair in repairs)]
 
+    async def _plan(self, changes: Changes) -> tuple[list[Table], list[Repair]]:
+        """Choose for each table, and find out what is wrong with the large ones."""
+        large = {table.oid: table for table in changes.tables if self._has_pages(table, changes)}
+        whole = [table for table in changes.tables if table.oid not in large]
+        repairs, why = [], ""
+        for table in whole:
+            self._large.opened.pop(table.oid, None)
+        for table in list((large | self._large.opened).values()):
+            attempts = changes.attempts.get(table.oid) if changes.rolled_back else None
+            try:
+                repair = await self._plan_repair(table, attempts)
+            except CannotRewindError as reason:
+                whole.append(table)
+                why = f": {reason}"
+                self._large.opened.pop(table.oid, None)
+            else:
+                repairs.append(repair)
+        for table in whole:
+            if table.paged and table.size > LARGEST_WHOLE_BYTES:
+                raise CannotRewindError(f"{table.name} is too large to be put back whole{why}")
+        return whole, repairs
 
-async def _put_back(session: Session, tables: list[Table]) -> None:
-    """Empty the tables and fill them again; nobody's triggers or foreign keys take part."""
-    async with session.transaction():
-        await session.execute(
-            "SET LOCAL session_replication_role = replica;"
-            + ";".join(f"DELETE FROM ONLY {table.name}" for table in tables)
+    def _has_pages(self, table: Table, changes: Changes) -> bool:
+        known = self._large.displaced.get(table.oid, Displaced())
+        return table.paged and known is not None and table.oid in changes.attempts
+
+    async def _plan_repair(self, table: Table, attempts: Attempts | None) -> Repair:
+        known = self._large.displaced.get(table.oid) or Displaced()
+        clean_at = self._large.clean_at
+        async with self._borrow() as reference:
+            return await plan_repair(self._session, table, known, clean_at, reference, attempts)
+
+    async def _fill(self, table: Table) -> tuple[Table, bytes, int]:
+        """Return all rows of a table."""
+        if not table.paged:
+            return table, table.rows, table.count
+        async with self._borrow() as reference:
+            return (table, *await reference.rows(table, None))
+
+    async def _put_back(
+        self,
+        fills: list[tuple[Table, bytes, int]],
+        repairs: list[Repair],
+        sequences: dict[int, tuple[int, bool]],
+    ) -> int:
+        """Do it in one transaction; return which it was. Sequences know no transactions."""
+        xmin, last = (
+            0,
+            [
+                f"SELECT setval({oid}::oid::regclass, {value}, {called})"
+                for oid, (value, called) in sequences.items()
+            ],
         )
-        for table in tables:
-            if not table.count:
-                continue
-            count = await session.copy_in(table.schema, table.relation, table.columns, table.rows)
-            if count != table.count:
-                raise CannotRewindError(f"{table.name}: {count} rows instead of {table.count}")
+        if fills or repairs:
+            first = [f"DELETE FROM ONLY {table.name}" for table, _, _ in fills]
+            first += [repair.deletion for repair in repairs]
+            await self._session.execute("; ".join(["BEGIN", *first]))
+            for table, rows, count in fills:
+                await self._copy_in(table, rows, count)
+            for repair in repairs:
+                await self._copy_in(repair.table, repair.rows, repair.count)
+            if repairs:
+                number = await self._session.value("SELECT pg_current_xact_id()::text")
+                xmin = int(number) % 2**32
+            last = ["COMMIT", *last]
+        if last:
+            await self._session.execute("; ".join([*last, _FLUSH]))
+        return xmin
 
+    async def _copy_in(self, table: Table, rows: bytes, count: int) -> None:
+        if not count:
+            return
+        written = await self._session.copy_in(table.schema, table.relation, table.columns, rows)
+        if written != count:
+            raise CannotRewindError(f"{table.name}: {written} rows instead of {count}")
 
-def _check_database(before: Survey, now: Survey) -> None:
-    if now.counting != before.counting:
-        raise CannotRewindError("the server lost its counters")
-    if now.properties != before.properties:
-        raise CannotRewindError("the database's own properties were changed")
-    if now.leftovers != NO_LEFTOVERS:
-        raise LeftoversError("a prepared transaction, slot or subscription is left")
-    if now.sequences.keys() != before.sequences.keys():
-        raise CannotRewindError("there are other sequences")
+    async def _check(self, repair: Repair, xmin: int) -> None:
+        async with self._borrow() as reference:
+            now, opened = await check_repair(
+                self._session, repair, xmin, self._large.clean_at, reference
+            )
+        self._large.displaced[repair.table.oid] = now
+        await self._remember(repair.table, opened)
 
+    async def _remember(self, table: Table, opened: list[int]) -> None:
+        """Remember that a large table has pages without their bits; with too many, VACUUM."""
+        self._large.opened.pop(table.oid, None)
+        if len(opened) > MOST_OPEN_PAGES:
+            await self._vacuum([table.name], "FREEZE, INDEX_CLEANUP ON, TRUNCATE OFF")
+        elif opened:
+            self._large.opened[table.oid] = table
 
-async def _check_catalogs(session: Session, pristine: Pristine, catalogs: set[str]) -> None:
-    """See that catalogs that were written to say what they said: temporary tables come and go."""
-    found = await read_digests(session, pristine.digest_sql, catalogs)
-    other = sorted(name for name, digest in found.items() if digest != pristine.digests[name])
-    if other:
-        raise CannotRewindError(f"the catalog was changed: {', '.join(other)}")
-
-
-def _analyzed(before: Survey, now: Survey) -> set[int]:
-    """Return the relations of which ANALYZE has written what it never wrote before."""
-    return {
-        oid
-        for oid, relation in now.relations.items()
-        if oid in before.relations and before.relations[oid].statistics != relation.statistics
-    }
-
-
-def _sequences(before: Survey, now: Survey) -> dict[int, tuple[int, bool]]:
-    return {oid: value for oid, value in before.sequences.items() if now.sequences[oid] != value}
-
-
-def _state(survey: Survey, oid: int) -> str:
-    relation = survey.relations.get(oid)
-    return relation.state if relation else "not there"
+    async def _vacuum(self, names: list[str], how: str) -> None:
+        if names:
+            await self._session.execute(f"VACUUM ({how}{self._skip}) {', '.join(names)}")

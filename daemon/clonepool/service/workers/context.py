@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from clonepool.observe.metrics import Metrics
     from clonepool.postgres.builder import Generation
     from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.copier import Copiers
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.roles import Roles
@@ -36,7 +37,7 @@ class Context:
     Attributes:
         limiter: for CREATE and DROP DATABASE.
         pens: keep what is written into a clone's comment in order.
-        copy_options: further words of CREATE DATABASE for clones.
+        copiers: make clones by the quickest strategy.
         distrusted: templates of which a clone was rewound wrongly.
         generations: what each template's current generation is, by template.
         carry_out: gives the broker the decisions that follow from what happened.
@@ -58,7 +59,7 @@ class Context:
     storage: StorageGuard
     rewinder: Rewinder
     now: Callable[[], float]
-    copy_options: str
+    copiers: Copiers
     pens: Pens = field(default_factory=Pens)
     distrusted: set[str] = field(default_factory=set)
     generations: dict[str, Generation] = field(default_factory=dict)
@@ -78,6 +79,19 @@ class Context:
         """
         able = self.capabilities.superuser and self.capabilities.major >= OLDEST_REWINDABLE_MAJOR
         return able and self.config.templates[template].recycle == "auto"
+
+    def is_storage_short(self) -> bool:
+        """Say whether there is hardly room for two more clones of the largest template."""
+        sizes = [generation.size_bytes for generation in self.generations.values()]
+        more = 2 * max(sizes, default=0)
+        return self.storage.is_short(more, self.reckoned_storage() + more)
+
+    def template_of(self, generation: str) -> str | None:
+        """Return the template whose current generation is the database of that name."""
+        for template, current in self.generations.items():
+            if current.database == generation:
+                return template
+        return None
 
     def reckoned_storage(self) -> int:
         """Return what all clones take, in bytes, each reckoned as its template's generation."""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import structlog
 
 from clonepool.errors import ResourceError, StatementError
-from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone
+from clonepool.postgres.clones import IncompleteCloneError, adopt
+from clonepool.postgres.copier import Wanted
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
 from clonepool.postgres.roles import CloneRole
 
@@ -86,16 +87,16 @@ class Creator:
         context = self._context
         generation = context.generations[decision.template]
         section = context.config.templates[decision.template]
-        await make_clone(
-            context.gateway,
-            decision.clone,
-            generation.database,
-            generation.contents,
-            options=context.copy_options,
+        wanted = Wanted(
+            name=decision.clone,
+            generation=generation.database,
+            contents=generation.contents,
             facts=context.comments.plain(decision.template, decision.generation),
             seconds=section.create_timeout,
             owner=section.role,
         )
+        waiting = context.fleet.pools[decision.template].waiting
+        await context.copiers.of(decision.template).make(wanted, urgent=waiting > 0)
         if section.lease_roles:
             password = secrets.token_urlsafe(24)
             role = CloneRole(password, context.roles.groups(section.role))

@@ -32,6 +32,10 @@ class Crew:
         self._dropper = Dropper(context)
         self._scribe = Scribe(context)
 
+    def stir(self) -> None:
+        """Look whether what was put off may be done now."""
+        self._dropper.stir()
+
     def create(self, decision: CreateClone) -> None:
         """Start to make a clone."""
         self._tasks.start_soon(_guarded, self._creator.run, decision)

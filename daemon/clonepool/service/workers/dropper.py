@@ -8,15 +8,20 @@ import anyio
 
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import databases
+from clonepool.service.drops import Governor, look_at
 from clonepool.service.limiter import PriorityLimiter
+from clonepool.service.workers.deferral import Deferral
 
 if TYPE_CHECKING:
     from clonepool.core.decisions import Drop
+    from clonepool.service.drops import Scene
     from clonepool.service.workers.context import Context
 
-LAST = 2
+URGENT, LAST = 0, 2
 DROP_FAILED = "clone.drop_failed"
 DROPS_AT_A_TIME = 2
+LARGEST_BACKLOG_SHARE, SMALLEST_BACKLOG = 8, 4
+"""Drops that are put off at a time: one in so many of all clones, and a few in any case."""
 PATIENCE_SECONDS = 1.0
 """How long a drop may hold one of the places that creating clones needs too."""
 _ENDING_SECONDS = 0.5
@@ -36,11 +41,18 @@ class Dropper:
     def __init__(self, context: Context) -> None:
         self._context = context
         self._places = PriorityLimiter(DROPS_AT_A_TIME)
+        most = context.config.pool.max_clones // LARGEST_BACKLOG_SHARE
+        self._governor = Governor(max(SMALLEST_BACKLOG, most))
+        self._deferral = Deferral(self._look, self._governor, context.now)
+
+    def stir(self) -> None:
+        """Look whether drops that were put off may begin: something changed."""
+        self._deferral.stir()
 
     async def run(self, decision: Drop) -> None:
         """Remove the database and tell the fleet; a failure is tried again after a pause."""
-        pause = _FIRST_PAUSE_SECONDS
-        while not await self._run_once(decision):
+        pause, asked_at = _FIRST_PAUSE_SECONDS, self._context.now()
+        while not await self._run_once(decision, asked_at):
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         context = self._context
@@ -49,13 +61,14 @@ class Dropper:
         context.rewinder.forget(decision.clone)
         context.carry_out(context.fleet.dropped(decision.template, decision.clone, context.now()))
 
-    async def _run_once(self, decision: Drop) -> bool:
-        """Try; what refuses to go away is found out before it can hold a place."""
+    async def _run_once(self, decision: Drop, asked_at: float) -> bool:
+        """Try when it is its turn; what refuses to go away is found out before it holds a place."""
         context = self._context
         try:
-            await self._end_sessions(decision.clone)
-            async with self._places.place(lambda: LAST):
-                await self._drop(decision)
+            async with self._deferral.turn(decision.template, asked_at):
+                await self._end_sessions(decision.clone)
+                async with self._places.place(lambda: LAST):
+                    await self._drop(decision)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             name = decision.clone
             context.troubles.begin(DROP_FAILED, decision.template, error, subject=name, clone=name)
@@ -72,9 +85,20 @@ class Dropper:
     async def _drop(self, decision: Drop) -> None:
         """Drop; one that hangs, on whatever, gives the place it has of the common ones back."""
         context = self._context
-        async with context.limiter.place(lambda: LAST, seconds=PATIENCE_SECONDS):
+        async with context.limiter.place(
+            lambda: self._rank(decision.template), seconds=PATIENCE_SECONDS
+        ):
             began = context.now()
             await databases.drop(context.gateway, decision.clone)
             if context.config.templates[decision.template].lease_roles:
                 await context.roles.remove(decision.clone)
-        context.metrics.of[decision.template].drop_seconds.observe(context.now() - began)
+        seconds = context.now() - began
+        self._governor.learn(seconds)
+        context.metrics.of[decision.template].drop_seconds.observe(seconds)
+
+    def _rank(self, template: str) -> int:
+        """Return how urgent it is: where a limit is reached, a drop is what somebody waits for."""
+        return URGENT if template in look_at(self._context.fleet).urgent else LAST
+
+    def _look(self) -> Scene:
+        return look_at(self._context.fleet, short=self._context.is_storage_short())

@@ -10,14 +10,15 @@ import structlog
 
 from clonepool.errors import ServerUnavailableError
 from clonepool.postgres import databases
-from clonepool.postgres.recycling import ENDING_SECONDS, stray_sessions
+from clonepool.postgres.recycling import ENDING_SECONDS, look_at_returned, stray_sessions
+from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.proof import ProofError
-from clonepool.postgres.rewind.undo import CannotRewindError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.core.decisions import Keep, Recycle
+    from clonepool.postgres.rewind.facts import Facts
     from clonepool.postgres.rewind.rewinder import Rewound
     from clonepool.service.workers.context import Context
 
@@ -42,10 +43,11 @@ class Recycler:
         context, pool = self._context, self._context.fleet.pools[decision.template]
         if decision.written_down:
             await self._write_end(decision)
+        seen = await self._look(decision) if context.can_rewind(decision.template) else None
         if report is not None:
-            report(await self._strays(decision.template, decision.clone))
+            report(await self._name_strays(decision, seen))
         try:
-            clean = await self._rewind(decision)
+            clean = await self._rewind(decision, seen if seen and not seen.sessions else None)
         except ProofError as error:
             await self._suspect(decision, error)
             return
@@ -54,8 +56,28 @@ class Recycler:
         else:
             context.carry_out(pool.unusable(decision.clone, context.now()))
 
-    async def _rewind(self, decision: Recycle) -> bool:
+    async def _look(self, decision: Recycle) -> Facts | None:
+        """Return what is known of the clone from outside, None if the server does not say."""
+        context, clone = self._context, decision.clone
+        try:
+            with anyio.fail_after(ASKING_SECONDS):
+                ours = context.rewinder.backend(clone)
+                return await look_at_returned(context.gateway, clone, ours)
+        except Exception:  # noqa: BLE001 - whoever is asked next says it, and is heard
+            return None
+
+    async def _name_strays(self, decision: Recycle, seen: Facts | None) -> Sessions:
+        """Return the sessions that are left, for the answer to the release."""
+        if seen is None:
+            return await self._strays(decision.template, decision.clone)
+        return self._count_strays(decision.clone, seen.sessions)
+
+    async def _rewind(self, decision: Recycle, seen: Facts | None) -> bool:
         """Rewind the clone if that can be; say whether it is clean.
+
+        Args:
+            decision: which.
+            seen: what is known of it, if nobody is connected to it any more.
 
         Raises:
             ProofError: it was rewound wrongly.
@@ -63,8 +85,9 @@ class Recycler:
         context, template = self._context, decision.template
         metrics = context.metrics.of[template]
         done = None
-        if await self._end_sessions(decision) and context.can_rewind(template):
-            done = await self._try_to_rewind(decision)
+        alone = seen is not None or await self._end_sessions(decision)
+        if alone and context.can_rewind(template):
+            done = await self._try_to_rewind(decision, seen)
         if done is None:
             metrics.recreated.inc()
             return False
@@ -80,7 +103,11 @@ class Recycler:
         context, template = self._context, decision.template
         try:
             gone = await databases.end_sessions(
-                context.gateway, decision.clone, seconds=ENDING_SECONDS, clients_only=True
+                context.gateway,
+                decision.clone,
+                seconds=ENDING_SECONDS,
+                clients_only=True,
+                but=context.rewinder.backend(decision.clone),
             )
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
@@ -88,14 +115,18 @@ class Recycler:
         context.troubles.end(RECYCLE_FAILED, template)
         return gone
 
-    async def _try_to_rewind(self, decision: Recycle) -> Rewound | None:
+    async def _try_to_rewind(self, decision: Recycle, seen: Facts | None) -> Rewound | None:
         """Rewind, or return None; whatever goes wrong, the clone can still be recreated."""
         context, template = self._context, decision.template
         section = context.config.templates[template]
         comment = context.comments.plain(template, decision.generation)
         try:
             done = await context.rewinder.rewind(
-                decision.clone, comment, verify_every=section.verify_every
+                decision.clone,
+                comment,
+                seen=seen,
+                verify_every=section.verify_every,
+                stay_connected=section.stay_connected,
             )
             if section.lease_roles:
                 await self._renew_role(decision.clone)
@@ -139,6 +170,7 @@ class Recycler:
             decision.template, decision.generation, decision.label, decision.seconds
         )
         strays = await self._strays(decision.template, decision.clone)
+        context.rewinder.forget(decision.clone)
         try:
             await databases.end_sessions(context.gateway, decision.clone, seconds=ASKING_SECONDS)
             async with context.pens.pen(decision.clone):
@@ -165,7 +197,8 @@ class Recycler:
         context = self._context
         try:
             with anyio.fail_after(ASKING_SECONDS):
-                found = await stray_sessions(context.gateway, clone)
+                ours = context.rewinder.backend(clone)
+                found = await stray_sessions(context.gateway, clone, ours)
         except TimeoutError:
             late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of who uses {clone}")
             context.troubles.begin(RECYCLE_FAILED, template, late, clone=clone)
@@ -173,7 +206,10 @@ class Recycler:
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(RECYCLE_FAILED, template, error, clone=clone)
             return None
+        return self._count_strays(clone, found)
+
+    def _count_strays(self, clone: str, found: Sessions) -> Sessions:
         if found:
-            context.metrics.leaked_sessions.inc(len(found))
+            self._context.metrics.leaked_sessions.inc(len(found))
             log.warning("clone.sessions_leaked", clone=clone, sessions=len(found))
         return found

@@ -1,0 +1,124 @@
+"""A daemon without a server: socket, protocol, broker and pools are real, clones are names alone.
+
+    python faked.py SOCKET READY
+
+READY clones of the template `faked` are held ready, made and recycled in no time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+import uvloop
+from prometheus_client import CollectorRegistry
+
+from clonepool.config import AccessSection, Config, PoolSection, TemplateSection
+from clonepool.core.fleet import Fleet
+from clonepool.core.limits import Limits
+from clonepool.core.naming import Namer, Serials
+from clonepool.observe.metrics import Metrics
+from clonepool.postgres.endpoint import Endpoint
+from clonepool.service.access import Gatekeeper
+from clonepool.service.broker import Broker
+from clonepool.service.listener import Listener
+from clonepool.service.logins import Logins
+from clonepool.service.methods import Methods
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clonepool.core.decisions import (
+        Adopt,
+        CreateClone,
+        Decision,
+        Drop,
+        Keep,
+        Park,
+        Record,
+        Recycle,
+    )  # fmt: skip
+    from clonepool.service.broker import Sessions
+    from clonepool.service.status import StatusBoard
+
+TEMPLATE, GENERATION = "faked", "aaaaaaaa"
+MOST_CLIENTS = 2000
+ENDPOINT = Endpoint("/nowhere", 5432, "postgres", "secret")
+
+
+class FakeHands:
+    """Does at once what would take a server; what only a server can ask for does not happen."""
+
+    def __init__(self, fleet: Fleet, loop: asyncio.AbstractEventLoop) -> None:
+        self.carry_out: Callable[[list[Decision]], None] = lambda _: None
+        self._pool = fleet.pools[TEMPLATE]
+        self._loop = loop
+
+    def create(self, decision: CreateClone) -> None:
+        """The clone is there."""
+        self._soon(self._pool.created, decision.clone)
+
+    def recycle(self, decision: Recycle, report: Callable[[Sessions], None] | None) -> None:
+        """Nobody was connected, and it is clean."""
+        if report is not None:
+            report([])
+        self._soon(self._pool.rewound, decision.clone)
+
+    def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
+        """Nobody asks."""
+
+    def record(self, decision: Record) -> None:
+        """Nobody asks."""
+
+    def park(self, decision: Park) -> None:
+        """Nobody asks."""
+
+    def adopt(self, decision: Adopt) -> None:
+        """Nobody asks."""
+
+    def drop(self, decision: Drop) -> None:
+        """Nobody asks."""
+
+    def _soon(self, happened: Callable[[str, float], list[Decision]], clone: str) -> None:
+        self._loop.call_soon(lambda: self.carry_out(happened(clone, time.monotonic())))
+
+
+class FakeBoard:
+    """Tells of the pools alone: there is no server to tell of."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+
+    def status(self) -> dict[str, Any]:
+        """Return what `peers.await_rest` looks at."""
+        pools = [pool.snapshot() for pool in self._fleet.pools.values()]
+        return {"pools": msgspec.to_builtins(pools)}
+
+
+async def main(path: Path, ready: int) -> None:
+    """Serve until killed."""
+    config = Config(
+        pool=PoolSection(max_clones=ready),
+        access=AccessSection(max_clients=MOST_CLIENTS),
+        templates={TEMPLATE: TemplateSection(sql=["none"], min_ready=ready, max_clones=ready)},
+    )
+    loop, metrics = asyncio.get_running_loop(), Metrics(CollectorRegistry(), config.templates)
+    limits = {TEMPLATE: Limits(min_ready=ready, max_clones=ready)}
+    fleet = Fleet(limits, ready, Namer(config.instance, 1), Serials(time.time()))
+    listener = Listener(path, metrics, config.access)
+    hands = FakeHands(fleet, loop)
+    broker = Broker(fleet, hands, metrics, loop, time.monotonic, 30.0, listener.tell)
+    hands.carry_out = broker.carry_out
+    broker.carry_out(fleet.pools[TEMPLATE].template_ready(GENERATION, time.monotonic()))
+    board = cast("StatusBoard", FakeBoard(fleet))
+    methods = Methods(broker, ENDPOINT, Logins(ENDPOINT), config, board)
+    await listener.open(methods, Gatekeeper(config.access))
+    await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    uvloop.run(main(Path(sys.argv[1]), int(sys.argv[2])))

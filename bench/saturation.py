@@ -1,0 +1,150 @@
+"""Databases a second, for clients that never pause: by leases, and by plain CREATE and DROP.
+
+A turn is to get a database, connect, change four tables, disconnect, and give the database back.
+The ways take turns on one server, several rounds, and a round counts until the last clone is
+ready again: nothing is borrowed from the stock.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from typing import TYPE_CHECKING, Any
+
+from bench import cpu, peers, work
+from bench.clients import LEASES, Crowd
+from bench.plain import STRATEGIES
+from bench.samples import summary
+from clonepool.client import Client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from bench.clients import Shift
+
+    Round = dict[str, Any]
+
+CLIENTS = 4
+OTHER_CLIENTS = (1, 2, 8)
+WAYS = (*LEASES, *STRATEGIES)
+CONFIG = """\
+[http]
+listen = ""
+[templates.rewound]
+sql = ["small.sql"]
+min_ready = 8
+max_clones = 16
+recycle = "auto"
+[templates.recreated]
+sql = ["small.sql"]
+min_ready = 8
+max_clones = 16
+recycle = "recreate"
+"""
+"""One clone in a hundred that are rewound is proven in full, as shipped."""
+
+
+def run(directory: Path, *, short: bool) -> dict[str, Any]:
+    """Measure both ways on one daemon and return the figures, times in seconds."""
+    (directory / "small.sql").write_text(work.SMALL)
+    seconds, rounds, other_rounds = (0.4, 2, 1) if short else (4.0, 7, 3)
+    counts = {CLIENTS: rounds, **dict.fromkeys(OTHER_CLIENTS, other_rounds)}
+    with (
+        peers.daemon(directory, CONFIG) as (path, daemon),
+        Client(str(path), name="bench") as client,
+    ):
+        peers.await_rest(client)
+        with client.lease("rewound") as lease:
+            url = lease.url
+        used = _meter(daemon, cpu.postmaster_of(directory / "state"))
+        with Crowd(max(counts), str(path), url) as crowd:
+            measured = {
+                clients: [
+                    _measure_round(crowd, client, used, seconds, clients, number)
+                    for number in range(rounds)
+                ]
+                for clients, rounds in counts.items()
+            }
+    return {"seconds": seconds, **_figures(measured)}
+
+
+def _meter(daemon: int, postmaster: int) -> Callable[[], tuple[float, float]]:
+    """Return what tells the CPU seconds that the daemon and the server have used."""
+    return lambda: (cpu.own_seconds(daemon), cpu.family_seconds(postmaster))
+
+
+def _measure_round(
+    crowd: Crowd,
+    client: Client,
+    used: Callable[[], tuple[float, float]],
+    seconds: float,
+    clients: int,
+    number: int,
+) -> dict[str, Round]:
+    """Let each way have its turn; who begins is another one each time."""
+    first = number % len(WAYS)
+    found = {}
+    for way in (*WAYS[first:], *WAYS[:first]):
+        peers.await_rest(client)
+        crowd.prepare(way, seconds, clients)
+        before, began = used(), time.perf_counter()
+        shifts = crowd.work()
+        peers.await_rest(client)
+        took = time.perf_counter() - began
+        found[way] = _round(shifts, took, before, used())
+    return found
+
+
+def _round(
+    shifts: list[Shift], took: float, before: tuple[float, float], after: tuple[float, float]
+) -> Round:
+    turns = sum(len(shift.got) for shift in shifts)
+    daemon, server = (now - then for now, then in zip(after, before, strict=True))
+    return {
+        "turns": turns,
+        "per_second": turns / took,
+        "daemon_cpu": daemon / turns,
+        "server_cpu": server / turns,
+        "client_cpu": sum(shift.cpu for shift in shifts) / turns,
+        "got": [seconds for shift in shifts for seconds in shift.got],
+        "gave": [seconds for shift in shifts for seconds in shift.gave],
+    }
+
+
+def _figures(measured: dict[int, list[dict[str, Round]]]) -> dict[str, Any]:
+    rounds = measured[CLIENTS]
+    plain = _faster(rounds)
+    ratios = [each["rewound"]["per_second"] / each[plain]["per_second"] for each in rounds]
+    return {
+        "clients": CLIENTS,
+        "faster_plain": plain,
+        "ratios": ratios,
+        "ratio": statistics.median(ratios),
+        "ways": {way: _over_rounds([each[way] for each in rounds]) for way in WAYS},
+        "per_second_by_clients": {
+            way: [
+                [clients, _median([each[way] for each in measured[clients]], "per_second")]
+                for clients in sorted(measured)
+            ]
+            for way in WAYS
+        },
+    }
+
+
+def _faster(rounds: list[dict[str, Round]]) -> str:
+    """Return the plain way that made more databases, all rounds together."""
+    return max(STRATEGIES, key=lambda way: sum(each[way]["per_second"] for each in rounds))
+
+
+def _over_rounds(rounds: list[Round]) -> dict[str, Any]:
+    keys = ("per_second", "daemon_cpu", "server_cpu", "client_cpu")
+    return {
+        "turns": sum(each["turns"] for each in rounds),
+        **{key: _median(rounds, key) for key in keys},
+        **{key: summary([s for each in rounds for s in each[key]]) for key in ("got", "gave")},
+    }
+
+
+def _median(rounds: list[Round], key: str) -> float:
+    return float(statistics.median(each[key] for each in rounds))

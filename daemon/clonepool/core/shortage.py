@@ -1,0 +1,88 @@
+"""What one pool lacks, and which limit keeps that away. Counts only; nothing is changed here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clonepool.core.limits import Limit
+from clonepool.core.sizing import clones_to_create
+from clonepool.errors import ResourceError
+
+if TYPE_CHECKING:
+    from clonepool.core.limits import Budget, Limits
+    from clonepool.core.sizing import Demand
+    from clonepool.core.stock import Stock
+    from clonepool.core.waiting import WaitingLine
+    from clonepool.errors import ClonepoolError
+
+
+class Shortage:
+    """Compares what a pool has with what it should have."""
+
+    def __init__(
+        self, limits: Limits, budget: Budget, stock: Stock, line: WaitingLine, demand: Demand
+    ) -> None:
+        self._limits = limits
+        self._budget = budget
+        self._stock = stock
+        self._line = line
+        self._demand = demand
+
+    @property
+    def room(self) -> int:
+        """How many more clones the limits allow; may be negative."""
+        return min(self._limits.max_clones - len(self._stock), self._budget.room)
+
+    @property
+    def fresh(self) -> int:
+        """How many wait for a clone that nobody had, beyond those that come."""
+        return self._line.fresh - self._stock.fresh - self._stock.coming
+
+    @property
+    def owed(self) -> int:
+        """How many clones `min_ready` promises and the pool neither has nor makes."""
+        return max(0, self._limits.min_ready - self._stock.ready - self._stock.coming)
+
+    def to_create(self, *, refill: bool, shelf: bool) -> int:
+        """Return how many clones to start.
+
+        Args:
+            refill: whether up to `min_ready`, beyond those that somebody waits for.
+            shelf: whether up to the target: then who waits now comes first, and what min_ready
+                promises, of this template and of all others.
+        """
+        room = self.room
+        missing = self._missing(self._limits.min_ready if refill else 0, room)
+        missing = max(missing, min(self.fresh, room))
+        if shelf and (target := self._demand.target) > self._limits.min_ready and not self._line:
+            spare = room - max(0, self._budget.owed() - missing)
+            missing = max(missing, self._missing(target, spare))
+        return missing
+
+    def wanted(self, asking: int = 0) -> int:
+        """Return how many clones min_ready, who waits and `asking` more lack, limits or not."""
+        return self._needed(asking) - self._stock.ready - self._stock.coming
+
+    def limited_by(self, error: ClonepoolError | None, asking: int = 0) -> Limit | None:
+        """Name what keeps wanted clones away; `error` is that of the last try to make one."""
+        if self._budget.paused and self.wanted(asking) > 0:
+            return Limit.SERVER
+        if self._needed(asking) > self._stock.ready and isinstance(error, ResourceError):
+            return Limit(error.limit)  # also while it is tried again
+        if self.wanted(asking) <= 0:
+            return None
+        if len(self._stock) >= self._limits.max_clones:
+            return Limit.TEMPLATE
+        return Limit.POOL if self._budget.room <= 0 else None
+
+    def _needed(self, asking: int) -> int:
+        return self._limits.min_ready + len(self._line) + asking
+
+    def _missing(self, min_ready: int, room: int) -> int:
+        return clones_to_create(
+            min_ready=min_ready,
+            waiting=len(self._line),
+            ready=self._stock.ready,
+            coming=self._stock.coming,
+            room=room,
+        )

@@ -1,0 +1,15 @@
+"""Why a clone is not rewound."""
+
+from __future__ import annotations
+
+from clonepool.errors import ClonepoolError
+
+
+class CannotRewindError(ClonepoolError):
+    """The clone cannot provably be made good in place; it is to be recreated."""
+
+    code = "cannot_rewind"
+
+
+class LeftoversError(CannotRewindError):
+    """Something that outlives sessions is to be cleared away first."""

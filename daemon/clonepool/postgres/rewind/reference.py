@@ -1,0 +1,135 @@
+"""References: for each generation one clone that nobody ever leases, to read rows from.
+
+A sealed template cannot be read. A reference is made when it is first needed, by whoever this was
+told by, and read over one connection that stays open.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
+from clonepool.postgres import databases
+from clonepool.postgres.rewind.errors import CannotRewindError
+from clonepool.postgres.rewind.pages import page_of, read_tuples, tids
+from clonepool.postgres.rewind.pristine import read_rows_digest
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+
+    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.rewind.pages import Tuple
+    from clonepool.postgres.rewind.pristine import Table
+
+    Make = Callable[[str], Awaitable[str]]
+
+log = structlog.get_logger()
+
+LARGEST_CACHE = 2048
+"""Pages whose row versions are kept in memory, some kilobytes each."""
+
+
+class Reference:
+    """One clone of a generation, as it was made."""
+
+    def __init__(self, name: str, session: Session) -> None:
+        self.name = name
+        self.session = session
+        self._pages: dict[tuple[int, int], list[Tuple]] = {}
+        self._digests: dict[int, str] = {}
+
+    async def tuples(self, table: Table, numbers: Sequence[int]) -> list[Tuple]:
+        """Return which row versions live on these pages, which are in order."""
+        missing = [number for number in numbers if (table.oid, number) not in self._pages]
+        if len(self._pages) + len(missing) > LARGEST_CACHE:
+            self._pages.clear()
+            missing = list(numbers)
+        for number in missing:
+            self._pages[table.oid, number] = []
+        for row in await read_tuples(self.session, table, missing):
+            self._pages[table.oid, page_of(row)].append(row)
+        return [row for number in numbers for row in self._pages[table.oid, number]]
+
+    async def rows(self, table: Table, originals: Iterable[Tuple] | None) -> tuple[bytes, int]:
+        """Return rows in COPY's binary format, and how many they are; None means all."""
+        which = "" if originals is None else f"ctid = ANY ({tids(originals)})"
+        return await self.session.copy_out(table.schema, table.relation, table.columns, which)
+
+    async def digest(self, table: Table) -> str:
+        """Return the digest of a large table's rows."""
+        if table.oid not in self._digests:
+            self._digests[table.oid] = await read_rows_digest(self.session, table.name)
+        return self._digests[table.oid]
+
+
+class References:
+    """The references of one server.
+
+    Args:
+        gateway: the way to the server.
+        make: copies a generation of that name into a database for this, and returns its name.
+        settings: of the sessions that read.
+    """
+
+    def __init__(self, gateway: Gateway, make: Make, settings: Mapping[str, str]) -> None:
+        self._gateway = gateway
+        self._make = make
+        self._settings = settings
+        self._known: dict[str, Reference] = {}
+        self._stale: list[Reference] = []
+        self._locks: dict[str, anyio.Lock] = {}
+
+    def forget(self, generation: str) -> None:
+        """The generation was built anew: what is known of the old one is of no use."""
+        found = self._known.pop(generation, None)
+        if found is not None:
+            self._stale.append(found)
+
+    @asynccontextmanager
+    async def of(self, generation: str) -> AsyncIterator[Reference]:
+        """Have a generation's reference for oneself, made if there is none.
+
+        Raises:
+            CannotRewindError: it cannot be had; says why.
+        """
+        async with self._locks.setdefault(generation, anyio.Lock()):
+            found = self._known.get(generation)
+            try:
+                if found is None or not found.session.usable:
+                    self.forget(generation)
+                    await self._drop_stale()
+                    found = self._known[generation] = await self._new(generation)
+            except ClonepoolError as error:
+                raise CannotRewindError(f"there is no reference: {error}") from error
+            try:
+                yield found
+            except (CannotRewindError, StatementError):
+                raise
+            except BaseException:
+                self.forget(generation)  # what its session does now is not known
+                raise
+
+    async def close(self) -> None:
+        """Drop all references."""
+        for generation in list(self._known):
+            self.forget(generation)
+        await self._drop_stale()
+
+    async def _new(self, generation: str) -> Reference:
+        name = await self._make(generation)
+        session = await self._gateway.connect(name, settings=self._settings)
+        log.info("reference.made", database=name)
+        return Reference(name, session)
+
+    async def _drop_stale(self) -> None:
+        while self._stale:
+            reference = self._stale.pop()
+            await reference.session.close()
+            try:
+                await databases.drop(self._gateway, reference.name)
+            except ServerUnavailableError as error:
+                log.warning("reference.left", database=reference.name, error=str(error))

@@ -1,0 +1,201 @@
+"""Every way of copying makes the same clone, and a server that refuses one gets another."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import pytest
+from structlog.testing import capture_logs
+
+from clonepool.core.naming import Identity, Kind
+from clonepool.errors import CapabilityError, StatementError
+from clonepool.postgres import databases
+from clonepool.postgres.clones import TooSlowError
+from clonepool.postgres.copier import MEASURING, Copier, Copiers, Wanted
+from clonepool.postgres.copying import SAMPLES, WARM_UP, Chooser
+from clonepool.postgres.strategies import Strategy, candidates
+from support.servers import BLOG
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from clonepool.postgres.builder import Generation
+    from support.servers import Workshop
+
+pytestmark = pytest.mark.anyio
+
+DIGEST = """\
+SELECT md5(string_agg(row, '|' ORDER BY row)) AS digest FROM (
+    SELECT 'user' || u::text FROM blog.tb_user u
+    UNION ALL SELECT 'post' || p::text FROM blog.tb_post p
+    UNION ALL SELECT 'comment' || c::text FROM blog.tb_comment c) AS every (row)
+"""
+
+
+class Desk:
+    """A template of which clones are ordered."""
+
+    def __init__(self, shop: Workshop, generation: Generation) -> None:
+        self.shop = shop
+        self.generation = generation
+
+    def wanted(self, *, seconds: float = 30.0) -> Wanted:
+        """Return an order for one more clone."""
+        serial = self.shop.serials.next()
+        name = self.shop.namer.name(Identity(Kind.CLONE, "blog", self.generation.short, serial))
+        contents = self.generation.contents
+        return Wanted(name, self.generation.database, contents, {"kind": "clone"}, seconds)
+
+    def copier(self, *able: Strategy) -> Copier:
+        """Return a copier that has these strategies to choose from."""
+        chooser = Chooser(able, set())
+        return Copier(self.shop.gateway, self.shop.capabilities, "blog", chooser, time.monotonic)
+
+    @property
+    def able(self) -> tuple[Strategy, ...]:
+        """What the server can do."""
+        return candidates("auto", self.shop.capabilities, throwaway=True)
+
+    async def digest(self, database: str) -> str:
+        """Return a digest of its rows."""
+        async with self.shop.gateway.session(database) as session:
+            return str(await session.value(DIGEST))
+
+    async def names(self) -> set[str]:
+        """Return which databases of ours there are."""
+        ours, _ = await databases.list_ours(self.shop.gateway, self.shop.namer)
+        return {database.name for database in ours if database.identity.kind is Kind.CLONE}
+
+
+@pytest.fixture
+async def desk(any_workshop: Workshop) -> AsyncIterator[Desk]:
+    made = Desk(any_workshop, await any_workshop.build(BLOG))
+    yield made
+    for name in await made.names():
+        await databases.drop(any_workshop.gateway, name)
+
+
+async def test_every_strategy_makes_the_same_clone(desk: Desk) -> None:
+    digests = []
+    for strategy in desk.able:
+        wanted = desk.wanted()
+        await desk.copier(strategy).make(wanted)
+        digests.append(await desk.digest(wanted.name))
+    assert len(digests) >= 2
+    assert len(set(digests)) == 1
+
+
+async def test_a_choice_is_made_after_so_many_clones_and_told_once(desk: Desk) -> None:
+    capabilities = desk.shop.capabilities
+    copiers = Copiers(
+        desk.shop.gateway, capabilities, {"blog": "auto"}, time.monotonic, throwaway=True
+    )
+    assert copiers.shown("blog") == MEASURING
+    assert not any(chosen for _, _, chosen in copiers.strategies())
+    with capture_logs() as logs:
+        for _ in range(len(desk.able) * (WARM_UP + SAMPLES) + 2):
+            wanted = desk.wanted()
+            await copiers.of("blog").make(wanted)
+            await databases.drop(desk.shop.gateway, wanted.name)
+    (told,) = (entry for entry in logs if entry["event"] == "copy.strategy_chosen")
+    assert copiers.shown("blog") == told["strategy"]
+    assert set(told["seconds"]) == set(desk.able)
+    assert [strategy for _, strategy, chosen in copiers.strategies() if chosen] == [
+        told["strategy"]
+    ]
+    copiers.server_changed()
+    assert copiers.shown("blog") == MEASURING
+
+
+async def test_another_generation_is_measured_anew(desk: Desk) -> None:
+    copier = desk.copier(*desk.able)
+    for strategy in desk.able[:-1]:
+        copier.chooser.strike(strategy)
+    await copier.make(desk.wanted())
+    assert copier.chooser.chosen is desk.able[-1]
+    other = await desk.shop.build(["examples/blog/1_schema.sql"], template="schema")
+    wanted = desk.wanted()
+    name = desk.shop.namer.name(Identity(Kind.CLONE, "schema", other.short, 1))
+    await copier.make(Wanted(name, other.database, other.contents, wanted.facts, wanted.seconds))
+    assert copier.chooser.chosen is None
+
+
+async def test_sessions_that_were_kept_copy_as_they_are_told(desk: Desk) -> None:
+    """The method is a setting of the session, and sessions are kept for the next copy."""
+    if Strategy.CLONE not in desk.able:
+        pytest.skip("before PostgreSQL 18 there is no such setting")
+    for strategy in (Strategy.CLONE, Strategy.FILE_COPY, Strategy.CLONE):
+        await desk.copier(strategy).make(desk.wanted())
+        async with desk.shop.gateway.control() as session:
+            method = await session.value("SHOW file_copy_method")
+        assert method == {"clone": "clone", "file_copy": "copy"}[strategy]
+
+
+async def test_a_strategy_that_the_server_refuses_costs_nobody_a_clone(desk: Desk) -> None:
+    if Strategy.CLONE in desk.able:
+        pytest.skip("PostgreSQL 18 refuses none")
+    newer = msgspec.structs.replace(desk.shop.capabilities, file_copy_methods=("copy", "clone"))
+    chooser = Chooser((Strategy.CLONE, Strategy.WAL_LOG), set())
+    copier = Copier(desk.shop.gateway, newer, "blog", chooser, time.monotonic)
+    wanted = desk.wanted()
+    with capture_logs() as logs:
+        await copier.make(wanted)
+        await copier.make(desk.wanted())
+    assert wanted.name in await desk.names()
+    assert [entry["strategy"] for entry in logs if entry["log_level"] == "warning"] == ["clone"]
+    assert chooser.chosen is Strategy.WAL_LOG
+
+
+async def test_what_fails_whatever_the_strategy_strikes_none_off(desk: Desk) -> None:
+    copier = desk.copier(*desk.able)
+    wanted = desk.wanted()
+    await copier.make(wanted)
+    with pytest.raises(StatementError, match="already exists"):
+        await copier.make(wanted)
+    assert copier.chooser.has_other(desk.able[:-1])
+    assert copier.chooser.has_other(desk.able[1:])
+
+
+async def test_a_trial_that_takes_too_long_is_made_good_in_the_same_try(desk: Desk) -> None:
+    copier, late = desk.copier(*desk.able), desk.able[1]
+    await copier.make(desk.wanted())
+    begin = copier.chooser.begin
+
+    def begin_in_a_hurry(**how: object) -> object:
+        turn = begin(**how)  # type: ignore[arg-type]
+        turn.limit = 0.001 if turn.strategy is late else None
+        return turn
+
+    copier.chooser.begin = begin_in_a_hurry  # type: ignore[method-assign, assignment]
+    wanted = desk.wanted()
+    await copier.make(wanted)
+    assert wanted.name in await desk.names()
+    assert await desk.digest(wanted.name)
+
+
+async def test_a_clone_that_takes_too_long_by_any_strategy_is_an_error(desk: Desk) -> None:
+    wanted = desk.wanted(seconds=0.001)
+    with pytest.raises(TooSlowError):
+        await desk.copier(*desk.able).make(wanted)
+    await databases.drop(desk.shop.gateway, wanted.name)
+
+
+async def test_a_copy_that_is_cancelled_is_company_to_none(desk: Desk) -> None:
+    copier = desk.copier(*desk.able)
+    with anyio.move_on_after(0.001):
+        await copier.make(wanted := desk.wanted())
+    await databases.drop(desk.shop.gateway, wanted.name)
+    assert copier.chooser.begin().alone
+
+
+async def test_a_strategy_that_the_server_cannot_do_is_named_with_its_key(desk: Desk) -> None:
+    if Strategy.CLONE in desk.able:
+        pytest.skip("PostgreSQL 18 can do all")
+    with pytest.raises(CapabilityError, match=r'^templates\.blog\.copy = "clone": PostgreSQL'):
+        Copiers(
+            desk.shop.gateway, desk.shop.capabilities, {"blog": "clone"}, time.monotonic,
+            throwaway=True,
+        )  # fmt: skip

@@ -1,0 +1,53 @@
+"""A clone has the settings of its template, however they were written."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from clonepool.core.naming import Identity, Kind
+from clonepool.postgres import databases
+from clonepool.postgres.clones import make_clone
+from support.servers import open_directory
+
+if TYPE_CHECKING:
+    from support.servers import Workshop
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.mark.parametrize(
+    ("name", "written", "meant"),
+    [
+        ("statement_timeout", "60000", "60000"),
+        ("work_mem", "'4096kB'", "4096"),
+        ("enable_seqscan", "no", "off"),
+        ("DateStyle", "German, DMY", "German, DMY"),
+        ("TimeZone", "'utc'", "UTC"),
+        ("default_transaction_isolation", "'REPEATABLE READ'", "repeatable read"),
+        ("default_transaction_read_only", "on", "on"),
+    ],
+)
+async def test_a_clone_has_the_setting_of_its_template(
+    workshop: Workshop, name: str, written: str, meant: str
+) -> None:
+    with open_directory() as directory:
+        (directory / "set.sql").write_text(
+            f"DO $$ BEGIN EXECUTE format($f$ALTER DATABASE %I SET {name} = {written}$f$,"
+            " current_database()); END $$;\n"
+        )
+        generation = await workshop.build(["set.sql"], directory, "settings")
+    serial = workshop.serials.next()
+    clone = workshop.namer.name(Identity(Kind.CLONE, "settings", generation.short, serial))
+    try:
+        await make_clone(
+            workshop.gateway, clone, generation.database, generation.contents,
+            options="", facts={}, seconds=30,
+        )  # fmt: skip
+        async with workshop.gateway.session(clone) as session:
+            begun_with = "SELECT reset_val FROM pg_settings WHERE name = $1"
+            assert await session.value(begun_with, name) == meant
+    finally:
+        await databases.drop(workshop.gateway, clone)
+        await databases.drop(workshop.gateway, generation.database, sealed=True)
