@@ -114,8 +114,10 @@ def test_reset_gives_a_clean_clone_under_the_same_token(daemon: Daemon) -> None:
         lease = client.lease("blog", timeout=30)
         token = lease.token
         value(lease.url, "WITH gone AS (DELETE FROM blog.tb_post_tag RETURNING 1) SELECT 1")
+        was = lease.url
         lease.reset(timeout=30)
-        assert lease.token == token
+        assert (lease.token, lease.url) == (token, was)
+        assert value(lease.url, "SELECT count(*) FROM blog.tb_post_tag") != 0
         assert value(lease.url, "SELECT count(*) FROM blog.tb_user") == USERS
         assert len(leases(daemon)) == 1
         lease.release()

@@ -102,7 +102,39 @@ def test_clones_are_rewound_by_the_measure_of_the_generation_they_are_of() -> No
         assert not daemon.events("clone.proof_failed")
 
 
-def test_unless_told_otherwise_a_clone_is_made_anew() -> None:
-    with running_daemon(ONE) as daemon:
+def test_a_reset_rewinds_the_clone_where_it_is_or_gives_another(one: Daemon) -> None:
+    with one.client() as client, client.lease("blog", timeout=30) as lease:
+        first, tagged = lease.url, value(lease.url, TAGGED)
+        value(lease.url, EMPTIED)
+        lease.reset(timeout=30)
+        assert (lease.url, value(lease.url, TAGGED)) == (first, tagged)
+        value(lease.url, "SELECT lo_from_bytea(0, 'abc')")
+        lease.reset(timeout=30)
+        assert lease.url != first
+        assert value(lease.url, TAGGED) == tagged
+
+
+def test_a_session_that_stays_on_the_clone_is_no_stray_and_leaves_with_it() -> None:
+    with running_daemon(AUTO + "stay_connected = true\n") as daemon:
+        for _ in range(3):
+            before, after = recycles(daemon, EMPTIED)
+            assert before == after
+        with daemon.client() as client:
+            assert not client.lease("blog", timeout=30).release()
+            eventually(daemon.at_rest)
+            lease = client.lease("blog", timeout=30)
+            others = (
+                "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+            assert value(lease.url, others) == 1
+            lease.release()
+            assert client.lease("blog", timeout=30).database == lease.database
+        assert not daemon.events("clone.proof_failed")
+        assert not daemon.events("clone.sessions_leaked")
+
+
+def test_told_to_a_clone_is_made_anew() -> None:
+    with running_daemon(ONE + 'recycle = "recreate"\n') as daemon:
         before, after = recycles(daemon, COUNT)
         assert before != after

@@ -87,6 +87,16 @@ def daemon() -> Iterator[Daemon]:
             clean_up(daemon)
 
 
+@pytest.fixture
+def recreating() -> Iterator[Daemon]:
+    with open_directory() as directory:
+        daemon = Daemon(directory, CONFIG + 'recycle = "recreate"\n')
+        try:
+            yield daemon
+        finally:
+            clean_up(daemon)
+
+
 @dataclass
 class Book:
     """What the daemon acknowledged; of what is under way when it dies, nothing is known."""
@@ -276,8 +286,10 @@ def test_a_lease_whose_reset_was_interrupted_has_one_clone_or_none(
 
 @pytest.mark.parametrize("end", ["release", "disconnect", "renewed elsewhere"])
 def test_a_lease_that_ended_while_it_was_renewed_is_over_for_the_next_daemon_too(
-    daemon: Daemon, end: str
+    recreating: Daemon, end: str
 ) -> None:
+    daemon = recreating
+
     def renew_and_end(client: Client, book: Book) -> None:
         with contextlib.closing(Lines(daemon.socket)) as lines:
             lines.send(1, "acquire", template="blog", timeout=20)

@@ -75,11 +75,12 @@ class PoolMachine(RuleBasedStateMachine):
 
     fleet: Fleet
 
-    @initialize(building=st.booleans(), parked=st.integers(0, 2))
-    def start(self, building: bool, parked: int) -> None:
+    @initialize(building=st.booleans(), parked=st.integers(0, 2), rewinds=st.booleans())
+    def start(self, building: bool, parked: int, rewinds: bool) -> None:
         self.now = 0.0
         self.last_waiter = 0
         self.queued: dict[str, list[int]] = {template: [] for template in TEMPLATES}
+        self.resetting: dict[str, int] = {}
         self.asked: set[int] = set()
         self.answered: set[int] = set()
         self.deadlines: dict[int, float] = {}
@@ -97,7 +98,12 @@ class PoolMachine(RuleBasedStateMachine):
         self.ever_named: set[str] = set()
         self.announced: dict[str, dict[int, Announced]] = {template: {} for template in TEMPLATES}
         self.fleet, first = make_fleet(
-            MAX_ALL, ready_templates=False, shrink_after=2.0, blog=(2, 3), shop=(1, 4)
+            MAX_ALL,
+            ready_templates=False,
+            shrink_after=2.0,
+            rewinds=rewinds,
+            blog=(2, 3),
+            shop=(1, 4),
         )
         for number in range(parked):
             name = NAMER.name(Identity(Kind.CLONE, "blog", GENERATIONS[0], 1_000_000 + number))
@@ -158,11 +164,14 @@ class PoolMachine(RuleBasedStateMachine):
         assert lease.clone not in {d.clone for d in self.recycling}
         if waiter in self.picky:
             assert lease.clone not in self.used, "not fresh"
+        assert self.deadlines[waiter] > self.now, "granted after its deadline"
+        if self.resetting.get(lease.clone) == waiter:
+            del self.resetting[lease.clone]
+            return
         line = self.queued[lease.template]
         before = line[: line.index(waiter)]
         assert set(before) <= self.picky, "out of order"
         assert not before or lease.clone in self.used, "a fresh clone was wasted"
-        assert self.deadlines[waiter] > self.now, "granted after its deadline"
         self.queued[lease.template].remove(waiter)
         self.note_served(lease.template, self.holder_of[waiter])
 
@@ -177,7 +186,8 @@ class PoolMachine(RuleBasedStateMachine):
                 del announced[drawn_on]
 
     def note_record(self, record: Record) -> None:
-        if record.waiter in self.queued[record.lease.template]:
+        resetting = self.resetting.get(record.lease.clone) == record.waiter
+        if resetting or record.waiter in self.queued[record.lease.template]:
             self.take(record.waiter, record.lease)
             self.fresh.add(record.waiter)
         self.writing[record.waiter] = record
@@ -266,10 +276,17 @@ class PoolMachine(RuleBasedStateMachine):
         token = self.pick_held(pick)
         held = self.held.pop(token)
         asked = self.ask(held.holder, timeout)
-        queue = self.queued[held.template]
-        line = self.fleet.pools[held.template].line
-        queue.insert(len(line._continuing), asked.waiter)
+        pool = self.fleet.pools[held.template]
+        if pool.limits.rewinds and pool.phase != "failed":
+            self.resetting[held.clone] = asked.waiter
+        else:
+            self.queue_reset(held.template, asked.waiter)
         self.apply(self.fleet.reset(token, asked, self.now))
+
+    def queue_reset(self, template: str, waiter: int) -> None:
+        """Let a lease wait for another clone, behind others that wait for one, before all else."""
+        line = self.fleet.pools[template].line
+        self.queued[template].insert(len(line._continuing), waiter)
 
     @rule(holder=st.integers(1, 3))
     def disconnect(self, holder: int) -> None:
@@ -354,6 +371,12 @@ class PoolMachine(RuleBasedStateMachine):
         pool = self.fleet.pools[recycle.template]
         finish = pool.rewound if rewound else pool.unusable
         self.used |= {recycle.clone} if rewound else set()
+        waiter = self.resetting.get(recycle.clone)
+        if waiter is not None and (waiter in self.answered or self.deadlines[waiter] <= self.now):
+            del self.resetting[recycle.clone]
+        elif waiter is not None and not (rewound and recycle.generation == pool.generation):
+            del self.resetting[recycle.clone]
+            self.queue_reset(recycle.template, waiter)
         self.apply(finish(recycle.clone, self.now))
 
     @precondition(lambda self: self.dropping)

@@ -18,11 +18,15 @@ def make_fleet(
     *,
     ready_templates: bool = True,
     shrink_after: float = 60.0,
+    rewinds: bool = False,
     **limits: tuple[int, int],
 ) -> tuple[Fleet, list[Decision]]:
     """Return a fleet with these (min_ready, max_clones), and what it wants first."""
     fleet = Fleet(
-        {name: Limits(*pair, shrink_after=shrink_after) for name, pair in limits.items()},
+        {
+            name: Limits(*pair, shrink_after=shrink_after, rewinds=rewinds)
+            for name, pair in limits.items()
+        },
         max_clones,
         Namer("test", 1),
         Serials(0),

@@ -227,6 +227,47 @@ def test_reset_gives_another_clone_under_the_same_token_before_anybody_who_waits
     assert grant.lease.granted_at == lease.granted_at
 
 
+def test_a_reset_waits_for_its_own_clone_where_that_is_rewound() -> None:
+    fleet, pool = ready_fleet(min_ready=2, max_clones=4, rewinds=True)
+    lease = held(fleet)
+    (recycle,) = fleet.reset(lease.token, request(3), 1.0)
+    assert isinstance(recycle, Recycle)
+    (grant,) = pool.rewound(recycle.clone, 2.0)
+    assert isinstance(grant, Grant)
+    assert grant.lease == lease
+    assert grant.waiter == 3
+    assert pool.snapshot().leased == 1
+    assert not fleet.release(lease.token)[1:]
+
+
+def test_a_reset_whose_clone_is_not_to_be_had_gets_another() -> None:
+    fleet, pool = ready_fleet(min_ready=2, max_clones=4, rewinds=True)
+    lease = held(fleet)
+    (recycle,) = fleet.reset(lease.token, request(3), 1.0)
+    assert isinstance(recycle, Recycle)
+    (grant,) = grants(pool.unusable(recycle.clone, 2.0))
+    assert (grant.waiter, grant.lease.token) == (3, lease.token)
+    assert grant.lease.clone != lease.clone
+
+
+@pytest.mark.parametrize("end", ["late", "gone", "stopped"])
+def test_a_reset_that_nobody_waits_for_any_more_ends_the_lease(end: str) -> None:
+    fleet, pool = ready_fleet(min_ready=1, max_clones=1, rewinds=True)
+    lease = held(fleet)
+    (recycle,) = fleet.reset(lease.token, request(3, timeout=1.0), 0.0)
+    assert isinstance(recycle, Recycle)
+    assert fleet.next_timer() == 1.0
+    ended = {
+        "late": lambda: fleet.expire(1.0),
+        "gone": lambda: fleet.holder_gone(1, [3], 0.5),
+        "stopped": fleet.stop,
+    }[end]()
+    assert len(refusals(ended)) == (end != "gone")
+    assert not grants(pool.rewound(recycle.clone, 2.0))
+    with pytest.raises(NotYourLeaseError):
+        fleet.lease(lease.token)
+
+
 def test_a_reset_that_finds_nothing_in_time_ends_the_lease() -> None:
     fleet, first = make_fleet(blog=(1, 1))
     finish_creates(fleet, first)

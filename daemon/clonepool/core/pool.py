@@ -35,6 +35,7 @@ from clonepool.core.decisions import (
 )
 from clonepool.core.limits import Budget, Limit, Limits
 from clonepool.core.naming import Identity, Kind, Namer, Serials
+from clonepool.core.resets import Resets
 from clonepool.core.retries import Retries
 from clonepool.core.shortage import Shortage
 from clonepool.core.sizing import Demand
@@ -80,6 +81,7 @@ class Pool:
         self.tenancy = Tenancy(template, limits.max_lease)
         self.leases = self.tenancy.book
         self.line = WaitingLine()
+        self.resets = Resets()
         self.stock = Stock(budget)
         self.demand = Demand(limits, self.stock, self.line)
         self.shortage = Shortage(limits, budget, self.stock, self.line, self.demand)
@@ -117,7 +119,7 @@ class Pool:
 
     def forget(self, waiter: int) -> list[Decision]:
         """Take a request back: whoever asked has gone away."""
-        if self.line.remove(waiter) is not None:
+        if self.line.remove(waiter) is not None or self.resets.remove(waiter) is not None:
             return []
         unwritten = self.tenancy.take_back(waiter)
         if unwritten is not None and self.tenancy.is_new(unwritten):
@@ -145,16 +147,22 @@ class Pool:
         return [self.tenancy.renew(lease, ttl, request)]
 
     def reset(self, lease: Lease, request: Request, now: float) -> list[Decision]:
-        """Give a lease another clone, before anybody else; the old one is recycled.
+        """Give a lease its clone as it was, or another one, before anybody else.
 
-        When there is none by the deadline, the request is refused and the lease is over.
+        The clone is recycled; where that is expected to rewind it, the lease waits for it, and
+        otherwise gets another at once. When there is none by the deadline, the request is refused
+        and the lease is over.
         """
         continued = msgspec.structs.replace(request, continues=lease)
-        return [*self.release(lease), *self.acquire(continued, now)]
+        if not self.limits.rewinds or self._refusal(continued):
+            return [*self.release(lease), *self.acquire(continued, now)]
+        self.resets.add(lease.clone, continued)
+        return self.release(lease)
 
     def refuse_all(self, error: ClonepoolError) -> list[Decision]:
         """Empty the queue, each request answered with `error`."""
-        return [Refuse(request.waiter, self.template, error) for request in self.line.pop_all()]
+        everybody = [*self.resets.pop_all(), *self.line.pop_all()]
+        return [Refuse(request.waiter, self.template, error) for request in everybody]
 
     def drain(self, *, on: bool) -> list[Decision]:
         """Grant no new leases, or do so again; who holds one is left alone."""
@@ -169,7 +177,7 @@ class Pool:
         """
         decisions: list[Decision] = [
             Refuse(request.waiter, self.template, self._timeout_error(request, now))
-            for request in self.line.pop_overdue(now)
+            for request in [*self.resets.pop_overdue(now), *self.line.pop_overdue(now)]
         ]
         for waiter, unwritten in list(self.tenancy.unwritten()):
             if unwritten.request.deadline <= now:
@@ -233,7 +241,17 @@ class Pool:
     def rewound(self, name: str, now: float) -> list[Decision]:
         """The clone is provably in its generation's state again."""
         self.demand.recycled(rewound=True)
-        return self._became_ready(name, Event.REWIND, now)
+        request = self.resets.take(name)
+        if request is None:
+            return self._became_ready(name, Event.REWIND, now)
+        if request.deadline <= now:
+            late = Refuse(request.waiter, self.template, self._timeout_error(request, now))
+            return [late, *self._became_ready(name, Event.REWIND, now)]
+        if not self._is_current(name):
+            self.line.add(request)
+            return [*self._drop(name), *self.plan(now)]
+        self.stock.move(name, Event.REWIND, Event.GRANT)
+        return [self.tenancy.begin(request, Source.READY, name, self.generation, now)]
 
     def adopted(self, name: str, now: float) -> list[Decision]:
         """The parked clone was checked and is open."""
@@ -254,10 +272,12 @@ class Pool:
         """A returned or parked clone cannot be made good in place: drop it, make another."""
         if self.stock.state(name) is State.RECYCLING:
             self.demand.recycled(rewound=False)
+        self._give_up_reset(name)
         return [*self._drop(name), *self.plan(now)]
 
     def suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
         """A rewound clone is not what it should be: keep it for a person, make another."""
+        self._give_up_reset(name)
         self.stock.move(name, Event.KEEP)
         self.stock.kept[name] = now + seconds
         return self.plan(now)
@@ -378,7 +398,7 @@ class Pool:
 
     def next_timer(self) -> float | None:
         """When `expire` or `plan` has something to do next, in monotonic seconds."""
-        times = [self.line.first_deadline(), self.tenancy.next_time()]
+        times = [self.line.first_deadline(), self.resets.first_deadline(), self.tenancy.next_time()]
         times.append(min(self.stock.kept.values(), default=None))
         if self.retries.at is not None and self.can_create and self._missing(refill=True) > 0:
             times.append(self.retries.at)
@@ -437,10 +457,20 @@ class Pool:
         self.demand.took(request.holder, now)
         return self.tenancy.begin(request, source, clone, self.generation, now)
 
-    def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
+    def _is_current(self, name: str) -> bool:
+        """Say whether it is a clone of today's generation: the template may be another by now."""
         identity = self._namer.parse(name)
-        if identity is not None and identity.generation != self.generation:
-            return [*self._drop(name), *self.plan(now)]  # the template is another by now
+        return identity is None or identity.generation == self.generation
+
+    def _give_up_reset(self, name: str) -> None:
+        """Let a lease whose clone is not to be had any more wait for another one."""
+        request = self.resets.take(name)
+        if request is not None:
+            self.line.add(request)
+
+    def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
+        if not self._is_current(name):
+            return [*self._drop(name), *self.plan(now)]
         self.stock.shelve(name, event)
         self.demand.replaced()
         return self._park_ready() if self.phase is Phase.STOPPING else self.plan(now)

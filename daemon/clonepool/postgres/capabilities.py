@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
 OLDEST_MAJOR = 13
+_OLDEST_REWINDABLE_MAJOR = 15
 NEWEST_MAJOR = 18
 
 
@@ -31,6 +32,15 @@ class Capabilities(msgspec.Struct, frozen=True):
     encoding: str
     locale: str
     file_copy_methods: tuple[str, ...] = ()
+
+    @property
+    def rewinds(self) -> bool:
+        """Whether clones can be rewound, contrib being there.
+
+        Triggers and foreign keys are kept out, and pages are looked at, by superusers only; before
+        PostgreSQL 15 counters arrive when they arrive.
+        """
+        return self.superuser and self.major >= _OLDEST_REWINDABLE_MAJOR
 
     @property
     def major(self) -> int:

@@ -171,7 +171,7 @@ class _Daemon:
             log.warning("database.not_ours", database=name, reason="the checksum is wrong")
         serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
         serials.start_above(reserve_serials(self._server.state / "serials", serials.last))
-        fleet = self._make_fleet(namer, serials)
+        fleet = self._make_fleet(namer, serials, rewinds=capabilities.rewinds)
         context = self._make_context(fleet, capabilities, namer, ReferenceMaker(namer, serials))
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
@@ -202,7 +202,7 @@ class _Daemon:
             broker.close()
             workers.cancel_scope.cancel()
 
-    def _make_fleet(self, namer: Namer, serials: Serials) -> Fleet:
+    def _make_fleet(self, namer: Namer, serials: Serials, *, rewinds: bool) -> Fleet:
         limits = {
             name: Limits(
                 section.min_ready,
@@ -211,7 +211,7 @@ class _Daemon:
                 section.max_kept,
                 section.max_lease or None,
                 section.shrink_after,
-                section.recycle == "auto",
+                rewinds and section.recycle == "auto",
             )
             for name, section in self._config.templates.items()
         }

@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from clonepool.service.troubles import Troubles
 
 
-OLDEST_REWINDABLE_MAJOR = 15
-
-
 @dataclass(kw_only=True)
 class Context:
     """The rooms that a worker may reach.
@@ -72,13 +69,9 @@ class Context:
         return self.is_rewindable(template) and template not in self.distrusted
 
     def is_rewindable(self, template: str) -> bool:
-        """Say whether the configuration wants rewinding, and this server allows it.
-
-        Triggers and foreign keys are kept out, and pages are looked at, by superusers only; before
-        PostgreSQL 15 counters arrive when they arrive.
-        """
-        able = self.capabilities.superuser and self.capabilities.major >= OLDEST_REWINDABLE_MAJOR
-        return able and self.config.templates[template].recycle == "auto"
+        """Say whether the configuration wants rewinding, and this server allows it."""
+        wanted = self.config.templates[template].recycle == "auto"
+        return wanted and self.capabilities.rewinds
 
     def is_storage_short(self) -> bool:
         """Say whether there is hardly room for two more clones of the largest template."""

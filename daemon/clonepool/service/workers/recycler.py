@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 import structlog
@@ -15,7 +15,7 @@ from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.proof import ProofError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from clonepool.core.decisions import Keep, Recycle
     from clonepool.postgres.rewind.facts import Facts
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
 RECYCLE_FAILED, REWIND_FAILED = "clone.recycle_failed", "clone.rewind_failed"
 KEEP_FAILED = "clone.keep_failed"
 ASKING_SECONDS = 2.0
@@ -43,9 +44,10 @@ class Recycler:
         context, pool = self._context, self._context.fleet.pools[decision.template]
         if decision.written_down:
             await self._write_end(decision)
-        seen = await self._look(decision) if context.can_rewind(decision.template) else None
+        rewindable = context.can_rewind(decision.template)
+        seen = await self._look(decision) if rewindable else None
         if report is not None:
-            report(await self._name_strays(decision, seen))
+            report(await self._name_strays(decision, seen, rewindable=rewindable))
         try:
             clean = await self._rewind(decision, seen if seen and not seen.sessions else None)
         except ProofError as error:
@@ -58,19 +60,20 @@ class Recycler:
 
     async def _look(self, decision: Recycle) -> Facts | None:
         """Return what is known of the clone from outside, None if the server does not say."""
-        context, clone = self._context, decision.clone
-        try:
-            with anyio.fail_after(ASKING_SECONDS):
-                ours = context.rewinder.backend(clone)
-                return await look_at_returned(context.gateway, clone, ours)
-        except Exception:  # noqa: BLE001 - whoever is asked next says it, and is heard
-            return None
+        gateway, ours = self._context.gateway, self._context.rewinder.backend(decision.clone)
+        return await self._ask(
+            decision.template,
+            decision.clone,
+            lambda: look_at_returned(gateway, decision.clone, ours),
+        )
 
-    async def _name_strays(self, decision: Recycle, seen: Facts | None) -> Sessions:
+    async def _name_strays(
+        self, decision: Recycle, seen: Facts | None, *, rewindable: bool
+    ) -> Sessions:
         """Return the sessions that are left, for the answer to the release."""
-        if seen is None:
+        if not rewindable:
             return await self._strays(decision.template, decision.clone)
-        return self._count_strays(decision.clone, seen.sessions)
+        return self._count_strays(decision.clone, seen.sessions) if seen else None
 
     async def _rewind(self, decision: Recycle, seen: Facts | None) -> bool:
         """Rewind the clone if that can be; say whether it is clean.
@@ -194,19 +197,26 @@ class Recycler:
             context.troubles.begin(RECYCLE_FAILED, decision.template, error, clone=decision.clone)
 
     async def _strays(self, template: str, clone: str) -> Sessions:
-        context = self._context
+        gateway, ours = self._context.gateway, self._context.rewinder.backend(clone)
+        found = await self._ask(template, clone, lambda: stray_sessions(gateway, clone, ours))
+        return self._count_strays(clone, found)
+
+    async def _ask(
+        self, template: str, clone: str, question: Callable[[], Awaitable[T]]
+    ) -> T | None:
+        """Return what the server says, None when it does not within a time that a client waits."""
+        troubles = self._context.troubles
         try:
             with anyio.fail_after(ASKING_SECONDS):
-                ours = context.rewinder.backend(clone)
-                found = await stray_sessions(context.gateway, clone, ours)
+                return await question()
         except TimeoutError:
             late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of who uses {clone}")
-            context.troubles.begin(RECYCLE_FAILED, template, late, clone=clone)
-            return None
+            troubles.begin(RECYCLE_FAILED, template, late, clone=clone)
+        except CannotRewindError as error:
+            log.debug("clone.not_rewound", clone=clone, reason=str(error))
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.troubles.begin(RECYCLE_FAILED, template, error, clone=clone)
-            return None
-        return self._count_strays(clone, found)
+            troubles.begin(RECYCLE_FAILED, template, error, clone=clone)
+        return None
 
     def _count_strays(self, clone: str, found: Sessions) -> Sessions:
         if found:
