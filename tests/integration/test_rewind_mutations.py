@@ -48,11 +48,11 @@ def without_fields(*numbers: int) -> Callable[[Survey], Survey]:
     """Be blind to some of the numbers that tell a relation's state."""
 
     def seen(line: bytes) -> bytes:
-        oid, state, *others = line.split(b"\t")
+        oid, state, *others = line.split(b";")
         parts = [
             b"0" if number in numbers else part for number, part in enumerate(state.split(b","))
         ]
-        return b"\t".join([oid, b",".join(parts), *others])
+        return b";".join([oid, b",".join(parts), *others])
 
     return lambda survey: survey._replace(lines=frozenset(map(seen, survey.lines)))
 

@@ -109,10 +109,15 @@ async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:
 
 
 class Session:
-    """One connection, each statement with a deadline of its own."""
+    """One connection, each statement with a deadline of its own.
 
-    def __init__(self, connection: Connection) -> None:
+    Attributes:
+        prepares: whether statements stay prepared, so that asking the same again costs less.
+    """
+
+    def __init__(self, connection: Connection, *, prepares: bool = False) -> None:
         self._connection = connection
+        self.prepares = prepares
         self._server_timeout = _milliseconds(STATEMENT_SECONDS)
         self._set: dict[str, str] = {}
 
@@ -186,6 +191,13 @@ class Session:
                 query, output=written.add, timeout=STATEMENT_SECONDS
             )
         return written.get().splitlines()
+
+    async def prepared_lines(self, query: str, *arguments: object) -> list[bytes]:
+        """Run a query of one column called `line`; as `lines`, but planned only once."""
+        whole = f"SELECT string_agg(line, E'\\n') AS lines FROM ({query}) AS found"
+        with translated(_shown(query)), self._given_up():
+            found = await self._connection.fetchval(whole, *arguments, timeout=STATEMENT_SECONDS)
+        return str(found or "").encode().splitlines()
 
     async def copy_out(
         self, schema: str, table: str, columns: list[str], which: str = ""
@@ -324,7 +336,7 @@ class Gateway:
                     **settings,
                 },
             )
-        session = Session(connection)
+        session = Session(connection, prepares=statements > 0)
         self._open.add(session)
         session.on_end(lambda: self._open.discard(session))
         return session

@@ -23,7 +23,7 @@ from clonepool.postgres.rewind.pages import wal_position
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
 from clonepool.postgres.rewind.proof import prove
 from clonepool.postgres.rewind.reference import References
-from clonepool.postgres.rewind.survey import CrowdedError, Survey, read_line, take_survey
+from clonepool.postgres.rewind.survey import CrowdedError, Survey, oid_of, read_line, take_survey
 from clonepool.postgres.rewind.undo import LargeTables, Undo
 
 if TYPE_CHECKING:
@@ -59,6 +59,8 @@ SETTINGS = {
     "quote_all_identifiers": "off",
 }
 """Whatever the template's own settings are, values are read and written in one way."""
+_PREPARED = 4
+"""On a session that stays the same look is taken again and again."""
 _SET = "; ".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items())
 
 
@@ -251,7 +253,7 @@ class Rewinder:
     async def _kept_session(self, clone: str, measure: Measure) -> AsyncIterator[Session]:
         session, measure.session = measure.session, None
         if session is None or not session.usable:
-            session = await self._gateway.connect(clone, settings=SETTINGS)
+            session = await self._gateway.connect(clone, settings=SETTINGS, statements=_PREPARED)
         try:
             yield session
         except BaseException:
@@ -303,7 +305,7 @@ async def _look_again(
         sequences = {oid: pristine.sequences[oid] for oid in changes.sequences}
         again = await take_survey(session, sequences, oids, ends=True)
         oids |= set(sequences)
-        others = {line for line in now.lines if int(line[: line.index(b"\t")]) not in oids}
+        others = {line for line in now.lines if oid_of(line) not in oids}
         found = Survey(again.lines | others, again.rollbacks)
     for line in measure.survey.lines - found.lines:
         if read_line(line).oid in pristine.sequences:

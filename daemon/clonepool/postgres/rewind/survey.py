@@ -49,20 +49,20 @@ RETURNS bytea LANGUAGE c STRICT AS '$libdir/pageinspect', 'get_raw_page_fork_1_9
 DATABASE = 0
 """What stands for an OID in the line of the database as a whole."""
 
-_NO_NUMBER, _NUMBER = "0::bigint", "pg_current_xact_id()::text::bigint"
+_NO_NUMBER, _NUMBER = "'0'::xid8", "pg_current_xact_id()"
 _DATABASE = f"""\
-SELECT {DATABASE}::oid, pg_stat_get_db_numbackends(oid)::text,
-       pg_stat_get_db_xact_rollback(oid)::text, {_NO_NUMBER}
+SELECT concat_ws(';', {DATABASE}, pg_stat_get_db_numbackends(oid),
+           pg_stat_get_db_xact_rollback(oid), {_NO_NUMBER}) AS line
   FROM pg_catalog.pg_database WHERE datname = current_database()
 """
 _RELATIONS = f"""\
-SELECT oid, concat_ws(',', relfilenode, relfrozenxid, relminmxid,
+SELECT concat_ws(';', oid, concat_ws(',', relfilenode, relfrozenxid, relminmxid,
            pg_stat_get_vacuum_count(oid) + pg_stat_get_autovacuum_count(oid),
            pg_stat_get_tuples_inserted(oid), pg_stat_get_tuples_updated(oid),
            pg_stat_get_tuples_deleted(oid),
            CASE WHEN relkind <> 't' THEN {MAP_SUMMARY}(oid) END),
        concat_ws(',', relpages, reltuples),
-       CASE WHEN relkind = 't' THEN 0 ELSE pg_relation_size(oid) END
+       CASE WHEN relkind = 't' THEN 0 ELSE pg_relation_size(oid) END) AS line
   FROM pg_catalog.pg_class
  WHERE relkind IN ('r', 'm', 't') AND NOT relisshared
 """
@@ -106,8 +106,13 @@ class Line(NamedTuple):
 
 def read_line(line: bytes) -> Line:
     """Take a line of a survey apart."""
-    oid, state, statistics, size = line.decode().split("\t")
+    oid, state, statistics, size = line.decode().split(";")
     return Line(int(oid), state, statistics, int(size))
+
+
+def oid_of(line: bytes) -> int:
+    """Return whose line it is."""
+    return int(line[: line.index(b";")])
 
 
 class CrowdedError(Exception):
@@ -134,24 +139,27 @@ async def take_survey(
         CrowdedError: somebody else is connected: what is seen may change at any moment.
         StatementError: a sequence is gone, say.
     """
-    whole, *lines = await session.lines(_query(sequences, only, ends=ends))
+    oids = [] if only is None else [sorted(only)]
+    if session.prepares:
+        which = "" if only is None else "= ANY ($1::oid[])"
+        lines = await session.prepared_lines(_query(sequences, which, ends=ends), *oids)
+    else:
+        which = f"IN ({', '.join(map(str, *oids)) or 0})" if oids else ""
+        lines = await session.lines(_query(sequences, which, ends=ends))
+    (whole,) = (line for line in lines if oid_of(line) == DATABASE)
     database = read_line(whole)
-    if database.oid != DATABASE or database.state != "1":
+    if database.state != "1":
         raise CrowdedError
-    return Survey(frozenset(lines), int(database.statistics))
+    return Survey(frozenset(lines) - {whole}, int(database.statistics))
 
 
-def _query(
-    sequences: Mapping[int, str], only: Collection[int] | None, *, ends: bool = False
-) -> str:
+def _query(sequences: Mapping[int, str], which: str, *, ends: bool) -> str:
     parts = [
         _DATABASE.replace(_NO_NUMBER, _NUMBER) if ends else _DATABASE,
-        _RELATIONS
-        if only is None
-        else f"{_RELATIONS} AND oid IN ({', '.join(map(str, sorted(only) or [0]))})",
+        f"{_RELATIONS} AND oid {which}" if which else _RELATIONS,
     ]
     parts += [
-        f"SELECT {oid}, last_value || ',' || is_called, '', 0 FROM {name}"
+        f"SELECT concat_ws(';', {oid}, last_value || ',' || is_called, '', 0) AS line FROM {name}"
         for oid, name in sequences.items()
     ]
     return " UNION ALL ".join(parts)
