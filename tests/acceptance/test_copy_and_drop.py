@@ -31,6 +31,7 @@ listen = ""
 sql = ["{ROOT}/examples/blog/*.sql"]
 min_ready = 2
 max_clones = {{most}}
+recycle = "recreate"
 """
 
 
@@ -45,7 +46,7 @@ def has_chosen(daemon: Daemon) -> bool:
 def test_the_strategy_is_measured_and_then_shown_everywhere() -> None:
     http = free_port()
     config = CONFIG.replace('listen = ""', f'listen = "127.0.0.1:{http}"')
-    with running_daemon(config) as daemon:
+    with running_daemon(config + 'recycle = "recreate"\n') as daemon:
         eventually(lambda: has_chosen(daemon), 60)
         chosen = daemon.pool()["copy"]
         (told,) = logged(daemon, "copy.strategy_chosen")

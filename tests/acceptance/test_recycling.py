@@ -129,8 +129,8 @@ def test_a_session_that_stays_on_the_clone_is_no_stray_and_leaves_with_it() -> N
             )
             assert value(lease.url, others) == 1
             lease.release()
-            with client.lease("blog", timeout=30) as after:
-                assert value(after.url, COUNT) == USERS
+            with client.lease("blog", timeout=30) as again:
+                assert value(again.url, COUNT) == USERS
         assert not daemon.events("clone.proof_failed")
         assert not daemon.events("clone.sessions_leaked")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import asyncpg
 import pytest
 
 from clonepool.core.naming import Identity, Kind
@@ -45,9 +46,10 @@ async def test_a_clone_has_the_setting_of_its_template(
             workshop.gateway, clone, generation.database, generation.contents,
             options="", facts={}, seconds=30,
         )  # fmt: skip
-        async with workshop.gateway.session(clone) as session:
-            begun_with = "SELECT reset_val FROM pg_settings WHERE name = $1"
-            assert await session.value(begun_with, name) == meant
+        connection = await asyncpg.connect(workshop.gateway.endpoint.asyncpg_url(clone))
+        begun_with = "SELECT reset_val FROM pg_settings WHERE name = $1"
+        assert (await connection.fetchval(begun_with, name)).lower() == meant.lower()
+        await connection.close()
     finally:
         await databases.drop(workshop.gateway, clone)
         await databases.drop(workshop.gateway, generation.database, sealed=True)

@@ -61,12 +61,17 @@ class Facts(msgspec.Struct, frozen=True):
             LeftoversError: something is to be cleared away first.
             CannotRewindError: something changed for good, or nothing is known any more.
         """
+        if self == GONE:
+            raise CannotRewindError("the database is gone")
         if self.counting != before.counting:
             raise CannotRewindError("the server lost its counters")
         if self.properties != before.properties:
             raise CannotRewindError("the database's own properties were changed")
         if self.leftovers != _NO_LEFTOVERS:
             raise LeftoversError("a prepared transaction, slot or subscription is left")
+
+
+GONE = Facts("", "", "", "", [])
 
 
 async def read_facts(gateway: Gateway, clone: str, ours: int = 0) -> Facts:
@@ -77,12 +82,12 @@ async def read_facts(gateway: Gateway, clone: str, ours: int = 0) -> Facts:
         clone: its name.
         ours: process id of a backend there that is no client's.
 
-    Raises:
-        CannotRewindError: there is no such database.
+    Returns:
+        `GONE` when there is no such database.
     """
     async with gateway.control() as session:
         rows = await session.rows(_FACTS, clone, ours)
     if not rows:
-        raise CannotRewindError("the database is gone")
+        return GONE
     (row,) = rows
     return Facts(**{**row, "sessions": msgspec.json.decode(row["sessions"])})

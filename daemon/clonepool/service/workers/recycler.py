@@ -212,8 +212,6 @@ class Recycler:
         except TimeoutError:
             late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of who uses {clone}")
             troubles.begin(RECYCLE_FAILED, template, late, clone=clone)
-        except CannotRewindError as error:
-            log.debug("clone.not_rewound", clone=clone, reason=str(error))
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             troubles.begin(RECYCLE_FAILED, template, error, clone=clone)
         return None
