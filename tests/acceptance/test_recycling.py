@@ -16,6 +16,7 @@ USERS = 40
 COUNT = "SELECT count(*) FROM blog.tb_user"
 EMPTIED = "WITH gone AS (DELETE FROM blog.tb_post_tag RETURNING 1) SELECT count(*) FROM gone"
 TAGGED = "SELECT count(*) FROM blog.tb_post_tag"
+REFERENCES = "SELECT count(*) FROM pg_database WHERE datname ~ '_r[0-9a-z]+_[a-z2-7]{8}$'"
 ONE = CONFIG.replace("min_ready = 3\nmax_clones = 12", "min_ready = 1\nmax_clones = 1")
 AUTO = ONE + 'recycle = "auto"\nverify_every = 1\n'
 
@@ -139,3 +140,30 @@ def test_told_to_a_clone_is_made_anew() -> None:
     with running_daemon(ONE + 'recycle = "recreate"\n') as daemon:
         before, after = recycles(daemon, COUNT)
         assert before != after
+
+
+def test_a_large_table_is_put_back_from_a_reference_that_the_next_start_sweeps() -> None:
+    large = (
+        "CREATE TABLE large AS SELECT n, repeat('x', 100) AS v FROM generate_series(1, 9000) n;"
+        " ALTER TABLE large ADD PRIMARY KEY (n)"
+    )
+    config = (
+        '[http]\nlisten = ""\n[templates.blog]\nsql = ["large.sql"]\n'
+        "min_ready = 1\nmax_clones = 1\nverify_every = 1\n"
+    )
+    changed = "WITH gone AS (DELETE FROM large WHERE n % 3000 = 7 RETURNING 1) SELECT 1"
+    names = set()
+    with running_daemon(config, files={"large.sql": large}) as daemon:
+        for _ in range(3):
+            with daemon.client() as client, client.lease("blog", timeout=30) as lease:
+                assert value(lease.url, "SELECT count(*) FROM large") == 9000
+                value(lease.url, changed)
+                names.add(lease.database)
+        eventually(daemon.at_rest)
+        assert len(names) == 1
+        assert not daemon.events("clone.proof_failed")
+        assert ask(daemon, REFERENCES) == 1
+        daemon.stop(9)
+        daemon.start()
+        eventually(daemon.at_rest)
+        assert ask(daemon, REFERENCES) == 0
