@@ -72,9 +72,8 @@ async def _make_clone(gateway: Gateway, source: str) -> Rewinder:
     """Make a clone of our own, of which the daemon knows nothing, and take its measure."""
     capabilities = await inspect(gateway)
     await databases.create(gateway, CLONE, source, "", 60.0)
-    async with gateway.session(CLONE) as session:
-        rewinder = Rewinder(gateway, _make_reference, capabilities.major)
-        await rewinder.measure(session, CLONE, source)
+    rewinder = Rewinder(gateway, _make_reference, capabilities.major)
+    await rewinder.measure(CLONE, source)
     return rewinder
 
 

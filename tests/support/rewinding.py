@@ -40,8 +40,7 @@ class Bench:
 
     async def measure(self) -> None:
         """Take the measure of the new clone."""
-        async with self.shop.gateway.session(self.clone) as session:
-            await self.rewinder.measure(session, self.clone, self.generation.database)
+        await self.rewinder.measure(self.clone, self.generation.database)
 
     async def drop(self) -> None:
         """Leave nothing of the clone."""

@@ -343,15 +343,26 @@ class Gateway:
 
     @asynccontextmanager
     async def session(
-        self, database: str, settings: Mapping[str, str] = NO_SETTINGS
+        self, database: str, settings: Mapping[str, str] = NO_SETTINGS, *, awaited: bool = True
     ) -> AsyncIterator[Session]:
-        """A connection for one use, closed afterwards."""
+        """A connection for one use, closed afterwards.
+
+        Args:
+            database: where to.
+            settings: of the session.
+            awaited: whether to wait until the server has taken leave, too.
+        """
         async with self._session_places:
             session = await self.connect(database, settings=settings)
             try:
                 yield session
-            finally:
+            except BaseException:
                 await session.close()
+                raise
+            if awaited:
+                await session.close()
+            else:
+                session.abort()
 
     @asynccontextmanager
     async def control(self) -> AsyncIterator[Session]:

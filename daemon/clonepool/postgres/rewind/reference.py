@@ -1,7 +1,7 @@
 """References: for each generation one clone that nobody ever leases, to read rows from.
 
-A sealed template cannot be read. A reference is made when it is first needed, by whoever this was
-told by, and read over one connection that stays open.
+A sealed template cannot be read. A reference is made before it is first needed, and read over one
+connection that stays open.
 """
 
 from __future__ import annotations
@@ -89,22 +89,33 @@ class References:
         if found is not None:
             self._stale.append(found)
 
+    async def ensure(self, generation: str) -> None:
+        """See that there is a reference; while one cannot be made, only small tables are put back.
+
+        It takes connections, so that it must not be called by who holds one.
+        """
+        async with self._lock(generation):
+            found = self._known.get(generation)
+            if found is not None and found.session.usable:
+                return
+            self.forget(generation)
+            try:
+                await self._drop_stale()
+                self._known[generation] = await self._new(generation)
+            except ClonepoolError as error:
+                log.info("reference.not_made", generation=generation, error=error.sentence())
+
     @asynccontextmanager
     async def of(self, generation: str) -> AsyncIterator[Reference]:
-        """Have a generation's reference for oneself, made if there is none.
+        """Have a generation's reference for oneself.
 
         Raises:
-            CannotRewindError: it cannot be had; says why.
+            CannotRewindError: there is none.
         """
-        async with self._locks.setdefault(generation, anyio.Lock()):
+        async with self._lock(generation):
             found = self._known.get(generation)
-            try:
-                if found is None or not found.session.usable:
-                    self.forget(generation)
-                    await self._drop_stale()
-                    found = self._known[generation] = await self._new(generation)
-            except ClonepoolError as error:
-                raise CannotRewindError(f"there is no reference: {error}") from error
+            if found is None or not found.session.usable:
+                raise CannotRewindError("there is no reference")
             try:
                 yield found
             except (CannotRewindError, StatementError):
@@ -118,6 +129,9 @@ class References:
         for generation in list(self._known):
             self.forget(generation)
         await self._drop_stale()
+
+    def _lock(self, generation: str) -> anyio.Lock:
+        return self._locks.setdefault(generation, anyio.Lock())
 
     async def _new(self, generation: str) -> Reference:
         name = await self._make(generation)

@@ -165,15 +165,15 @@ async def check_repair(
 ) -> tuple[Displaced, list[int]]:
     """See that every touched page holds what it should.
 
-    Returns:
-        Where the rows are now, and the pages that lack a bit.
-
     Args:
         session: to the clone.
         repair: that was carried out.
         xmin: the transaction that did it.
         clean_at: position in the WAL when the clone was last clean.
         reference: of the clone's generation.
+
+    Returns:
+        Where the rows are now, and the pages that lack a bit.
 
     Raises:
         CannotRewindError: something is not as it should be.

@@ -7,6 +7,7 @@ back, unless it was parked, and so measured again when it was adopted.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway, Session
     from clonepool.postgres.rewind.changes import Changes
     from clonepool.postgres.rewind.pristine import Table
+    from clonepool.postgres.rewind.reference import Reference
 
 log = structlog.get_logger()
 
@@ -61,7 +63,8 @@ SETTINGS = {
 """Whatever the template's own settings are, values are read and written in one way."""
 _PREPARED = 4
 """On a session that stays the same look is taken again and again."""
-_SET = "; ".join(f"SET {name} = '{value}'" for name, value in SETTINGS.items())
+MOST_MOVED_BYTES = 64 * 1024 * 1024
+"""A clone is recreated when so much of its large tables was put back elsewhere."""
 
 
 class Measure(msgspec.Struct):
@@ -69,6 +72,7 @@ class Measure(msgspec.Struct):
 
     Attributes:
         generation: whose clone it is.
+        build: how often that was built by then.
         pristine: what that holds.
         facts: of the database itself.
         survey: of what is in it.
@@ -81,6 +85,7 @@ class Measure(msgspec.Struct):
     """
 
     generation: str
+    build: int
     pristine: Pristine
     facts: Facts
     survey: Survey
@@ -90,6 +95,12 @@ class Measure(msgspec.Struct):
     bytes: int
     epoch: int
     session: Session | None = None
+
+    def hang_up(self) -> None:
+        """Give up the session that is kept."""
+        if self.session is not None:
+            self.session.abort()
+            self.session = None
 
 
 class Rewound(msgspec.Struct, frozen=True):
@@ -120,6 +131,7 @@ class Rewinder:
         self._measures: dict[str, Measure] = {}
         self._epoch = 0
         self._rewinds = 0
+        self._builds: Counter[str] = Counter()
 
     def server_lost(self) -> None:
         """Trust no counter from before: the server may have crashed and lost them."""
@@ -128,8 +140,8 @@ class Rewinder:
     def forget(self, clone: str) -> None:
         """Forget a clone that is gone, or about to go."""
         measure = self._measures.pop(clone, None)
-        if measure is not None and measure.session is not None:
-            measure.session.abort()
+        if measure is not None:
+            measure.hang_up()
 
     def backend(self, clone: str) -> int:
         """Return the process id of the backend that is kept on a clone, 0 for none."""
@@ -144,34 +156,36 @@ class Rewinder:
         """
         self._pristine.pop(generation, None)
         self._references.forget(generation)
+        self._builds[generation] += 1
 
     async def close(self) -> None:
         """Drop the references."""
         await self._references.close()
 
-    async def measure(self, session: Session, clone: str, generation: str) -> None:
+    async def measure(self, clone: str, generation: str) -> None:
         """Take the measure of a clone that was just made, or found clean, and is nobody's.
 
         Args:
-            session: to the clone.
             clone: its name.
             generation: the database it is a clone of.
         """
-        epoch = self._epoch
-        await session.execute(_SET)
-        pristine = self._pristine.get(generation)
-        if pristine is None:
-            pristine = self._pristine[generation] = await read_pristine(session)
-        survey = await take_survey(session, pristine.sequences)
+        epoch, build = self._epoch, self._builds[generation]
+        async with self._gateway.session(clone, SETTINGS) as session:
+            pristine = self._pristine.get(generation)
+            if pristine is None:
+                pristine = self._pristine[generation] = await read_pristine(session)
+            survey = await take_survey(session, pristine.sequences)
+            clean_at = await wal_position(session)
         lines = [read_line(line) for line in survey.lines]
         size = sum(line.size for line in lines)
         self._measures[clone] = Measure(
             generation,
+            build,
             pristine,
             await read_facts(self._gateway, clone),
             survey,
             {line.oid for line in lines if not line.settled},
-            LargeTables(await wal_position(session)),
+            LargeTables(clean_at),
             first_bytes=size,
             bytes=size,
             epoch=epoch,
@@ -205,20 +219,45 @@ class Rewinder:
         if measure is None or measure.epoch != self._epoch:
             raise CannotRewindError("its measure was never taken, or the server was away since")
         began = time.monotonic()
-        found = await self._clear(clone, measure.facts, seen)
+        try:
+            found = await self._clear(clone, measure.facts, seen)
+            changes = await self._rewind(
+                clone, measure, found, verify_every=verify_every, stay_connected=stay_connected
+            )
+            if measure.facts.comment != found.comment:
+                await annotate(self._gateway, clone, facts)
+            self._see_that_nothing_was_lost(measure)
+        except BaseException:
+            measure.hang_up()
+            raise
+        self._measures[clone] = measure
+        return Rewound(len(changes.tables), len(changes.sequences), time.monotonic() - began)
+
+    def _see_that_nothing_was_lost(self, measure: Measure) -> None:
+        if measure.epoch != self._epoch:
+            raise CannotRewindError("the server was away meanwhile")
+
+    async def _rewind(
+        self,
+        clone: str,
+        measure: Measure,
+        found: Facts,
+        *,
+        verify_every: int,
+        stay_connected: bool,
+    ) -> Changes:
+        if _has_pages(measure.pristine) and measure.build == self._builds[measure.generation]:
+            await self._references.ensure(measure.generation)
         async with self._session(clone, measure, stay_connected=stay_connected) as session:
             changes = await self._rewind_once(session, measure)
             self._rewinds += 1
             if verify_every and self._rewinds % verify_every == 0:
-                await self._prove(session, clone, measure)
+                await self._prove(session, measure, found)
         if measure.bytes > BLOAT_FACTOR * measure.first_bytes + BLOAT_BYTES:
             raise CannotRewindError(f"it has grown to {measure.bytes} bytes")
-        if measure.facts.comment != found.comment:
-            await annotate(self._gateway, clone, facts)
-        if measure.epoch != self._epoch:
-            raise CannotRewindError("the server was away meanwhile")
-        self._measures[clone] = measure
-        return Rewound(len(changes.tables), len(changes.sequences), time.monotonic() - began)
+        if measure.large.moved_bytes > MOST_MOVED_BYTES:
+            raise CannotRewindError(f"{measure.large.moved_bytes} bytes were put back elsewhere")
+        return changes
 
     async def _clear(self, clone: str, before: Facts, seen: Facts | None) -> Facts:
         """Look at the clone from outside, and clear away what outlives sessions."""
@@ -241,7 +280,8 @@ class Rewinder:
                 async with self._kept_session(clone, measure) as session:
                     yield session
             else:
-                async with self._gateway.session(clone, SETTINGS) as session:
+                # It has done its work: whoever gets the clone need not wait until it is gone.
+                async with self._gateway.session(clone, SETTINGS, awaited=False) as session:
                     yield session
         except CrowdedError:
             raise CannotRewindError("somebody else is connected") from None
@@ -266,12 +306,7 @@ class Rewinder:
         now = await take_survey(session, pristine.sequences)
         changes = await find_changes(session, pristine, measure.survey, now, measure.unsettled)
         if not changes.nothing or measure.large.opened:
-            undo = Undo(
-                session,
-                measure.large,
-                lambda: self._references.of(measure.generation),
-                self._major,
-            )
+            undo = Undo(session, measure.large, lambda: self._reference(measure), self._major)
             touched = await undo.run(changes)
             now = await _look_again(session, measure, changes, now, touched)
         _settle(measure, now)
@@ -280,13 +315,20 @@ class Rewinder:
         )
         return changes
 
-    async def _prove(self, session: Session, clone: str, measure: Measure) -> None:
+    @asynccontextmanager
+    async def _reference(self, measure: Measure) -> AsyncIterator[Reference]:
+        """Lend the reference of a clone's generation, if that is still what it was."""
+        if measure.build != self._builds[measure.generation]:
+            raise CannotRewindError("its generation was built anew")
+        async with self._references.of(measure.generation) as reference:
+            yield reference
+
+    async def _prove(self, session: Session, measure: Measure, found: Facts) -> None:
         async def digest(table: Table) -> str:
-            async with self._references.of(measure.generation) as reference:
+            async with self._reference(measure) as reference:
                 return await reference.digest(table)
 
-        facts = await read_facts(self._gateway, clone)
-        await prove(session, measure.pristine, (facts, measure.facts), digest)
+        await prove(session, measure.pristine, (found, measure.facts), digest)
 
 
 def _has_pages(pristine: Pristine) -> bool:

@@ -44,11 +44,13 @@ class LargeTables(msgspec.Struct):
         clean_at: position in the WAL when the clone was last clean.
         displaced: by the table's OID; None when the whole table was put back.
         opened: tables with pages that lack their bits: no count tells who writes to these.
+        moved_bytes: how much was put back in other places than before; what it left stays dead.
     """
 
     clean_at: int
     displaced: dict[int, Displaced | None] = {}
     opened: dict[int, Table] = {}
+    moved_bytes: int = 0
 
 
 class Undo:
@@ -139,13 +141,11 @@ class Undo:
         sequences: dict[int, tuple[int, bool]],
     ) -> int:
         """Do it in one transaction; return which it was. Sequences know no transactions."""
-        xmin, last = (
-            0,
-            [
-                f"SELECT setval({oid}::oid::regclass, {value}, {called})"
-                for oid, (value, called) in sequences.items()
-            ],
-        )
+        xmin = 0
+        last = [
+            f"SELECT setval({oid}::oid::regclass, {value}, {called})"
+            for oid, (value, called) in sequences.items()
+        ]
         if fills or repairs:
             first = [f"DELETE FROM ONLY {table.name}" for table, _, _ in fills]
             first += [repair.deletion for repair in repairs]
@@ -154,6 +154,7 @@ class Undo:
                 await self._copy_in(table, rows, count)
             for repair in repairs:
                 await self._copy_in(repair.table, repair.rows, repair.count)
+                self._large.moved_bytes += len(repair.rows)
             if repairs:
                 number = await self._session.value("SELECT pg_current_xact_id()::text")
                 xmin = int(number) % 2**32

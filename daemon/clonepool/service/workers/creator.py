@@ -110,10 +110,7 @@ class Creator:
         if not context.can_rewind(template):
             return
         try:
-            async with context.gateway.session(clone) as session:
-                await context.rewinder.measure(
-                    session, clone, context.generations[template].database
-                )
+            await context.rewinder.measure(clone, context.generations[template].database)
         except StatementError as error:
             context.troubles.begin(MEASURE_FAILED, template, error, clone=clone)
         else:
