@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 PORT = free_port()
-BRISK = CONFIG.replace('listen = ""', f'listen = "127.0.0.1:{PORT}"') + "shrink_after = 2.0\n"
+BRISK = CONFIG.replace('listen = ""', f'listen = "127.0.0.1:{PORT}"') + (
+    'shrink_after = 2.0\nrecycle = "recreate"\n'
+)
 
 
 @pytest.fixture(scope="module")

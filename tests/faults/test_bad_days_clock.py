@@ -34,6 +34,9 @@ def victim() -> Iterator[Victim]:
         yield running
 
 
+RECREATE = 'recycle = "recreate"\n'
+
+
 def leases(daemon: Daemon) -> list[dict[str, Any]]:
     with daemon.client() as client:
         found: list[dict[str, Any]] = client.call("leases")
@@ -41,7 +44,7 @@ def leases(daemon: Daemon) -> list[dict[str, Any]]:
 
 
 def test_a_clock_set_back_changes_no_deadline_of_a_running_daemon(victim: Victim) -> None:
-    config = victim.config("running") + template(min_ready=0, max_clones=1)
+    config = victim.config("running") + template(min_ready=0, max_clones=1) + RECREATE
     with set_back_daemon(config) as daemon, daemon.client() as client:
         asked = time.monotonic()
         lease = client.lease("blog", timeout=20, ttl=3)
@@ -89,7 +92,12 @@ def test_a_lease_lives_over_a_restart_as_long_as_it_was_given_whatever_the_clock
 def test_no_name_is_used_twice_though_the_clock_says_the_same_at_every_start(
     victim: Victim,
 ) -> None:
-    config = victim.config("names") + template(min_ready=0, max_clones=8)
+    config = (
+        victim.config("names")
+        + template(min_ready=0, max_clones=8)
+        + RECREATE
+        + "shrink_after = 0.5\n"
+    )
     names: list[str] = []
     with set_back_daemon(config) as daemon:
         began = daemon.spawned_at

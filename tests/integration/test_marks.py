@@ -92,4 +92,4 @@ async def test_a_thousand_leases_by_fifty_clients_never_meet(crowded: Daemon) ->
             tasks.start_soon(work)
     assert (witness.done, witness.twice, witness.foreign) == (LEASES, [], [])
     eventually(crowded.at_rest, 60, "all clones recycled")
-    assert crowded.status()["clones"]["used"] == crowded.pool()["ready"] == 8
+    assert crowded.status()["clones"]["used"] == crowded.pool()["ready"] >= 8
