@@ -287,7 +287,7 @@ class Broker:
         self._last_waiter += 1
         return Request(
             waiter=self._last_waiter,
-            token=secrets.token_urlsafe(16),
+            token=secrets.token_hex(16),  # never like an option on a command line
             holder=holder,
             label=label,
             asked_at=now,
