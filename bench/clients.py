@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 WAIT_SECONDS = 60.0
-LEASES = ("rewound", "stayed", "recreated")
+LEASES = ("rewound", "connecting", "recreated")
 """Ways by a lease; also the names of the templates."""
 
 

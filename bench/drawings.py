@@ -12,7 +12,7 @@ _SHARE = Axis("share of all, %")
 _MILLISECONDS = Axis("milliseconds", log=True)
 NAMES = {
     "rewound": "leases, rewound",
-    "stayed": "leases, rewound by a session that stays",
+    "connecting": "leases, rewound by a new session each",
     "recreated": "leases, recreated",
     "wal_log": "CREATE (WAL_LOG) and DROP",
     "file_copy": "CREATE (FILE_COPY) and DROP",

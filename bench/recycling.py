@@ -64,7 +64,7 @@ FULL, SHORT = Pace(12, 4, 25, 6), Pace(2, 1, 4, 2)
 
 
 class Sample(msgspec.Struct):
-    """One recycle, in seconds: until the release was answered, and from then until ready."""
+    """One recycle, in seconds: until the release was answered, and all of it until ready."""
 
     release: float
     recycle: float
@@ -93,7 +93,7 @@ class Held:
         released = time.perf_counter()
         self._lease = self._client.lease(self._template, timeout=WAIT_SECONDS)
         ready = time.perf_counter()
-        return Sample(released - began, ready - released, self._lease.database == database)
+        return Sample(released - began, ready - began, self._lease.database == database)
 
 
 class Course:

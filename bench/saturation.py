@@ -36,12 +36,12 @@ sql = ["small.sql"]
 min_ready = 8
 max_clones = 16
 recycle = "auto"
-[templates.stayed]
+[templates.connecting]
 sql = ["small.sql"]
 min_ready = 8
 max_clones = 16
 recycle = "auto"
-stay_connected = true
+stay_connected = "never"
 [templates.recreated]
 sql = ["small.sql"]
 min_ready = 8

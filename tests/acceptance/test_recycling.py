@@ -116,7 +116,7 @@ def test_a_reset_rewinds_the_clone_where_it_is_or_gives_another(one: Daemon) -> 
 
 
 def test_a_session_that_stays_on_the_clone_is_no_stray_and_leaves_with_it() -> None:
-    with running_daemon(AUTO + "stay_connected = true\n") as daemon:
+    with running_daemon(AUTO) as daemon:
         for _ in range(3):
             before, after = recycles(daemon, EMPTIED)
             assert before == after
@@ -131,9 +131,46 @@ def test_a_session_that_stays_on_the_clone_is_no_stray_and_leaves_with_it() -> N
             assert value(lease.url, others) == 1
             lease.release()
             with client.lease("blog", timeout=30) as again:
+                assert again.database == lease.database  # rewound by a new session
                 assert value(again.url, COUNT) == USERS
         assert not daemon.events("clone.proof_failed")
         assert not daemon.events("clone.sessions_leaked")
+
+
+OTHERS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
+
+def test_the_session_that_stays_makes_way_for_whoever_wants_the_database_alone() -> None:
+    with running_daemon(AUTO) as daemon, daemon.client() as client:
+        for deed in ("CREATE DATABASE copied TEMPLATE {}", "ALTER DATABASE {} RENAME TO renamed"):
+            recycles(daemon, EMPTIED)
+            eventually(daemon.at_rest)
+            lease = client.lease("blog", timeout=30)
+            assert value(lease.url, OTHERS) == 1
+            tell(daemon, deed.format(lease.database))
+            lease.release()
+        tell(daemon, "DROP DATABASE copied")
+        tell(daemon, "DROP DATABASE renamed")
+        recycles(daemon, EMPTIED)
+        eventually(daemon.at_rest)
+        lease = client.lease("blog", timeout=30)
+        assert value(lease.url, OTHERS) == 1
+        tell(daemon, f"DROP DATABASE {lease.database}")
+        lease.release()
+        with client.lease("blog", timeout=30) as again:
+            assert value(again.url, COUNT) == USERS
+
+
+def test_told_to_no_session_stays_on_a_clone() -> None:
+    with running_daemon(AUTO + 'stay_connected = "never"\n') as daemon:
+        before, after = recycles(daemon, EMPTIED)
+        assert before == after
+        eventually(daemon.at_rest)
+        with daemon.client() as client, client.lease("blog", timeout=30) as lease:
+            assert value(lease.url, OTHERS) == 0
 
 
 def test_told_to_a_clone_is_made_anew() -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pytest
 
-from clonepool.postgres.rewind import changes, repair, rewinder, undo
+from clonepool.postgres.rewind import changes, repair, rewinder, rows, undo
 from clonepool.postgres.rewind.facts import Facts
 from clonepool.postgres.rewind.proof import ProofError
 from clonepool.postgres.rewind.survey import take_survey
@@ -71,10 +71,21 @@ def trusting_the_database(patch: Patch) -> None:
 def forgetting_rows(patch: Patch) -> None:
     real = undo.Undo._put_back
 
-    async def put_back(self: Any, fills: list[Any], *others: Any) -> int:
-        return await real(self, [(table, rows, 0) for table, rows, _ in fills], *others)
+    async def put_back(self: Any, statements: list[str], fills: list[Any], *others: Any) -> int:
+        kept = [sql for sql in statements if not sql.startswith("INSERT")]
+        return await real(self, kept, [(table, rows, 0) for table, rows, _ in fills], *others)
 
     patch.setattr(undo.Undo, "_put_back", put_back)
+
+
+def of_rows(**changed: Any) -> Callable[[Patch], None]:
+    """Return a mutation of how small tables are found to differ."""
+    real = rows.compare_rows
+
+    async def compare(*arguments: Any) -> list[Any]:
+        return [msgspec.structs.replace(one, **changed) for one in await real(*arguments)]
+
+    return lambda patch: patch.setattr(undo, "compare_rows", compare)
 
 
 def and_then(script: str) -> Callable[[Patch], None]:
@@ -153,6 +164,12 @@ MUTATIONS = {
         of_changes(lambda c: msgspec.structs.replace(c, tables=[])), TWO_TABLES
     ),
     "rows are not filled in again": Mutation(forgetting_rows, TWO_TABLES),
+    "new rows of a small table stay": Mutation(
+        of_rows(delete=[]), "INSERT INTO m.twins VALUES ('x')"
+    ),
+    "missing rows of a small table stay missing": Mutation(
+        of_rows(restore=[]), "DELETE FROM m.told WHERE id = 1"
+    ),
     "one row is not what it was": Mutation(
         and_then("UPDATE m.plain SET v = v || 'x' WHERE id = 1"), "UPDATE m.plain SET v = 'x'"
     ),

@@ -54,6 +54,22 @@ ALTER TABLE m.secret ENABLE ROW LEVEL SECURITY;
 ALTER TABLE m.secret FORCE ROW LEVEL SECURITY;
 CREATE TABLE m.booking (during tsrange, EXCLUDE USING gist (during WITH &&));
 INSERT INTO m.booking VALUES ('[2026-01-01, 2026-01-02)'), ('[2026-02-01, 2026-02-02)');
+CREATE TABLE m.told (id int, b bool, c char(5), y bytea, d date, f4 float4, f8 float8, i2 int2, i8 int8,
+    iv interval, js json, jb jsonb, na name, nu numeric, o oid, tx text, ti time, ts timestamp,
+    tz timestamptz, tt timetz, u uuid, vc varchar(9), mo m.mood, po m.positive, ai int[], at text[]);
+INSERT INTO m.told VALUES (1, true, 'a', decode('00ff', 'hex'), '4713-01-01 BC', 'NaN', '-0', -32768,
+    9223372036854775807, '1 mon -1 day 00:00:00.000001', '{"a" : 1}', '{"a": 1.10}', 'na', 1.50, 4294967295,
+    chr(9) || chr(10) || chr(13) || chr(92) || chr(39) || '"%s', '24:00', 'infinity', '-infinity',
+    '12:00:00.5-12:30', '00000000-0000-0000-0000-0000000000ff', 'é', 'ok', 1, '[2:3]={1,NULL}',
+    ARRAY['NULL', NULL, chr(92) || '"', '']);
+INSERT INTO m.told (id, f4, f8) VALUES (2, 1.1754944e-38, 5e-324), (3, '-Infinity', 0.1);
+CREATE FUNCTION m.as_text(m.mood) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT 'a mood' $$;
+CREATE CAST (m.mood AS text) WITH FUNCTION m.as_text(m.mood);
+CREATE TABLE m.twins (v text);
+INSERT INTO m.twins VALUES ('a'), ('a'), ('b');
+DO $$ BEGIN EXECUTE (SELECT format('CREATE TABLE m.wide (%s)', string_agg(format('c%s int DEFAULT %s', n, n), ', '))
+    FROM generate_series(1, 200) n); END $$;
+INSERT INTO m.wide DEFAULT VALUES;
 CREATE MATERIALIZED VIEW m.seen AS SELECT count(*) FROM m.plain;
 CREATE VIEW m.view AS SELECT id, v FROM m.plain;
 CREATE SEQUENCE m.free START 100 INCREMENT 5;
@@ -70,6 +86,11 @@ INSERT INTO m.leaf VALUES (17);
 """
 
 REWINDABLE = {
+    "told by text": "UPDATE m.told SET tx = 'x'; DELETE FROM m.told WHERE id = 2; INSERT INTO m.told (id) VALUES (9)",
+    "one of many columns": "UPDATE m.wide SET c199 = 0",
+    "one of two that are alike": "DELETE FROM m.twins WHERE ctid = '(0,1)'; INSERT INTO m.twins VALUES ('b')",
+    "told by text, uncounted": "SET track_counts = off; UPDATE m.told SET mo = 'sad' WHERE id = 1; INSERT INTO m.twins VALUES ('a')",
+    "told by text, emptied": "TRUNCATE m.told, m.twins, m.wide",
     "reads": "SELECT count(*) FROM m.plain, m.child; SELECT * FROM m.parent FOR UPDATE",
     "insert": "INSERT INTO m.plain (id) VALUES (777)",
     "update": "UPDATE m.plain SET v = 'other', f = f + 1 WHERE id % 3 = 0",

@@ -30,6 +30,7 @@ class Bench:
         self.clone = ""
         self.pristine: list[str] = []
         self.why = ""
+        self.stays = False
 
     async def renew(self) -> None:
         """Make a clone, measured, and see what it holds."""
@@ -45,6 +46,7 @@ class Bench:
     async def drop(self) -> None:
         """Leave nothing of the clone."""
         if self.clone:
+            self.rewinder.forget(self.clone)
             await leftovers.clear(self.shop.gateway, self.clone)
             await databases.drop(self.shop.gateway, self.clone)
             self.clone = ""
@@ -75,11 +77,21 @@ class Bench:
         return await self.recycle(verify_every=verify_every)
 
     async def recycle(self, *, verify_every: int = 0) -> bool:
-        """Rewind the clone or make a new one; say whether it was rewound, in `why` why not."""
-        assert await databases.end_sessions(self.shop.gateway, self.clone)
+        """Rewind the clone or make a new one; say whether it was rewound, in `why` why not.
+
+        Of two rewinds one is by a session that stays, and the next is the one that finds it.
+        """
+        if not self.stays:
+            self.rewinder.step_aside(self.clone)
+        ours = self.rewinder.backend(self.clone)
+        assert await databases.end_sessions(self.shop.gateway, self.clone, but=ours)
+        self.stays = not self.stays
         self.why = ""
         try:
-            await self.rewinder.rewind(self.clone, {}, verify_every=verify_every)
+            seen = await self.rewinder.look(self.clone)
+            await self.rewinder.rewind(
+                self.clone, {}, seen=seen, verify_every=verify_every, stay_connected=self.stays
+            )
         except CannotRewindError as reason:
             self.why = str(reason)
             await self.renew()

@@ -82,8 +82,11 @@ class Stock:
         self.fresh += name not in self._used
 
     def take(self, event: Event, *, fresh: bool = False) -> str:
-        """Take the ready clone off the shelf that has waited longest, of fresh ones alone if so."""
-        clone = self._ready[0]
+        """Take the ready clone off the shelf that was put there last, of fresh ones alone if so.
+
+        The last one is the warmest, and the others come to show that nobody needs them.
+        """
+        clone = self._ready[-1]
         if fresh and clone.name in self._used:
             clone = next(ready for ready in self._ready if ready.name not in self._used)
         self._unshelve(clone)
@@ -111,7 +114,10 @@ class Stock:
         self._budget.used -= 1
 
     def _unshelve(self, clone: Clone) -> None:
-        self._ready.remove(clone)
+        if clone is self._ready[-1]:
+            self._ready.pop()
+        else:
+            self._ready.remove(clone)
         self.fresh -= clone.name not in self._used
 
     def _move(self, clone: Clone, event: Event) -> None:

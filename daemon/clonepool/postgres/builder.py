@@ -15,7 +15,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError, TemplateFailedError
 from clonepool.postgres import databases, psql
 from clonepool.postgres.clones import Contents, read_contents
-from clonepool.postgres.rewind.survey import CREATE_MAP_SUMMARY, CREATE_RAW_PAGE
+from clonepool.postgres.rewind.survey import CREATE_FUNCTIONS
 from clonepool.postgres.sources import SqlFile, fingerprint, generation_name, resolve
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ class Builder:
                 "SET client_min_messages = error; SET default_transaction_read_only = off"
             )
             if rewindable:
-                for statement in (CREATE_MAP_SUMMARY, CREATE_RAW_PAGE):
+                for statement in CREATE_FUNCTIONS:
                     with contextlib.suppress(StatementError):  # contrib is not installed
                         await session.execute(statement)
             if self._capabilities.superuser:

@@ -14,7 +14,7 @@ from clonepool.postgres import leftovers
 from clonepool.postgres.gateway import NO_SETTINGS, STATEMENT_SECONDS, identifier, literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from clonepool.core.naming import Identity, Namer
     from clonepool.postgres.gateway import Gateway
@@ -225,6 +225,18 @@ async def end_sessions(
             await anyio.sleep(pause)
             pause = min(pause * 2, 0.1)
     return False
+
+
+async def wanted_alone(gateway: Gateway, names: Collection[str]) -> list[str]:
+    """Return those of these databases that somebody waits to have without any session on them."""
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT DISTINCT datname FROM pg_locks JOIN pg_database d ON d.oid = objid"
+            " WHERE locktype = 'object' AND classid = 'pg_database'::regclass"
+            " AND mode IN ('ShareLock', 'AccessExclusiveLock') AND datname = ANY ($1)",
+            sorted(names),
+        )
+    return [row["datname"] for row in rows]
 
 
 def _read(comment: str | None) -> dict[str, Any]:

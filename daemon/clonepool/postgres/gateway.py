@@ -192,13 +192,6 @@ class Session:
             )
         return written.get().splitlines()
 
-    async def prepared_lines(self, query: str, *arguments: object) -> list[bytes]:
-        """Run a query of one column called `line`; as `lines`, but planned only once."""
-        whole = f"SELECT string_agg(line, E'\\n') AS lines FROM ({query}) AS found"
-        with translated(_shown(query)), self._given_up():
-            found = await self._connection.fetchval(whole, *arguments, timeout=STATEMENT_SECONDS)
-        return str(found or "").encode().splitlines()
-
     async def copy_out(
         self, schema: str, table: str, columns: list[str], which: str = ""
     ) -> tuple[bytes, int]:

@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from clonepool.postgres import databases
-from clonepool.postgres.rewind.facts import read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from clonepool.postgres.gateway import Gateway
-    from clonepool.postgres.rewind.facts import Facts
+    from clonepool.postgres.rewind.rewinder import Rewinder, Seen
 
 T = TypeVar("T")
 ENDING_SECONDS = 2.0
@@ -34,17 +33,14 @@ async def stray_sessions(gateway: Gateway, name: str, ours: int = 0) -> list[dic
     return await _without_leaving(lambda: databases.sessions(gateway, name, ours), list)
 
 
-async def look_at_returned(gateway: Gateway, name: str, ours: int) -> Facts:
+async def look_at_returned(rewinder: Rewinder, name: str) -> Seen:
     """Return what is known of a clone whose lease ended, sessions just leaving left out.
 
     Args:
-        gateway: the way to the server, ours being a superuser's.
+        rewinder: of the server, ours being a superuser's.
         name: of the clone.
-        ours: process id of the backend that we keep there ourselves, 0 for none.
     """
-    return await _without_leaving(
-        lambda: read_facts(gateway, name, ours), lambda facts: facts.sessions
-    )
+    return await _without_leaving(lambda: rewinder.look(name), lambda seen: seen.facts.sessions)
 
 
 async def _without_leaving(

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-BUILD_FORMAT = 2
+BUILD_FORMAT = 3
 """Raised when the builder changes in a way that old generations do not share."""
 
 

@@ -39,7 +39,7 @@ from clonepool.service.listener import Listener
 from clonepool.service.locks import hold_lock, load_secret, reserve_serials
 from clonepool.service.logins import Logins
 from clonepool.service.methods import Methods
-from clonepool.service.server import open_server, own_connections, shielded
+from clonepool.service.server import kept_connections, open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
 from clonepool.service.status import StatusBoard
 from clonepool.service.storage import StorageGuard
@@ -237,6 +237,7 @@ class _Daemon:
                 gateway,
                 lambda generation: references.make(context, generation),
                 capabilities.major,
+                kept_connections(capabilities.max_connections),
             ),
             storage=StorageGuard(
                 self._config,

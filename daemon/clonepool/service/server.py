@@ -25,6 +25,8 @@ CLOSE_SECONDS = 20.0
 _SPARE_CONNECTIONS = 3
 _LARGEST_SHARE = 4
 """The daemon takes at most one in so many of the server's connections."""
+_LARGEST_SHARE_KEPT = 8
+"""And one in so many may stay on clones."""
 
 
 class Server:
@@ -49,6 +51,11 @@ def own_connections(config: Config, max_connections: int) -> int:
     """Return how many connections of each kind the daemon may hold: most are for the tests."""
     wanted = config.pool.ddl_concurrency + _SPARE_CONNECTIONS
     return max(1, min(wanted, max_connections // _LARGEST_SHARE // 2))
+
+
+def kept_connections(max_connections: int) -> int:
+    """Return how many more may stay on clones from one rewind to the next."""
+    return max_connections // _LARGEST_SHARE_KEPT
 
 
 async def open_server(config: Config, state: Path, stack: AsyncExitStack) -> Server:

@@ -39,6 +39,7 @@ class Changes(msgspec.Struct, frozen=True):
         attempts: by OID, how often a row was tried to be inserted, updated and deleted, for tables
             whose file is the old one, and was not vacuumed.
         rolled_back: whether a transaction was rolled back, or VACUUM given up on its way.
+        toasted: OIDs of tables whose values stored apart were changed.
         locked: tables of which rows were locked and nothing else.
         analyzed: tables whose statistics are others.
         catalogs: names of those that were written to, and say what they said.
@@ -48,6 +49,7 @@ class Changes(msgspec.Struct, frozen=True):
     tables: list[Table]
     attempts: dict[int, Attempts]
     rolled_back: bool
+    toasted: set[int]
     locked: list[Table]
     analyzed: list[Table]
     catalogs: list[str]
@@ -107,6 +109,7 @@ async def find_changes(
             if (attempts := _attempts(was[oid], found[oid])) is not None
         },
         rolled_back=now.rollbacks != before.rollbacks,
+        toasted={pristine.owner_of_toast[oid] for oid in changed & pristine.owner_of_toast.keys()},
         locked=[pristine.tables[oid] for oid in sorted(locked)],
         analyzed=[pristine.tables[oid] for oid in sorted(analyzed & set(pristine.tables))],
         catalogs=sorted(catalogs),

@@ -1,4 +1,4 @@
-"""What can be known of a clone without connecting to it: all that stands in shared catalogs."""
+"""What stands in shared catalogs, and can be known of a clone without connecting to it."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import msgspec
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.gateway import Gateway, Session
 
-_FACTS = """\
-SELECT concat_ws(';', d.oid, datdba, encoding, datcollate, datctype, datconnlimit, datistemplate,
+_COLUMNS = """\
+       concat_ws(';', d.oid, datdba, encoding, datcollate, datctype, datconnlimit, datistemplate,
            datallowconn, dattablespace, datacl::text,
            (SELECT string_agg(concat_ws(',', setrole, setconfig::text), ';' ORDER BY setrole)
               FROM pg_db_role_setting WHERE setdatabase = d.oid),
@@ -26,13 +26,18 @@ SELECT concat_ws(';', d.oid, datdba, encoding, datcollate, datctype, datconnlimi
            (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname),
            (SELECT count(*) FROM pg_subscription WHERE subdbid = d.oid)) AS leftovers,
        coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment,
-       coalesce((SELECT json_agg(s) FROM (
+       CASE WHEN pg_stat_get_db_numbackends(d.oid) > {ours} THEN (SELECT json_agg(s) FROM (
            SELECT pid, coalesce(application_name, '') AS application_name,
                   coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query
              FROM pg_stat_activity
-            WHERE datid = d.oid AND pid <> $2 AND backend_type = 'client backend') AS s
-       )::text, '[]') AS sessions
-  FROM pg_database d WHERE datname = $1
+            WHERE datid = d.oid AND pid <> {pid} AND backend_type = 'client backend') AS s
+       )::text END AS sessions
+"""
+_FROM_OUTSIDE = f"SELECT {_COLUMNS.format(ours=0, pid='$2')} FROM pg_database d WHERE datname = $1"
+_FROM_INSIDE = f"""\
+SELECT {_COLUMNS.format(ours=1, pid="pg_backend_pid()")},
+       CASE WHEN pg_stat_get_db_numbackends(d.oid) = 1 THEN ({{more}}) END AS more
+  FROM pg_database d WHERE datname = current_database()
 """
 _NO_LEFTOVERS = "0;0;0"
 
@@ -86,8 +91,24 @@ async def read_facts(gateway: Gateway, clone: str, ours: int = 0) -> Facts:
         `GONE` when there is no such database.
     """
     async with gateway.control() as session:
-        rows = await session.rows(_FACTS, clone, ours)
-    if not rows:
-        return GONE
-    (row,) = rows
-    return Facts(**{**row, "sessions": msgspec.json.decode(row["sessions"])})
+        rows = await session.rows(_FROM_OUTSIDE, clone, ours)
+    return _facts(rows[0]) if rows else GONE
+
+
+async def read_facts_inside(session: Session, more: str) -> tuple[Facts, str | None]:
+    """Look at a clone over a session of ours that stays there, and ask something more.
+
+    Args:
+        session: to the clone.
+        more: SQL of one text, answered only where nobody else is connected.
+
+    Returns:
+        The facts, and the answer; None where somebody is.
+    """
+    (row,) = await session.rows(_FROM_INSIDE.format(more=more))
+    answer = row.pop("more")
+    return _facts(row), answer
+
+
+def _facts(row: dict[str, Any]) -> Facts:
+    return Facts(**{**row, "sessions": msgspec.json.decode(row["sessions"] or "[]")})

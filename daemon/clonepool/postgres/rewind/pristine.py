@@ -1,7 +1,8 @@
 """What a generation holds, read once from a clone that nobody has had: the measure of every rewind.
 
-Small tables are kept in memory, as COPY wrote them, to be put back without asking anybody. Of
-larger ones the rows that are needed are read when they are, from a reference.
+Small tables are kept in memory, to be put back without asking anybody: as text, row by row, where
+that says everything, else as COPY wrote them. Of larger ones the rows that are needed are read
+when they are, from a reference.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import msgspec
 
 from clonepool.errors import StatementError
 from clonepool.postgres.gateway import identifier
-from clonepool.postgres.rewind.survey import FIRST_USER_OID, RAW_PAGE
+from clonepool.postgres.rewind.rows import TOLD_BY_TEXT, read_rows
+from clonepool.postgres.rewind.survey import FIRST_USER_OID
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Session
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 LARGEST_IN_MEMORY_BYTES = 128 * 1024
 """Putting back some hundred rows costs less than finding out which of them were changed."""
 LARGEST_WITHOUT_PAGES_BYTES = 1024 * 1024
-"""The same where touched pages cannot be looked at."""
+"""The same of unlogged tables: their pages do not tell when they were written."""
 LARGEST_ALL_BYTES = 16 * 1024 * 1024
 LARGEST_DIGEST_BYTES = 16 * 1024 * 1024
 """The digest of a larger table is taken when a proof first needs it."""
@@ -44,10 +46,19 @@ STATISTICS = ("pg_statistic", "pg_statistic_ext_data")
 _TABLES = f"""\
 SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname AS name,
        reltoastrelid::bigint AS toast, pg_table_size(c.oid) AS bytes,
+       reltoastrelid <> 0 AND pg_relation_size(reltoastrelid) > 0 AS toasted,
        relpersistence = 'p' AS logged,
        ARRAY(SELECT attname::text FROM pg_attribute
               WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
               ORDER BY attnum) AS columns,
+       getdatabaseencoding() <> 'SQL_ASCII' AND (
+           SELECT bool_and(t.typtype = 'e'
+                           OR coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace
+                              AND coalesce(b.typname, t.typname) IN ({TOLD_BY_TEXT}))
+             FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
+                  LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype
+            WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
+       ) AS told_by_text,
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgenabled IN ('A', 'R'))
            OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_enabled IN ('A', 'R'))
            AS watched,
@@ -65,10 +76,21 @@ SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname A
  WHERE relkind IN ('r', 'm') AND c.oid >= {FIRST_USER_OID}
 """
 
+_HASHED = ", ".join(
+    f"'{name}'"
+    for name in (
+        "bool", "char", "float4", "int2", "int4", "int8", "name", "oid", "_oid", "oidvector",
+        "regproc", "text", "_text", "timestamptz", "xid",
+    )
+)  # fmt: skip
+"""Types of catalogs' columns that go into a digest as they are; others have no hash, and go as
+text, which takes longer."""
 _CATALOGS = f"""\
 SELECT c.oid::bigint AS oid, c.oid::regclass::text AS name, reltoastrelid::bigint AS toast,
-       ARRAY(SELECT attname::text FROM pg_attribute
-              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS columns
+       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
+                    AND NOT attisdropped ORDER BY attnum) AS columns,
+       ARRAY(SELECT typname IN ({_HASHED}) FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
+              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS hashed
   FROM pg_class c WHERE relkind = 'r' AND NOT relisshared AND c.oid < {FIRST_USER_OID}
 """
 
@@ -76,7 +98,6 @@ _SEQUENCES = """\
 SELECT c.oid::bigint AS oid, nspname AS schema, relname AS name
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'S' ORDER BY c.oid
 """
-_HAS_RAW_PAGE = "SELECT count(*) > 0 FROM pg_proc WHERE proname = $1"
 
 
 class Table(msgspec.Struct, frozen=True):
@@ -89,7 +110,10 @@ class Table(msgspec.Struct, frozen=True):
         size: in bytes, TOAST included.
         populated: whether it can be read: not a materialized view that never was filled.
         paged: whether its rows are put back by touched pages.
-        rows: as COPY wrote them in binary; empty when there is an obstacle, and when it is paged.
+        toasted: whether values of it were stored apart.
+        by_row: whether it is put back row by row.
+        rows: those of a table that is, as `rows.read_rows` returns them.
+        copied: those of any other that is kept in memory, as COPY wrote them in binary.
         count: how many these are.
         digest: of its rows, whatever their order; empty when it was not taken yet.
     """
@@ -103,9 +127,12 @@ class Table(msgspec.Struct, frozen=True):
     size: int
     populated: bool
     paged: bool
-    rows: bytes
-    count: int
-    digest: str
+    toasted: bool
+    by_row: bool = False
+    rows: frozenset[str] = frozenset()
+    copied: bytes = b""
+    count: int = 0
+    digest: str = ""
 
     @property
     def name(self) -> str:
@@ -140,17 +167,19 @@ class Pristine(msgspec.Struct, frozen=True):
 async def read_pristine(session: Session) -> Pristine:
     """Read the measure from a session to a clone that nobody has had."""
     catalogs = await session.rows(_CATALOGS)
-    digest_sql = {row["name"]: _digest_sql(row["name"], row["columns"]) for row in catalogs}
+    digest_sql = {
+        row["name"]: _digest_sql(row["name"], dict(zip(row["columns"], row["hashed"], strict=True)))
+        for row in catalogs
+    }
     sequences = {
         row["oid"]: f"{identifier(row['schema'])}.{identifier(row['name'])}"
         for row in await session.rows(_SEQUENCES)
     }
     rows = await session.rows(_TABLES)
-    by_pages = await session.value(_HAS_RAW_PAGE, RAW_PAGE.rpartition(".")[2])
     values_sql = _values_sql(sequences)
     values = await session.rows(values_sql) if values_sql else []
     return Pristine(
-        tables=await _read_tables(session, rows, by_pages=by_pages),
+        tables=await _read_tables(session, rows),
         owner_of_toast={row["toast"]: row["oid"] for row in rows if row["toast"]},
         catalogs={
             oid: row["name"] for row in catalogs for oid in (row["oid"], row["toast"]) if oid
@@ -189,12 +218,17 @@ async def read_rows_digest(session: Session, table: str) -> str:
     return str(row["digest"])
 
 
-def _digest_sql(catalog: str, columns: list[str]) -> str:
-    kept = [identifier(name) for name in columns if name not in _VOLATILE.get(catalog, set())]
+def _digest_sql(catalog: str, columns: dict[str, bool]) -> str:
+    """Return the query of a catalog's digest; columns by name, and whether they have a hash."""
+    kept = ", ".join(
+        identifier(name) if hashed else f"{identifier(name)}::text"
+        for name, hashed in columns.items()
+        if name not in _VOLATILE.get(catalog, set())
+    )
     condition = _CONDITIONS.get(catalog, "true")
     return (
-        f"SELECT count(*) || ',' || coalesce(sum(hashtextextended(ROW({', '.join(kept)})::text, 0)"
-        f"), 0) FROM {catalog} WHERE {condition}"
+        f"SELECT count(*) || ',' || coalesce(sum(hash_record_extended(ROW({kept}), 0)), 0)"
+        f" FROM {catalog} WHERE {condition}"
     )
 
 
@@ -205,16 +239,14 @@ def _values_sql(sequences: dict[int, str]) -> str:
     )
 
 
-async def _read_tables(
-    session: Session, rows: list[dict[str, Any]], *, by_pages: bool
-) -> dict[int, Table]:
+async def _read_tables(session: Session, rows: list[dict[str, Any]]) -> dict[int, Table]:
     """Read the rows of small tables, the smallest first, as far as memory is meant to go."""
     tables: dict[int, Table] = {}
     left = LARGEST_ALL_BYTES
     for row in sorted(rows, key=lambda row: int(row["bytes"])):
-        table = _table(row, left, by_pages=by_pages and row["logged"])
+        table = _table(row, left)
         if not table.obstacle and not table.paged:
-            table = await _with_rows(session, table)
+            table = await _with_rows(session, table, by_row=row["told_by_text"])
             left -= table.size
         if table.populated and table.size <= LARGEST_DIGEST_BYTES:
             digest = await read_rows_digest(session, table.name)
@@ -223,18 +255,21 @@ async def _read_tables(
     return tables
 
 
-async def _with_rows(session: Session, table: Table) -> Table:
+async def _with_rows(session: Session, table: Table, *, by_row: bool) -> Table:
+    if by_row:
+        rows = await read_rows(session, [table])
+        return msgspec.structs.replace(table, by_row=True, rows=rows)
     try:
-        rows, count = await session.copy_out(table.schema, table.relation, table.columns)
+        copied, count = await session.copy_out(table.schema, table.relation, table.columns)
     except StatementError as error:
         return msgspec.structs.replace(table, obstacle=f"its rows cannot be copied: {error}")
-    return msgspec.structs.replace(table, rows=rows, count=count)
+    return msgspec.structs.replace(table, copied=copied, count=count)
 
 
-def _table(row: dict[str, Any], memory: int, *, by_pages: bool) -> Table:
-    largest = LARGEST_IN_MEMORY_BYTES if by_pages else LARGEST_WITHOUT_PAGES_BYTES
+def _table(row: dict[str, Any], memory: int) -> Table:
+    largest = LARGEST_IN_MEMORY_BYTES if row["logged"] else LARGEST_WITHOUT_PAGES_BYTES
     large = row["bytes"] > min(largest, memory)
-    paged = large and by_pages
+    paged = large and row["logged"]
     if row["kind"] == "m":
         obstacle = "it is a materialized view"
     elif row["computed"]:
@@ -253,7 +288,5 @@ def _table(row: dict[str, Any], memory: int, *, by_pages: bool) -> Table:
         size=row["bytes"],
         populated=row["populated"],
         paged=paged and not obstacle,
-        rows=b"",
-        count=0,
-        digest="",
+        toasted=row["toasted"],
     )

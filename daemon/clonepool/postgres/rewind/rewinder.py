@@ -9,23 +9,31 @@ from __future__ import annotations
 import time
 from collections import Counter
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 import structlog
 
-from clonepool.errors import StatementError
+from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import leftovers
 from clonepool.postgres.databases import annotate
 from clonepool.postgres.rewind.changes import find_changes
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
-from clonepool.postgres.rewind.facts import Facts, read_facts
+from clonepool.postgres.rewind.facts import Facts, read_facts, read_facts_inside
 from clonepool.postgres.rewind.pages import wal_position
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
 from clonepool.postgres.rewind.proof import prove
 from clonepool.postgres.rewind.reference import References
-from clonepool.postgres.rewind.survey import CrowdedError, Survey, oid_of, read_line, take_survey
-from clonepool.postgres.rewind.undo import LargeTables, Undo
+from clonepool.postgres.rewind.survey import (
+    CrowdedError,
+    Survey,
+    lines_without,
+    read_line,
+    read_survey,
+    survey_sql,
+    take_survey,
+)
+from clonepool.postgres.rewind.undo import LargeTables, SmallTables, Undo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,8 +69,9 @@ SETTINGS = {
     "quote_all_identifiers": "off",
 }
 """Whatever the template's own settings are, values are read and written in one way."""
-_PREPARED = 4
+_PREPARED = 8
 """On a session that stays the same look is taken again and again."""
+MOST_KEPT_SESSIONS = 32
 MOST_MOVED_BYTES = 64 * 1024 * 1024
 """A clone is recreated when so much of its large tables was put back elsewhere."""
 
@@ -77,6 +86,7 @@ class Measure(msgspec.Struct):
         facts: of the database itself.
         survey: of what is in it.
         unsettled: relations that could change without a sign.
+        small: what is remembered of its small tables.
         large: what is remembered of its large tables.
         first_bytes: what it took when it was made.
         bytes: what it takes.
@@ -94,6 +104,7 @@ class Measure(msgspec.Struct):
     first_bytes: int
     bytes: int
     epoch: int
+    small: SmallTables = msgspec.field(default_factory=SmallTables)
     session: Session | None = None
 
     def hang_up(self) -> None:
@@ -101,6 +112,18 @@ class Measure(msgspec.Struct):
         if self.session is not None:
             self.session.abort()
             self.session = None
+
+
+class Seen(NamedTuple):
+    """A returned clone, looked at once.
+
+    Attributes:
+        facts: of the database itself.
+        survey: of what is in it, where a session that stays there could tell at the same time.
+    """
+
+    facts: Facts
+    survey: Survey | None = None
 
 
 class Rewound(msgspec.Struct, frozen=True):
@@ -119,13 +142,21 @@ class Rewinder:
         make_reference: copies the generation of that name into a database that nobody will lease,
             and returns its name.
         major: the server's version.
+        most_kept: how many sessions may stay on clones; those on the clones that were rewound
+            longest ago are given up for others.
     """
 
     def __init__(
-        self, gateway: Gateway, make_reference: Callable[[str], Awaitable[str]], major: int
+        self,
+        gateway: Gateway,
+        make_reference: Callable[[str], Awaitable[str]],
+        major: int,
+        most_kept: int = MOST_KEPT_SESSIONS,
     ) -> None:
         self._gateway = gateway
         self._major = major
+        self._most_kept = most_kept
+        self._kept: dict[str, Measure] = {}
         self._references = References(gateway, make_reference, SETTINGS)
         self._pristine: dict[str, Pristine] = {}
         self._measures: dict[str, Measure] = {}
@@ -139,15 +170,52 @@ class Rewinder:
 
     def forget(self, clone: str) -> None:
         """Forget a clone that is gone, or about to go."""
-        measure = self._measures.pop(clone, None)
+        self.step_aside(clone)
+        self._measures.pop(clone, None)
+
+    @property
+    def kept(self) -> set[str]:
+        """The clones on which a session of ours stays."""
+        return set(self._kept)
+
+    def step_aside(self, clone: str) -> None:
+        """Give up the session that stays on a clone, if there is one; the next rewind connects."""
+        measure = self._kept.pop(clone, None)
         if measure is not None:
             measure.hang_up()
 
     def backend(self, clone: str) -> int:
         """Return the process id of the backend that is kept on a clone, 0 for none."""
-        measure = self._measures.get(clone)
+        session = self._kept_session(clone)
+        return session.pid if session is not None else 0
+
+    def _kept_session(self, clone: str) -> Session | None:
+        measure = self._kept.get(clone)
         session = measure.session if measure is not None else None
-        return session.pid if session is not None and session.usable else 0
+        return session if session is not None and session.usable else None
+
+    def _keep(self, clone: str, measure: Measure) -> None:
+        """Let the session of this clone stay, and none of those that stay for longest."""
+        self._kept[clone] = measure
+        while len(self._kept) > self._most_kept:
+            self.step_aside(next(iter(self._kept)))
+
+    async def look(self, clone: str) -> Seen:
+        """Look at a clone that came back, in one round trip where a session stays on it.
+
+        Raises:
+            ServerUnavailableError, StatementError: the server does not say.
+        """
+        session = self._kept_session(clone)
+        if session is not None:
+            sequences = self._kept[clone].pristine.sequences
+            try:
+                facts, text = await read_facts_inside(session, survey_sql(sequences))
+            except ServerUnavailableError:
+                self.step_aside(clone)  # the lease may have ended our session: anew, then
+            else:
+                return Seen(facts, read_survey(text) if text else None)
+        return Seen(await read_facts(self._gateway, clone))
 
     def built(self, generation: str) -> None:
         """Forget what a generation of that name held: it was built anew, with other OIDs.
@@ -196,7 +264,7 @@ class Rewinder:
         clone: str,
         facts: dict[str, Any],
         *,
-        seen: Facts | None = None,
+        seen: Seen | None = None,
         verify_every: int = 0,
         stay_connected: bool = False,
     ) -> Rewound:
@@ -205,7 +273,7 @@ class Rewinder:
         Args:
             clone: its name.
             facts: what its comment is to say.
-            seen: what is known of it since its last session left.
+            seen: what `look` said since its last session left.
             verify_every: one in so many rewound clones is compared with its generation in full; 0
                 for none.
             stay_connected: keep the session for the next rewind: connecting is most of the cost.
@@ -216,13 +284,21 @@ class Rewinder:
             ServerUnavailableError: it is in an unknown state: recreate it.
         """
         measure = self._measures.pop(clone, None)  # whatever goes wrong, it is not clean any more
+        self._kept.pop(clone, None)
         if measure is None or measure.epoch != self._epoch:
+            if measure is not None:
+                measure.hang_up()
             raise CannotRewindError("its measure was never taken, or the server was away since")
         began = time.monotonic()
         try:
-            found = await self._clear(clone, measure.facts, seen)
+            found, survey = await self._clear(clone, measure.facts, seen)
             changes = await self._rewind(
-                clone, measure, found, verify_every=verify_every, stay_connected=stay_connected
+                clone,
+                measure,
+                found,
+                survey,
+                verify_every=verify_every,
+                stay_connected=stay_connected,
             )
             if measure.facts.comment != found.comment:
                 await annotate(self._gateway, clone, facts)
@@ -231,6 +307,8 @@ class Rewinder:
             measure.hang_up()
             raise
         self._measures[clone] = measure
+        if measure.session is not None:
+            self._keep(clone, measure)
         return Rewound(len(changes.tables), len(changes.sequences), time.monotonic() - began)
 
     def _see_that_nothing_was_lost(self, measure: Measure) -> None:
@@ -242,6 +320,7 @@ class Rewinder:
         clone: str,
         measure: Measure,
         found: Facts,
+        survey: Survey | None,
         *,
         verify_every: int,
         stay_connected: bool,
@@ -249,7 +328,7 @@ class Rewinder:
         if _has_pages(measure.pristine) and measure.build == self._builds[measure.generation]:
             await self._references.ensure(measure.generation)
         async with self._session(clone, measure, stay_connected=stay_connected) as session:
-            changes = await self._rewind_once(session, measure)
+            changes = await self._rewind_once(session, measure, survey)
             self._rewinds += 1
             if verify_every and self._rewinds % verify_every == 0:
                 await self._prove(session, measure, found)
@@ -259,9 +338,11 @@ class Rewinder:
             raise CannotRewindError(f"{measure.large.moved_bytes} bytes were put back elsewhere")
         return changes
 
-    async def _clear(self, clone: str, before: Facts, seen: Facts | None) -> Facts:
-        """Look at the clone from outside, and clear away what outlives sessions."""
-        found = seen or await read_facts(self._gateway, clone)
+    async def _clear(
+        self, clone: str, before: Facts, seen: Seen | None
+    ) -> tuple[Facts, Survey | None]:
+        """Clear away what outlives sessions; return what is known of the clone then."""
+        found, survey = seen or Seen(await read_facts(self._gateway, clone))
         try:
             found.check(before)
         except LeftoversError:
@@ -269,7 +350,8 @@ class Rewinder:
             log.info("clone.leftovers_cleared", clone=clone, found=cleared)
             found = await read_facts(self._gateway, clone)
             found.check(before)
-        return found
+            survey = None
+        return found, survey
 
     @asynccontextmanager
     async def _session(
@@ -277,7 +359,7 @@ class Rewinder:
     ) -> AsyncIterator[Session]:
         try:
             if stay_connected or measure.session is not None:
-                async with self._kept_session(clone, measure) as session:
+                async with self._staying(clone, measure) as session:
                     yield session
             else:
                 # It has done its work: whoever gets the clone need not wait until it is gone.
@@ -290,7 +372,7 @@ class Rewinder:
             raise CannotRewindError(str(error)) from error
 
     @asynccontextmanager
-    async def _kept_session(self, clone: str, measure: Measure) -> AsyncIterator[Session]:
+    async def _staying(self, clone: str, measure: Measure) -> AsyncIterator[Session]:
         session, measure.session = measure.session, None
         if session is None or not session.usable:
             session = await self._gateway.connect(clone, settings=SETTINGS, statements=_PREPARED)
@@ -301,12 +383,19 @@ class Rewinder:
             raise
         measure.session = session
 
-    async def _rewind_once(self, session: Session, measure: Measure) -> Changes:
+    async def _rewind_once(self, session: Session, measure: Measure, now: Survey | None) -> Changes:
         pristine = measure.pristine
-        now = await take_survey(session, pristine.sequences)
+        if now is None:
+            now = await take_survey(session, pristine.sequences)
         changes = await find_changes(session, pristine, measure.survey, now, measure.unsettled)
         if not changes.nothing or measure.large.opened:
-            undo = Undo(session, measure.large, lambda: self._reference(measure), self._major)
+            undo = Undo(
+                session,
+                measure.small,
+                measure.large,
+                lambda: self._reference(measure),
+                self._major,
+            )
             touched = await undo.run(changes)
             now = await _look_again(session, measure, changes, now, touched)
         _settle(measure, now)
@@ -340,6 +429,8 @@ async def _look_again(
 ) -> Survey:
     """Return the survey with our own work in it; sequences must say what they said."""
     pristine = measure.pristine
+    if not (touched or changes.catalogs or changes.sequences):
+        return now
     if changes.catalogs or changes.analyzed:
         found = await take_survey(session, pristine.sequences, ends=True)
     else:
@@ -347,8 +438,7 @@ async def _look_again(
         sequences = {oid: pristine.sequences[oid] for oid in changes.sequences}
         again = await take_survey(session, sequences, oids, ends=True)
         oids |= set(sequences)
-        others = {line for line in now.lines if oid_of(line) not in oids}
-        found = Survey(again.lines | others, again.rollbacks)
+        found = Survey(again.lines | lines_without(now.lines, oids), again.rollbacks)
     for line in measure.survey.lines - found.lines:
         if read_line(line).oid in pristine.sequences:
             raise CannotRewindError("sequences do not say what they said")
@@ -363,7 +453,7 @@ def _settle(measure: Measure, now: Survey) -> None:
         raise CannotRewindError("there are other relations than before")
     measure.bytes += sum(found[oid].size - was[oid].size for oid in found)
     measure.unsettled -= set(found)
-    measure.unsettled |= {
+    measure.unsettled |= set(measure.small.open) | {
         oid for oid, line in found.items() if not line.settled and oid not in measure.large.opened
     }
     measure.survey = now

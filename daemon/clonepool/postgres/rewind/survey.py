@@ -1,8 +1,9 @@
 """What a clone looks like at one moment, in so few numbers that no change escapes them.
 
 For each relation with rows of its own: its file, how many rows were ever inserted, updated and
-deleted in it, its size, how many of its pages the visibility map calls all-visible and all-frozen,
-and the age of its oldest row. Any change of rows moves one of these:
+deleted in it, its size, how many of its pages the visibility map calls all-visible and all-frozen
+(of a large table both together), and the age of its oldest row. Any change of rows moves one of
+these:
 
 - with counting on, each insert, update and delete counts, rolled back or not;
 - with counting off (a superuser may), a changed page loses its bits in the visibility map, which
@@ -24,7 +25,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Iterable, Mapping
 
     from clonepool.postgres.gateway import Session
 
@@ -35,6 +36,8 @@ MAP_SUMMARY = "pg_catalog.clonepool_map_summary"
 """The function of contrib's pg_visibility, under a name that no dump contains."""
 RAW_PAGE = "pg_catalog.clonepool_raw_page"
 """The function of contrib's pageinspect, likewise."""
+PAGES = "pg_catalog.clonepool_pages"
+"""The function of contrib's pgstattuple, likewise: a third of what pg_relation_size costs."""
 
 CREATE_MAP_SUMMARY = f"""\
 CREATE OR REPLACE FUNCTION {MAP_SUMMARY}(
@@ -45,9 +48,18 @@ CREATE_RAW_PAGE = f"""\
 CREATE OR REPLACE FUNCTION {RAW_PAGE}(text, text, bigint)
 RETURNS bytea LANGUAGE c STRICT AS '$libdir/pageinspect', 'get_raw_page_fork_1_9'
 """
+CREATE_PAGES = f"""\
+CREATE OR REPLACE FUNCTION {PAGES}(regclass)
+RETURNS bigint LANGUAGE c STRICT AS '$libdir/pgstattuple', 'pg_relpagesbyid_v1_5'
+"""
+MOST_SUMMED_PAGES = 2048
+"""In the maps of larger tables bits are counted a page of the map at a time: there the function of
+pg_visibility, which asks for page after page of the table, would take most of a rewind."""
+CREATE_FUNCTIONS = (CREATE_MAP_SUMMARY, CREATE_RAW_PAGE, CREATE_PAGES)
 
 DATABASE = 0
 """What stands for an OID in the line of the database as a whole."""
+_OF_DATABASE = b"%d;" % DATABASE
 
 _NO_NUMBER, _NUMBER = "'0'::xid8", "pg_current_xact_id()"
 _DATABASE = f"""\
@@ -55,16 +67,22 @@ SELECT concat_ws(';', {DATABASE}, pg_stat_get_db_numbackends(oid),
            pg_stat_get_db_xact_rollback(oid), {_NO_NUMBER}) AS line
   FROM pg_catalog.pg_database WHERE datname = current_database()
 """
+_ALL = "NOT relisshared"
+_BITS = f"""\
+SELECT '[' || sum(bit_count(substr({RAW_PAGE}(oid::regclass::text, 'vm', n), 25))) || ']'
+  FROM generate_series(0, pg_relation_size(oid, 'vm') / {PAGE_BYTES} - 1) AS n"""
 _RELATIONS = f"""\
 SELECT concat_ws(';', oid, concat_ws(',', relfilenode, relfrozenxid, relminmxid,
            pg_stat_get_vacuum_count(oid) + pg_stat_get_autovacuum_count(oid),
            pg_stat_get_tuples_inserted(oid), pg_stat_get_tuples_updated(oid),
            pg_stat_get_tuples_deleted(oid),
-           CASE WHEN relkind <> 't' THEN {MAP_SUMMARY}(oid) END),
-       concat_ws(',', relpages, reltuples),
-       CASE WHEN relkind = 't' THEN 0 ELSE pg_relation_size(oid) END) AS line
-  FROM pg_catalog.pg_class
- WHERE relkind IN ('r', 'm', 't') AND NOT relisshared
+           CASE WHEN relkind = 't' THEN NULL
+                WHEN pages > {MOST_SUMMED_PAGES} THEN ({_BITS})
+                ELSE {MAP_SUMMARY}(oid)::text END),
+       concat_ws(',', relpages, reltuples), pages * {PAGE_BYTES}) AS line
+  FROM (SELECT *, CASE WHEN relkind = 't' THEN 0 ELSE {PAGES}(oid) END AS pages
+          FROM pg_catalog.pg_class
+         WHERE relkind IN ('r', 'm', 't') AND NOT relisshared) AS relation
 """
 
 
@@ -97,11 +115,11 @@ class Line(NamedTuple):
     @property
     def settled(self) -> bool:
         """Whether its map is complete: whoever writes to it now leaves a trace there."""
-        if not self.state.endswith(")"):
-            return True
-        *_, visible, frozen = self.state.split(",")
+        *_, frozen = self.state.split(",")
         pages = self.size // PAGE_BYTES
-        return visible == f"({pages}" and frozen == f"{pages})"
+        if frozen.endswith(")"):
+            return self.state.endswith(f"({pages},{pages})")
+        return not frozen.endswith("]") or frozen == f"[{2 * pages}]"
 
 
 def read_line(line: bytes) -> Line:
@@ -110,9 +128,10 @@ def read_line(line: bytes) -> Line:
     return Line(int(oid), state, statistics, int(size))
 
 
-def oid_of(line: bytes) -> int:
-    """Return whose line it is."""
-    return int(line[: line.index(b";")])
+def lines_without(lines: Iterable[bytes], oids: Iterable[int]) -> set[bytes]:
+    """Return the lines that are none of these relations'."""
+    beginnings = tuple(b"%d;" % oid for oid in oids)
+    return {line for line in lines if not line.startswith(beginnings)}
 
 
 class CrowdedError(Exception):
@@ -142,11 +161,32 @@ async def take_survey(
     oids = [] if only is None else [sorted(only)]
     if session.prepares:
         which = "" if only is None else "= ANY ($1::oid[])"
-        lines = await session.prepared_lines(_query(sequences, which, ends=ends), *oids)
-    else:
-        which = f"IN ({', '.join(map(str, *oids)) or 0})" if oids else ""
-        lines = await session.lines(_query(sequences, which, ends=ends))
-    (whole,) = (line for line in lines if oid_of(line) == DATABASE)
+        text = await session.value(_aggregated(_query(sequences, which, ends=ends)), *oids)
+        return read_survey(text)
+    which = f"IN ({', '.join(map(str, *oids)) or 0})" if oids else ""
+    return _survey(await session.lines(_query(sequences, which, ends=ends)))
+
+
+def survey_sql(sequences: Mapping[int, str]) -> str:
+    """Return the query of a whole survey as one text, to be read by `read_survey`."""
+    return _aggregated(_query(sequences, "", ends=False))
+
+
+def read_survey(text: str) -> Survey:
+    """Return the survey that a query as of `survey_sql` found.
+
+    Raises:
+        CrowdedError: somebody else is connected.
+    """
+    return _survey(text.encode().splitlines())
+
+
+def _aggregated(query: str) -> str:
+    return f"SELECT string_agg(line, E'\\n') FROM ({query}) AS found"
+
+
+def _survey(lines: list[bytes]) -> Survey:
+    (whole,) = (line for line in lines if line.startswith(_OF_DATABASE))
     database = read_line(whole)
     if database.state != "1":
         raise CrowdedError
@@ -156,7 +196,7 @@ async def take_survey(
 def _query(sequences: Mapping[int, str], which: str, *, ends: bool) -> str:
     parts = [
         _DATABASE.replace(_NO_NUMBER, _NUMBER) if ends else _DATABASE,
-        f"{_RELATIONS} AND oid {which}" if which else _RELATIONS,
+        _RELATIONS.replace(_ALL, f"{_ALL} AND oid {which}") if which else _RELATIONS,
     ]
     parts += [
         f"SELECT concat_ws(';', {oid}, last_value || ',' || is_called, '', 0) AS line FROM {name}"

@@ -1,5 +1,6 @@
 """Putting back what a lease changed, each table in the cheapest way that is right.
 
+- *By rows*: all rows of a small table are read, and those that differ are written; see `rows`.
 - *Whole*: all rows of a small table are deleted and copied in again.
 - *By pages*: of a large table, only the rows that are not where they should be; see `repair`.
 
@@ -15,6 +16,7 @@ import msgspec
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.pages import open_pages
 from clonepool.postgres.rewind.repair import Displaced, check_repair, plan_repair
+from clonepool.postgres.rewind.rows import compare_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -32,9 +34,34 @@ LARGEST_WHOLE_BYTES = 8 * 1024 * 1024
 """Where pages do not tell what was touched, a table up to this size is put back whole."""
 MOST_OPEN_PAGES = 1024
 """With more pages that lack their bits, VACUUM gives them back."""
+MOST_OPEN_TABLES = 8
+MOST_OPEN_REWINDS = 16
+"""With more small tables that lack bits, or after so many rewinds, VACUUM gives them back."""
 _SKIP_DATABASE_STATS_MAJOR = 16
 _FLUSH = "SELECT pg_stat_force_next_flush()"
 """Our own work is to be counted before the clone is looked at again."""
+
+
+class SmallTables(msgspec.Struct):
+    """What is remembered of the small tables of one clone.
+
+    Attributes:
+        open: by OID, those that were put back by rows and not vacuumed since. No count tells who
+            writes to these: all of their rows are compared each time, which costs less.
+        rewinds: for how many rewinds there have been any.
+    """
+
+    open: dict[int, Table] = {}
+    rewinds: int = 0
+
+    def leave_open(self, tables: list[Table]) -> list[Table]:
+        """Remember these in place of those of before; return those that are to be vacuumed now."""
+        self.open = {table.oid: table for table in tables}
+        self.rewinds = self.rewinds + 1 if self.open else 0
+        if len(self.open) <= MOST_OPEN_TABLES and self.rewinds < MOST_OPEN_REWINDS:
+            return []
+        due, self.open, self.rewinds = list(self.open.values()), {}, 0
+        return due
 
 
 class LargeTables(msgspec.Struct):
@@ -58,29 +85,45 @@ class Undo:
 
     Args:
         session: to the clone, a superuser's; its session_replication_role is `replica`.
-        large: what is remembered of the clone's large tables.
+        small: what is remembered of the clone's small tables.
+        large: what is remembered of its large tables.
         borrow: lends the reference.
         major: the server's version.
     """
 
-    def __init__(self, session: Session, large: LargeTables, borrow: Borrow, major: int) -> None:
+    def __init__(
+        self,
+        session: Session,
+        small: SmallTables,
+        large: LargeTables,
+        borrow: Borrow,
+        major: int,
+    ) -> None:
         self._session = session
+        self._small = small
         self._large = large
         self._borrow = borrow
         self._skip = ", SKIP_DATABASE_STATS" if major >= _SKIP_DATABASE_STATS_MAJOR else ""
 
     async def run(self, changes: Changes) -> list[Table]:
-        """Put everything back, and return the tables that were written to.
+        """Put everything back, and return the tables that are to be measured anew.
 
         Raises:
             CannotRewindError: it cannot be put back, or is not what it should be.
             StatementError, ServerUnavailableError: the clone is in an unknown state.
         """
         whole, repairs = await self._plan(changes)
-        fills = [await self._fill(table) for table in whole]
-        xmin = await self._put_back(fills, repairs, changes.sequences)
-        small = [table for table in changes.locked if not table.paged]
-        await self._vacuum([table.name for table in [*whole, *small]], "FREEZE")
+        by_row = [table for table in whole if table.by_row]
+        differing = await compare_rows(self._session, by_row)
+        statements = [sql for one in differing for sql in one.statements()]
+        filled = [table for table in whole if not table.by_row]
+        fills = [await self._fill(table) for table in filled]
+        xmin = await self._put_back(statements, fills, repairs, changes.sequences)
+        locked = [table for table in changes.locked if not table.by_row]
+        opened = [table for table in changes.locked if table.by_row]
+        frozen = [*filled, *(table for table in locked if not table.paged)]
+        frozen += self._small.leave_open([*by_row, *opened])
+        await self._freeze(frozen, changes.toasted)
         if changes.analyzed:
             names = ", ".join(table.name for table in changes.analyzed)
             await self._session.execute(f"ANALYZE {names}")
@@ -89,11 +132,11 @@ class Undo:
         await self._vacuum(changes.catalogs, "FREEZE, INDEX_CLEANUP ON")
         for repair in repairs:
             await self._check(repair, xmin)
-        for table in changes.locked:
+        for table in locked:
             if table.paged:
                 await self._remember(table, await open_pages(self._session, table))
         self._large.displaced |= {table.oid: None for table in whole if table.paged}
-        return [*whole, *changes.locked, *changes.analyzed, *(repair.table for repair in repairs)]
+        return [*frozen, *locked, *changes.analyzed, *(repair.table for repair in repairs)]
 
     async def _plan(self, changes: Changes) -> tuple[list[Table], list[Repair]]:
         """Choose for each table, and find out what is wrong with the large ones."""
@@ -130,26 +173,37 @@ class Undo:
     async def _fill(self, table: Table) -> tuple[Table, bytes, int]:
         """Return all rows of a table."""
         if not table.paged:
-            return table, table.rows, table.count
+            return table, table.copied, table.count
         async with self._borrow() as reference:
             return (table, *await reference.rows(table, None))
 
     async def _put_back(
         self,
+        statements: list[str],
         fills: list[tuple[Table, bytes, int]],
         repairs: list[Repair],
         sequences: dict[int, tuple[int, bool]],
     ) -> int:
-        """Do it in one transaction; return which it was. Sequences know no transactions."""
+        """Do it in one transaction; return which it was. Sequences know no transactions.
+
+        Where nothing is to be copied in, it is one round trip.
+
+        Args:
+            statements: those that put tables back row by row.
+            fills: tables that go whole, their rows, and how many these are.
+            repairs: of large tables.
+            sequences: last value and whether it was called, by OID.
+        """
         xmin = 0
+        first = ["BEGIN", *statements]
+        first += [f"DELETE FROM ONLY {table.name}" for table, _, _ in fills]
+        first += [repair.deletion for repair in repairs]
         last = [
             f"SELECT setval({oid}::oid::regclass, {value}, {called})"
             for oid, (value, called) in sequences.items()
         ]
         if fills or repairs:
-            first = [f"DELETE FROM ONLY {table.name}" for table, _, _ in fills]
-            first += [repair.deletion for repair in repairs]
-            await self._session.execute("; ".join(["BEGIN", *first]))
+            await self._session.execute("; ".join(first))
             for table, rows, count in fills:
                 await self._copy_in(table, rows, count)
             for repair in repairs:
@@ -159,6 +213,8 @@ class Undo:
                 number = await self._session.value("SELECT pg_current_xact_id()::text")
                 xmin = int(number) % 2**32
             last = ["COMMIT", *last]
+        elif statements:
+            last = [*first, "COMMIT", *last]
         if last:
             await self._session.execute("; ".join([*last, _FLUSH]))
         return xmin
@@ -185,6 +241,13 @@ class Undo:
             await self._vacuum([table.name], "FREEZE, INDEX_CLEANUP ON, TRUNCATE OFF")
         elif opened:
             self._large.opened[table.oid] = table
+
+    async def _freeze(self, tables: list[Table], toasted: set[int]) -> None:
+        """Make the maps of small tables complete again, and of values stored apart if need be."""
+        apart = [t.name for t in tables if t.toast and (t.toasted or t.oid in toasted)]
+        alone = [t.name for t in tables if t.name not in apart]
+        await self._vacuum(apart, "FREEZE")
+        await self._vacuum(alone, "FREEZE, PROCESS_TOAST FALSE")
 
     async def _vacuum(self, names: list[str], how: str) -> None:
         if names:

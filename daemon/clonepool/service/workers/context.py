@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from clonepool.config import EMBEDDED
 from clonepool.service.pens import Pens
 
 if TYPE_CHECKING:
@@ -72,6 +73,11 @@ class Context:
         """Say whether the configuration wants rewinding, and this server allows it."""
         wanted = self.config.templates[template].recycle == "auto"
         return wanted and self.capabilities.rewinds
+
+    def stays_connected(self, template: str) -> bool:
+        """Say whether our session to a clone of that template stays from one rewind to the next."""
+        chosen = self.config.templates[template].stay_connected
+        return chosen == "always" or (chosen == "auto" and self.config.server == EMBEDDED)
 
     def is_storage_short(self) -> bool:
         """Say whether there is hardly room for two more clones of the largest template."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
+from clonepool.service.workers.courtesy import Courtesy
 from clonepool.service.workers.creator import Creator
 from clonepool.service.workers.dropper import Dropper
 from clonepool.service.workers.recycler import Recycler
@@ -31,10 +32,13 @@ class Crew:
         self._recycler = Recycler(context)
         self._dropper = Dropper(context)
         self._scribe = Scribe(context)
+        self._courtesy = Courtesy(context)
+        tasks.start_soon(self._courtesy.run)
 
     def stir(self) -> None:
         """Look whether what was put off may be done now."""
         self._dropper.stir()
+        self._courtesy.stir()
 
     def create(self, decision: CreateClone) -> None:
         """Start to make a clone."""

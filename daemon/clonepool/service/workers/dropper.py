@@ -52,13 +52,13 @@ class Dropper:
     async def run(self, decision: Drop) -> None:
         """Remove the database and tell the fleet; a failure is tried again after a pause."""
         pause, asked_at = _FIRST_PAUSE_SECONDS, self._context.now()
+        self._context.rewinder.forget(decision.clone)
         while not await self._run_once(decision, asked_at):
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         context = self._context
         context.troubles.end(DROP_FAILED, decision.template, decision.clone)
         context.logins.forget(decision.clone)
-        context.rewinder.forget(decision.clone)
         context.carry_out(context.fleet.dropped(decision.template, decision.clone, context.now()))
 
     async def _run_once(self, decision: Drop, asked_at: float) -> bool:

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from clonepool.core.decisions import Keep, Recycle
-    from clonepool.postgres.rewind.facts import Facts
-    from clonepool.postgres.rewind.rewinder import Rewound
+    from clonepool.postgres.rewind.rewinder import Rewound, Seen
     from clonepool.service.workers.context import Context
 
     Sessions = list[dict[str, Any]] | None
@@ -49,7 +48,8 @@ class Recycler:
         if report is not None:
             report(await self._name_strays(decision, seen, rewindable=rewindable))
         try:
-            clean = await self._rewind(decision, seen if seen and not seen.sessions else None)
+            alone = seen is not None and not seen.facts.sessions
+            clean = await self._rewind(decision, seen if alone else None)
         except ProofError as error:
             await self._suspect(decision, error)
             return
@@ -58,24 +58,23 @@ class Recycler:
         else:
             context.carry_out(pool.unusable(decision.clone, context.now()))
 
-    async def _look(self, decision: Recycle) -> Facts | None:
-        """Return what is known of the clone from outside, None if the server does not say."""
-        gateway, ours = self._context.gateway, self._context.rewinder.backend(decision.clone)
+    async def _look(self, decision: Recycle) -> Seen | None:
+        """Return what is known of the clone, None if the server does not say."""
         return await self._ask(
             decision.template,
             decision.clone,
-            lambda: look_at_returned(gateway, decision.clone, ours),
+            lambda: look_at_returned(self._context.rewinder, decision.clone),
         )
 
     async def _name_strays(
-        self, decision: Recycle, seen: Facts | None, *, rewindable: bool
+        self, decision: Recycle, seen: Seen | None, *, rewindable: bool
     ) -> Sessions:
         """Return the sessions that are left, for the answer to the release."""
         if not rewindable:
             return await self._strays(decision.template, decision.clone)
-        return self._count_strays(decision.clone, seen.sessions) if seen else None
+        return self._count_strays(decision.clone, seen.facts.sessions) if seen else None
 
-    async def _rewind(self, decision: Recycle, seen: Facts | None) -> bool:
+    async def _rewind(self, decision: Recycle, seen: Seen | None) -> bool:
         """Rewind the clone if that can be; say whether it is clean.
 
         Args:
@@ -118,7 +117,7 @@ class Recycler:
         context.troubles.end(RECYCLE_FAILED, template)
         return gone
 
-    async def _try_to_rewind(self, decision: Recycle, seen: Facts | None) -> Rewound | None:
+    async def _try_to_rewind(self, decision: Recycle, seen: Seen | None) -> Rewound | None:
         """Rewind, or return None; whatever goes wrong, the clone can still be recreated."""
         context, template = self._context, decision.template
         section = context.config.templates[template]
@@ -129,7 +128,7 @@ class Recycler:
                 comment,
                 seen=seen,
                 verify_every=section.verify_every,
-                stay_connected=section.stay_connected,
+                stay_connected=context.stays_connected(template),
             )
             if section.lease_roles:
                 await self._renew_role(decision.clone)

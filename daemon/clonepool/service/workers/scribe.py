@@ -45,6 +45,7 @@ class Scribe:
         comment = context.comments.parked(
             decision.template, pool.generation, decision.clone, used=decision.used
         )
+        context.rewinder.forget(decision.clone)
         try:
             await park(context.gateway, decision.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
