@@ -43,6 +43,7 @@ if TYPE_CHECKING:
         Recycle,
     )  # fmt: skip
     from clonepool.service.broker import Sessions
+    from clonepool.service.builds import Builds
     from clonepool.service.status import StatusBoard
 
 TEMPLATE, GENERATION = "faked", "aaaaaaaa"
@@ -115,7 +116,8 @@ async def main(path: Path, ready: int) -> None:
     hands.carry_out = broker.carry_out
     broker.carry_out(fleet.pools[TEMPLATE].template_ready(GENERATION, time.monotonic()))
     board = cast("StatusBoard", FakeBoard(fleet))
-    methods = Methods(broker, ENDPOINT, Logins(ENDPOINT), config, board)
+    builds = cast("Builds", None)  # nobody asks for any
+    methods = Methods(broker, ENDPOINT, Logins(ENDPOINT), config, board, builds)
     await listener.open(methods, Gatekeeper(config.access))
     await asyncio.Event().wait()
 

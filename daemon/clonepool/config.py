@@ -73,10 +73,47 @@ class LogSection(Section, frozen=True):
     format: Literal["auto", "console", "json"] = "auto"
 
 
-class TemplateSection(Section, frozen=True):
-    """One template."""
+class DumpSection(Section, frozen=True):
+    """A dump of pg_dump's, and what becomes of the roles in it."""
 
-    sql: Annotated[list[str], msgspec.Meta(min_length=1)]
+    file: str
+    roles: Literal["map", "create", "keep"] = "map"
+    jobs: Annotated[int, msgspec.Meta(ge=1, le=64)] = 2
+
+
+class CommandSection(Section, frozen=True):
+    """A program that fills the template, by its arguments or as a line for the shell."""
+
+    run: str | list[str]
+    watch: list[str] = []
+    directory: str = "."
+    env: dict[str, str] = {}
+    variable: str = "DATABASE_URL"
+
+
+class DatabaseSection(Section, frozen=True):
+    """A database that exists: a name on the same server, or the URL of another one's."""
+
+    source: str
+    end_sessions: bool = False
+
+
+class TemplateSection(Section, frozen=True):
+    """One template. It is made from what the keys before `min_ready` name, in their order."""
+
+    extends: str = ""
+    database: str | DatabaseSection = ""
+    extensions: list[str] = []
+    dump: str | DumpSection = ""
+    sql: list[str] = []
+    command: str | list[str] | CommandSection = ""
+    settings: dict[str, str] = {}
+    encoding: str = ""
+    locale: str = ""
+    analyze: bool = True
+    keep_generations: Count = 3
+    keep_generations_for: Seconds = 86_400.0
+    on_failure: Literal["fail", "serve_previous"] = "fail"
     min_ready: Count = 8
     max_clones: Positive = 64
     shrink_after: Seconds = 60.0
@@ -152,6 +189,7 @@ def _check(config: Config) -> None:
                 f"Expected at most max_clones, which is {template.max_clones}"
                 f" - at `$.templates.{name}.min_ready`"
             )
+        _check_sources(name, template, config.templates)
         if template.lease_roles and not template.role:
             raise msgspec.ValidationError(
                 "Expected a role, whose rights each lease's own role gets"
@@ -161,6 +199,38 @@ def _check(config: Config) -> None:
         raise msgspec.ValidationError(
             f"Expected at least {total}, the sum of all min_ready - at `$.pool.max_clones`"
         )
+
+
+def _check_sources(
+    name: str, template: TemplateSection, templates: dict[str, TemplateSection]
+) -> None:
+    """See that a template is made from something, and not from itself."""
+    at = f"at `$.templates.{name}"
+    sources = ("extends", "database", "dump", "sql", "command")
+    if not any(getattr(template, source) for source in sources):
+        raise msgspec.ValidationError(f"Expected one of {', '.join(sources)} - {at}`")
+    if template.extends and template.database:
+        raise msgspec.ValidationError(f"Expected nothing beside `extends` - {at}.database`")
+    if (template.extends or template.database) and (template.encoding or template.locale):
+        key = "encoding" if template.encoding else "locale"
+        raise msgspec.ValidationError(
+            f"Expected nothing: it is that of the copied one - {at}.{key}`"
+        )
+    if template.extends:
+        _check_lower(name, templates)
+
+
+def _check_lower(name: str, templates: dict[str, TemplateSection]) -> None:
+    seen, lower = [name], templates[name].extends
+    while lower:
+        if lower not in templates or lower in seen:
+            others = ", ".join(sorted(set(templates) - set(seen)))
+            raise msgspec.ValidationError(
+                "Expected the name of a template that does not extend this one"
+                f" ({others or 'there is no other'}) - at `$.templates.{seen[-1]}.extends`"
+            )
+        seen.append(lower)
+        lower = templates[lower].extends
 
 
 def _check_name(key: str, name: str, pattern: str) -> None:
@@ -222,11 +292,15 @@ def _locate_unknown(keys: str, field: str, raw: dict[str, Any]) -> tuple[str, ty
 
 def _choices(keys: str) -> str:
     """Return the values that a key with fixed ones may have."""
-    table, _, key = keys.partition(".")
-    section = get_type_hints(Config)[table]
-    if table == "templates":
-        section, key = TemplateSection, key.partition(".")[2]
-    return ", ".join(repr(value) for value in get_args(get_type_hints(section)[key]))
+    path, hint = keys.split("."), None
+    section: type[Section] = Config
+    if path[0] == "templates":
+        path, section = path[2:], TemplateSection
+    for key in path:
+        hint = get_type_hints(section)[key]
+        tables = [t for t in (hint, *get_args(hint)) if isinstance(t, type)]
+        section = next((t for t in tables if issubclass(t, Section)), section)
+    return ", ".join(repr(value) for value in get_args(hint))
 
 
 def _keys(section: type[Section]) -> str:

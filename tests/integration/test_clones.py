@@ -15,7 +15,7 @@ from support.servers import BLOG
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from clonepool.postgres.builder import Generation
+    from clonepool.postgres.recipe import Generation
     from support.servers import Workshop
 
 pytestmark = pytest.mark.anyio

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from clonepool.postgres.builder import Generation
     from clonepool.postgres.embedded.server import EmbeddedServer
+    from clonepool.postgres.recipe import Generation
     from support.servers import Workshop
 
 pytestmark = [

@@ -4,10 +4,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clonepool.config import TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import StatementError, TemplateFailedError
 from clonepool.postgres import databases
-from clonepool.postgres.builder import Recipe
 from clonepool.postgres.clones import make_clone
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ async def test_a_build_that_takes_too_long_is_ended_and_leaves_nothing(
 ) -> None:
     (place / "a.sql").write_text("SELECT pg_sleep(60);")
     with pytest.raises(TemplateFailedError, match=r"took longer than 0\.5 s"):
-        await workshop.builder.ensure(Recipe("slow", ["*.sql"], place, 0.5))
+        await workshop.make(TemplateSection(sql=["*.sql"], build_timeout=0.5), place, "slow")
     assert await ours(workshop, "slow") == []
 
 

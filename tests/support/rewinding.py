@@ -14,8 +14,8 @@ from clonepool.postgres.rewind.rewinder import Rewinder
 from support.museum import contents, run_script
 
 if TYPE_CHECKING:
-    from clonepool.postgres.builder import Generation
     from clonepool.postgres.embedded.server import EmbeddedServer
+    from clonepool.postgres.recipe import Generation
     from support.servers import Workshop
 
 

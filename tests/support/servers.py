@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from clonepool.config import EmbeddedSection
+from clonepool.config import EmbeddedSection, TemplateSection
 from clonepool.core.naming import Namer, Serials
-from clonepool.postgres.builder import Builder, Generation, Recipe
+from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.recipe import Generation, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -86,4 +87,19 @@ class Workshop:
         rewindable: bool = False,
     ) -> Generation:
         """Build a template."""
-        return await self.builder.ensure(Recipe(template, sql, directory, 60.0, role, rewindable))
+        section = TemplateSection(sql=sql, role=role, build_timeout=60.0)
+        return await self.make(section, directory, template, rewindable=rewindable)
+
+    async def make(
+        self,
+        section: TemplateSection,
+        directory: Path,
+        template: str = "made",
+        *,
+        rewindable: bool = False,
+        lower: Generation | None = None,
+        anew: bool = False,
+    ) -> Generation:
+        """Build a template of any sources."""
+        recipe = Recipe(template, section, directory, rewindable=rewindable, lower=lower)
+        return await self.builder.ensure(recipe, anew=anew)

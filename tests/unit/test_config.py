@@ -57,13 +57,33 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
         (f"colour = 1\n{GOOD}", "colour: unknown key, allowed are: server, instance, embedded"),
         (
             f"{GOOD}min_redy = 2\n",
-            "templates.blog.min_redy: unknown key, allowed are: sql, min_ready",
+            "templates.blog.min_redy: unknown key, allowed are: extends, database",
         ),
         (
             f"{GOOD}[pool]\nmax = 2\n",
             "pool.max: unknown key, allowed are: max_clones, max_st",
         ),
-        ("[templates.blog]\nmin_ready = 1\n", "templates.blog.sql: missing"),
+        (
+            "[templates.blog]\nmin_ready = 1\n",
+            "templates.blog: found a table, allowed: one of extends, database, dump, sql, command",
+        ),
+        (
+            '[templates.a]\nextends = "b"\n[templates.b]\nextends = "a"\n',
+            "templates.b.extends: found 'a', allowed: the name of a template that does not",
+        ),
+        (
+            f'{GOOD}[templates.b]\nextends = "absent"\n',
+            "templates.b.extends: found 'absent', allowed: the name of a template that does not",
+        ),
+        (
+            f'{GOOD}[templates.b]\nextends = "blog"\ndatabase = "x"\n',
+            "templates.b.database: found 'x', allowed: nothing beside extends",
+        ),
+        (
+            f'{GOOD}[templates.b]\nextends = "blog"\nlocale = "C"\n',
+            "templates.b.locale: found 'C', allowed: nothing",
+        ),
+        (f'{GOOD}dump = {{ file = "x", roles = "lose" }}\n', "templates.blog.dump.roles: found"),
         (f'{GOOD}min_ready = "four"\n', "templates.blog.min_ready: found 'four', allowed: int"),
         (f"{GOOD}min_ready = -1\n", "templates.blog.min_ready: found -1, allowed: int >= 0"),
         (
@@ -78,7 +98,7 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
         ),
         (
             "[templates.blog]\nsql = []\n",
-            "templates.blog.sql: found [], allowed: array of length >= 1",
+            "templates.blog: found a table, allowed: one of extends, database, dump, sql, command",
         ),
         ("[templates.blog]\nsql = [1]\n", "templates.blog.sql[0]: found 1, allowed: str"),
         ("[templates.Blog]\nsql = ['a']\n", "templates.Blog: found a table, allowed: a name that"),

@@ -16,7 +16,8 @@ from clonepool.errors import (
 )
 
 COMMANDS = (
-    "serve", "status", "exec", "acquire", "renew", "release", "drain", "templates", "demo",
+    "serve", "status", "exec", "acquire", "renew", "release", "drain", "templates", "build",
+    "demo",
 )  # fmt: skip
 _EXIT_CODES: dict[type[ClonepoolError], int] = {
     ConfigError: 2,

@@ -11,10 +11,16 @@ from clonepool.client import Client
 
 
 @click.command("templates")
+@click.option(
+    "--explain", metavar="NAME", help="Say what goes into a template, and why a build is due."
+)
 @json_option
 @socket_option
-def command(*, as_json: bool, socket_path: str | None) -> None:
+def command(*, explain: str | None, as_json: bool, socket_path: str | None) -> None:
     """List the templates, their generation, and why one failed."""
+    if explain is not None:
+        _explain(explain, socket_path, as_json=as_json)
+        return
     with Client(socket_path) as client:
         templates = client.call("templates")
     if as_json:
@@ -26,3 +32,21 @@ def command(*, as_json: bool, socket_path: str | None) -> None:
             f" {template['failure'] or template['generation']}, {template['ready']} ready,"
             f" {template['leased']} leased, at most {template['max_clones']}"
         )
+
+
+def _explain(template: str, socket_path: str | None, *, as_json: bool) -> None:
+    with Client(socket_path) as client:
+        found = client.call("explain", template=template)
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+        return
+    click.echo(f"{template}, generation {found['generation']}, is made from:")
+    for kind, entries in sorted(found["inputs"].items()):
+        for name, value in entries.items():
+            click.echo(f"  {kind}: {name}  {value}")
+    if not found["due"]:
+        click.echo("It is up to date.")
+        return
+    click.echo("A build is due:")
+    for reason in found["due"]:
+        click.echo(f"  {reason}")

@@ -226,6 +226,16 @@ class Pool:
         self.phase, self.failure = Phase.FAILED, error
         return self.refuse_all(self._template_failure())
 
+    def template_stale(self) -> list[Decision]:
+        """Grant nothing of the generation any more: what it was made from has changed.
+
+        Acquires wait for another one; leases go on.
+        """
+        if self.phase is Phase.STOPPING:
+            return []
+        self.phase, self.generation, self.failure = Phase.BUILDING, "", None
+        return self.distrust()
+
     def template_lost(self) -> None:
         """The generation is not on the server any more; its clones are as good as before."""
         if self.phase is Phase.READY:

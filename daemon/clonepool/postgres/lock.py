@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
+import anyio
+
 from clonepool.errors import AlreadyRunningError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
@@ -14,7 +16,46 @@ if TYPE_CHECKING:
 
 CONNECT_SECONDS = 2.0
 """Short, so that a server that is back is found soon, whatever became of the try before."""
+BUILD_LOOK_SECONDS = 0.2
 _COMMON_DATABASE = "postgres"
+
+
+class BuildLock:
+    """Held while one generation is looked for and built: one builder at a time, of any daemon.
+
+    Daemons of different instances make databases of different names, and do not wait for each
+    other; a daemon waits for itself, and for one of its instance that is on its way out.
+
+    Args:
+        gateway: the way to the server.
+        name: of the generation.
+    """
+
+    def __init__(self, gateway: Gateway, name: str) -> None:
+        self._gateway = gateway
+        digest = hashlib.blake2s(f"clonepool build:{name}".encode(), digest_size=8).digest()
+        self._key = int.from_bytes(digest, signed=True)
+        self._session: Session | None = None
+
+    async def __aenter__(self) -> None:
+        """Wait for the lock.
+
+        Raises:
+            ServerUnavailableError, StatementError: it is not held.
+        """
+        session = await self._gateway.connect(self._gateway.endpoint.maintenance)
+        try:
+            while not await session.value("SELECT pg_try_advisory_lock($1)", self._key):
+                await anyio.sleep(BUILD_LOOK_SECONDS)
+        except BaseException:
+            await session.close()
+            raise
+        self._session = session
+
+    async def __aexit__(self, *_: object) -> None:
+        """Let go, whatever happened."""
+        if self._session is not None:
+            await self._session.close()
 
 
 class InstanceLock:

@@ -53,22 +53,29 @@ _ELEMENT = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",]+?))\s*(?:,|$)')
 
 async def read_properties(session: Session) -> Properties:
     """Read the properties of the session's own database."""
+    return await properties_of(session, await session.value("SELECT current_database()::text"))
+
+
+async def properties_of(session: Session, database: str) -> Properties:
+    """Read the properties of a database, from any session of its server."""
     settings = await session.rows(
         "SELECT coalesce(rolname, '') AS role, split_part(setting, '=', 1) AS name,"
         " substr(setting, strpos(setting, '=') + 1) AS value"
         " FROM pg_db_role_setting JOIN pg_database d ON d.oid = setdatabase"
         " CROSS JOIN unnest(setconfig) AS setting LEFT JOIN pg_roles r ON r.oid = setrole"
-        " WHERE datname = current_database() ORDER BY 1, 2"
+        " WHERE datname = $1 ORDER BY 1, 2",
+        database,
     )
     privileges = await session.rows(
         "SELECT coalesce(rolname, '') AS role, privilege_type AS privilege,"
         " is_grantable AS grantable FROM pg_database CROSS JOIN aclexplode(datacl) AS acl"
         " LEFT JOIN pg_roles r ON r.oid = acl.grantee"
-        " WHERE datname = current_database() ORDER BY 1, 2"
+        " WHERE datname = $1 ORDER BY 1, 2",
+        database,
     )
     (row,) = await session.rows(
-        "SELECT datacl IS NULL AS default_acl, datconnlimit FROM pg_database"
-        " WHERE datname = current_database()"
+        "SELECT datacl IS NULL AS default_acl, datconnlimit FROM pg_database WHERE datname = $1",
+        database,
     )
     return Properties(
         [Setting(**setting) for setting in settings],
@@ -101,13 +108,17 @@ async def _give_setting(session: Session, name: str, setting: Setting) -> None:
     """Set it in the same words, so that it reads the same; lists stay lists."""
     variable = ".".join(identifier(part) for part in setting.name.split("."))
     whose = f"ROLE {identifier(setting.role)} IN " if setting.role else ""
-    values = _elements(setting.value) if setting.name in _LISTS else [setting.value]
-    value = ", ".join(map(literal, values)) or "''"
+    value = ", ".join(map(literal, elements(setting.name, setting.value))) or "''"
     await session.execute(f"ALTER {whose}DATABASE {identifier(name)} SET {variable} = {value}")
 
 
-def _elements(value: str) -> list[str]:
-    """Return the elements of a list of names, as PostgreSQL writes it: some in double quotes."""
+def elements(name: str, value: str) -> list[str]:
+    """Return the elements of a setting that is a list of names, some of them in double quotes.
+
+    The value of any other is one element.
+    """
+    if name not in _LISTS:
+        return [value]
     return [
         quoted.replace('""', '"') if quoted or not plain else plain
         for quoted, plain in _ELEMENT.findall(value)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import re
 from typing import TYPE_CHECKING
 
 import anyio
 
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
+from clonepool.postgres import programs
 from clonepool.postgres.gateway import is_unavailable
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ _STATEMENT = re.compile(r"^psql:.+?:\d+: STATEMENT:\s+(.*)\Z", re.MULTILINE | re
 _CONNECTION_LOST, _SCRIPT_ERROR = 2, 3
 _HARMLESS_CLASSES = ("00", "01", "02")
 _SHOWN_BYTES = 2_000
-_BUILD_OPTIONS = "-c client_min_messages=warning -c synchronous_commit=on"
+BUILD_OPTIONS = "-c client_min_messages=warning -c synchronous_commit=on"
 
 
 async def run_file(
@@ -49,11 +49,8 @@ async def run_file(
     command = [str(psql), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     command += ["--set=VERBOSITY=verbose", "--echo-errors", "--no-password"]
     command += [f"--file={file}"]
-    inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG") or "SSL" in k}
-    environment = {**inherited, **endpoint.env(database), "LC_ALL": "C", "PGAPPNAME": "clonepool"}
-    options = environment.get("PGOPTIONS", "")
     acting = f"-c role={role}" if role else ""
-    environment["PGOPTIONS"] = f"{options} {_BUILD_OPTIONS} {acting}"
+    environment = programs.environment(endpoint, database, f"{BUILD_OPTIONS} {acting}")
     try:
         with anyio.fail_after(seconds):
             done = await anyio.run_process(

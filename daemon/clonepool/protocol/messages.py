@@ -94,6 +94,20 @@ class Templates(Params, frozen=True):
     """What can be leased."""
 
 
+class Build(Params, frozen=True):
+    """Look whether a template is to be built, and build it; in any case with `anew`."""
+
+    template: Text
+    anew: bool = False
+    progress: bool = False
+
+
+class Explain(Params, frozen=True):
+    """What goes into a template."""
+
+    template: Text
+
+
 class Ping(Params, frozen=True):
     """Liveness."""
 
@@ -109,6 +123,8 @@ METHODS: dict[str, type[Params]] = {
     "status": Status,
     "leases": Leases,
     "templates": Templates,
+    "build": Build,
+    "explain": Explain,
     "ping": Ping,
 }
 
@@ -191,6 +207,35 @@ class DrainResult(msgspec.Struct, frozen=True):
     leases: int
 
 
+class BuildResult(msgspec.Struct, frozen=True):
+    """What a build left: the generation, whether it was there already, and the seconds."""
+
+    template: str
+    generation: str
+    database: str
+    reused: bool
+    seconds: float
+
+
+class ExplainResult(msgspec.Struct, frozen=True):
+    """What goes into a template now, by kind and name, and why a build is due, if it is."""
+
+    template: str
+    generation: str
+    inputs: dict[str, dict[str, str]]
+    due: list[str]
+
+
+class BuildProgress(msgspec.Struct, frozen=True):
+    """Where a build is: `step` of `steps`, and what is done in it."""
+
+    request: int | str | None
+    what: str
+    step: int
+    steps: int
+    seconds: float
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How an acquire fares that waits; `ahead` are served before it."""
 
@@ -219,7 +264,7 @@ class LeaseNews(msgspec.Struct, frozen=True):
 
 
 NOTIFICATIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
-    "progress": (Progress, DrainProgress),
+    "progress": (Progress, DrainProgress, BuildProgress),
     "lease.expiring": (LeaseNews,),
     "lease.expired": (LeaseNews,),
 }

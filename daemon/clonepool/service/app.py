@@ -32,6 +32,7 @@ from clonepool.postgres.roles import Roles
 from clonepool.service import http, systemd
 from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
+from clonepool.service.builds import Builds
 from clonepool.service.comments import Comments
 from clonepool.service.inheritance import take_over
 from clonepool.service.limiter import PriorityLimiter
@@ -50,6 +51,7 @@ from clonepool.service.workers.crew import Crew
 from clonepool.service.workers.keeper import Keeper
 from clonepool.service.workers.references import ReferenceMaker
 from clonepool.service.workers.template_builder import TemplateBuilder
+from clonepool.service.workers.watcher import Watcher
 
 if TYPE_CHECKING:
     import socket as sockets
@@ -185,6 +187,7 @@ class _Daemon:
             broker = self._make_broker(context, workers)
             await take_over(context, ours)
             workers.start_soon(builder.run)
+            workers.start_soon(Watcher(builder).run)
             self._start_keeper(workers, broker, context)
             board = StatusBoard(
                 context.fleet,
@@ -196,7 +199,14 @@ class _Daemon:
                 lambda: self._keeper.problem,
                 broker.now,
             )
-            methods = Methods(broker, gateway.endpoint, context.logins, self._config, board)
+            methods = Methods(
+                broker,
+                gateway.endpoint,
+                context.logins,
+                self._config,
+                board,
+                Builds(builder, workers),
+            )
             await self._front(broker, methods, board, began)
             await self._clean_up(broker)
             broker.close()

@@ -61,16 +61,23 @@ class Logins:
         self._common = _Recipe(endpoint)
         self._of_template: dict[str, _Recipe] = {}
         self._of_clone: dict[str, str] = {}
+        self._owners: dict[str, Endpoint] = {}
 
     def use_role(self, template: str, role: str, password: str) -> None:
-        """Let the leases of a template log in as that role."""
-        self._of_template[template] = _Recipe(
-            msgspec.structs.replace(self._endpoint, user=role, password=password)
-        )
+        """Let the leases of a template log in as that role, and what fills it too."""
+        owner = msgspec.structs.replace(self._endpoint, user=role, password=password)
+        self._owners[template] = owner
+        self._of_template[template] = _Recipe(owner)
 
     def use_lease_roles(self, template: str) -> None:
         """Let each lease of a template log in as the role that is called like its clone."""
-        self.use_role(template, _ROLE, _PASSWORD)
+        self._of_template[template] = _Recipe(
+            msgspec.structs.replace(self._endpoint, user=_ROLE, password=_PASSWORD)
+        )
+
+    def owner(self, template: str) -> Endpoint | None:
+        """Return as whom to log in to fill a template; None for our own role."""
+        return self._owners.get(template)
 
     def set_password(self, clone: str, password: str) -> None:
         """Remember the password of the clone's own role."""

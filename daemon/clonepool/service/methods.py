@@ -13,7 +13,9 @@ from clonepool.protocol.messages import (
     PROTOCOL_VERSION,
     Acquire,
     AcquireResult,
+    Build,
     Drain,
+    Explain,
     Hello,
     HelloResult,
     LeakedSession,
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.endpoint import Endpoint
     from clonepool.protocol.server import Call, RequestId
     from clonepool.service.broker import Answer, Broker
+    from clonepool.service.builds import Builds
     from clonepool.service.logins import Logins
     from clonepool.service.status import StatusBoard
 
@@ -69,9 +72,16 @@ class Methods:
     """The dispatch table and its functions."""
 
     def __init__(
-        self, broker: Broker, endpoint: Endpoint, logins: Logins, config: Config, board: StatusBoard
+        self,
+        broker: Broker,
+        endpoint: Endpoint,
+        logins: Logins,
+        config: Config,
+        board: StatusBoard,
+        builds: Builds,
     ) -> None:
         self._broker = broker
+        self._builds = builds
         self._endpoint = endpoint
         self._logins = logins
         self._instance = config.instance
@@ -89,6 +99,8 @@ class Methods:
             "status": lambda peer, request, _: peer.reply(request, board.status()),
             "leases": lambda peer, request, _: peer.reply(request, board.leases()),
             "templates": lambda peer, request, _: peer.reply(request, board.templates()),
+            "build": self._build,
+            "explain": self._explain,
             "ping": lambda peer, request, _: peer.reply(request, {}),
         }
 
@@ -169,6 +181,14 @@ class Methods:
         self._broker.drain(params.template, on=not params.off)
         timeout = 0.0 if params.off else params.timeout
         DrainWatch(self._broker, peer, request, params.template, timeout, progress=params.progress)
+
+    def _build(self, peer: Connection, request: RequestId, params: Build) -> None:
+        self._broker.fleet.pool(params.template)
+        self._builds.build(peer, request, params)
+
+    def _explain(self, peer: Connection, request: RequestId, params: Explain) -> None:
+        self._broker.fleet.pool(params.template)
+        self._builds.explain(peer, request, params.template)
 
     def _ask(self, peer: Connection, request: RequestId, begin: Callable[[Answer], int]) -> int:
         """Begin what may have to wait; it is taken back when the connection ends before that."""

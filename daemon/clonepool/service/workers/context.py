@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Decision
     from clonepool.core.fleet import Fleet
     from clonepool.observe.metrics import Metrics
-    from clonepool.postgres.builder import Generation
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.copier import Copiers
     from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.recipe import Generation
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.roles import Roles
     from clonepool.service.comments import Comments

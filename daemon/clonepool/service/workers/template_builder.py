@@ -1,51 +1,92 @@
-"""Finds or builds each template's generation: at the start, and when one is gone."""
+"""Finds or builds each template's generation: at the start, when its sources change, when told to.
+
+One after another, a template that others extend before these. From the moment in which a source is
+seen to have changed nothing of the old generation is granted; leases on it go on. Generations that
+are not current any more stay for a while, so that going back to what was costs nothing.
+"""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import structlog
 
 from clonepool.core.pool import Phase
-from clonepool.errors import ServerUnavailableError
+from clonepool.errors import ClonepoolError, ServerUnavailableError
 from clonepool.postgres import databases
-from clonepool.postgres.builder import Recipe
+from clonepool.postgres.recipe import Recipe, differences
 from clonepool.postgres.roles import derived_password
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clonepool.config import TemplateSection
-    from clonepool.postgres.builder import Builder
+    from clonepool.postgres.builder import Builder, Step
+    from clonepool.postgres.recipe import Generation, Inputs
     from clonepool.service.workers.context import Context
 
 log = structlog.get_logger()
 
 BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_failed"
 _PAUSE_SECONDS = 1.0
+QUIET_SECONDS = 0.1
+"""So long nothing more must have changed before a build begins: one save is seldom alone."""
+
+
+class Built(NamedTuple):
+    """How a build ended, for who asked for it."""
+
+    generation: Generation | None
+    error: ClonepoolError | None
+    seconds: float
+
+
+class Explanation(NamedTuple):
+    """What goes into a template, and what of it is not in its generation."""
+
+    generation: str
+    inputs: dict[str, dict[str, str]]
+    due: list[str]
 
 
 class TemplateBuilder:
-    """Brings the templates up, one after another, and tidies away what they replace."""
+    """Brings the templates up, and tidies away what they replace."""
 
     def __init__(self, context: Context, builder: Builder, secret: bytes) -> None:
         self._context = context
         self._secret = secret
         self._builder = builder
         self._gone: set[str] = set()
+        self._anew: set[str] = set()
         self._damaged: set[str] = set()
         self._wanted = anyio.Event()
+        self._changed_at = 0.0
+        self.begun = anyio.Event()
+        """Set when every template was built, or failed, for the first time."""
+        self._seen: dict[str, str] = {}
+        """By template: the fingerprint that was last built or is to be, or why there is none."""
+        self._askers: dict[str, list[Callable[[Built], None]]] = {}
+        self._listeners: dict[str, list[Callable[[Step], None]]] = {}
 
     async def run(self) -> None:
-        """Build every template, then those whose generation is gone, for ever."""
-        for template in self._context.config.templates:
+        """Build every template, then those that need it, for ever."""
+        for template in self._in_order(set(self._context.config.templates)):
             await self._insist(template)
         await self._tidy()
+        self.begun.set()
         while True:
             await self._wanted.wait()
+            while (left := self._changed_at + QUIET_SECONDS - self._context.now()) > 0:
+                await anyio.sleep(left)
             self._wanted = anyio.Event()
             while self._gone:
-                await self._insist(self._gone.pop())
+                (template, *_) = self._in_order(self._gone)
+                self._gone.discard(template)
+                await self._insist(template)
+            await self._tidy()
 
     def rebuild(self, template: str) -> None:
         """Have a template built again: its generation is not on the server any more."""
@@ -61,15 +102,106 @@ class TemplateBuilder:
             log.warning("template.damaged", template=template)
             self._damaged.add(template)
 
+    def ask(
+        self,
+        template: str,
+        tell: Callable[[Step], None],
+        answer: Callable[[Built], None],
+        *,
+        anew: bool,
+    ) -> None:
+        """Have a template looked at, and built if need be or if `anew`.
+
+        Args:
+            template: its name.
+            tell: is told of each step.
+            answer: is called once, when it is done.
+            anew: build it although nothing is seen to have changed.
+        """
+        self._listeners.setdefault(template, []).append(tell)
+        self._askers.setdefault(template, []).append(answer)
+        if anew:
+            self._anew.add(template)
+            self._stale(template, ["somebody asked for it"])
+        self._want(template)
+
+    async def look(self, templates: set[str]) -> None:
+        """Have those of these templates built again of which a source has changed."""
+        for template in self._in_order(templates):
+            try:
+                inputs = await self._builder.inputs(self._recipe(template))
+            except ServerUnavailableError:
+                continue  # whatever was changed is found when the server is back and asked
+            except ClonepoolError as error:
+                found, reasons = str(error), [str(error)]  # the build will say so to whoever asks
+            else:
+                found, reasons = inputs.full, self._due(template, inputs)
+            if self._seen.get(template) != found:
+                self._seen[template] = found
+                self._stale(template, reasons)
+
+    async def explain(self, template: str) -> Explanation:
+        """Say what goes into a template now, and why a build of it is due, if it is.
+
+        Raises:
+            TemplateFailedError, ServerUnavailableError: it cannot be found out.
+        """
+        inputs = await self._builder.inputs(self._recipe(template))
+        return Explanation(inputs.short, inputs.entries, self._due(template, inputs))
+
+    def sources(self) -> dict[str, Recipe]:
+        """Return the recipes of all templates, for who watches their files."""
+        return {template: self._recipe(template) for template in self._context.config.templates}
+
+    def _due(self, template: str, inputs: Inputs) -> list[str]:
+        current = self._context.generations.get(template)
+        if current is None:
+            return ["it was never built"]
+        if current.full == inputs.full:
+            return []
+        return differences(current.inputs, inputs.entries) or ["the format of builds changed"]
+
+    def _stale(self, template: str, reasons: list[str]) -> None:
+        """Grant nothing more of a generation that is not what it should be, and build another."""
+        context = self._context
+        log.info("template.stale", template=template, reasons=reasons[:5], count=len(reasons))
+        context.carry_out(context.fleet.pools[template].template_stale())
+        self._want(template)
+
+    def _want(self, template: str) -> None:
+        self._changed_at = self._context.now()
+        self._gone.add(template)
+        self._wanted.set()
+
     def _give_up(self, template: str) -> bool:
         """Have a template built again, unless that is so already."""
         pool = self._context.fleet.pools[template]
         if pool.phase is not Phase.READY:
             return False
         pool.template_lost()
-        self._gone.add(template)
-        self._wanted.set()
+        self._want(template)
         return True
+
+    def _in_order(self, templates: set[str]) -> list[str]:
+        """Return them so that each comes after the one it extends."""
+        sections = self._context.config.templates
+
+        def depth(template: str) -> int:
+            lower = sections[template].extends
+            return 1 + depth(lower) if lower else 0
+
+        return sorted((name for name in sections if name in templates), key=depth)
+
+    def _recipe(self, template: str) -> Recipe:
+        context, section = self._context, self._context.config.templates[template]
+        return Recipe(
+            template,
+            section,
+            Path(context.config.directory),
+            rewindable=context.is_rewindable(template),
+            login=context.logins.owner(template),
+            lower=context.generations.get(section.extends),
+        )
 
     async def _insist(self, template: str) -> None:
         """Build one; a server that is away is waited for."""
@@ -77,38 +209,58 @@ class TemplateBuilder:
             await anyio.sleep(_PAUSE_SECONDS)
 
     async def _tidy(self) -> None:
-        current = {generation.database for generation in self._context.generations.values()}
+        """Drop generations that nobody will go back to: beyond a number, or too old."""
+        context = self._context
+        keep = {generation.database for generation in context.generations.values()}
         try:
-            for name in await self._builder.drop_stale(current, set(self._context.generations)):
+            found = await self._builder.generations(set(context.generations))
+            for template in context.generations:
+                section = context.config.templates[template]
+                former = sorted(
+                    (
+                        (int(each.comment.get("built_at") or 0), each.name)
+                        for each in found
+                        if each.identity.template == template and each.name not in keep
+                    ),
+                    reverse=True,
+                )
+                since = time.time() - section.keep_generations_for
+                keep |= {
+                    name
+                    for built_at, name in former[: section.keep_generations]
+                    if built_at >= since
+                }
+            for name in await self._builder.drop_stale(keep, set(context.generations)):
                 log.info("template.stale_dropped", database=name)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            self._context.troubles.begin("template.stale_kept", "", error)
+            context.troubles.begin("template.stale_kept", "", error)
 
     async def _run_once(self, template: str) -> bool:
+        """Find or build one; say whether that is settled, one way or the other."""
         context, section = self._context, self._context.config.templates[template]
         pool, began = context.fleet.pools[template], context.now()
-        recipe = Recipe(
-            template,
-            section.sql,
-            Path(context.config.directory),
-            section.build_timeout,
-            section.role,
-            rewindable=context.is_rewindable(template),
-        )
         try:
             if template in self._damaged:
                 damaged = context.generations[template].database
                 await databases.drop(context.gateway, damaged, sealed=True)
                 self._damaged.discard(template)
             await self._prepare_role(template, section)
-            generation = await self._builder.ensure(recipe)
+            generation = await self._builder.ensure(
+                self._recipe(template),
+                lambda step: self._tell(template, step),
+                anew=template in self._anew,
+            )
         except ServerUnavailableError as error:
             context.troubles.begin(BUILD_POSTPONED, template, error)
             return False
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             told = context.troubles.begin(BUILD_FAILED, template, error)
-            context.carry_out(pool.template_failed(told))
+            self._anew.discard(template)
+            self._seen[template] = self._builder.tried.pop(template, str(error))
+            self._fail(template, told)
+            self._answer(template, Built(None, told, context.now() - began))
             return True
+        self._anew.discard(template)
         context.troubles.end(BUILD_POSTPONED, template)
         context.troubles.end(BUILD_FAILED, template)
         seconds = context.now() - began
@@ -120,21 +272,46 @@ class TemplateBuilder:
             relations=generation.contents.relations,
             duration_seconds=round(seconds, 3),
         )
+        before = context.generations.get(template)
         context.generations[template] = generation
+        self._seen[template] = generation.full
         if not generation.reused:
             context.rewinder.built(generation.database)
         context.carry_out(pool.template_ready(generation.short, context.now()))
+        self._answer(template, Built(generation, None, seconds))
+        if before is not None and before.full != generation.full:
+            for upper, other in context.config.templates.items():
+                if other.extends == template:
+                    self._stale(upper, [f"extends: {template} was changed"])
         return True
 
+    def _fail(self, template: str, error: ClonepoolError) -> None:
+        """Refuse acquires with the cause, or go on with what there was if that is wanted."""
+        context, pool = self._context, self._context.fleet.pools[template]
+        former = context.generations.get(template)
+        if context.config.templates[template].on_failure == "serve_previous" and former:
+            log.warning("template.previous_served", template=template, database=former.database)
+            context.carry_out(pool.template_ready(former.short, context.now()))
+            return
+        context.carry_out(pool.template_failed(error))
+
+    def _tell(self, template: str, step: Step) -> None:
+        for tell in self._listeners.get(template, []):
+            tell(step)
+
+    def _answer(self, template: str, built: Built) -> None:
+        self._listeners.pop(template, None)
+        for answer in self._askers.pop(template, []):
+            answer(built)
+
     async def _prepare_role(self, template: str, section: TemplateSection) -> None:
-        """Make the template's role, and remember as whom its leases log in."""
+        """Make the template's role, and remember as whom its leases and its command log in."""
         context = self._context
         if not section.role:
             return
         derived = derived_password(self._secret, section.role)
         password = await context.roles.ensure(section.role, derived, section.password)
+        context.logins.use_role(template, section.role, password)
         if section.lease_roles:
             await context.roles.ensure_lease_group()
             context.logins.use_lease_roles(template)
-        else:
-            context.logins.use_role(template, section.role, password)

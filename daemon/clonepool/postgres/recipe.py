@@ -1,0 +1,253 @@
+"""What a template is to be made from, and all that decides what comes out: its fingerprint.
+
+The same inputs give the same fingerprint on any machine: names are relative, contents are digested,
+and nothing of a database's address but its name goes in.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path  # noqa: TC003 - msgspec looks at the types of fields
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import msgspec
+
+from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
+from clonepool.errors import TemplateFailedError
+from clonepool.postgres import dumps, escapes
+from clonepool.postgres.clones import Contents  # noqa: TC001 - likewise
+from clonepool.postgres.endpoint import Endpoint  # noqa: TC001 - likewise
+from clonepool.postgres.sources import Digests, SourceFile, fingerprint, generation_name, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.gateway import Gateway
+
+_DIGEST_CHARACTERS = 16
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """A sealed database and what it holds.
+
+    Attributes:
+        short: the fingerprint as it stands in names.
+        full: all of it.
+        size_bytes: on the server's disk.
+        reused: whether an earlier build made it.
+        inputs: what went into it, by kind; what `Inputs.entries` was.
+    """
+
+    short: str
+    full: str
+    database: str
+    contents: Contents
+    size_bytes: int
+    reused: bool
+    inputs: dict[str, dict[str, str]] = {}
+
+
+class Recipe(msgspec.Struct, frozen=True):
+    """How one template is made.
+
+    Attributes:
+        section: the sources and options, as configured.
+        directory: where relative paths begin.
+        rewindable: whether it gets the functions by which its clones' pages are looked at.
+        login: as whom a command logs in; None for our own role.
+        lower: the generation of the template that this one extends.
+    """
+
+    template: str
+    section: TemplateSection
+    directory: Path
+    rewindable: bool = False
+    login: Endpoint | None = None
+    lower: Generation | None = None
+
+    @property
+    def dump(self) -> DumpSection | None:
+        """The dump, if there is one."""
+        dump = self.section.dump
+        return (DumpSection(dump) if isinstance(dump, str) else dump) if dump else None
+
+    @property
+    def command(self) -> CommandSection | None:
+        """The command, if there is one."""
+        command = self.section.command
+        if not command:
+            return None
+        return command if isinstance(command, CommandSection) else CommandSection(command)
+
+    @property
+    def origin(self) -> DatabaseSection | None:
+        """The database that is copied, if there is one."""
+        origin = self.section.database
+        if not origin:
+            return None
+        return origin if isinstance(origin, DatabaseSection) else DatabaseSection(origin)
+
+
+class Inputs(msgspec.Struct, frozen=True):
+    """What was found of a recipe's sources.
+
+    Attributes:
+        sql: files to be run, in order.
+        watched: all files that decide, those too that are only included or watched.
+        entries: all that decides, by kind and name, for people and for the fingerprint.
+    """
+
+    sql: list[SourceFile]
+    watched: list[Path]
+    entries: dict[str, dict[str, str]]
+
+    @property
+    def full(self) -> str:
+        """The fingerprint, 64 hexadecimal digits."""
+        return fingerprint(self.entries)
+
+    @property
+    def short(self) -> str:
+        """The fingerprint as it stands in names."""
+        return generation_name(self.full)
+
+
+def is_url(source: str) -> bool:
+    """Say whether a database is another server's."""
+    return source.startswith(("postgres://", "postgresql://"))
+
+
+def read_files(recipe: Recipe, digests: Digests) -> Inputs:
+    """Look at a recipe's files; blocks for as long as the file system does.
+
+    Raises:
+        TemplateFailedError: one is missing or cannot be read, or leaves the database.
+    """
+    directory = recipe.directory
+    sql = resolve("sql", recipe.section.sql, directory, digests) if recipe.section.sql else []
+    more = [path for file in sql for path in escapes.included(file.path, digests)]
+    entries = {"sql": _entries(sql), "included": _digested(more, directory, digests)}
+    if recipe.dump:
+        parts = dumps.files_of(directory / recipe.dump.file)
+        entries["dump"] = _digested(parts, directory, digests)
+        more += parts
+    if recipe.command and recipe.command.watch:
+        watched = resolve("command.watch", recipe.command.watch, directory, digests)
+        entries["watched"] = _entries(watched)
+        more += [file.path for file in watched]
+    return Inputs(
+        sql, [*(file.path for file in sql), *more], {k: v for k, v in entries.items() if v}
+    )
+
+
+async def add_options(
+    inputs: Inputs, recipe: Recipe, gateway: Gateway, capabilities: Capabilities
+) -> Inputs:
+    """Add what decides beside the files.
+
+    Raises:
+        TemplateFailedError: an extension is not to be had, or there is no such database.
+        ServerUnavailableError, StatementError: the server does not say.
+    """
+    section, entries = recipe.section, dict(inputs.entries)
+    entries["server"] = {
+        "major": str(capabilities.major),
+        "encoding": section.encoding or capabilities.encoding,
+        "locale": section.locale or capabilities.locale,
+        "role": section.role or gateway.endpoint.user,
+    }
+    entries["options"] = {"rewindable": str(recipe.rewindable), "analyze": str(section.analyze)}
+    if section.settings:
+        entries["settings"] = dict(section.settings)
+    if section.extensions:
+        entries["extensions"] = await _versions(gateway, section.extensions)
+    if recipe.command:
+        entries["command"] = _shown(recipe.command)
+    if recipe.dump:
+        entries["options"] |= {"dump.roles": recipe.dump.roles}
+    if recipe.origin:
+        entries["database"] = await _identify(gateway, recipe.origin)
+    if recipe.lower:
+        entries["extends"] = {section.extends: recipe.lower.full}
+    return msgspec.structs.replace(inputs, entries=entries)
+
+
+def differences(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
+    """Say in words what differs between the inputs of two builds."""
+    found = []
+    for kind in sorted(before.keys() | now.keys()):
+        old, new = before.get(kind, {}), now.get(kind, {})
+        found += [f"{kind}: {name} is new" for name in new if name not in old]
+        found += [f"{kind}: {name} is gone" for name in old if name not in new]
+        found += [
+            f"{kind}: {name} was changed" for name in new if name in old and old[name] != new[name]
+        ]
+        if not found and list(old) != list(new):
+            found.append(f"{kind}: in another order")
+    return found
+
+
+def _entries(files: Iterable[SourceFile]) -> dict[str, str]:
+    return {
+        f"{number:05d} {file.name}": file.digest[:_DIGEST_CHARACTERS]
+        for number, file in enumerate(files, 1)
+    }
+
+
+def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[str, str]:
+    found = {}
+    for path in paths:
+        inside = path.is_relative_to(directory)
+        name = path.relative_to(directory).as_posix() if inside else path.name
+        try:
+            found[name] = digests.of(path)[:_DIGEST_CHARACTERS]
+        except OSError as error:
+            raise TemplateFailedError(f"{path}: {error.strerror}") from error
+    return found
+
+
+def _shown(command: CommandSection) -> dict[str, str]:
+    """Return what of a command decides; of its environment a digest, since secrets may be in it."""
+    run = command.run if isinstance(command.run, str) else "\0".join(command.run)
+    return {
+        "run": run.replace("\0", " "),
+        "arguments": str(isinstance(command.run, list)),
+        "directory": command.directory,
+        "variable": command.variable,
+        "env": hashlib.sha256(repr(sorted(command.env.items())).encode()).hexdigest()[:16],
+    }
+
+
+async def _versions(gateway: Gateway, extensions: list[str]) -> dict[str, str]:
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT name::text, default_version FROM pg_available_extensions"
+            " WHERE name = ANY ($1::name[])",
+            extensions,
+        )
+    found = {row["name"]: row["default_version"] for row in rows}
+    if missing := [name for name in extensions if name not in found]:
+        raise TemplateFailedError(
+            f"extensions: the server does not have {', '.join(missing)}",
+            remedy="install their packages on the server's machine, or take them out",
+        )
+    return {name: found[name] for name in extensions}
+
+
+async def _identify(gateway: Gateway, origin: DatabaseSection) -> dict[str, str]:
+    """Return what tells one database from another: it is copied once, whatever becomes of it."""
+    if is_url(origin.source):
+        parts = urlsplit(origin.source)
+        return {f"{parts.hostname or ''}:{parts.port or 5432}{parts.path}": "of another server"}
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT oid::text FROM pg_database WHERE datname = $1", origin.source
+        )
+    if not rows:
+        raise TemplateFailedError(
+            f"database: there is no database {origin.source} on the server",
+            remedy="create it, or name another",
+        )
+    return {origin.source: rows[0]["oid"]}

@@ -1,0 +1,65 @@
+"""Builds that clients ask for: their progress told, their end answered."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from clonepool.errors import ClonepoolError
+from clonepool.protocol.messages import BuildProgress, BuildResult, ExplainResult
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from clonepool.postgres.builder import Step
+    from clonepool.protocol.messages import Build
+    from clonepool.protocol.server import RequestId
+    from clonepool.service.methods import Connection
+    from clonepool.service.workers.template_builder import Built, TemplateBuilder
+
+
+class Builds:
+    """Between the methods and the builder."""
+
+    def __init__(self, builder: TemplateBuilder, tasks: TaskGroup) -> None:
+        self._builder = builder
+        self._tasks = tasks
+
+    def build(self, peer: Connection, request: RequestId, params: Build) -> None:
+        """Have a template built, and answer when that is done; a client that goes stops nothing."""
+
+        def tell(step: Step) -> None:
+            if params.progress and not peer.gone:
+                told = BuildProgress(
+                    request, step.what, step.number, step.steps, round(step.seconds, 3)
+                )
+                peer.notify("progress", told)
+
+        def answer(built: Built) -> None:
+            generation = built.generation
+            if generation is None:
+                peer.reply_error(request, built.error or ClonepoolError("nothing was built"))
+                return
+            peer.reply(
+                request,
+                BuildResult(
+                    params.template,
+                    generation.short,
+                    generation.database,
+                    generation.reused,
+                    round(built.seconds, 3),
+                ),
+            )
+
+        self._builder.ask(params.template, tell, answer, anew=params.anew)
+
+    def explain(self, peer: Connection, request: RequestId, template: str) -> None:
+        """Find out what goes into a template, and answer."""
+        self._tasks.start_soon(self._explain, peer, request, template)
+
+    async def _explain(self, peer: Connection, request: RequestId, template: str) -> None:
+        try:
+            found = await self._builder.explain(template)
+        except ClonepoolError as error:
+            peer.reply_error(request, error)
+            return
+        peer.reply(request, ExplainResult(template, *found))

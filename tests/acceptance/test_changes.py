@@ -1,0 +1,210 @@
+"""A template whose sources change: seen at once, built once, and never served stale."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from clonepool.errors import TemplateFailedError, UnknownTemplateError
+from support.daemons import Daemon, eventually, running_daemon
+from support.queries import ask, value
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ONE = "CREATE TABLE t AS SELECT 1 AS v;"
+TWO = "CREATE TABLE t AS SELECT 2 AS v;"
+CONFIG = """\
+[http]
+listen = ""
+[templates.shop]
+sql = ["*.sql"]
+min_ready = 2
+max_clones = 6
+"""
+V = "SELECT v FROM t"
+GENERATIONS = "SELECT count(*) FROM pg_database WHERE datname ~ '_shop_.*_t0_'"
+
+
+@pytest.fixture
+def daemon() -> Iterator[Daemon]:
+    with running_daemon(CONFIG, files={"a.sql": ONE}) as running:
+        yield running
+
+
+def leased(daemon: Daemon, template: str = "shop", query: str = V) -> Any:
+    with daemon.client() as client, client.lease(template, timeout=30) as lease:
+        return value(lease.url, query)
+
+
+def edit(daemon: Daemon, text: str, file: str = "a.sql") -> None:
+    seen = len(daemon.events("template.stale"))
+    (daemon.directory / file).write_text(text)
+    eventually(lambda: len(daemon.events("template.stale")) > seen, what="the edit is seen")
+
+
+def command(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "clonepool", *arguments, "--socket", str(daemon.socket)],
+        capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
+
+
+def test_after_an_edit_leases_are_of_the_new_state_and_old_ones_go_on(daemon: Daemon) -> None:
+    with daemon.client() as client, client.lease("shop", timeout=30) as old:
+        assert value(old.url, V) == 1
+        edit(daemon, TWO)
+        assert leased(daemon) == 2
+        assert value(old.url, V) == 1
+    assert all(leased(daemon) == 2 for _ in range(4))
+    eventually(lambda: daemon.pool("shop")["ready"] >= 2)
+    assert all(leased(daemon) == 2 for _ in range(4))
+
+
+def test_several_edits_in_a_row_are_built_once(daemon: Daemon) -> None:
+    leased(daemon)
+    for number in range(20):
+        (daemon.directory / "a.sql").write_text(ONE + f"-- {number}")
+    (daemon.directory / "b.sql").write_text("INSERT INTO t VALUES (7);")
+    eventually(lambda: bool(daemon.events("template.stale")))
+    assert leased(daemon, query="SELECT sum(v)::int FROM t") == 8
+    assert len(daemon.events("template.built")) <= 3
+
+
+def test_going_back_to_what_was_costs_nothing(daemon: Daemon) -> None:
+    assert leased(daemon) == 1
+    edit(daemon, TWO)
+    assert leased(daemon) == 2
+    edit(daemon, ONE)
+    assert leased(daemon) == 1
+    assert len(daemon.events("template.built")) == 2
+    assert len(daemon.events("template.reused")) == 1
+    daemon.stop()
+    daemon.start()
+    assert leased(daemon) == 1
+    edit(daemon, TWO)
+    assert leased(daemon) == 2
+    assert len(daemon.events("template.built")) == 2
+
+
+def test_an_edit_is_noticed_soon_and_one_among_many_files_too() -> None:
+    files = {f"{number}.sql": f"-- {number}" for number in range(500)} | {"a.sql": ONE}
+    with running_daemon(CONFIG, files=files) as daemon:
+        assert leased(daemon) == 1
+        seconds = []
+        for number in range(5):
+            edited = time.time()
+            edit(daemon, f"-- {number} once more", "77.sql")
+            stamp = json.loads(daemon.events("template.stale")[-1])["timestamp"]
+            seconds.append(datetime.fromisoformat(stamp).timestamp() - edited)
+            assert leased(daemon) == 1
+        assert sorted(seconds)[2] < 0.5  # on a quiet machine below 0.2
+
+
+def test_old_generations_are_kept_to_a_number() -> None:
+    with running_daemon(CONFIG + "keep_generations = 1\n", files={"a.sql": ONE}) as daemon:
+        for number in range(4):
+            assert leased(daemon) == number + 1
+            edit(daemon, f"CREATE TABLE t AS SELECT {number + 2} AS v;")
+        assert leased(daemon) == 5
+        eventually(lambda: ask(daemon, GENERATIONS) == 2)
+
+
+def test_a_build_that_fails_is_told_at_once_and_mended_by_the_next_edit(daemon: Daemon) -> None:
+    assert leased(daemon) == 1
+    edit(daemon, "CREATE TABLE t AS\nSELECT nothing;")
+    with pytest.raises(TemplateFailedError, match=r"a\.sql:2: .*nothing"):
+        leased(daemon)
+    edit(daemon, TWO)
+    assert leased(daemon) == 2
+
+
+def test_told_to_the_previous_state_is_served_while_a_build_fails() -> None:
+    config = CONFIG + 'on_failure = "serve_previous"\n'
+    with running_daemon(config, files={"a.sql": ONE}) as daemon:
+        assert leased(daemon) == 1
+        edit(daemon, "nonsense;")
+        eventually(lambda: bool(daemon.events("template.previous_served")))
+        assert leased(daemon) == 1
+        edit(daemon, TWO)
+        assert leased(daemon) == 2
+
+
+def test_a_template_that_extends_another_follows_it_and_not_the_other_way() -> None:
+    config = CONFIG + (
+        '[templates.more]\nextends = "shop"\ncommand = "psql -qc \\"UPDATE t SET v = v + 10\\""\n'
+        "min_ready = 1\nmax_clones = 2\n"
+    ).replace('"psql', '"$PSQL').replace("$PSQL", _psql())
+    with running_daemon(config, files={"a.sql": ONE}) as daemon:
+        assert (leased(daemon, "more"), leased(daemon)) == (11, 1)
+        edit(daemon, TWO)
+        assert leased(daemon) == 2
+        eventually(lambda: leased(daemon, "more") == 12)
+        with daemon.client() as client:
+            client.call("build", template="more", anew=True)
+        assert len([e for e in daemon.events("template.built") if '"shop"' in e]) == 2
+
+
+def _psql() -> str:
+    from clonepool.postgres.embedded.binaries import find_psql  # noqa: PLC0415 - of this machine
+
+    return str(find_psql())
+
+
+def test_it_says_what_goes_into_a_template_and_why_a_build_is_due() -> None:
+    with running_daemon(CONFIG, files={"a.sql": ONE, "b.inc": ""}) as daemon:
+        leased(daemon)
+        said = command(daemon, "templates", "--explain", "shop").stdout
+        assert "sql: 00001 a.sql" in said
+        assert "It is up to date." in said
+        edit(daemon, "nonsense;")
+        said = command(daemon, "templates", "--explain", "shop").stdout
+        assert "A build is due:\n  sql: 00001 a.sql was changed\n" in said
+        found = json.loads(command(daemon, "templates", "--explain", "shop", "--json").stdout)
+        assert found["due"] == ["sql: 00001 a.sql was changed"]
+        assert "unknown_template" not in command(daemon, "templates", "--explain", "shop").stderr
+        with daemon.client() as client, pytest.raises(UnknownTemplateError):
+            client.call("explain", template="absent")
+
+
+def test_the_build_command_shows_each_step_and_the_whole(daemon: Daemon) -> None:
+    leased(daemon)
+    done = command(daemon, "build", "shop")
+    assert done.returncode == 0
+    assert "shop: up to date as " in done.stdout
+    done = command(daemon, "build", "shop", "--anew")
+    assert "shop: built as " in done.stdout
+    assert " s  a.sql\n" in done.stderr
+    assert leased(daemon) == 1
+    edit(daemon, "SELECT 1;\nnonsense;")
+    done = command(daemon, "build", "shop")
+    assert done.returncode == 1
+    assert "a.sql:2: " in done.stderr
+
+
+def test_a_client_hears_how_a_build_fares(daemon: Daemon) -> None:
+    from clonepool.client import Client  # noqa: PLC0415 - with an ear
+
+    heard: list[dict[str, Any]] = []
+    with Client(str(daemon.socket), on_notification=lambda _, news: heard.append(news)) as client:
+        client.call("build", template="shop", anew=True, progress=True)
+    assert [each["what"] for each in heard][-3:] == ["creating the database", "a.sql", "sealing"]
+    assert [each["step"] for each in heard][-3:] == [1, 2, 3]
+
+
+def test_a_killed_build_leaves_nothing_that_is_taken_for_a_template(daemon: Daemon) -> None:
+    leased(daemon)
+    edit(daemon, "CREATE TABLE t AS SELECT 2 AS v; SELECT pg_sleep(30);")
+    building = "SELECT count(*) FROM pg_database WHERE datname ~ '_shop_.*_b[0-9a-z]+_'"
+    eventually(lambda: ask(daemon, building) == 1)
+    daemon.stop(9)
+    (daemon.directory / "a.sql").write_text(TWO)
+    daemon.start()
+    assert leased(daemon) == 2
+    assert ask(daemon, building) == 0

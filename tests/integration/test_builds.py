@@ -1,0 +1,360 @@
+"""Templates from whatever a project has: every source, and every way in which one fails."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
+from clonepool.core.naming import Identity, Kind
+from clonepool.errors import TemplateFailedError
+from clonepool.postgres import builder as building
+from clonepool.postgres import databases
+from clonepool.postgres.clones import make_clone
+from support.servers import SHARED_DATA, Workshop
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+    from pathlib import Path
+
+    from clonepool.postgres.recipe import Generation
+
+pytestmark = pytest.mark.anyio
+CHINOOK = SHARED_DATA / "chinook" / "Chinook_PostgreSql.sql"
+PAGILA = SHARED_DATA / "pagila" / "pagila-schema.sql"
+needs_data = pytest.mark.skipif(not CHINOOK.exists(), reason="the schemas to try are not here")
+SHOP = """\
+CREATE ROLE shop_owner; CREATE ROLE "Shop Reader";
+CREATE TABLE item (id int PRIMARY KEY, name text);
+INSERT INTO item SELECT n, 'item ' || n FROM generate_series(1, 50) n;
+ALTER TABLE item OWNER TO shop_owner;
+GRANT SELECT ON item TO "Shop Reader";
+"""
+OWNER = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'item'"
+
+
+@pytest.fixture
+async def shop(workshop: Workshop) -> AsyncIterator[Workshop]:
+    """Return the workshop, and leave no generation and no role on its server."""
+    yield workshop
+    await clear(workshop)
+
+
+async def clear(shop: Workshop) -> None:
+    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+    for database in found:
+        await databases.drop(shop.gateway, database.name, sealed=True)
+    for role in ("shop_owner", '"Shop Reader"', "builder"):
+        await shop.gateway.ddl(f"DROP ROLE IF EXISTS {role}")
+
+
+async def ask(shop: Workshop, generation: Generation, query: str) -> Any:
+    """Ask a clone of the generation, made as any other."""
+    name = shop.namer.name(Identity(Kind.CLONE, "asked", generation.short, 1))
+    await make_clone(
+        shop.gateway, name, generation.database, generation.contents,
+        options="", facts={}, seconds=30,
+    )  # fmt: skip
+    try:
+        async with shop.gateway.session(name) as session:
+            return await session.value(query)
+    finally:
+        await databases.drop(shop.gateway, name)
+
+
+async def nothing_is_left(shop: Workshop) -> bool:
+    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+    return not found
+
+
+async def fill(shop: Workshop, name: str, script: str = SHOP) -> None:
+    """Make a database that is not ours."""
+    await databases.create(shop.gateway, name, "template0", "", 30)
+    async with shop.gateway.session(name) as session:
+        await session.execute(script)
+
+
+def dump(shop: Workshop, database: str, to: Path, how: str) -> DumpSection:
+    endpoint = shop.gateway.endpoint
+    subprocess.run(
+        [shop.psql.with_name("pg_dump"), f"--format={how}", f"--file={to}", database],
+        check=True,
+        env=endpoint.env(database),
+    )
+    return DumpSection(to.name)
+
+
+@pytest.mark.parametrize("how", ["custom", "directory", "tar", "plain"])
+async def test_a_dump_of_any_format_is_restored_for_the_templates_role(
+    any_workshop: Workshop, place: Path, how: str
+) -> None:
+    shop = any_workshop
+    try:
+        await fill(shop, "shop")
+        section = dump(shop, "shop", place / "shop.dump", how)
+        made = await shop.make(TemplateSection(dump=section), place, "dumped")
+        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
+        assert await ask(shop, made, OWNER) == shop.gateway.endpoint.user
+        again = await shop.make(TemplateSection(dump=section), place, "dumped")
+        assert (again.reused, again.database) == (True, made.database)
+    finally:
+        await databases.drop(shop.gateway, "shop")
+        await clear(shop)
+
+
+@pytest.mark.parametrize("how", ["custom", "plain"])
+async def test_roles_of_a_dump_are_created_or_must_be_there(
+    shop: Workshop, place: Path, how: str
+) -> None:
+    await fill(shop, "shop")
+    name = dump(shop, "shop", place / "shop.dump", how).file
+    await databases.drop(shop.gateway, "shop")
+    await clear(shop)
+    keeping = TemplateSection(dump=DumpSection(name, roles="keep"))
+    with pytest.raises(TemplateFailedError, match=r'role "[^"]+" does not exist'):
+        await shop.make(keeping, place)
+    assert await nothing_is_left(shop)
+    creating = TemplateSection(dump=DumpSection(name, roles="create"))
+    made = await shop.make(creating, place)
+    assert await ask(shop, made, OWNER) == "shop_owner"
+    reads = "SELECT has_table_privilege('Shop Reader', 'item', 'SELECT')"
+    assert await ask(shop, made, reads) is True
+
+
+async def test_what_is_no_dump_is_said_so(shop: Workshop, place: Path) -> None:
+    (place / "empty").mkdir()
+    for file, said in {"absent": "No such file", "empty": "without toc.dat"}.items():
+        with pytest.raises(TemplateFailedError, match=said):
+            await shop.make(TemplateSection(dump=file), place)
+    (place / "broken").write_bytes(b"PGDMP and then nothing")
+    with pytest.raises(TemplateFailedError, match="broken"):
+        await shop.make(TemplateSection(dump="broken"), place)
+    assert await nothing_is_left(shop)
+
+
+@needs_data
+async def test_a_schema_as_pg_dump_writes_it_needs_none_of_its_roles(
+    shop: Workshop, place: Path
+) -> None:
+    made = await shop.make(TemplateSection(dump=str(PAGILA)), place)
+    assert made.contents.relations > 300
+    tables = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND oid > 16383"
+    assert await ask(shop, made, tables) > 20
+
+
+@needs_data
+async def test_a_file_that_leaves_the_database_is_named_with_its_line(
+    shop: Workshop, place: Path
+) -> None:
+    with pytest.raises(TemplateFailedError, match=r"Chinook_PostgreSql\.sql:19: DROP DATABASE"):
+        await shop.make(TemplateSection(sql=[str(CHINOOK)]), place)
+    assert await nothing_is_left(shop)
+    async with shop.gateway.control() as session:
+        there = await session.value("SELECT count(*) FROM pg_database WHERE datname = 'chinook'")
+    assert there == 0
+
+
+@needs_data
+async def test_without_those_lines_it_is_a_template_like_any_other(
+    shop: Workshop, place: Path
+) -> None:
+    kept = [
+        line
+        for line in CHINOOK.read_text(encoding="utf-8").splitlines()
+        if not line.startswith(("DROP DATABASE", "CREATE DATABASE", "\\c "))
+    ]
+    (place / "chinook.sql").write_text("\n".join(kept), encoding="utf-8")
+    made = await shop.make(TemplateSection(sql=["chinook.sql"]), place)
+    assert await ask(shop, made, "SELECT count(*) FROM track") == 3503
+
+
+async def test_a_command_fills_the_template_by_arguments_or_by_the_shell(
+    shop: Workshop, place: Path
+) -> None:
+    (place / "tool").mkdir()
+    script = 'import os, subprocess; subprocess.run(["psql", "-qc", os.environ["SQL"]], check=True)'
+    path = f"{shop.psql.parent}:/usr/bin:/bin"
+    by_arguments = CommandSection(
+        [sys.executable, "-c", script], env={"SQL": "CREATE TABLE made (a int)", "PATH": path}
+    )
+    made = await shop.make(TemplateSection(command=by_arguments), place, "one")
+    assert await ask(shop, made, "SELECT count(*) FROM made") == 0
+    by_shell = CommandSection(
+        f'{shop.psql} -q "$APP_DB" -c "CREATE TABLE made AS SELECT \'$(basename "$PWD")\' AS v"',
+        directory="tool",
+        variable="APP_DB",
+    )
+    made = await shop.make(TemplateSection(command=by_shell), place, "two")
+    assert await ask(shop, made, "SELECT v FROM made") == "tool"
+
+
+async def test_a_command_that_fails_or_hangs_says_how_and_leaves_nothing(
+    shop: Workshop, place: Path
+) -> None:
+    with pytest.raises(TemplateFailedError, match=r"exit code 3, and said last: out\nerr"):
+        await shop.make(TemplateSection(command="echo out; echo err >&2; exit 3"), place)
+    with pytest.raises(TemplateFailedError, match="cannot be started"):
+        await shop.make(TemplateSection(command=["./absent"]), place)
+    began = anyio.current_time()
+    hanging = TemplateSection(command="echo begun; sleep 60 & sleep 60", build_timeout=1.0)
+    with pytest.raises(TemplateFailedError, match="took longer than 1 s"):
+        await shop.make(hanging, place)
+    assert anyio.current_time() - began < 10
+    assert await nothing_is_left(shop)
+
+
+async def test_only_watched_files_decide_whether_a_command_runs_again(
+    shop: Workshop, place: Path
+) -> None:
+    (place / "watched.txt").write_text("1")
+    run = f"echo ran >> {place}/log"
+    section = TemplateSection(command=CommandSection(run, watch=["*.txt"]))
+    await shop.make(section, place)
+    (place / "other.md").write_text("1")
+    assert (await shop.make(section, place)).reused
+    (place / "watched.txt").write_text("2")
+    assert not (await shop.make(section, place)).reused
+    assert not (await shop.make(section, place, anew=True)).reused
+    assert (place / "log").read_text().count("ran") == 3
+
+
+async def test_what_changes_while_it_is_built_is_built_again(shop: Workshop, place: Path) -> None:
+    (place / "state").write_text("0")
+    once = f"test -e {place}/done || {{ touch {place}/done; echo 1 > {place}/state; }}"
+    section = TemplateSection(command=CommandSection(once, watch=["state"]))
+    made = await shop.make(section, place)
+    assert made.inputs == (await shop.make(section, place)).inputs
+    always = f"date +%N > {place}/state"
+    with pytest.raises(TemplateFailedError, match="changed during each of 3 builds"):
+        await shop.make(TemplateSection(command=CommandSection(always, watch=["state"])), place)
+
+
+async def test_a_database_of_the_same_server_is_copied_with_all_that_belongs_to_it(
+    shop: Workshop, place: Path
+) -> None:
+    await fill(shop, "existing")
+    await shop.gateway.ddl("ALTER DATABASE existing SET search_path = somewhere, public")
+    section = TemplateSection(database="existing", build_timeout=3.0)
+    try:
+        async with shop.gateway.session("existing") as session:
+            with pytest.raises(TemplateFailedError, match=r"accessed by other users|longer than"):
+                await shop.make(section, place)
+            ending = DatabaseSection("existing", end_sessions=True)
+            made = await shop.make(TemplateSection(database=ending), place)
+            assert not session.usable or await session_ended(session)
+        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
+        assert await ask(shop, made, "SHOW search_path") == "somewhere, public"
+        async with shop.gateway.session("existing") as session:
+            await session.execute("DELETE FROM item")
+        assert (await shop.make(TemplateSection(database=ending), place)).reused  # copied once
+        anew = await shop.make(TemplateSection(database=ending), place, anew=True)
+        assert await ask(shop, anew, "SELECT count(*) FROM item") == 0
+    finally:
+        await databases.drop(shop.gateway, "existing")
+    with pytest.raises(TemplateFailedError, match="no database existing"):
+        await shop.make(section, place)
+
+
+async def session_ended(session: Any) -> bool:
+    try:
+        await session.value("SELECT 1")
+    except Exception:  # noqa: BLE001 - however it ended
+        return True
+    return False
+
+
+async def test_a_database_of_another_server_is_dumped_and_restored(
+    shop: Workshop, place: Path
+) -> None:
+    await fill(shop, "elsewhere")
+    try:
+        url = shop.gateway.endpoint.url("elsewhere")
+        made = await shop.make(TemplateSection(database=url), place)
+        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
+        assert shop.gateway.endpoint.password not in str(made.inputs)
+    finally:
+        await databases.drop(shop.gateway, "elsewhere")
+    absent = shop.gateway.endpoint.url("absent")
+    with pytest.raises(TemplateFailedError, match="does not exist"):
+        await shop.make(TemplateSection(database=absent), place)
+
+
+async def test_a_template_extends_another_and_is_built_again_when_that_is(
+    shop: Workshop, place: Path
+) -> None:
+    (place / "1.sql").write_text(
+        "CREATE TABLE t (a int); INSERT INTO t VALUES (1);"
+        " DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET app.x = 1', current_database()); END $$"
+    )
+    (place / "2.sql").write_text("INSERT INTO t VALUES (2);")
+    lower = await shop.make(TemplateSection(sql=["1.sql"]), place, "lower")
+    section = TemplateSection(extends="lower", sql=["2.sql"])
+    upper = await shop.make(section, place, "upper", lower=lower)
+    assert await ask(shop, upper, "SELECT sum(a)::int FROM t") == 3
+    assert await ask(shop, upper, "SHOW app.x") == "1"
+    (place / "2.sql").write_text("INSERT INTO t VALUES (5);")
+    assert (await shop.make(TemplateSection(sql=["1.sql"]), place, "lower")).reused
+    (place / "1.sql").write_text("CREATE TABLE t (a int);")
+    lower = await shop.make(TemplateSection(sql=["1.sql"]), place, "lower")
+    upper = await shop.make(section, place, "upper", lower=lower)
+    assert await ask(shop, upper, "SELECT sum(a)::int FROM t") == 5
+
+
+async def test_owner_extension_settings_and_locale_reach_every_clone(
+    any_workshop: Workshop, place: Path
+) -> None:
+    shop = any_workshop
+    (place / "a.sql").write_text("CREATE SCHEMA app; CREATE TABLE app.t (a text);")
+    try:
+        await shop.gateway.ddl("CREATE ROLE builder")
+        async with shop.gateway.control() as session:
+            there = await session.value(
+                "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'"
+            )
+        section = TemplateSection(
+            sql=["a.sql"],
+            role="builder",
+            extensions=["pg_trgm"] if there else [],
+            settings={"search_path": "app, public", "app.answer": "42"},
+            encoding="UTF8",
+            locale="C.UTF-8",
+        )
+        made = await shop.make(section, place)
+        assert await ask(shop, made, "SHOW search_path") == "app, public"
+        assert await ask(shop, made, "SHOW app.answer") == "42"
+        owner = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'"
+        assert await ask(shop, made, owner) == "builder"
+        collation = "SELECT datcollate FROM pg_database WHERE datname = current_database()"
+        assert await ask(shop, made, collation) == "C.UTF-8"
+        if there:
+            assert await ask(shop, made, "SELECT similarity('abc', 'abc')::int") == 1
+    finally:
+        await clear(shop)
+
+
+async def test_an_extension_that_is_not_there_is_named(shop: Workshop, place: Path) -> None:
+    (place / "a.sql").write_text("")
+    with pytest.raises(TemplateFailedError, match="does not have absent_one"):
+        await shop.make(TemplateSection(sql=["*"], extensions=["absent_one"]), place)
+
+
+async def test_two_builders_of_one_generation_build_it_once(
+    shop: Workshop, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "a.sql").write_text("SELECT pg_sleep(0.3); CREATE TABLE t (a int);")
+    other = Workshop(shop.gateway.endpoint, shop.psql, shop.capabilities, "test")
+    monkeypatch.setattr(building, "MOST_TRIES", 1)
+    made = []
+
+    async def build(one: Workshop) -> None:
+        made.append(await one.build(["a.sql"], place, "raced"))
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(build, shop)
+        tasks.start_soon(build, other)
+    await other.gateway.close()
+    assert sorted(each.reused for each in made) == [False, True]
