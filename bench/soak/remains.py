@@ -41,7 +41,9 @@ def look(ground: Ground, journal: Journal, when: str) -> set[str]:
         "SELECT gid AS name FROM pg_prepared_xacts",
         "SELECT concat_ws(' ', datname, application_name, state, query) AS name"
         " FROM pg_stat_activity WHERE backend_type = 'client backend'"
-        r" AND (datname LIKE 'cp\_%' OR application_name LIKE 'soak-%')",
+        r" AND (datname LIKE 'cp\_%' OR application_name LIKE 'soak-%')"
+        # Those of the daemon that runs are no remains: some stay on the clones.
+        f" AND application_name NOT LIKE 'clonepool % pid={ground.pid} %'",
     )
     names = [row["name"] for row in databases]
     ready = {pool["template"]: pool["ready"] for pool in ground.ask("status")["pools"]}

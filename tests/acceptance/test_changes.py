@@ -67,6 +67,35 @@ def test_after_an_edit_leases_are_of_the_new_state_and_old_ones_go_on(daemon: Da
     assert all(leased(daemon) == 2 for _ in range(4))
 
 
+def test_who_says_that_it_will_do_gets_the_old_state_while_the_new_one_is_built(
+    daemon: Daemon,
+) -> None:
+    leased(daemon)
+    eventually(lambda: daemon.pool("shop")["ready"] == 2)
+    edit(daemon, TWO + "SELECT pg_sleep(1);")
+    with daemon.client() as client:
+        with client.lease("shop", timeout=30, stale_ok=True) as old:
+            assert value(old.url, V) == 1
+            assert old.source == "ready"
+        with client.lease("shop", timeout=30) as new:
+            assert value(new.url, V) == 2
+        with client.lease("shop", timeout=30, stale_ok=True) as new:
+            assert value(new.url, V) == 2
+
+
+def test_a_template_built_anew_lends_no_clones_of_the_one_before() -> None:
+    counted = 'psql -qc "CREATE TABLE t AS SELECT $(wc -l < count) AS v"; echo x >> count'
+    config = CONFIG.replace('sql = ["*.sql"]', f"command = '{counted}'".replace("psql", _psql()))
+    with running_daemon(config, files={"count": "x\n"}) as daemon, daemon.client() as client:
+        with client.lease("shop", timeout=30) as old:
+            assert value(old.url, V) == 1
+            client.call("build", template="shop", anew=True)
+        assert all(leased(daemon) == 2 for _ in range(4))
+        daemon.stop()
+        daemon.start()
+        assert leased(daemon) == 2
+
+
 def test_several_edits_in_a_row_are_built_once(daemon: Daemon) -> None:
     leased(daemon)
     for number in range(20):

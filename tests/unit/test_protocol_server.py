@@ -51,7 +51,7 @@ def test_an_unknown_field_is_named_with_those_there_are() -> None:
     assert error["data"]["code"] == "bad_request"
     assert "`tiemout`" in error["message"]
     assert error["data"]["remedy"] == (
-        "its parameters are: template, timeout, ttl, label, fresh, progress"
+        "its parameters are: template, timeout, ttl, label, fresh, stale_ok, progress"
     )
 
 

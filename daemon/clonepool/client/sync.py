@@ -170,6 +170,7 @@ class Client:
         ttl: float | None = None,
         label: str | None = None,
         fresh: bool = False,
+        stale_ok: bool = False,
         progress: bool = False,
     ) -> Lease:
         """Take a lease, at once or when a clone becomes ready.
@@ -181,6 +182,7 @@ class Client:
                 daemon; None to end it with the connection.
             label: what the daemon shows to people; None for the client's name.
             fresh: whether the clone must be one that nobody had before.
+            stale_ok: whether a clone of the old state will do while the template is built again.
             progress: whether to be notified once a second while waiting.
 
         Raises:
@@ -197,6 +199,7 @@ class Client:
                 ttl=ttl,
                 label=(label or self._name)[:200],
                 fresh=fresh or None,
+                stale_ok=stale_ok or None,
                 progress=progress or None,
             )
 

@@ -29,6 +29,7 @@ class Request(msgspec.Struct, frozen=True):
         ttl: seconds that the lease is to last whatever becomes of its connection; None binds it to
             the connection.
         fresh: whether the clone must be one that nobody had before.
+        stale_ok: whether a clone of a generation will do whose successor is being built.
         continues: the lease that is to get another clone; it goes before who has none.
     """
 
@@ -41,6 +42,7 @@ class Request(msgspec.Struct, frozen=True):
     ttl: float | None = None
     continues: Lease | None = None
     fresh: bool = False
+    stale_ok: bool = False
 
 
 class Lease(msgspec.Struct, frozen=True):

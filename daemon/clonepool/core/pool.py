@@ -76,6 +76,7 @@ class Pool:
         self.limits = limits
         self.phase = Phase.BUILDING
         self.draining = False
+        self.stale = False
         self.generation = ""
         self.failure: ClonepoolError | None = None
         self.tenancy = Tenancy(template, limits.max_lease)
@@ -97,7 +98,8 @@ class Pool:
         if refusal := self._refusal(request):
             return [Refuse(request.waiter, self.template, refusal)]
         suitable = self.stock.fresh if request.fresh else self.stock.ready
-        if suitable and not self.line and not self._budget.paused:
+        first = request.stale_ok if self.stale else not self.line
+        if suitable and first and not self._budget.paused:
             return [self._grant(request, Source.READY, now), *self.plan(now)]
         if request.deadline <= now:
             return [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
@@ -217,6 +219,7 @@ class Pool:
             return []
         stale = self.distrust() if generation != self.generation else []
         self.phase, self.generation, self.failure = Phase.READY, generation, None
+        self.stale = False
         return [*stale, *self._adopt_parked(), *self.plan(now)]
 
     def template_failed(self, error: ClonepoolError) -> list[Decision]:
@@ -226,15 +229,14 @@ class Pool:
         self.phase, self.failure = Phase.FAILED, error
         return self.refuse_all(self._template_failure())
 
-    def template_stale(self) -> list[Decision]:
-        """Grant nothing of the generation any more: what it was made from has changed.
+    def template_stale(self) -> None:
+        """Grant nothing of the generation but to who says that this will do; leases go on.
 
-        Acquires wait for another one; leases go on.
+        What it was made from has changed, and acquires wait for the next one. Ready clones stay
+        until that is there: it may be the same after all.
         """
-        if self.phase is Phase.STOPPING:
-            return []
-        self.phase, self.generation, self.failure = Phase.BUILDING, "", None
-        return self.distrust()
+        if self.phase is not Phase.STOPPING:
+            self.phase, self.stale, self.failure = Phase.BUILDING, True, None
 
     def template_lost(self) -> None:
         """The generation is not on the server any more; its clones are as good as before."""
@@ -335,7 +337,11 @@ class Pool:
         if self.phase is Phase.STOPPING or self._budget.paused:
             return []
         decisions: list[Decision] = []
-        while self.stock.ready and (request := self.line.pop(fresh=self.stock.fresh > 0)):
+        while (
+            not self.stale
+            and self.stock.ready
+            and (request := self.line.pop(fresh=self.stock.fresh > 0))
+        ):
             if request.deadline <= now:
                 error = self._timeout_error(request, now)
                 decisions.append(Refuse(request.waiter, self.template, error))

@@ -28,7 +28,7 @@ from clonepool.postgres.lock import BuildLock
 from clonepool.postgres.properties import Properties, elements, give_properties, properties_of
 from clonepool.postgres.recipe import Generation, Inputs, Recipe, add_options, is_url, read_files
 from clonepool.postgres.rewind.survey import CREATE_FUNCTIONS
-from clonepool.postgres.sources import Digests
+from clonepool.postgres.sources import Digests, generation_name
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -143,12 +143,18 @@ class Builder:
     ) -> Generation:
         inputs = await self.inputs(recipe)
         self.tried[recipe.template] = inputs.full
-        name = self._namer.name(Identity(Kind.GENERATION, recipe.template, inputs.short, 0))
-        async with BuildLock(self._gateway, name):
-            found = None if anew else await self._find(name, inputs)
-            contents = found or await self._build(recipe, inputs, name, tell)
+        async with BuildLock(self._gateway, f"{recipe.template} {inputs.full}"):
+            found = None if anew else await self._find(recipe.template, inputs)
+            # Built anew it may hold something else: its clones are not to be taken for old ones.
+            number = f" {self._next_serial()}" if anew else ""
+            short = generation_name(inputs.full + number)
+            short, contents = found or (
+                short,
+                await self._build(recipe, inputs, short, tell),
+            )
+        name = self._name(recipe.template, short)
         return Generation(
-            inputs.short,
+            short,
             inputs.full,
             name,
             contents,
@@ -156,6 +162,9 @@ class Builder:
             reused=found is not None,
             inputs=inputs.entries,
         )
+
+    def _name(self, template: str, short: str) -> str:
+        return self._namer.name(Identity(Kind.GENERATION, template, short, 0))
 
     async def generations(self, templates: set[str]) -> list[databases.Database]:
         """Return the generations of these templates that are on the server."""
@@ -174,23 +183,26 @@ class Builder:
             await databases.drop(self._gateway, name, sealed=True)
         return gone
 
-    async def _find(self, name: str, inputs: Inputs) -> Contents | None:
-        """Return what an existing generation holds, or None; drop one that is not whole."""
-        ours, _ = await databases.list_ours(self._gateway, self._namer)
-        for database in ours:
-            if database.name != name:
-                continue
-            facts = database.comment
-            if database.sealed and database.valid and facts.get("fingerprint") == inputs.full:
+    async def _find(self, template: str, inputs: Inputs) -> tuple[str, Contents] | None:
+        """Return the newest generation of these inputs, and what it holds.
+
+        One that has its name and is not whole is dropped.
+        """
+        there = await self.generations({template})
+        there.sort(key=lambda each: int(each.comment.get("built_at") or 0), reverse=True)
+        for database in there:
+            facts, short = database.comment, database.identity.generation
+            if facts.get("fingerprint") == inputs.full and database.sealed and database.valid:
                 with contextlib.suppress(msgspec.ValidationError):
-                    return msgspec.convert(facts.get("contents"), Contents)
-            await databases.drop(self._gateway, name, sealed=True)
+                    return short, msgspec.convert(facts.get("contents"), Contents)
+            if short == inputs.short:
+                await databases.drop(self._gateway, database.name, sealed=True)
         return None
 
     async def _build(
-        self, recipe: Recipe, inputs: Inputs, name: str, tell: Callable[[Step], None]
+        self, recipe: Recipe, inputs: Inputs, short: str, tell: Callable[[Step], None]
     ) -> Contents:
-        identity = Identity(Kind.BUILD, recipe.template, inputs.short, self._next_serial())
+        identity = Identity(Kind.BUILD, recipe.template, short, self._next_serial())
         temporary = self._namer.name(identity)
         try:
             steps = self._steps(recipe, inputs, temporary)
@@ -214,8 +226,7 @@ class Builder:
                 },
             )
             await databases.seal(self._gateway, temporary)
-            await databases.drop(self._gateway, name, sealed=True)
-            await databases.rename(self._gateway, temporary, name)
+            await databases.rename(self._gateway, temporary, self._name(recipe.template, short))
         except BaseException:
             await self._remove(temporary)
             raise

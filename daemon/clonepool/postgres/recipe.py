@@ -33,8 +33,8 @@ class Generation(msgspec.Struct, frozen=True):
     """A sealed database and what it holds.
 
     Attributes:
-        short: the fingerprint as it stands in names.
-        full: all of it.
+        short: what stands for it in names: the fingerprint, with a number for one built anew.
+        full: the fingerprint.
         size_bytes: on the server's disk.
         reused: whether an earlier build made it.
         inputs: what went into it, by kind; what `Inputs.entries` was.
@@ -170,7 +170,7 @@ async def add_options(
     if recipe.origin:
         entries["database"] = await _identify(gateway, recipe.origin)
     if recipe.lower:
-        entries["extends"] = {section.extends: recipe.lower.full}
+        entries["extends"] = {section.extends: recipe.lower.short}
     return msgspec.structs.replace(inputs, entries=entries)
 
 

@@ -41,6 +41,7 @@ class Acquire(Params, frozen=True):
     ttl: Lifetime | None = None
     label: Text = ""
     fresh: bool = False
+    stale_ok: bool = False
     progress: bool = False
 
 

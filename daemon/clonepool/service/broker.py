@@ -126,6 +126,7 @@ class Broker:
         ttl: float | None = None,
         label: str = "",
         fresh: bool = False,
+        stale_ok: bool = False,
     ) -> int:
         """Have `answer` called once: before this returns, or at the latest when time is up.
 
@@ -135,7 +136,9 @@ class Broker:
         Raises:
             UnknownTemplateError, ShuttingDownError: `answer` will not be called.
         """
-        request = self._request(holder, timeout, ttl=ttl, label=label, fresh=fresh)
+        request = self._request(
+            holder, timeout, ttl=ttl, label=label, fresh=fresh, stale_ok=stale_ok
+        )
         decisions = self.fleet.acquire(template, request, request.asked_at)
         return self._begin(request, answer, decisions)
 
@@ -282,6 +285,7 @@ class Broker:
         ttl: float | None = None,
         label: str = "",
         fresh: bool = False,
+        stale_ok: bool = False,
     ) -> Request:
         now = self.now()
         self._last_waiter += 1
@@ -294,6 +298,7 @@ class Broker:
             deadline=now + (self._default_timeout if timeout is None else timeout),
             ttl=ttl,
             fresh=fresh,
+            stale_ok=stale_ok,
         )
 
     def _begin(self, request: Request, answer: Answer, decisions: list[Decision]) -> int:

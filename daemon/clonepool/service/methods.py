@@ -138,6 +138,7 @@ class Methods:
                 ttl=params.ttl,
                 label=params.label or peer.client,
                 fresh=params.fresh,
+                stale_ok=params.stale_ok,
             ),
         )
         if params.progress:

@@ -165,7 +165,7 @@ class TemplateBuilder:
         """Grant nothing more of a generation that is not what it should be, and build another."""
         context = self._context
         log.info("template.stale", template=template, reasons=reasons[:5], count=len(reasons))
-        context.carry_out(context.fleet.pools[template].template_stale())
+        context.fleet.pools[template].template_stale()
         self._want(template)
 
     def _want(self, template: str) -> None:
@@ -279,7 +279,7 @@ class TemplateBuilder:
             context.rewinder.built(generation.database)
         context.carry_out(pool.template_ready(generation.short, context.now()))
         self._answer(template, Built(generation, None, seconds))
-        if before is not None and before.full != generation.full:
+        if before is not None and before.short != generation.short:
             for upper, other in context.config.templates.items():
                 if other.extends == template:
                     self._stale(upper, [f"extends: {template} was changed"])
