@@ -71,7 +71,7 @@ def test_who_says_that_it_will_do_gets_the_old_state_while_the_new_one_is_built(
     daemon: Daemon,
 ) -> None:
     leased(daemon)
-    eventually(lambda: daemon.pool("shop")["ready"] == 2)
+    eventually(lambda: daemon.pool("shop")["ready"] >= 2)
     edit(daemon, TWO + "SELECT pg_sleep(1);")
     with daemon.client() as client:
         with client.lease("shop", timeout=30, stale_ok=True) as old:
@@ -94,6 +94,18 @@ def test_a_template_built_anew_lends_no_clones_of_the_one_before() -> None:
         daemon.stop()
         daemon.start()
         assert leased(daemon) == 2
+
+
+def test_files_in_directories_that_are_new_are_seen_too() -> None:
+    config = CONFIG.replace('["*.sql"]', '["a.sql", "more*/b.sql"]')
+    with running_daemon(config, files={"a.sql": ONE}) as daemon:
+        with pytest.raises(TemplateFailedError, match=r"'more\*/b\.sql' names no file"):
+            leased(daemon)
+        (daemon.directory / "more1").mkdir()
+        edit(daemon, "INSERT INTO t VALUES (7);", "more1/b.sql")
+        assert leased(daemon, query="SELECT sum(v)::int FROM t") == 8
+        edit(daemon, "INSERT INTO t VALUES (8);", "more1/b.sql")
+        assert leased(daemon, query="SELECT sum(v)::int FROM t") == 9
 
 
 def test_several_edits_in_a_row_are_built_once(daemon: Daemon) -> None:

@@ -188,7 +188,7 @@ class _Daemon:
             await take_over(context, ours)
             workers.start_soon(builder.run)
             workers.start_soon(Watcher(builder).run)
-            self._start_keeper(workers, broker, context)
+            self._start_keeper(workers, broker, context, builder)
             board = StatusBoard(
                 context.fleet,
                 capabilities,
@@ -279,16 +279,18 @@ class _Daemon:
         context.carry_out, broker.on_change = broker.carry_out, crew.stir
         return broker
 
-    def _start_keeper(self, workers: TaskGroup, broker: Broker, context: Context) -> None:
+    def _start_keeper(
+        self, workers: TaskGroup, broker: Broker, context: Context, builder: TemplateBuilder
+    ) -> None:
         keeper = self._keeper
         keeper.watched = lambda: bool(self._listener.peers)
         self._listener.on_first_client = keeper.stir
-        workers.start_soon(
-            keeper.run,
-            lambda: self._pause(context),
-            lambda: self._resume(broker, context),
-            Auditor(context),
-        )
+
+        def found() -> None:
+            self._resume(broker, context)
+            workers.start_soon(builder.look, set(self._config.templates))
+
+        workers.start_soon(keeper.run, lambda: self._pause(context), found, Auditor(context))
 
     def _pause(self, context: Context) -> None:
         """Grant nothing while the server is away, and hang on to no connection to it."""

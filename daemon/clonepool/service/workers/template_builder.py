@@ -126,12 +126,15 @@ class TemplateBuilder:
         self._want(template)
 
     async def look(self, templates: set[str]) -> None:
-        """Have those of these templates built again of which a source has changed."""
-        for template in self._in_order(templates):
+        """Have those of these templates built again of which a source has changed.
+
+        Those that were never built yet are left alone: their sources are looked at afterwards.
+        """
+        for template in self._in_order(templates & self._seen.keys()):
             try:
                 inputs = await self._builder.inputs(self._recipe(template))
             except ServerUnavailableError:
-                continue  # whatever was changed is found when the server is back and asked
+                continue  # it is looked again when the server is back
             except ClonepoolError as error:
                 found, reasons = str(error), [str(error)]  # the build will say so to whoever asks
             else:

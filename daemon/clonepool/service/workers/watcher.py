@@ -25,8 +25,9 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-STEP_MILLISECONDS = 20
-"""How long it must be quiet before changes are passed on."""
+STEP_MILLISECONDS = 50
+"""How long it must be quiet before changes are passed on; the library looks so often, which an idle
+daemon hardly notices."""
 LONGEST_MILLISECONDS = 200
 _PAUSE_SECONDS = 1.0
 
@@ -56,24 +57,34 @@ class Watcher:
         flat, deep = await anyio.to_thread.run_sync(self._places)
         if not flat | deep:
             await anyio.sleep_forever()
+        stop = anyio.Event()
         async with anyio.create_task_group() as tasks:
             for places, recursive in ((flat, False), (deep, True)):
                 if places:
-                    tasks.start_soon(self._follow, places, recursive, tasks.cancel_scope)
-            await self._builder.begun.wait()
-            await anyio.sleep(_PAUSE_SECONDS)  # by now the kernel reports: what was before is seen
-            await self._builder.look(set(self._builder.sources()))
+                    tasks.start_soon(self._follow, places, recursive, tasks.cancel_scope, stop)
+            try:
+                await self._builder.begun.wait()
+                await anyio.sleep(_PAUSE_SECONDS)  # by now the kernel reports
+                await self._builder.look(set(self._builder.sources()))
+                await anyio.sleep_forever()
+            finally:
+                # Its thread does not hear of a cancellation, and would be waited for.
+                stop.set()
 
-    async def _follow(self, places: set[Path], recursive: bool, scope: anyio.CancelScope) -> None:
+    async def _follow(
+        self, places: set[Path], recursive: bool, scope: anyio.CancelScope, stop: anyio.Event
+    ) -> None:
         async for _ in awatch(
             *places,
             recursive=recursive,
             step=STEP_MILLISECONDS,
             debounce=LONGEST_MILLISECONDS,
+            stop_event=stop,
             watch_filter=lambda _, path: self._matters(path),
         ):
             await self._builder.look(set(self._builder.sources()))
-            if await anyio.to_thread.run_sync(self._places) != self._known:
+            known = self._known
+            if await anyio.to_thread.run_sync(self._places) != known:
                 scope.cancel()
                 return
 
@@ -93,8 +104,11 @@ class Watcher:
         return self._known
 
     def _matters(self, path: str) -> bool:
-        """Say whether a path may be one of ours: what else lies beside them changes too."""
-        if path in self._wanted or str(Path(path).parent) in self._wanted:
+        """Say whether a path may be one of ours: what else lies beside them changes too.
+
+        A directory may be one in which something matches.
+        """
+        if path in self._wanted or str(Path(path).parent) in self._wanted or Path(path).is_dir():
             return True
         return any(fnmatch(path, pattern) for pattern in self._wanted if "*" in pattern)
 
