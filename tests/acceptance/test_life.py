@@ -80,7 +80,7 @@ def test_a_changed_file_makes_another_template_at_the_next_start(place: Path) ->
     file = place / "a.sql"
     file.write_text("CREATE TABLE t AS SELECT 1 AS a;")
     config = CONFIG[: CONFIG.index("[templates")] + (
-        f'[templates.blog]\nsql = ["{file}"]\nmin_ready = 1\nmax_clones = 2\n'
+        f'[templates.blog]\nsql = ["{file}"]\nmin_ready = 1\nmax_clones = 2\nkeep_generations = 0\n'
     )
     with running_daemon(config) as daemon:
         with lease("blog", socket_path=str(daemon.socket)) as first:
@@ -191,6 +191,7 @@ def test_a_socket_path_too_long_is_told_in_one_line(place: Path) -> None:
 
 
 def test_a_client_that_does_not_read_does_not_delay_the_stop(daemon: Daemon) -> None:
+    eventually(daemon.at_rest)  # so that the lease is there when the stop comes
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.connect(str(daemon.socket))
         deaf.settimeout(0.5)
