@@ -42,6 +42,7 @@ unread_timeout = 0.5
 [templates.blog]
 sql = ["{ROOT}/examples/blog/*.sql"]
 min_ready = 3
+stay_connected = "never"  # so that open files can be counted
 max_clones = 6
 max_lease = 2.0
 keep_for = 0.3
