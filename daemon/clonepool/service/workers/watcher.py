@@ -1,7 +1,7 @@
 """Watches the files from which templates are made, and has those looked at that may have changed.
 
 Directories are watched and not files: editors replace files, and new ones may match a pattern. Only
-a pattern with `**` has whole trees watched. While it is quiet that costs nothing.
+a pattern with `**` has whole trees watched. While it is quiet that costs a thousandth of a core.
 """
 
 from __future__ import annotations
