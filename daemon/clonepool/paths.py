@@ -1,13 +1,12 @@
-"""Where things are: the daemon's socket, its state, its configuration.
+"""Where the daemon's socket is.
 
-Standard library only, because clients use it to find the daemon. Nothing here creates anything.
+Clients use it to find the daemon, and a test runner shall not wait for their import: `os` alone,
+as `pathlib` and `tempfile` would be half of it. Nothing here creates anything.
 """
 
 from __future__ import annotations
 
 import os
-import tempfile
-from pathlib import Path
 
 SOCKET_VARIABLE = "CLONEPOOL_SOCKET"
 SOCKET_NAME = "clonepool.sock"
@@ -44,36 +43,13 @@ def is_trusted(socket_path: str) -> bool:
 
     Anybody may make a directory in /tmp; a client must not take a stranger's for the daemon.
     """
-    directory = Path(socket_path).parent.stat()
-    return directory.st_uid in {0, os.geteuid()} or not str(socket_path).startswith(
-        f"{tempfile.gettempdir()}/"
-    )
-
-
-def default_state_dir() -> Path:
-    """Return where a daemon started by this user keeps what outlives it."""
-    if systemd := os.environ.get("STATE_DIRECTORY"):
-        return Path(systemd.split(":")[0])
-    if os.geteuid() == 0:
-        return Path("/var/lib/clonepool")
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "clonepool"
-
-
-def default_config() -> Path:
-    """Return the configuration used when none is named: here, the system's, the shipped one."""
-    for candidate in (Path("config.toml"), Path("/etc/clonepool/config.toml")):
-        if candidate.exists():
-            return candidate
-    return shipped_config()
-
-
-def shipped_config() -> Path:
-    """Return the configuration that runs the demo: the installed one, or the checkout's."""
-    package = Path(__file__).resolve().parent
-    installed = package / "shipped" / "config.toml"
-    return installed if installed.exists() else package.parents[1] / "config.toml"
+    directory = os.stat(str(socket_path).rpartition("/")[0] or ".")  # noqa: PTH116 - see above
+    return directory.st_uid in {0, os.geteuid()} or not str(socket_path).startswith(f"{_tmp()}/")
 
 
 def _private_tmp() -> str:
-    return f"{tempfile.gettempdir()}/clonepool-{os.geteuid()}"
+    return f"{_tmp()}/clonepool-{os.geteuid()}"
+
+
+def _tmp() -> str:
+    return (os.environ.get("TMPDIR") or "/tmp").rstrip("/")  # noqa: S108 - its owner is looked at

@@ -3,6 +3,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clonepool import paths
+from clonepool.cli import locations
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,17 +32,17 @@ def test_otherwise_the_users_place_comes_before_the_systems(
 
 def test_the_state_directory_is_the_one_that_systemd_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", "/var/lib/x")
-    assert str(paths.default_state_dir()) == "/var/lib/x"
+    assert str(locations.default_state_dir()) == "/var/lib/x"
 
 
 def test_the_shipped_configuration_exists() -> None:
-    assert paths.shipped_config().exists()
+    assert locations.shipped_config().exists()
 
 
 def test_a_strangers_directory_in_tmp_is_not_trusted(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
     own = tmp_path / "own"
     own.mkdir()
     assert paths.is_trusted(str(own / "s"))

@@ -38,10 +38,10 @@ def command(config_path: Path | None, leases: int) -> None:
     """Lease real databases from a daemon of the demo's own, and show what it costs."""
     import anyio
 
-    from clonepool import paths
+    from clonepool.cli import locations
     from clonepool.cli.demo_scenes import play
 
-    config = config_path or paths.shipped_config()
+    config = config_path or locations.shipped_config()
     click.echo(f"Starting a daemon with {config} …")
     began = time.monotonic()
     with private_daemon(config) as socket_path, Client(str(socket_path), name="demo") as client:

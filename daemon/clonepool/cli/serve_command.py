@@ -37,15 +37,16 @@ def command(
     import anyio
 
     from clonepool import config, paths
+    from clonepool.cli import locations
     from clonepool.observe import logs
     from clonepool.service.app import serve
 
-    settings = config.load(config_path or paths.default_config(), http_listen=listen)
+    settings = config.load(config_path or locations.default_config(), http_listen=listen)
     logs.configure(settings.log.level, settings.log.format)
     anyio.run(
         serve,
         settings,
         Path(paths.default_socket(socket_path)),
-        (state or paths.default_state_dir()).absolute(),
+        (state or locations.default_state_dir()).absolute(),
         backend_options={"use_uvloop": True},
     )
