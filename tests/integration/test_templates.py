@@ -42,7 +42,9 @@ async def test_a_changed_file_makes_another_generation_and_the_old_one_is_droppe
     second = await workshop.build(["*.sql"], place, "changed")
     assert not second.reused
     assert second.database != first.database
-    assert await workshop.builder.drop_stale({second.database}, {"changed"}) == [first.database]
+    assert await workshop.builder.generations.drop_others({"changed"}, {second.database}) == [
+        first.database
+    ]
 
 
 async def test_a_generation_is_sealed_frozen_and_annotated(workshop: Workshop, place: Path) -> None:

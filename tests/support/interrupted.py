@@ -23,7 +23,7 @@ import anyio
 from clonepool.cli import main as clonepool
 from clonepool.core.decisions import Renewed
 from clonepool.postgres import databases, psql
-from clonepool.postgres.builder import Builder
+from clonepool.postgres.generations import Generations
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.rewind.undo import Undo
 from clonepool.service.broker import Broker
@@ -84,7 +84,7 @@ WORK = {
     "drop": Work(Dropper, "_run_once"),
     "build.create": Work(databases, "create", _of_build),
     "build.file": Work(psql, "run_file"),
-    "build.freeze": Work(Builder, "_freeze"),
+    "build.freeze": Work(Generations, "_freeze"),
     "build.annotate": Work(databases, "annotate", _writes("kind", "generation")),
     "build.seal": Work(databases, "seal"),
     "build.rename": Work(databases, "rename"),

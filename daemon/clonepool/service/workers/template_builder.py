@@ -17,6 +17,7 @@ import structlog
 from clonepool.core.pool import Phase
 from clonepool.errors import ClonepoolError, ServerUnavailableError
 from clonepool.postgres import databases
+from clonepool.postgres.generations import built_at
 from clonepool.postgres.recipe import Recipe, differences
 from clonepool.postgres.roles import derived_password
 
@@ -216,24 +217,22 @@ class TemplateBuilder:
         context = self._context
         keep = {generation.database for generation in context.generations.values()}
         try:
-            found = await self._builder.generations(set(context.generations))
-            for template in context.generations:
+            configured = set(context.generations) & set(context.config.templates)
+            found = await self._builder.generations.of(configured)
+            for template in configured:
                 section = context.config.templates[template]
-                former = sorted(
-                    (
-                        (int(each.comment.get("built_at") or 0), each.name)
-                        for each in found
-                        if each.identity.template == template and each.name not in keep
-                    ),
-                    reverse=True,
-                )
                 since = time.time() - section.keep_generations_for
+                former = [
+                    each
+                    for each in found
+                    if each.identity.template == template and each.name not in keep
+                ]
                 keep |= {
-                    name
-                    for built_at, name in former[: section.keep_generations]
-                    if built_at >= since
+                    each.name
+                    for each in former[: section.keep_generations]
+                    if built_at(each) >= since
                 }
-            for name in await self._builder.drop_stale(keep, set(context.generations)):
+            for name in await self._builder.generations.drop_others(configured, keep):
                 log.info("template.stale_dropped", database=name)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin("template.stale_kept", "", error)

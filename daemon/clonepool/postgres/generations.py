@@ -1,0 +1,181 @@
+"""Generations on the server: found, finished, dropped.
+
+Only a database that carries its final name is a generation, and only a whole one gets it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from clonepool.core.naming import Identity, Kind
+from clonepool.errors import ClonepoolError, StatementError
+from clonepool.postgres import databases
+from clonepool.postgres.clones import Contents, read_contents
+from clonepool.postgres.rewind.survey import CREATE_FUNCTIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+    from clonepool.core.naming import Namer
+    from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.recipe import Inputs
+
+FREEZE_SECONDS = 600.0
+
+
+class Finish(msgspec.Struct, frozen=True):
+    """How a database becomes a generation.
+
+    Attributes:
+        template: whose.
+        short: stands for the generation in names.
+        facts: what its comment tells the next daemon.
+        rewindable: whether it gets the functions by which its clones' pages are looked at.
+        analyze: whether statistics are gathered.
+    """
+
+    template: str
+    short: str
+    facts: dict[str, Any]
+    rewindable: bool
+    analyze: bool
+
+
+async def _nothing() -> None:
+    """Do nothing."""
+
+
+class Generations:
+    """The generations of one instance on one server."""
+
+    def __init__(self, gateway: Gateway, namer: Namer, capabilities: Capabilities) -> None:
+        self._gateway = gateway
+        self._namer = namer
+        self._superuser = capabilities.superuser
+
+    def name(self, template: str, short: str) -> str:
+        """Return the name of a generation's database."""
+        return self._namer.name(Identity(Kind.GENERATION, template, short, 0))
+
+    def temporary_name(self, template: str, short: str, serial: int) -> str:
+        """Return the name under which a generation is built."""
+        return self._namer.name(Identity(Kind.BUILD, template, short, serial))
+
+    async def of(self, templates: Collection[str]) -> list[databases.Database]:
+        """Return the generations of these templates that are on the server, the newest first."""
+        ours, _ = await databases.list_ours(self._gateway, self._namer)
+        found = [
+            database
+            for database in ours
+            if database.identity.kind is Kind.GENERATION and database.identity.template in templates
+        ]
+        return sorted(found, key=built_at, reverse=True)
+
+    async def drop_others(self, templates: Collection[str], keep: Collection[str]) -> list[str]:
+        """Drop the generations of `templates` but those to `keep`; return their names."""
+        gone = [each.name for each in await self.of(templates) if each.name not in keep]
+        for name in gone:
+            await databases.drop(self._gateway, name, sealed=True)
+        return gone
+
+    async def find(self, template: str, inputs: Inputs) -> tuple[str, Contents] | None:
+        """Return the newest generation of these inputs, and what it holds.
+
+        One that has its name and is not whole is dropped.
+        """
+        for database in await self.of({template}):
+            short = database.identity.generation
+            if database.comment.get("fingerprint") == inputs.full:
+                contents = contents_of(database)
+                if contents is not None:
+                    return short, contents
+            if short == inputs.short:
+                await databases.drop(self._gateway, database.name, sealed=True)
+        return None
+
+    async def finish(
+        self,
+        temporary: str,
+        finish: Finish,
+        check: Callable[[], Awaitable[None]] = _nothing,
+    ) -> Contents:
+        """Make a generation of a database that is filled.
+
+        Args:
+            temporary: its name so far.
+            finish: what it becomes.
+            check: is called when nothing more will change, and may object by raising.
+
+        Raises:
+            ClonepoolError: it still has its temporary name, and is to be removed.
+        """
+        contents = await self._freeze(
+            temporary, rewindable=finish.rewindable, analyze=finish.analyze
+        )
+        await check()
+        facts = {
+            **finish.facts,
+            "template": finish.template,
+            "kind": "generation",
+            "built_at": int(time.time()),
+            "contents": msgspec.to_builtins(contents),
+        }
+        await databases.annotate(self._gateway, temporary, facts)
+        await databases.seal(self._gateway, temporary)
+        await databases.rename(self._gateway, temporary, self.name(finish.template, finish.short))
+        return contents
+
+    async def remove(self, temporary: str) -> None:
+        """Drop what became of a build that failed, also when nobody waits for it any more."""
+        with anyio.move_on_after(databases.DROP_SECONDS, shield=True):
+            try:
+                await databases.drop(self._gateway, temporary, sealed=True)
+            except ClonepoolError:
+                return  # the server is gone; the next start sweeps it away
+
+    async def size(self, name: str) -> int:
+        """Return what a database takes, in bytes."""
+        async with self._gateway.control() as session:
+            return int(await session.value("SELECT pg_database_size($1)", name))
+
+    async def _freeze(self, database: str, *, rewindable: bool, analyze: bool) -> Contents:
+        """Leave every page frozen, hinted and all-visible, statistics fresh, and read the digest.
+
+        The checkpoint makes commits that were asynchronous known as committed to the VACUUM; it
+        needs rights that an ordinary role lacks, and psql's sessions commit synchronously anyway.
+        """
+        async with self._gateway.session(database) as session:
+            await session.execute(
+                "SET client_min_messages = error; SET default_transaction_read_only = off"
+            )
+            if rewindable:
+                for statement in CREATE_FUNCTIONS:
+                    with contextlib.suppress(StatementError):  # contrib is not installed
+                        await session.execute(statement)
+            if self._superuser:
+                await session.execute("CHECKPOINT", seconds=FREEZE_SECONDS)
+            # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
+            if analyze:
+                await session.execute("ANALYZE", seconds=FREEZE_SECONDS)
+            await session.execute("VACUUM (FREEZE)", seconds=FREEZE_SECONDS)
+            return await read_contents(session)
+
+
+def built_at(database: databases.Database) -> int:
+    """Return when a generation was built, in Unix seconds; 0 when that is not known."""
+    return int(database.comment.get("built_at") or 0)
+
+
+def contents_of(database: databases.Database) -> Contents | None:
+    """Return what a generation holds, None when it is not whole or does not say."""
+    if not (database.sealed and database.valid):
+        return None
+    with contextlib.suppress(msgspec.ValidationError):
+        return msgspec.convert(database.comment.get("contents"), Contents)
+    return None

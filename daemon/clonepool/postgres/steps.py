@@ -1,0 +1,174 @@
+"""The steps of a build: what is done to the database under its temporary name, in which order."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+
+from clonepool.config import DumpSection
+from clonepool.errors import StatementError, TemplateFailedError
+from clonepool.postgres import databases, escapes, programs, psql
+from clonepool.postgres.commands import run_command
+from clonepool.postgres.dumps import Restorer
+from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.properties import Properties, elements, give_properties, properties_of
+from clonepool.postgres.recipe import Inputs, Recipe, is_url
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from clonepool.config import DatabaseSection
+    from clonepool.postgres.gateway import Gateway
+
+    Task = tuple[str, Callable[[], Awaitable[None]]]
+
+EXTENSION_SECONDS = 600.0
+
+
+class Steps:
+    """Knows how each kind of source gets into a database.
+
+    Args:
+        gateway: the way to the server.
+        psql: the program; PostgreSQL's others are beside it.
+    """
+
+    def __init__(self, gateway: Gateway, psql: Path) -> None:
+        self._gateway = gateway
+        self._psql = psql
+
+    def of(self, recipe: Recipe, inputs: Inputs, database: str) -> list[Task]:
+        """Return what is to be done, in order, each with what people are told of it."""
+        section, directory = recipe.section, recipe.directory
+        seconds = section.build_timeout
+        steps: list[Task] = [("creating the database", lambda: self._create(recipe, database))]
+        if recipe.origin and is_url(recipe.origin.source):
+            origin = recipe.origin
+            steps.append(("copying the database", lambda: self._fetch(origin, recipe, database)))
+        if section.extensions:
+            steps.append(("extensions", lambda: self._extend(section.extensions, database)))
+        if recipe.dump:
+            dump = recipe.dump
+            steps.append((dump.file, lambda: self._restore(dump, recipe, database)))
+        steps += [
+            (file.name, partial(self._run, file.path, recipe, database)) for file in inputs.sql
+        ]
+        if recipe.command:
+            command, login = recipe.command, recipe.login or self._gateway.endpoint
+            steps.append(
+                (
+                    "command",
+                    lambda: run_command(command, login, database, directory, seconds=seconds),
+                )
+            )
+        if section.settings:
+            steps.append(("settings", lambda: self._set(section.settings, database)))
+        return steps
+
+    async def _create(self, recipe: Recipe, database: str) -> None:
+        """Make the database: empty, or a copy of another of the same server."""
+        section, seconds = recipe.section, recipe.section.build_timeout
+        source, options = "template0", ""
+        given = None
+        if recipe.lower is not None:
+            source, given = recipe.lower.database, recipe.lower.contents.properties
+        elif recipe.origin and not is_url(recipe.origin.source):
+            source = recipe.origin.source
+            given = await self._prepare_origin(recipe.origin)
+        if section.encoding:
+            options += f" ENCODING {literal(section.encoding)}"
+        if section.locale:
+            options += f" LOCALE {literal(section.locale)}"
+        try:
+            await databases.create(
+                self._gateway, database, source, options, seconds, owner=section.role
+            )
+        except StatementError as error:
+            remedy = ""
+            if error.sqlstate == databases.OBJECT_IN_USE:
+                remedy = "end them, or set database.end_sessions"
+            raise TemplateFailedError(str(error), remedy=remedy) from error
+        if given is not None:
+            await give_properties(self._gateway, database, given)
+
+    async def _prepare_origin(self, origin: DatabaseSection) -> Properties:
+        """Read what a copy of a database lacks; end sessions on it only if told to."""
+        if origin.end_sessions:
+            await databases.end_sessions(self._gateway, origin.source, clients_only=True)
+        async with self._gateway.control() as session:
+            return await properties_of(session, origin.source)
+
+    async def _fetch(self, origin: DatabaseSection, recipe: Recipe, database: str) -> None:
+        """Dump another server's database and restore it here."""
+        seconds = recipe.section.build_timeout
+        with tempfile.TemporaryDirectory(prefix="clonepool-copy-") as scratch:
+            dump = Path(scratch) / "database.dump"
+            done = await programs.run(
+                [
+                    str(self._psql.with_name("pg_dump")),
+                    "--format=custom",
+                    f"--file={dump}",
+                    f"--dbname={origin.source}",
+                    "--no-password",
+                ],
+                env={**programs.inherited(), "LC_ALL": "C", "PGAPPNAME": "clonepool"},
+                directory=Path(scratch),
+                seconds=seconds,
+                what="pg_dump",
+            )
+            if done.code:
+                raise TemplateFailedError(
+                    f"database: {done.output}", remedy="see that the URL is right and reachable"
+                )
+            await self._restorer(recipe).restore(
+                dump, DumpSection(str(dump)), database, seconds=seconds
+            )
+
+    async def _extend(self, extensions: list[str], database: str) -> None:
+        """Create extensions as our own role: most want a superuser."""
+        async with self._gateway.session(database) as session:
+            for extension in extensions:
+                await session.execute(
+                    f"CREATE EXTENSION IF NOT EXISTS {identifier(extension)} CASCADE",
+                    seconds=EXTENSION_SECONDS,
+                )
+
+    async def _restore(self, dump: DumpSection, recipe: Recipe, database: str) -> None:
+        await self._restorer(recipe).restore(
+            recipe.directory / dump.file,
+            dump,
+            database,
+            seconds=recipe.section.build_timeout,
+        )
+
+    def _restorer(self, recipe: Recipe) -> Restorer:
+        return Restorer(self._gateway, self._psql, self._gateway.endpoint, recipe.section.role)
+
+    async def _run(self, file: Path, recipe: Recipe, database: str) -> None:
+        await anyio.to_thread.run_sync(escapes.check_stays, file)
+        await psql.run_file(
+            self._psql,
+            self._gateway.endpoint,
+            database,
+            file,
+            seconds=recipe.section.build_timeout,
+            role=recipe.section.role,
+        )
+
+    async def _set(self, settings: dict[str, str], database: str) -> None:
+        """Give the database settings of its own; clones get them too."""
+        async with self._gateway.control() as session:
+            for name, value in settings.items():
+                variable = ".".join(identifier(part) for part in name.split("."))
+                await session.execute(
+                    f"ALTER DATABASE {identifier(database)} SET {variable} = {_value(name, value)}"
+                )
+
+
+def _value(name: str, value: str) -> str:
+    """Return a setting's value for SQL; lists of names stay lists."""
+    return ", ".join(map(literal, elements(name, value))) or "''"
