@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from clonepool.service.broker import Sessions
     from clonepool.service.builds import Builds
+    from clonepool.service.making import Making
+    from clonepool.service.methods import Connection
     from clonepool.service.status import StatusBoard
 
 TEMPLATE, GENERATION = "faked", "aaaaaaaa"
@@ -100,6 +102,15 @@ class FakeBoard:
         return {"pools": msgspec.to_builtins(pools)}
 
 
+class FakeMaking:
+    """Nobody makes templates here."""
+
+    def disconnect(self, peer: Connection) -> None:
+        """Nothing was begun."""
+
+    snapshot = define = finalize = disconnect
+
+
 async def main(path: Path, ready: int) -> None:
     """Serve until killed."""
     config = Config(
@@ -117,7 +128,8 @@ async def main(path: Path, ready: int) -> None:
     broker.carry_out(fleet.pools[TEMPLATE].template_ready(GENERATION, time.monotonic()))
     board = cast("StatusBoard", FakeBoard(fleet))
     builds = cast("Builds", None)  # nobody asks for any
-    methods = Methods(broker, ENDPOINT, Logins(ENDPOINT), config, board, builds)
+    making = cast("Making", FakeMaking())
+    methods = Methods(broker, ENDPOINT, Logins(ENDPOINT), config, board, builds, making)
     await listener.open(methods, Gatekeeper(config.access))
     await asyncio.Event().wait()
 

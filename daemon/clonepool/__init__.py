@@ -8,6 +8,6 @@
 Importing this needs the standard library alone.
 """
 
-from clonepool.client import Client, Lease, lease
+from clonepool.client import Client, Definition, Lease, lease
 
-__all__ = ["Client", "Lease", "lease"]
+__all__ = ["Client", "Definition", "Lease", "lease"]

@@ -98,23 +98,14 @@ class DatabaseSection(Section, frozen=True):
     end_sessions: bool = False
 
 
-class TemplateSection(Section, frozen=True):
-    """One template. It is made from what the keys before `min_ready` name, in their order."""
+class CloneOptions(Section, frozen=True):
+    """How the clones of a template are held and used, however it was made."""
 
-    extends: str = ""
-    database: str | DatabaseSection = ""
     extensions: list[str] = []
-    dump: str | DumpSection = ""
-    sql: list[str] = []
-    command: str | list[str] | CommandSection = ""
     settings: dict[str, str] = {}
     encoding: str = ""
     locale: str = ""
     analyze: bool = True
-    keep_generations: Count = 3
-    keep_generations_for: Seconds = 86_400.0
-    on_failure: Literal["fail", "serve_previous"] = "fail"
-    min_ready: Count = 8
     max_clones: Positive = 64
     shrink_after: Seconds = 60.0
     copy: Literal["auto", "wal_log", "file_copy", "clone"] = "auto"
@@ -132,6 +123,35 @@ class TemplateSection(Section, frozen=True):
     build_timeout: Seconds = 600.0
 
 
+class TemplateSection(CloneOptions, frozen=True):
+    """One template, and what it is made from."""
+
+    extends: str = ""
+    database: str | DatabaseSection = ""
+    dump: str | DumpSection = ""
+    sql: list[str] = []
+    command: str | list[str] | CommandSection = ""
+    keep_generations: Count = 3
+    keep_generations_for: Seconds = 86_400.0
+    on_failure: Literal["fail", "serve_previous"] = "fail"
+    min_ready: Count = 8
+
+
+class ClientTemplatesSection(CloneOptions, frozen=True):
+    """Templates that clients make, and the options of those that they define."""
+
+    allow: bool = False
+    max_templates: Positive = 16
+    fill_timeout: Seconds = 600.0
+    unused_for: Seconds = 86_400.0
+
+
+def made_by_client(options: CloneOptions) -> TemplateSection:
+    """Return the section of a template without sources, of which none is held ready for nobody."""
+    shared = {name: getattr(options, name) for name in CloneOptions.__struct_fields__}
+    return TemplateSection(**shared, min_ready=0, keep_generations=0)
+
+
 class Config(Section, frozen=True):
     """The whole file. Relative paths in it start at `directory`."""
 
@@ -143,6 +163,7 @@ class Config(Section, frozen=True):
     http: HttpSection = HttpSection()
     log: LogSection = LogSection()
     templates: dict[str, TemplateSection] = {}
+    client_templates: ClientTemplatesSection = ClientTemplatesSection()
     directory: str = "."
 
 
@@ -180,8 +201,9 @@ def _check(config: Config) -> None:
     if config.server != EMBEDDED and not re.match(r"postgres(ql)?://", config.server):
         raise msgspec.ValidationError('Expected "embedded" or a postgresql:// URL - at `$.server`')
     _check_listen(config.http.listen)
-    if not config.templates:
+    if not config.templates and not config.client_templates.allow:
         raise msgspec.ValidationError("Expected at least one [templates.NAME] - at `$.templates`")
+    _check_roles("client_templates", config.client_templates)
     for name, template in config.templates.items():
         _check_name(f"templates.{name}", name, TEMPLATE_PATTERN)
         if template.min_ready > template.max_clones:
@@ -190,14 +212,17 @@ def _check(config: Config) -> None:
                 f" - at `$.templates.{name}.min_ready`"
             )
         _check_sources(name, template, config.templates)
-        if template.lease_roles and not template.role:
-            raise msgspec.ValidationError(
-                "Expected a role, whose rights each lease's own role gets"
-                f" - at `$.templates.{name}.role`"
-            )
+        _check_roles(f"templates.{name}", template)
     if (total := sum(t.min_ready for t in config.templates.values())) > config.pool.max_clones:
         raise msgspec.ValidationError(
             f"Expected at least {total}, the sum of all min_ready - at `$.pool.max_clones`"
+        )
+
+
+def _check_roles(key: str, options: CloneOptions) -> None:
+    if options.lease_roles and not options.role:
+        raise msgspec.ValidationError(
+            f"Expected a role, whose rights each lease's own role gets - at `$.{key}.role`"
         )
 
 
@@ -304,7 +329,9 @@ def _choices(keys: str) -> str:
 
 
 def _keys(section: type[Section]) -> str:
-    return ", ".join(field for field in section.__struct_fields__ if field != "directory")
+    shared = CloneOptions.__struct_fields__ if issubclass(section, CloneOptions) else ()
+    own = [field for field in section.__struct_fields__ if field not in shared]
+    return ", ".join(field for field in (*own, *shared) if field != "directory")
 
 
 def _at(keys: str, raw: dict[str, Any]) -> Any:

@@ -45,7 +45,7 @@ class UnknownMethodError(ClonepoolError):
 
 
 class UnknownTemplateError(ClonepoolError):
-    """The configuration has no template of that name."""
+    """There is no template of that name."""
 
     code = "unknown_template"
 
@@ -90,6 +90,24 @@ class NotYourLeaseError(ClonepoolError):
     """The token names no lease: it is wrong, or the lease has ended."""
 
     code = "not_your_lease"
+
+
+class NotYourDefinitionError(ClonepoolError):
+    """The token names no template to be filled: wrong, finalized, given up, or too late."""
+
+    code = "not_your_definition"
+
+
+class NotAllowedError(ClonepoolError):
+    """The configuration does not let clients make templates."""
+
+    code = "not_allowed"
+
+
+class CloneInUseError(ClonepoolError):
+    """Somebody is connected to a database that has to be at rest."""
+
+    code = "clone_in_use"
 
 
 class ServerUnavailableError(ClonepoolError):
@@ -194,6 +212,9 @@ BY_CODE: dict[str, type[ClonepoolError]] = {
         ClientLimitError,
         TemplateFailedError,
         NotYourLeaseError,
+        NotYourDefinitionError,
+        NotAllowedError,
+        CloneInUseError,
         ServerUnavailableError,
         ShuttingDownError,
         AccessDeniedError,

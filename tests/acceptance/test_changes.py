@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from clonepool.client import Client
 from clonepool.errors import TemplateFailedError, UnknownTemplateError
 from support.daemons import Daemon, eventually, running_daemon
 from support.queries import ask, value
@@ -249,3 +250,38 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_template(daemon: Daem
     daemon.start()
     assert leased(daemon) == 2
     assert ask(daemon, building) == 0
+
+
+def test_who_waits_for_a_clone_hears_which_file_is_being_run() -> None:
+    files = {"1.sql": ONE, "2.sql": "SELECT pg_sleep(1.5);"}
+    with running_daemon(CONFIG, files=files) as daemon:
+        heard: list[dict[str, Any]] = []
+        client = Client(str(daemon.socket), on_notification=lambda _, news: heard.append(news))
+        with client, client.lease("shop", timeout=30, progress=True):
+            pass
+        told = [news for news in heard if news["what"] == "2.sql"]
+        assert told, heard
+        assert (told[-1]["step"], told[-1]["steps"]) == (3, 4)
+        assert told[-1]["phase"] == "building"
+        assert told[-1]["seconds"] > 0
+
+
+def test_the_command_that_watches_tells_of_each_build(daemon: Daemon) -> None:
+    leased(daemon)
+    argv = ["build", "shop", "--watch", "--socket", str(daemon.socket)]
+    with subprocess.Popen(
+        [sys.executable, "-m", "clonepool", *argv],
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+    ) as watching:  # fmt: skip
+        assert watching.stdout is not None
+        try:
+            assert watching.stdout.readline().startswith("shop: up to date as ")
+            time.sleep(0.5)
+            edit(daemon, TWO + "SELECT pg_sleep(0.5);")
+            assert watching.stdout.readline().startswith("shop: building ")
+            assert watching.stdout.readline().startswith("shop: ready ")
+            edit(daemon, "SELEC 1;")
+            lines = [watching.stdout.readline(), watching.stdout.readline()]
+            assert any("a.sql:1" in line and "shop: failed" in line for line in lines), lines
+        finally:
+            watching.terminate()

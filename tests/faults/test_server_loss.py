@@ -135,3 +135,19 @@ async def _value(url: str, sql: str) -> object:
     endpoint = from_url(url)
     async with Gateway(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.value(sql)
+
+
+def test_an_edit_while_the_server_is_away_is_built_when_it_is_back() -> None:
+    config = '[http]\nlisten = ""\n[templates.blog]\nsql = ["*.sql"]\nmin_ready = 2\n'
+    files = {"a.sql": "CREATE TABLE t AS SELECT 1 AS v;"}
+    with running_daemon(config, files=files) as daemon:
+        eventually(daemon.at_rest)
+        pid = server_pid(daemon)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            (daemon.directory / "a.sql").write_text("CREATE TABLE t AS SELECT 2 AS v;")
+            eventually(lambda: bool(daemon.events("template.stale")))
+        finally:
+            os.kill(pid, signal.SIGKILL)
+        with daemon.client() as client, client.lease("blog", timeout=30) as lease:
+            assert anyio.run(_value, lease.url, "SELECT v FROM t") == 2

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+from anyio.from_thread import start_blocking_portal
 
 from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.cluster import SUPERUSER
@@ -16,6 +18,8 @@ from clonepool.postgres.endpoint import Endpoint, from_url
 from clonepool.postgres.gateway import Gateway
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from support.daemons import Daemon
 
 
@@ -27,6 +31,27 @@ async def _value(url: str, sql: str) -> object:
 
 def value(url: str, sql: str) -> object:
     return anyio.run(_value, url, sql)
+
+
+def run(url: str, sql: str) -> None:
+    """Run statements as the user of the URL."""
+
+    async def work() -> None:
+        endpoint = from_url(url)
+        async with Gateway(endpoint, "test").session(endpoint.maintenance) as session:
+            await session.execute(sql)
+
+    anyio.run(work)
+
+
+@contextmanager
+def connected(url: str) -> Iterator[Callable[[str], object]]:
+    """Stay connected, and be able to ask for values."""
+    endpoint = from_url(url)
+    with start_blocking_portal() as portal:
+        opened = Gateway(endpoint, "test").session(endpoint.maintenance)
+        with portal.wrap_async_context_manager(opened) as session:
+            yield lambda sql: portal.call(session.value, sql)
 
 
 def ask(daemon: Daemon, sql: str) -> object:

@@ -17,7 +17,7 @@ from clonepool.errors import (
 
 COMMANDS = (
     "serve", "status", "exec", "acquire", "renew", "release", "drain", "templates", "build",
-    "demo",
+    "snapshot", "define", "demo",
 )  # fmt: skip
 _EXIT_CODES: dict[type[ClonepoolError], int] = {
     ConfigError: 2,

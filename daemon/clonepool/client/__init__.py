@@ -1,5 +1,6 @@
 """What test runners import. The synchronous client needs the standard library alone."""
 
+from clonepool.client.definition import Definition
 from clonepool.client.sync import Client, Lease, lease
 
-__all__ = ["Client", "Lease", "lease"]
+__all__ = ["Client", "Definition", "Lease", "lease"]

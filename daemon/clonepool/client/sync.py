@@ -11,6 +11,7 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from clonepool.client.definition import Definition
 from clonepool.errors import ConnectionLostError, DaemonNotFoundError, ShuttingDownError
 from clonepool.paths import is_trusted, socket_candidates
 from clonepool.protocol.client import ClientConnection, Notification, Reply
@@ -97,6 +98,32 @@ class Lease:
             AcquireTimeoutError, PoolFullError: there was no clean clone in time; the lease is over.
         """
         self._take(self._client.call("reset", lease=self.token, timeout=timeout))
+
+    def snapshot(self, template: str, *, end_sessions: bool = False) -> str:
+        """Make a template of the clone as it is now; the lease goes on.
+
+        Whoever may use the daemon can lease clones of it afterwards. One that was made under this
+        name by an earlier snapshot is replaced.
+
+        Args:
+            template: its name: a letter, then up to 21 letters, digits or underscores, lower case.
+            end_sessions: whether sessions on the clone are ended; nobody must be connected to it.
+
+        Returns:
+            The generation.
+
+        Raises:
+            NotAllowedError: the configuration does not allow it.
+            CloneInUseError: somebody is connected to the clone.
+            BadRequestError: the name is taken by a template that no snapshot made, or is none.
+            ClientLimitError: clients have made as many templates as may be, and use them all.
+            NotYourLeaseError, TemplateFailedError: the lease has ended, or PostgreSQL refused.
+        """
+        made = self._client.call(
+            "snapshot", lease=self.token, template=template, end_sessions=end_sessions or None
+        )
+        generation: str = made["generation"]
+        return generation
 
     def __enter__(self) -> Lease:
         return self
@@ -229,6 +256,33 @@ class Client:
             "reserve", template=template, tests=tests, parallelism=parallelism
         )
         return reserved
+
+    def define(
+        self, content: str, *, name: str | None = None, timeout: float | None = None
+    ) -> Definition:
+        """Have a template that `content` stands for; fill it if nobody has done that yet.
+
+        One client fills it, others wait. Use the result in a `with` block: at its end what was
+        filled becomes the template, or is given up if there was an error::
+
+            with client.define(digest_of("migrations")) as definition:
+                if not definition.filled:
+                    migrate(definition.url)
+            lease = client.lease(definition.template)
+
+        Args:
+            content: any text of up to 200 characters that is the same exactly when what will be
+                filled in is the same, such as a digest of the migrations.
+            name: how the template's name begins.
+            timeout: seconds to wait for who fills it; None for the daemon's default.
+
+        Raises:
+            NotAllowedError: the configuration does not allow it.
+            AcquireTimeoutError: another client was not done in time.
+            ClientLimitError: clients have made as many templates as may be, and use them all.
+            TemplateFailedError: there is no database to fill.
+        """
+        return Definition(self, self.call("define", hash=content, name=name, timeout=timeout))
 
     def call(self, method: str, **params: object) -> Any:
         """Send one request and wait for its result; parameters that are None are left out.

@@ -28,9 +28,10 @@ class Fleet:
         self, limits: Mapping[str, Limits], max_clones: int, namer: Namer, serials: Serials
     ) -> None:
         self.budget = Budget(max_clones)
-        self.pools = {
-            name: Pool(name, limit, self.budget, namer, serials) for name, limit in limits.items()
-        }
+        self._naming = namer, serials
+        self.pools: dict[str, Pool] = {}
+        for name, limit in limits.items():
+            self.enter(name, limit)
         self.budget.owed = lambda: sum(pool.shortage.owed for pool in self.pools.values())
         self.stopping = False
 
@@ -67,8 +68,18 @@ class Fleet:
         except KeyError:
             known = ", ".join(sorted(self.pools)) or "none"
             raise UnknownTemplateError(
-                f"there is no template {template!r}", remedy=f"configured are: {known}"
+                f"there is no template {template!r}", remedy=f"there are: {known}"
             ) from None
+
+    def enter(self, template: str, limits: Limits) -> Pool:
+        """Return the pool of a template, which is made if there is none."""
+        if template not in self.pools:
+            self.pools[template] = Pool(template, limits, self.budget, *self._naming)
+        return self.pools[template]
+
+    def remove(self, template: str) -> None:
+        """Forget a pool that holds nothing any more."""
+        del self.pools[template]
 
     def release(self, token: str) -> list[Decision]:
         """End a lease: whoever knows the token may.

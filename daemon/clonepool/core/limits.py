@@ -31,6 +31,7 @@ class Limits(msgspec.Struct, frozen=True):
         max_kept: clones that may be set aside for people; beyond that the oldest goes.
         max_lease: seconds after which a lease ends whatever its holder does; None for never.
         shrink_after: seconds after which clones beyond min_ready go that nobody needed meanwhile.
+        keep_for: seconds for which a clone that is set aside is kept.
         rewinds: whether returned clones are expected to be made good in place.
     """
 
@@ -40,6 +41,7 @@ class Limits(msgspec.Struct, frozen=True):
     max_kept: int = 4
     max_lease: float | None = None
     shrink_after: float = 60.0
+    keep_for: float = 3600.0
     rewinds: bool = False
 
 

@@ -56,6 +56,7 @@ class Phase(StrEnum):
     READY = "ready"
     FAILED = "failed"
     STOPPING = "stopping"
+    RETIRED = "retired"
 
 
 class Pool:
@@ -75,6 +76,7 @@ class Pool:
         self.template = template
         self.limits = limits
         self.phase = Phase.BUILDING
+        self.is_over = False  # stopping or retired: nothing more will be granted
         self.draining = False
         self.stale = False
         self.generation = ""
@@ -215,7 +217,7 @@ class Pool:
 
         Clones of an earlier one are granted to nobody any more.
         """
-        if self.phase is Phase.STOPPING:
+        if self.is_over:
             return []
         stale = self.distrust() if generation != self.generation else []
         self.phase, self.generation, self.failure = Phase.READY, generation, None
@@ -224,7 +226,7 @@ class Pool:
 
     def template_failed(self, error: ClonepoolError) -> list[Decision]:
         """Refuse everybody who waits and will ask, with the cause."""
-        if self.phase is Phase.STOPPING:
+        if self.is_over:
             return []
         self.phase, self.failure = Phase.FAILED, error
         return self.refuse_all(self._template_failure())
@@ -235,7 +237,7 @@ class Pool:
         What it was made from has changed, and acquires wait for the next one. Ready clones stay
         until that is there: it may be the same after all.
         """
-        if self.phase is not Phase.STOPPING:
+        if not self.is_over:
             self.phase, self.stale, self.failure = Phase.BUILDING, True, None
 
     def template_lost(self) -> None:
@@ -334,7 +336,7 @@ class Pool:
 
     def plan(self, now: float, *, refill: bool = True) -> list[Decision]:
         """Serve who waits, then start the clones that are missing: without `refill`, for them."""
-        if self.phase is Phase.STOPPING or self._budget.paused:
+        if self.is_over or self._budget.paused:
             return []
         decisions: list[Decision] = []
         while (
@@ -362,8 +364,13 @@ class Pool:
 
     def stop(self) -> list[Decision]:
         """Refuse who waits, park what is ready, and make no more; leases go on."""
-        self.phase = Phase.STOPPING
+        self.phase, self.is_over = Phase.STOPPING, True
         return [*self.refuse_all(refusals.shutting_down()), *self._park_ready()]
+
+    def retire(self) -> list[Decision]:
+        """Refuse who waits, drop what is ready, and make no more: the template is given up."""
+        self.phase, self.is_over = Phase.RETIRED, True
+        return [*self.refuse_all(refusals.retired(self.template)), *self.distrust()]
 
     def end_leases(self) -> list[Decision]:
         """End every lease that does not outlive the daemon."""
@@ -393,6 +400,12 @@ class Pool:
         return self.stock.count[State.DROPPING] + self.stock.count[State.RECYCLING]
 
     @property
+    def is_idle(self) -> bool:
+        """Whether nobody holds, waits for or has announced anything."""
+        announced = self.demand.reservations.ready
+        return not (len(self.leases) or self.line or self.resets or announced or self.stock.kept)
+
+    @property
     def can_create(self) -> bool:
         """Whether there is a generation to clone."""
         return self.phase is Phase.READY
@@ -418,7 +431,7 @@ class Pool:
         times.append(min(self.stock.kept.values(), default=None))
         if self.retries.at is not None and self.can_create and self._missing(refill=True) > 0:
             times.append(self.retries.at)
-        if self.phase is not Phase.STOPPING and not self._budget.paused:
+        if not self.is_over and not self._budget.paused:
             times.append(self.demand.next_time())
         return min((time for time in times if time is not None), default=None)
 
@@ -464,6 +477,8 @@ class Pool:
         """Say why there is nothing to be had, if so."""
         if self.phase is Phase.STOPPING:
             return refusals.shutting_down()
+        if self.phase is Phase.RETIRED:
+            return refusals.retired(self.template)
         if self.phase is Phase.FAILED:
             return self._template_failure()
         return refusals.draining(self.template) if self.draining and not continues else None
@@ -485,7 +500,7 @@ class Pool:
             self.line.add(request)
 
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
-        if not self._is_current(name):
+        if not self._is_current(name) or self.phase is Phase.RETIRED:
             return [*self._drop(name), *self.plan(now)]
         self.stock.shelve(name, event)
         self.demand.replaced()
@@ -522,7 +537,7 @@ class Pool:
         return self.shortage.to_create(refill=refill, shelf=refill and not self.draining)
 
     def _drop_surplus(self, now: float) -> list[Decision]:
-        if self.phase is Phase.STOPPING or self._budget.paused:
+        if self.is_over or self._budget.paused:
             return []
         return [drop for _ in range(self.demand.review(now)) for drop in self.give_up_ready()]
 
@@ -538,8 +553,7 @@ class Pool:
         return self.shortage.limited_by(self.retries.last_error, asking)
 
     def _template_failure(self) -> ClonepoolError:
-        cause = self.failure.sentence() if self.failure else "unknown"
-        return refusals.template_failed(self.template, cause)
+        return refusals.template_failed(self.template, self.failure)
 
     def _timeout_error(self, request: Request, now: float) -> ClonepoolError:
         waited = f"waited {now - request.asked_at:.3f} s for a clone of {self.template}"

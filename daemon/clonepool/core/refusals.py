@@ -9,12 +9,14 @@ from clonepool.errors import (
     AcquireTimeoutError,
     ClonepoolError,
     DrainingError,
+    NotYourDefinitionError,
     NotYourLeaseError,
     PoolFullError,
     QueueFullError,
     ServerUnavailableError,
     ShuttingDownError,
     TemplateFailedError,
+    UnknownTemplateError,
 )
 
 if TYPE_CHECKING:
@@ -25,11 +27,16 @@ if TYPE_CHECKING:
 _NAMED_HOLDERS = 3
 
 
-def template_failed(template: str, cause: str) -> TemplateFailedError:
-    """The template could not be built."""
+def template_failed(template: str, failure: ClonepoolError | None) -> TemplateFailedError:
+    """The template could not be built; a remedy that the failure names goes before ours."""
+    if failure is not None and failure.remedy:
+        return TemplateFailedError(
+            f"template {template} could not be built: {failure}", remedy=failure.remedy
+        )
     return TemplateFailedError(
-        f"template {template} could not be built: {cause}",
-        remedy="correct the template's files and start the daemon again",
+        f"template {template} could not be built: {failure or 'unknown'}",
+        remedy="correct what it is made from: it is built again when a file of it changes, or by"
+        f" `clonepool build {template}`",
     )
 
 
@@ -54,6 +61,30 @@ def not_your_lease() -> NotYourLeaseError:
     return NotYourLeaseError(
         "there is no lease of that token",
         remedy="a lease ends once: released, expired, or with its connection",
+    )
+
+
+def not_your_definition() -> NotYourDefinitionError:
+    """The token names no template that is being filled."""
+    return NotYourDefinitionError(
+        "there is no template to be filled of that token",
+        remedy="it is finalized once, in time, and while its connection lasts; define it again",
+    )
+
+
+def retired(template: str) -> UnknownTemplateError:
+    """The template was made by a client, and given up."""
+    return UnknownTemplateError(
+        f"the template {template} was given up: nobody has used it for long, or others were made",
+        remedy="make it again",
+    )
+
+
+def being_filled(template: str, seconds: float) -> AcquireTimeoutError:
+    """Another client fills the template, and is not done."""
+    return AcquireTimeoutError(
+        f"waited {seconds:.3f} s for another client to fill {template}",
+        remedy="wait longer, or see whether that client still works",
     )
 
 

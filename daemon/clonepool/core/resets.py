@@ -17,6 +17,9 @@ class Resets:
         self._line = WaitingLine()
         self._waiters: dict[str, Request] = {}
 
+    def __len__(self) -> int:
+        return len(self._line)
+
     def add(self, clone: str, request: Request) -> None:
         """Let a request wait for this clone."""
         self._line.add(request)

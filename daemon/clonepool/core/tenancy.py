@@ -35,6 +35,7 @@ class Tenancy:
 
     def __init__(self, template: str, max_lease: float | None) -> None:
         self.book = LeaseBook()
+        self.last_begun = 0.0
         self._template = template
         self._max_lease = max_lease
         self._unwritten: dict[int, Unwritten] = {}
@@ -46,6 +47,7 @@ class Tenancy:
         """Enter the lease of a clone that was just taken, and say how its holder is told."""
         lease = self._lease(request, clone, generation, now)
         self.book.enter(lease)
+        self.last_begun = now
         if not lease.outlives_connection:
             return _grant(request, lease, source, now)
         self._begun.add(clone)

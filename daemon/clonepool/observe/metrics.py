@@ -27,6 +27,10 @@ GAUGE_STATES = (
 )  # fmt: skip
 
 
+BY_CLIENTS = "made-by-clients"
+"""Stands for all templates that clients made: their names come and go, and labels stay for ever."""
+
+
 class TemplateMetrics:
     """The metrics of one template, their labels bound once: an acquire has no time for it."""
 
@@ -113,10 +117,52 @@ class Metrics:
             "clones_lost", "Clones that somebody else dropped or renamed.", "template"
         )
         self.of = {template: TemplateMetrics(self, template) for template in templates}
+        self._configured = frozenset(self.of)
+
+    def label(self, template: str) -> str:
+        """Return what stands for a template in labels."""
+        return template if template in self._configured else BY_CLIENTS
+
+    def enter(self, template: str) -> None:
+        """Count for a template that a client made."""
+        if template not in self.of:
+            self.of[template] = TemplateMetrics(self, self.label(template))
+
+    def remove(self, template: str) -> None:
+        """Count for it no more."""
+        del self.of[template]
+
+
+class _Gauge:
+    """One gauge; what has the same labels is added up."""
+
+    def __init__(self, name: str, says: str, *labels: str) -> None:
+        self._about = f"clonepool_{name}", says
+        self._labels = labels
+        self._values: dict[tuple[str, ...], float] = {}
+
+    def add(self, value: float, *labels: str) -> None:
+        self._values[labels] = self._values.get(labels, 0.0) + value
+
+    def family(self) -> GaugeMetricFamily:
+        family = GaugeMetricFamily(*self._about, labels=self._labels)
+        for labels, value in self._values.items():
+            family.add_metric(labels, value)
+        return family
 
 
 class PoolCollector(Collector):
-    """Gauges, read from a snapshot at the scrape."""
+    """Gauges, read from a snapshot at the scrape.
+
+    Args:
+        snapshots: returns one of each pool.
+        connections: returns how many clients are connected.
+        server_up: says whether the server answers.
+        server_connections: returns how many connections the daemon may have, and how many there
+            may be.
+        strategies: returns template, strategy, and whether it is chosen.
+        label: returns what stands for a template in labels.
+    """
 
     def __init__(
         self,
@@ -125,7 +171,9 @@ class PoolCollector(Collector):
         server_up: Callable[[], bool],
         server_connections: Callable[[], tuple[int, int]],
         strategies: Callable[[], Iterable[tuple[str, str, bool]]],
+        label: Callable[[str], str] = str,
     ) -> None:
+        self._label = label
         self._snapshots = snapshots
         self._connections = connections
         self._server_up = server_up
@@ -134,46 +182,37 @@ class PoolCollector(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Yield the gauges."""
-        clones = GaugeMetricFamily(
-            "clonepool_clones", "Clones by state.", labels=("template", "state")
+        clones = _Gauge("clones", "Clones by state.", "template", "state")
+        waiting = _Gauge("waiting", "Acquires in the queue.", "template")
+        target = _Gauge(
+            "target_ready", "Clones that are to be ready when nobody waits.", "template"
         )
-        waiting = GaugeMetricFamily(
-            "clonepool_waiting", "Acquires in the queue.", labels=("template",)
-        )
-        target = GaugeMetricFamily(
-            "clonepool_target_ready",
-            "Clones that are to be ready when nobody waits.",
-            labels=("template",),
-        )
-        template = GaugeMetricFamily(
-            "clonepool_template_ready", "Whether the template can be leased.", labels=("template",)
-        )
-        limited = GaugeMetricFamily(
-            "clonepool_limited",
+        template = _Gauge("template_ready", "Whether the template can be leased.", "template")
+        limited = _Gauge(
+            "limited",
             "Whether this limit keeps the pool from making a clone that it wants.",
-            labels=("template", "limit"),
+            "template",
+            "limit",
+        )
+        copying = _Gauge(
+            "copy_strategy",
+            "Whether clones are copied this way; no way while it is being measured.",
+            "template",
+            "strategy",
         )
         for pool in self._snapshots():
+            label = self._label(pool.template)
             for limit in Limit:
-                limited.add_metric((pool.template, limit), float(pool.limited_by == limit))
+                limited.add(float(pool.limited_by == limit), label, limit)
             for state in GAUGE_STATES:
-                clones.add_metric((pool.template, state), getattr(pool, state))
-            waiting.add_metric((pool.template,), pool.waiting)
-            target.add_metric((pool.template,), pool.target)
-            template.add_metric((pool.template,), float(pool.phase == "ready"))
-        yield clones
-        yield waiting
-        yield target
-        yield template
-        yield limited
-        copying = GaugeMetricFamily(
-            "clonepool_copy_strategy",
-            "Whether clones are copied this way; no way while it is being measured.",
-            labels=("template", "strategy"),
-        )
+                clones.add(getattr(pool, state), label, state)
+            waiting.add(pool.waiting, label)
+            target.add(pool.target, label)
+            template.add(float(pool.phase == "ready"), label)
         for name, strategy, chosen in self._strategies():
-            copying.add_metric((name, strategy), float(chosen))
-        yield copying
+            copying.add(float(chosen), self._label(name), strategy)
+        for gauge in (clones, waiting, target, template, limited, copying):
+            yield gauge.family()
         yield GaugeMetricFamily(
             "clonepool_connections", "Clients connected.", value=self._connections()
         )

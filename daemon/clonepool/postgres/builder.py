@@ -74,8 +74,8 @@ class Builder:
         self._gateway = gateway
         self.generations = Generations(gateway, namer, capabilities)
         self._capabilities = capabilities
-        self._steps = Steps(gateway, psql)
-        self._next_serial = next_serial
+        self.steps = Steps(gateway, psql)
+        self.next_serial = next_serial
         self._digests = Digests()
         self.tried: dict[str, str] = {}
         """By template: the fingerprint that was last built or found, or was to be."""
@@ -133,7 +133,7 @@ class Builder:
         async with BuildLock(self._gateway, f"{recipe.template} {inputs.full}"):
             found = None if anew else await self.generations.find(recipe.template, inputs)
             # Built anew it may hold something else: its clones are not to be taken for old ones.
-            number = f" {self._next_serial()}" if anew else ""
+            number = f" {self.next_serial()}" if anew else ""
             short = generation_name(inputs.full + number)
             short, contents = found or (
                 short,
@@ -154,7 +154,7 @@ class Builder:
         self, recipe: Recipe, inputs: Inputs, short: str, tell: Callable[[Step], None]
     ) -> Contents:
         section = recipe.section
-        temporary = self.generations.temporary_name(recipe.template, short, self._next_serial())
+        temporary = self.generations.temporary_name(recipe.template, short, self.next_serial())
         finish = Finish(
             recipe.template,
             short,
@@ -163,7 +163,7 @@ class Builder:
             section.analyze,
         )
         try:
-            steps = self._steps.of(recipe, inputs, temporary)
+            steps = self.steps.of(recipe, inputs, temporary)
             began = time.monotonic()
             for number, (what, step) in enumerate(steps, 1):
                 tell(Step(what, number, len(steps) + 1, time.monotonic() - began))

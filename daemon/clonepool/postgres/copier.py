@@ -183,17 +183,33 @@ class Copiers:
         *,
         throwaway: bool,
     ) -> None:
-        under_way: set[Turn] = set()
+        self._gateway = gateway
+        self._capabilities = capabilities
+        self._now = now
+        self._throwaway = throwaway
+        self._under_way: set[Turn] = set()
         self._of: dict[str, Copier] = {}
         for template, how in wanted.items():
-            try:
-                able = candidates(how, capabilities, throwaway=throwaway)
-            except CapabilityError as error:
-                raise CapabilityError(
-                    f"templates.{template}.{error}", remedy=error.remedy
-                ) from error
-            chooser = Chooser(able, under_way)
-            self._of[template] = Copier(gateway, capabilities, template, chooser, now)
+            self.enter(template, how)
+
+    def enter(self, template: str, how: str) -> None:
+        """Begin to copy a template, "auto" or by the strategy of that name.
+
+        Raises:
+            CapabilityError: the server cannot do what is wanted.
+        """
+        if template in self._of:
+            return
+        try:
+            able = candidates(how, self._capabilities, throwaway=self._throwaway)
+        except CapabilityError as error:
+            raise CapabilityError(f"templates.{template}.{error}", remedy=error.remedy) from error
+        chooser = Chooser(able, self._under_way)
+        self._of[template] = Copier(self._gateway, self._capabilities, template, chooser, self._now)
+
+    def remove(self, template: str) -> None:
+        """Copy it no more."""
+        del self._of[template]
 
     def of(self, template: str) -> Copier:
         """Return the one that makes that template's clones."""

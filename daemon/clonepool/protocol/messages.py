@@ -109,6 +109,29 @@ class Explain(Params, frozen=True):
     template: Text
 
 
+class Snapshot(Params, frozen=True):
+    """Make a template of a leased clone as it is; `end_sessions` ends who is connected to it."""
+
+    lease: Text
+    template: Text
+    end_sessions: bool = False
+
+
+class Define(Params, frozen=True):
+    """Have a template whose content `hash` stands for, or fill it; its name begins with `name`."""
+
+    hash: Text
+    name: Text = "made"
+    timeout: Seconds | None = None
+
+
+class Finalize(Params, frozen=True):
+    """Make a template of the database that was filled; `abandon` gives it up instead."""
+
+    definition: Text
+    abandon: bool = False
+
+
 class Ping(Params, frozen=True):
     """Liveness."""
 
@@ -126,6 +149,9 @@ METHODS: dict[str, type[Params]] = {
     "templates": Templates,
     "build": Build,
     "explain": Explain,
+    "snapshot": Snapshot,
+    "define": Define,
+    "finalize": Finalize,
     "ping": Ping,
 }
 
@@ -227,6 +253,45 @@ class ExplainResult(msgspec.Struct, frozen=True):
     due: list[str]
 
 
+class SnapshotResult(msgspec.Struct, frozen=True):
+    """The template that was made, and the seconds it took."""
+
+    template: str
+    generation: str
+    database: str
+    seconds: float
+
+
+class DefineResult(msgspec.Struct, frozen=True):
+    """A template that can be leased when it is `filled`, else a database to fill.
+
+    Attributes:
+        template: its name.
+        filled: whether it is there; then the rest is empty.
+        definition: token for `finalize`.
+        expires_in_seconds: how long the client may take to fill it.
+    """
+
+    template: str
+    filled: bool
+    definition: str = ""
+    database: str = ""
+    url: str = ""
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    password: str = ""
+    env: dict[str, str] = {}
+    expires_in_seconds: float = 0.0
+
+
+class FinalizeResult(msgspec.Struct, frozen=True):
+    """The template that can be leased from now on; empty when it was given up."""
+
+    template: str = ""
+    generation: str = ""
+
+
 class BuildProgress(msgspec.Struct, frozen=True):
     """Where a build is: `step` of `steps`, and what is done in it."""
 
@@ -238,13 +303,20 @@ class BuildProgress(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How an acquire fares that waits; `ahead` are served before it."""
+    """How an acquire fares that waits; `ahead` are served before it.
+
+    While its template is built, the rest is what `BuildProgress` has, and empty otherwise.
+    """
 
     request: int | str | None
     waited_seconds: float
     ahead: int
     phase: str
     limited_by: str
+    what: str = ""
+    step: int = 0
+    steps: int = 0
+    seconds: float = 0.0
 
 
 class DrainProgress(msgspec.Struct, frozen=True):

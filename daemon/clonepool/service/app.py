@@ -19,7 +19,6 @@ from prometheus_client import CollectorRegistry
 
 from clonepool.config import HttpSection
 from clonepool.core.fleet import Fleet
-from clonepool.core.limits import Limits
 from clonepool.core.naming import Namer, Serials
 from clonepool.errors import AlreadyRunningError, ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
@@ -27,6 +26,7 @@ from clonepool.postgres import databases
 from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
 from clonepool.postgres.copier import Copiers
+from clonepool.postgres.handmade import Handmade
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
 from clonepool.service import http, systemd
@@ -39,17 +39,23 @@ from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
 from clonepool.service.locks import hold_lock, load_secret, reserve_serials
 from clonepool.service.logins import Logins
+from clonepool.service.making import Making
 from clonepool.service.methods import Methods
+from clonepool.service.owners import Owners
+from clonepool.service.registry import limits_of
 from clonepool.service.server import kept_connections, open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
 from clonepool.service.status import StatusBoard
 from clonepool.service.storage import StorageGuard
 from clonepool.service.troubles import Troubles
 from clonepool.service.workers.auditor import Auditor
+from clonepool.service.workers.client_templates import ClientTemplates
 from clonepool.service.workers.context import Context
 from clonepool.service.workers.crew import Crew
+from clonepool.service.workers.definer import Definer
 from clonepool.service.workers.keeper import Keeper
 from clonepool.service.workers.references import ReferenceMaker
+from clonepool.service.workers.snapshots import Snapshots
 from clonepool.service.workers.template_builder import TemplateBuilder
 from clonepool.service.workers.watcher import Watcher
 
@@ -177,15 +183,25 @@ class _Daemon:
         context = self._make_context(fleet, capabilities, namer, ReferenceMaker(namer, serials))
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
-        builder = TemplateBuilder(
-            context,
-            Builder(gateway, namer, capabilities, self._server.psql, serials.next),
-            load_secret(self._server.state / "secret"),
-        )
-        context.rebuild, context.replace = builder.rebuild, builder.replace
+        secret = load_secret(self._server.state / "secret")
+        owners = Owners(context.roles, context.logins, secret)
+        build = Builder(gateway, namer, capabilities, self._server.psql, serials.next)
+        builder = TemplateBuilder(context, build, owners)
         async with anyio.create_task_group() as workers:
             broker = self._make_broker(context, workers)
+            made = ClientTemplates(context, build.generations, owners, workers)
+            context.rebuild = lambda name: (
+                made.lost(name) if name in made.registry.made else builder.rebuild(name)
+            )
+            context.replace = lambda name: (
+                made.lost(name, damaged=True)
+                if name in made.registry.made
+                else builder.replace(name)
+            )
+            made.find(ours)
             await take_over(context, ours)
+            await made.restore()
+            workers.start_soon(made.run)
             workers.start_soon(builder.run)
             workers.start_soon(Watcher(builder).run)
             self._start_keeper(workers, broker, context, builder)
@@ -195,7 +211,7 @@ class _Daemon:
                 gateway,
                 context.storage,
                 context.copiers,
-                self._config.instance,
+                self._config,
                 lambda: self._keeper.problem,
                 broker.now,
             )
@@ -206,6 +222,7 @@ class _Daemon:
                 self._config,
                 board,
                 Builds(builder, workers),
+                self._make_making(broker, context, build, made, workers),
             )
             await self._front(broker, methods, board, began)
             await self._clean_up(broker)
@@ -214,15 +231,7 @@ class _Daemon:
 
     def _make_fleet(self, namer: Namer, serials: Serials, *, rewinds: bool) -> Fleet:
         limits = {
-            name: Limits(
-                section.min_ready,
-                section.max_clones,
-                section.max_waiting,
-                section.max_kept,
-                section.max_lease or None,
-                section.shrink_after,
-                rewinds and section.recycle == "auto",
-            )
+            name: limits_of(section, rewinds=rewinds)
             for name, section in self._config.templates.items()
         }
         return Fleet(limits, self._config.pool.max_clones, namer, serials)
@@ -234,6 +243,7 @@ class _Daemon:
         storage = embedded.storage if embedded else None
         context = Context(
             config=self._config,
+            sections=dict(self._config.templates),
             gateway=gateway,
             capabilities=capabilities,
             fleet=fleet,
@@ -264,6 +274,21 @@ class _Daemon:
             ),
         )
         return context
+
+    def _make_making(
+        self,
+        broker: Broker,
+        context: Context,
+        build: Builder,
+        made: ClientTemplates,
+        workers: TaskGroup,
+    ) -> Making:
+        handmade = Handmade(
+            context.gateway, context.capabilities, build.generations, build.steps, build.next_serial
+        )
+        snapshots = Snapshots(context, made, handmade)
+        definer = Definer(context, made, handmade, workers, broker.call_later)
+        return Making(context, made, snapshots, definer, workers)
 
     def _make_broker(self, context: Context, workers: TaskGroup) -> Broker:
         crew = Crew(context, workers)
@@ -317,6 +342,7 @@ class _Daemon:
                 lambda: self._keeper.server_up,
                 board.connections,
                 board.strategies,
+                self._metrics.label,
             )
         )
         async with anyio.create_task_group() as front:

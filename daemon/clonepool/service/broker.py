@@ -274,7 +274,8 @@ class Broker:
         log.info(
             notice.news, clone=lease.clone, label=lease.label, seconds_left=round(notice.seconds, 3)
         )
-        self._metrics.lease_news.labels(lease.template, notice.news.rpartition(".")[2]).inc()
+        news = notice.news.rpartition(".")[2]
+        self._metrics.lease_news.labels(self._metrics.label(lease.template), news).inc()
         self._notify(notice)
 
     def _request(
@@ -318,7 +319,8 @@ class Broker:
         metrics.acquire_seconds.observe(self.now() - grant.asked_at)
 
     def _refuse(self, refusal: Refuse) -> None:
-        self._metrics.refusals.labels(refusal.template, refusal.error.code).inc()
+        template = self._metrics.label(refusal.template)
+        self._metrics.refusals.labels(template, refusal.error.code).inc()
         self._answer(refusal.waiter, refusal.error)
 
     # Time ---------------------------------------------------------------------------------

@@ -52,6 +52,10 @@ class Builds:
 
         self._builder.ask(params.template, tell, answer, anew=params.anew)
 
+    def step_of(self, template: str) -> Step | None:
+        """Return where the build of a template is, None while there is none."""
+        return self._builder.under_way.get(template)
+
     def explain(self, peer: Connection, request: RequestId, template: str) -> None:
         """Find out what goes into a template, and answer."""
         self._tasks.start_soon(self._explain, peer, request, template)

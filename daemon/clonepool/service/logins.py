@@ -75,6 +75,15 @@ class Logins:
             msgspec.structs.replace(self._endpoint, user=_ROLE, password=_PASSWORD)
         )
 
+    def to_fill(self, template: str, database: str) -> Login:
+        """Return how a client connects to a database that it is to fill, as a template's owner."""
+        return _Recipe(self._owners.get(template, self._endpoint)).login(database)
+
+    def forget_template(self, template: str) -> None:
+        """Forget a template that is gone."""
+        self._owners.pop(template, None)
+        self._of_template.pop(template, None)
+
     def owner(self, template: str) -> Endpoint | None:
         """Return as whom to log in to fill a template; None for our own role."""
         return self._owners.get(template)

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from clonepool.service.broker import Answer, Broker
     from clonepool.service.builds import Builds
     from clonepool.service.logins import Logins
+    from clonepool.service.making import Making
     from clonepool.service.status import StatusBoard
 
 DAEMON = f"clonepool {version('clonepool')}"
@@ -79,15 +80,17 @@ class Methods:
         config: Config,
         board: StatusBoard,
         builds: Builds,
+        making: Making,
     ) -> None:
         self._broker = broker
         self._builds = builds
+        self._making = making
         self._endpoint = endpoint
         self._logins = logins
         self._instance = config.instance
         self._max_leases = config.access.max_leases_per_client
         self._max_pending = config.access.max_pending_per_client
-        self._keep_for = {name: section.keep_for for name, section in config.templates.items()}
+        self._configured = frozenset(config.templates)
         self._table: dict[str, Callable[[Connection, RequestId, Any], None]] = {
             "hello": self._hello,
             "acquire": self._acquire,
@@ -101,6 +104,9 @@ class Methods:
             "templates": lambda peer, request, _: peer.reply(request, board.templates()),
             "build": self._build,
             "explain": self._explain,
+            "snapshot": making.snapshot,
+            "define": making.define,
+            "finalize": making.finalize,
             "ping": lambda peer, request, _: peer.reply(request, {}),
         }
 
@@ -114,6 +120,7 @@ class Methods:
 
     def disconnect(self, peer: Connection) -> None:
         """End what the connection held and waited for."""
+        self._making.disconnect(peer)
         self._broker.disconnect(peer.number, peer.waiters)
 
     def _hello(self, peer: Connection, request: RequestId, params: Hello) -> None:
@@ -143,7 +150,7 @@ class Methods:
         )
         if params.progress:
             pool = self._broker.fleet.pools[params.template]
-            AcquireProgress(self._broker, peer, request, pool, waiter)
+            AcquireProgress(self._broker, self._builds, peer, request, pool, waiter)
 
     def _reset(self, peer: Connection, request: RequestId, params: Reset) -> None:
         broker, token = self._broker, params.lease
@@ -166,7 +173,7 @@ class Methods:
             )
             return
         lease = self._broker.fleet.lease(params.lease)
-        seconds = self._keep_for[lease.template]
+        seconds = self._broker.fleet.pools[lease.template].limits.keep_for
 
         def report(leaked: list[dict[str, Any]] | None, written_down: bool) -> None:
             kept_seconds = seconds if written_down else None
@@ -184,11 +191,11 @@ class Methods:
         DrainWatch(self._broker, peer, request, params.template, timeout, progress=params.progress)
 
     def _build(self, peer: Connection, request: RequestId, params: Build) -> None:
-        self._broker.fleet.pool(params.template)
+        self._check_configured(params.template)
         self._builds.build(peer, request, params)
 
     def _explain(self, peer: Connection, request: RequestId, params: Explain) -> None:
-        self._broker.fleet.pool(params.template)
+        self._check_configured(params.template)
         self._builds.explain(peer, request, params.template)
 
     def _ask(self, peer: Connection, request: RequestId, begin: Callable[[Answer], int]) -> int:
@@ -208,6 +215,13 @@ class Methods:
         if self._broker.is_waiting(waiter):
             peer.waiters.add(waiter)
         return waiter
+
+    def _check_configured(self, template: str) -> None:
+        self._broker.fleet.pool(template)
+        if template not in self._configured:
+            raise BadRequestError(
+                f"the template {template} was made by a client", remedy="make it again"
+            )
 
     def _check_limits(self, peer: Connection) -> None:
         held = self._broker.fleet.held_by(peer.number)

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from clonepool.core.pool import Pool
     from clonepool.protocol.server import RequestId
     from clonepool.service.broker import Broker
+    from clonepool.service.builds import Builds
     from clonepool.service.methods import Connection
 
 EVERY_SECONDS = 1.0
@@ -20,9 +21,16 @@ class AcquireProgress:
     """Tells one client how its acquire fares until it is answered."""
 
     def __init__(
-        self, broker: Broker, peer: Connection, request: RequestId, pool: Pool, waiter: int
+        self,
+        broker: Broker,
+        builds: Builds,
+        peer: Connection,
+        request: RequestId,
+        pool: Pool,
+        waiter: int,
     ) -> None:
         self._broker = broker
+        self._builds = builds
         self._peer = peer
         self._request = request
         self._pool = pool
@@ -40,9 +48,16 @@ class AcquireProgress:
             self._pool.line.position(self._waiter) or 0,
             pool.phase,
             pool.limited_by,
+            *self._build(),
         )
         self._peer.notify("progress", told)
         self._broker.call_later(EVERY_SECONDS, self._tell)
+
+    def _build(self) -> tuple[str, int, int, float]:
+        step = self._builds.step_of(self._pool.template)
+        if step is None:
+            return "", 0, 0, 0.0
+        return step.what, step.number, step.steps, round(step.seconds, 3)
 
 
 class DrainWatch:

@@ -9,6 +9,7 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from clonepool.config import Config
     from clonepool.core.decisions import PoolSnapshot
     from clonepool.core.fleet import Fleet
     from clonepool.postgres.capabilities import Capabilities
@@ -26,7 +27,7 @@ class StatusBoard:
         gateway: the way to the server; its password is told to nobody here.
         storage: knows what is free.
         copiers: know how clones are copied.
-        instance: the daemon's.
+        config: whose instance, and which templates the daemon itself makes.
         problem: says what is wrong with the server, or nothing.
         now: monotonic seconds.
     """
@@ -38,7 +39,7 @@ class StatusBoard:
         gateway: Gateway,
         storage: StorageGuard,
         copiers: Copiers,
-        instance: str,
+        config: Config,
         problem: Callable[[], str],
         now: Callable[[], float],
     ) -> None:
@@ -47,7 +48,8 @@ class StatusBoard:
         self._gateway = gateway
         self._storage = storage
         self._copiers = copiers
-        self._instance = instance
+        self._instance = config.instance
+        self._configured = config.templates.keys()
         self._problem = problem
         self._now = now
         self._started_at = now()
@@ -110,6 +112,7 @@ class StatusBoard:
         return [
             {
                 "template": pool.template,
+                "configured": pool.template in self._configured,
                 "phase": pool.phase,
                 "generation": pool.generation,
                 "failure": pool.failure,
@@ -131,6 +134,8 @@ class StatusBoard:
         reasons = ["the server cannot be reached"] if self._problem() else []
         reasons += ["the daemon is stopping"] if self._fleet.stopping else []
         for pool in self.pools():
+            if pool.template not in self._configured:
+                continue  # those are the matter of the clients that made them
             if pool.draining:
                 reasons.append(f"template {pool.template}: draining")
             elif pool.phase != "ready":

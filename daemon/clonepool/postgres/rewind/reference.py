@@ -89,6 +89,13 @@ class References:
         if found is not None:
             self._stale.append(found)
 
+    async def drop(self, generation: str) -> None:
+        """Forget the reference of a generation, and drop it with others that are forgotten."""
+        async with self._lock(generation):
+            self.forget(generation)
+            await self._drop_stale()
+        self._locks.pop(generation, None)
+
     async def ensure(self, generation: str) -> None:
         """See that there is a reference; while one cannot be made, only small tables are put back.
 

@@ -226,6 +226,15 @@ class Rewinder:
         self._references.forget(generation)
         self._builds[generation] += 1
 
+    async def retire(self, generation: str) -> None:
+        """Forget a generation of which no more clones are made, and drop its reference.
+
+        Raises:
+            ServerUnavailableError, StatementError: it is tried again with the next.
+        """
+        self._pristine.pop(generation, None)
+        await self._references.drop(generation)
+
     async def close(self) -> None:
         """Drop the references."""
         await self._references.close()

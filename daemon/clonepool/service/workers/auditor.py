@@ -38,11 +38,13 @@ class Auditor:
         """
         context = self._context
         for template, names in expected.items():
-            pool = context.fleet.pools[template]
+            pool = context.fleet.pools.get(template)
+            if pool is None:
+                continue  # it was given up meanwhile
             gone = (names - there) & pool.stock.names(*_THERE)
             for name in sorted(gone - self._reported):
                 log.warning("clone.lost", clone=name, template=template)
-                context.metrics.clones_lost.labels(template).inc()
+                context.metrics.clones_lost.labels(context.metrics.label(template)).inc()
             self._reported |= gone
             if gone:
                 context.carry_out(context.fleet.lost(template, gone, context.now()))

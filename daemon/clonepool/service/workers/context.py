@@ -11,7 +11,7 @@ from clonepool.service.pens import Pens
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.config import Config
+    from clonepool.config import Config, TemplateSection
     from clonepool.core.decisions import Decision
     from clonepool.core.fleet import Fleet
     from clonepool.observe.metrics import Metrics
@@ -37,6 +37,7 @@ class Context:
         pens: keep what is written into a clone's comment in order.
         copiers: make clones by the quickest strategy.
         distrusted: templates of which a clone was rewound wrongly.
+        sections: how each template is held and used: as configured, and those clients made.
         generations: what each template's current generation is, by template.
         carry_out: gives the broker the decisions that follow from what happened.
         rebuild: has a template built anew whose generation is gone.
@@ -45,6 +46,7 @@ class Context:
     """
 
     config: Config
+    sections: dict[str, TemplateSection]
     gateway: Gateway
     capabilities: Capabilities
     fleet: Fleet
@@ -71,12 +73,12 @@ class Context:
 
     def is_rewindable(self, template: str) -> bool:
         """Say whether the configuration wants rewinding, and this server allows it."""
-        wanted = self.config.templates[template].recycle == "auto"
+        wanted = self.sections[template].recycle == "auto"
         return wanted and self.capabilities.rewinds
 
     def stays_connected(self, template: str) -> bool:
         """Say whether our session to a clone of that template stays from one rewind to the next."""
-        chosen = self.config.templates[template].stay_connected
+        chosen = self.sections[template].stay_connected
         return chosen == "always" or (chosen == "auto" and self.config.server == EMBEDDED)
 
     def is_storage_short(self) -> bool:

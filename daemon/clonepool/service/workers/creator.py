@@ -86,7 +86,7 @@ class Creator:
     async def _run_once(self, decision: CreateClone) -> None:
         context = self._context
         generation = context.generations[decision.template]
-        section = context.config.templates[decision.template]
+        section = context.sections[decision.template]
         wanted = Wanted(
             name=decision.clone,
             generation=generation.database,
@@ -118,7 +118,7 @@ class Creator:
 
     async def _adopt_once(self, decision: Adopt) -> None:
         context = self._context
-        section = context.config.templates[decision.template]
+        section = context.sections[decision.template]
         await adopt(
             context.gateway,
             decision.clone,

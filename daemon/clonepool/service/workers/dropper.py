@@ -90,7 +90,7 @@ class Dropper:
         ):
             began = context.now()
             await databases.drop(context.gateway, decision.clone)
-            if context.config.templates[decision.template].lease_roles:
+            if context.sections[decision.template].lease_roles:
                 await context.roles.remove(decision.clone)
         seconds = context.now() - began
         self._governor.learn(seconds)

@@ -120,7 +120,7 @@ class Recycler:
     async def _try_to_rewind(self, decision: Recycle, seen: Seen | None) -> Rewound | None:
         """Rewind, or return None; whatever goes wrong, the clone can still be recreated."""
         context, template = self._context, decision.template
-        section = context.config.templates[template]
+        section = context.sections[template]
         comment = context.comments.plain(template, decision.generation)
         try:
             done = await context.rewinder.rewind(
@@ -149,7 +149,7 @@ class Recycler:
         log.error("clone.proof_failed", clone=decision.clone, error=str(error))
         context.metrics.of[template].proofs_failed.inc()
         context.distrusted.add(template)
-        seconds = context.config.templates[template].keep_for
+        seconds = context.sections[template].keep_for
         comment = context.comments.kept(template, decision.generation, str(error)[:200], seconds)
         try:
             await databases.annotate(context.gateway, decision.clone, comment)

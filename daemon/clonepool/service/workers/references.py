@@ -45,8 +45,8 @@ class ReferenceMaker:
                     generation=generation,
                     contents=current.contents,
                     facts={**context.comments.plain(template, current.short), "kind": "reference"},
-                    seconds=context.config.templates[template].create_timeout,
-                    owner=context.config.templates[template].role,
+                    seconds=context.sections[template].create_timeout,
+                    owner=context.sections[template].role,
                 )
                 await context.copiers.of(template).make(wanted)
             finally:

@@ -19,14 +19,13 @@ from clonepool.errors import ClonepoolError, ServerUnavailableError
 from clonepool.postgres import databases
 from clonepool.postgres.generations import built_at
 from clonepool.postgres.recipe import Recipe, differences
-from clonepool.postgres.roles import derived_password
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.config import TemplateSection
     from clonepool.postgres.builder import Builder, Step
     from clonepool.postgres.recipe import Generation, Inputs
+    from clonepool.service.owners import Owners
     from clonepool.service.workers.context import Context
 
 log = structlog.get_logger()
@@ -56,9 +55,9 @@ class Explanation(NamedTuple):
 class TemplateBuilder:
     """Brings the templates up, and tidies away what they replace."""
 
-    def __init__(self, context: Context, builder: Builder, secret: bytes) -> None:
+    def __init__(self, context: Context, builder: Builder, owners: Owners) -> None:
         self._context = context
-        self._secret = secret
+        self._owners = owners
         self._builder = builder
         self._gone: set[str] = set()
         self._anew: set[str] = set()
@@ -71,6 +70,8 @@ class TemplateBuilder:
         """By template: the fingerprint that was last built or is to be, or why there is none."""
         self._askers: dict[str, list[Callable[[Built], None]]] = {}
         self._listeners: dict[str, list[Callable[[Step], None]]] = {}
+        self.under_way: dict[str, Step] = {}
+        """By template: where its build is, while there is one."""
 
     async def run(self) -> None:
         """Build every template, then those that need it, for ever."""
@@ -246,7 +247,7 @@ class TemplateBuilder:
                 damaged = context.generations[template].database
                 await databases.drop(context.gateway, damaged, sealed=True)
                 self._damaged.discard(template)
-            await self._prepare_role(template, section)
+            await self._owners.prepare(template, section)
             generation = await self._builder.ensure(
                 self._recipe(template),
                 lambda step: self._tell(template, step),
@@ -282,10 +283,18 @@ class TemplateBuilder:
         context.carry_out(pool.template_ready(generation.short, context.now()))
         self._answer(template, Built(generation, None, seconds))
         if before is not None and before.short != generation.short:
+            await self._retire(before)
             for upper, other in context.config.templates.items():
                 if other.extends == template:
                     self._stale(upper, [f"extends: {template} was changed"])
         return True
+
+    async def _retire(self, generation: Generation) -> None:
+        """Forget what is only needed to rewind clones of that generation."""
+        try:
+            await self._context.rewinder.retire(generation.database)
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            self._context.troubles.begin("template.stale_kept", "", error)
 
     def _fail(self, template: str, error: ClonepoolError) -> None:
         """Refuse acquires with the cause, or go on with what there was if that is wanted."""
@@ -298,22 +307,12 @@ class TemplateBuilder:
         context.carry_out(pool.template_failed(error))
 
     def _tell(self, template: str, step: Step) -> None:
+        self.under_way[template] = step
         for tell in self._listeners.get(template, []):
             tell(step)
 
     def _answer(self, template: str, built: Built) -> None:
+        self.under_way.pop(template, None)
         self._listeners.pop(template, None)
         for answer in self._askers.pop(template, []):
             answer(built)
-
-    async def _prepare_role(self, template: str, section: TemplateSection) -> None:
-        """Make the template's role, and remember as whom its leases and its command log in."""
-        context = self._context
-        if not section.role:
-            return
-        derived = derived_password(self._secret, section.role)
-        password = await context.roles.ensure(section.role, derived, section.password)
-        context.logins.use_role(template, section.role, password)
-        if section.lease_roles:
-            await context.roles.ensure_lease_group()
-            context.logins.use_lease_roles(template)

@@ -1,0 +1,173 @@
+"""Templates that clients ask to be made: their requests checked, the outcome answered."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import TYPE_CHECKING
+
+from clonepool.core.decisions import Request
+from clonepool.core.naming import TEMPLATE_PATTERN
+from clonepool.errors import (
+    BadRequestError,
+    ClonepoolError,
+    ServerUnavailableError,
+    StatementError,
+    TemplateFailedError,
+)
+from clonepool.protocol.messages import DefineResult, FinalizeResult, SnapshotResult
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from anyio.abc import TaskGroup
+
+    from clonepool.core.decisions import Lease
+    from clonepool.core.definitions import Definition
+    from clonepool.postgres.endpoint import Endpoint
+    from clonepool.protocol.messages import Define, Finalize, Snapshot
+    from clonepool.protocol.server import RequestId
+    from clonepool.service.methods import Connection
+    from clonepool.service.workers.client_templates import ClientTemplates
+    from clonepool.service.workers.context import Context
+    from clonepool.service.workers.definer import Definer
+    from clonepool.service.workers.snapshots import Snapshots
+
+
+class Making:
+    """Between the methods and the workers."""
+
+    def __init__(
+        self,
+        context: Context,
+        templates: ClientTemplates,
+        snapshots: Snapshots,
+        definer: Definer,
+        tasks: TaskGroup,
+    ) -> None:
+        self._context = context
+        self._templates = templates
+        self._snapshots = snapshots
+        self._definer = definer
+        self._tasks = tasks
+        self._last_waiter = 0
+
+    def snapshot(self, peer: Connection, request: RequestId, params: Snapshot) -> None:
+        """Make a template of a leased clone's present state, then answer.
+
+        Raises:
+            NotAllowedError, BadRequestError, NotYourLeaseError, ClientLimitError: nothing was done.
+        """
+        lease = self._snapshots.check(params.lease, params.template)
+        self._start(peer, request, lambda: self._snapshot(lease, params))
+
+    def define(self, peer: Connection, request: RequestId, params: Define) -> None:
+        """Answer that the template is there, or have this client fill it, or wait for who does.
+
+        Raises:
+            NotAllowedError, BadRequestError: nothing was done.
+        """
+        self._templates.check_allowed()
+        if not re.fullmatch(TEMPLATE_PATTERN, f"{params.name}_abcdefgh"):
+            raise BadRequestError(
+                f"{params.name!r} cannot begin a template's name",
+                remedy="use a letter and up to 12 letters, digits or underscores, lower case",
+            )
+        context = self._context
+        timeout = context.config.pool.acquire_timeout if params.timeout is None else params.timeout
+        self._last_waiter += 1
+        now = context.now()
+        asked = Request(
+            self._last_waiter, secrets.token_hex(16), peer.number, params.hash, now, now + timeout
+        )
+        self._start(peer, request, lambda: self._define(peer, request, params.name, asked))
+
+    def finalize(self, peer: Connection, request: RequestId, params: Finalize) -> None:
+        """Make a template of what was filled, or give that up, then answer.
+
+        Raises:
+            NotYourDefinitionError: nothing was done.
+        """
+        if params.abandon:
+            self._definer.abandon(params.definition)
+            peer.reply(request, FinalizeResult())
+            return
+        self._start(peer, request, lambda: self._finalize(params.definition))
+
+    def disconnect(self, peer: Connection) -> None:
+        """End what the connection was to fill, and waited for."""
+        self._definer.disconnect(peer.number)
+
+    async def _snapshot(self, lease: Lease, params: Snapshot) -> SnapshotResult:
+        began = self._context.now()
+        made = await self._snapshots.make(lease, params.template, end_sessions=params.end_sessions)
+        seconds = round(self._context.now() - began, 3)
+        return SnapshotResult(params.template, made.short, made.database, seconds)
+
+    async def _define(
+        self, peer: Connection, request: RequestId, name: str, asked: Request
+    ) -> None:
+        await self._definer.define(name, asked, _Told(peer, request, self._context))
+
+    async def _finalize(self, token: str) -> FinalizeResult:
+        template, generation = await self._definer.finalize(token)
+        return FinalizeResult(template, generation.short)
+
+    def _start(
+        self, peer: Connection, request: RequestId, work: Callable[[], Awaitable[object]]
+    ) -> None:
+        self._tasks.start_soon(self._answer, peer, request, work)
+
+    async def _answer(
+        self, peer: Connection, request: RequestId, work: Callable[[], Awaitable[object]]
+    ) -> None:
+        try:
+            result = await work()
+        except StatementError as error:
+            # What PostgreSQL refuses here comes of what the client has made of the database.
+            peer.reply_error(request, TemplateFailedError(str(error), remedy=error.remedy))
+        except ServerUnavailableError as error:
+            peer.reply_error(request, ServerUnavailableError(str(error), remedy=error.remedy))
+        except ClonepoolError as error:
+            peer.reply_error(request, error)
+        else:
+            if result is not None:
+                peer.reply(request, result)
+
+
+class _Told:
+    """Answers one `define`."""
+
+    def __init__(self, peer: Connection, request: RequestId, context: Context) -> None:
+        self._peer = peer
+        self._request = request
+        self._context = context
+
+    @property
+    def gone(self) -> bool:
+        return self._peer.gone
+
+    def there(self, template: str) -> None:
+        self._peer.reply(self._request, DefineResult(template, filled=True))
+
+    def fill(self, definition: Definition, database: str) -> None:
+        context = self._context
+        login = context.logins.to_fill(definition.template, database)
+        endpoint: Endpoint = context.gateway.endpoint
+        result = DefineResult(
+            definition.template,
+            filled=False,
+            definition=definition.request.token,
+            database=database,
+            url=login.url,
+            host=endpoint.host,
+            port=endpoint.port,
+            user=login.user,
+            password=login.password,
+            env=login.env,
+            expires_in_seconds=context.config.client_templates.fill_timeout,
+        )
+        self._peer.reply(self._request, result)
+
+    def refused(self, error: ClonepoolError) -> None:
+        self._peer.reply_error(self._request, error)

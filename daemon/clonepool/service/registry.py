@@ -1,0 +1,99 @@
+"""Which templates there are beside those of the configuration: entered and removed as one.
+
+A template has a section, a pool, a copier, metrics and a login; whoever enters one enters all.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal
+
+import msgspec
+
+from clonepool.core.limits import Limits
+from clonepool.core.pool import Phase
+
+if TYPE_CHECKING:
+    from clonepool.config import TemplateSection
+    from clonepool.core.pool import Pool
+    from clonepool.service.workers.context import Context
+
+
+class Made(msgspec.Struct, frozen=True):
+    """How a client made a template; its generation's comment tells it to the next daemon.
+
+    Attributes:
+        by: the method.
+        of: the configured template whose options it has; empty for those of `client_templates`.
+        role: who owns it.
+    """
+
+    by: Literal["define", "snapshot"]
+    of: str
+    role: str
+
+
+def limits_of(section: TemplateSection, *, rewinds: bool) -> Limits:
+    """Return what the core is to know of a template's options."""
+    return Limits(
+        section.min_ready,
+        section.max_clones,
+        section.max_waiting,
+        section.max_kept,
+        section.max_lease or None,
+        section.shrink_after,
+        section.keep_for,
+        rewinds and section.recycle == "auto",
+    )
+
+
+class Registry:
+    """The templates that clients made.
+
+    Attributes:
+        made: by name, how.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._entered_at: dict[str, float] = {}
+        self.made: dict[str, Made] = {}
+
+    def enter(self, template: str, section: TemplateSection, made: Made) -> Pool:
+        """Have a template, or have it made anew; it can be leased when its generation is told."""
+        context = self._context
+        self.made[template] = made
+        self._entered_at[template] = context.now()
+        context.sections[template] = section
+        context.metrics.enter(template)
+        context.copiers.enter(template, section.copy)
+        limits = limits_of(section, rewinds=context.capabilities.rewinds)
+        return context.fleet.enter(template, limits)
+
+    def remove(self, template: str) -> None:
+        """Forget a template whose pool holds nothing any more."""
+        context = self._context
+        context.fleet.remove(template)
+        context.copiers.remove(template)
+        context.metrics.remove(template)
+        context.generations.pop(template, None)
+        del context.sections[template], self.made[template], self._entered_at[template]
+        context.logins.forget_template(template)
+
+    def is_ready(self, template: str) -> bool:
+        """Say whether a client made that template, and it can be leased."""
+        return template in self.made and self.pool(template).phase is Phase.READY
+
+    def pool(self, template: str) -> Pool:
+        """Return the pool of a template that a client made."""
+        return self._context.fleet.pools[template]
+
+    def living(self) -> list[str]:
+        """Return those that were not given up, the one unused for longest first."""
+        return sorted(
+            (name for name in self.made if self.pool(name).phase is not Phase.RETIRED),
+            key=self.used_at,
+        )
+
+    def used_at(self, template: str) -> float:
+        """Return when a template was last leased or made, in monotonic seconds."""
+        return max(self._entered_at[template], self.pool(template).tenancy.last_begun)

@@ -1,0 +1,290 @@
+"""Templates that clients make: entered, found again after a restart, given up when not used.
+
+How a client makes one is in `snapshots` and `definer`; how a database becomes a generation is in
+`postgres.handmade`.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+import structlog
+
+from clonepool.config import made_by_client
+from clonepool.core.naming import Kind
+from clonepool.errors import (
+    ClientLimitError,
+    ClonepoolError,
+    NotAllowedError,
+    TemplateFailedError,
+)
+from clonepool.postgres import databases
+from clonepool.postgres.generations import built_at, contents_of
+from clonepool.postgres.recipe import Generation, Recipe
+from clonepool.service.registry import Made, Registry
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+    from clonepool.config import TemplateSection
+    from clonepool.postgres.databases import Database
+    from clonepool.postgres.generations import Generations
+    from clonepool.service.owners import Owners
+    from clonepool.service.workers.context import Context
+
+log = structlog.get_logger()
+
+GIVE_UP_FAILED, FIND_FAILED = "template.give_up_failed", "template.find_failed"
+_LOOK_SECONDS = 0.02
+_AGAIN_SECONDS = 30.0
+"""When to look again at a template that is due to go and still in use."""
+
+
+class ClientTemplates:
+    """The life of templates that clients made.
+
+    Args:
+        context: the rooms.
+        generations: on the server.
+        owners: make roles.
+        tasks: where work that takes time is done.
+
+    Attributes:
+        registry: which there are.
+    """
+
+    def __init__(
+        self, context: Context, generations: Generations, owners: Owners, tasks: TaskGroup
+    ) -> None:
+        self._context = context
+        self._options = context.config.client_templates
+        self._generations = generations
+        self._owners = owners
+        self._tasks = tasks
+        self._turns: dict[str, anyio.Lock] = {}
+        self._found: dict[str, tuple[Database, Generation]] = {}
+        self._stirred = anyio.Event()
+        self.registry = Registry(context)
+
+    # Making one ---------------------------------------------------------------------------
+
+    def check_allowed(self) -> None:
+        """See that clients may make templates.
+
+        Raises:
+            NotAllowedError: they may not.
+        """
+        if not self._options.allow:
+            raise NotAllowedError(
+                "clients may not make templates here",
+                remedy="set client_templates.allow in the daemon's configuration",
+            )
+
+    def make_room(self, template: str, under_way: int = 0) -> None:
+        """See that there may be one more, giving up the one that nobody has used for longest.
+
+        Args:
+            template: that is to be made; one that is there already needs no room.
+            under_way: how many others are being made.
+
+        Raises:
+            ClientLimitError: all of them are in use.
+        """
+        living = self.registry.living()
+        if template in living:
+            return
+        for _ in range(len(living) + under_way + 1 - self._options.max_templates):
+            idle = [name for name in self.registry.living() if self.registry.pool(name).is_idle]
+            if not idle:
+                raise ClientLimitError(
+                    f"clients have made {len(living)} templates, and all are in use",
+                    remedy="release leases, or raise client_templates.max_templates",
+                )
+            self._give_up(idle[0])
+
+    def root_of(self, template: str) -> str:
+        """Return the configured template whose options a template has; empty for the defined."""
+        made = self.registry.made.get(template)
+        return made.of if made is not None else template
+
+    def options_of(self, root: str) -> TemplateSection:
+        """Return the options of what is made of that template, or defined when it is empty."""
+        config = self._context.config
+        return made_by_client(config.templates[root] if root else config.client_templates)
+
+    def recipe(self, template: str, section: TemplateSection) -> Recipe:
+        """Return a recipe without sources."""
+        rewinds = self._context.capabilities.rewinds and section.recycle == "auto"
+        return Recipe(template, section, Path(), rewindable=rewinds)
+
+    async def prepare(self, template: str, section: TemplateSection) -> None:
+        """Make the role that is to own it."""
+        await self._owners.prepare(template, section)
+
+    def turn(self, template: str) -> anyio.Lock:
+        """Return what is held while a template is made or given up."""
+        return self._turns.setdefault(template, anyio.Lock())
+
+    async def settle(
+        self, template: str, section: TemplateSection, made: Made, generation: Generation
+    ) -> None:
+        """Lend clones of a generation from now on; to be called in the template's turn."""
+        before = self._context.generations.get(template)
+        self._enter(template, section, made, generation)
+        log.info(
+            "template.made", template=template, by=made.by, database=generation.database,
+            relations=generation.contents.relations,
+        )  # fmt: skip
+        if before is not None:
+            await self._drop(template, before)
+
+    def _enter(
+        self, template: str, section: TemplateSection, made: Made, generation: Generation
+    ) -> None:
+        context = self._context
+        pool = self.registry.enter(template, section, made)
+        context.generations[template] = generation
+        context.carry_out(pool.template_ready(generation.short, context.now()))
+        self._stirred.set()
+
+    # What an earlier daemon left ----------------------------------------------------------
+
+    def find(self, ours: list[Database]) -> None:
+        """Enter those templates that are on the server; `restore` lets them be leased.
+
+        To be called before clones are given to their pools.
+        """
+        if not self._options.allow:
+            return
+        for database in sorted(ours, key=built_at, reverse=True):
+            template = database.identity.template
+            if database.identity.kind is not Kind.GENERATION or template in self._found:
+                continue
+            made, contents = _made(database.comment), contents_of(database)
+            configured = self._context.config.templates
+            if template in configured or made is None or contents is None:
+                continue
+            if made.of and made.of not in configured:
+                continue
+            section = self.options_of(made.of)
+            if section.role != made.role:
+                continue  # its leases would log in as somebody who does not own it
+            facts = database.comment
+            generation = Generation(
+                database.identity.generation,
+                str(facts.get("fingerprint")),
+                database.name,
+                contents,
+                0,
+                reused=True,
+                inputs=facts.get("inputs") or {},
+            )
+            self._found[template] = database, generation
+            self.registry.enter(template, section, made)
+
+    async def restore(self) -> None:
+        """Let those be leased that were found."""
+        for template, (database, generation) in self._found.items():
+            made = _made(database.comment)
+            if made is None:
+                continue
+            section = self.options_of(made.of)
+            try:
+                await self.prepare(template, section)
+                size = await self._generations.size(database.name)
+                await self._generations.drop_others({template}, {database.name})
+            except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+                told = self._context.troubles.begin(FIND_FAILED, template, error)
+                pool = self.registry.pool(template)
+                self._context.carry_out(pool.template_failed(told))
+                continue
+            whole = msgspec.structs.replace(generation, size_bytes=size)
+            self._enter(template, section, made, whole)
+            log.info("template.found", template=template, database=database.name)
+        self._found.clear()
+
+    # The end of one -----------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Give up what nobody has used for so long, for ever."""
+        while True:
+            self._stirred = anyio.Event()
+            now, due = self._context.now(), math.inf
+            for template in self.registry.living():
+                left = self.registry.used_at(template) + self._options.unused_for - now
+                if left > 0:
+                    due = min(due, left)
+                elif self.registry.pool(template).is_idle:
+                    self._give_up(template)
+                else:
+                    due = min(due, _AGAIN_SECONDS)
+            with anyio.move_on_after(due):
+                await self._stirred.wait()
+
+    def lost(self, template: str, *, damaged: bool = False) -> None:
+        """Its database is gone, or not what it was: nobody but a client can make it again."""
+        if self.registry.is_ready(template):
+            self._tasks.start_soon(self._look_for, template, damaged)
+
+    async def _look_for(self, template: str, damaged: bool) -> None:
+        context = self._context
+        async with self.turn(template):
+            generation = context.generations.get(template)
+            if generation is None or not self.registry.is_ready(template):
+                return
+            try:
+                there = {each.name for each in await self._generations.of({template})}
+                if generation.database in there and not damaged:
+                    return
+                await databases.drop(context.gateway, generation.database, sealed=True)
+            except ClonepoolError:
+                return  # the server is away: it is looked again when a clone cannot be made
+            log.warning("template.lost", template=template)
+            pool = self.registry.pool(template)
+            error = TemplateFailedError(
+                f"the database of {template}, which a client made, is gone", remedy="make it again"
+            )
+            context.carry_out([*pool.template_failed(error), *pool.distrust()])
+
+    def _give_up(self, template: str) -> None:
+        """Lend it no more, and remove it when its clones are gone."""
+        log.info("template.given_up", template=template)
+        self._context.carry_out(self.registry.pool(template).retire())
+        self._tasks.start_soon(self._remove, template)
+
+    async def _remove(self, template: str) -> None:
+        pool = self.registry.pool(template)
+        async with self.turn(template):
+            while pool.databases:
+                await anyio.sleep(_LOOK_SECONDS)
+            generation = self._context.generations.get(template)
+            self.registry.remove(template)
+            if generation is not None:
+                await self._drop(template, generation)
+
+    async def _drop(self, template: str, generation: Generation) -> None:
+        context = self._context
+        try:
+            await context.rewinder.retire(generation.database)
+            await databases.drop(context.gateway, generation.database, sealed=True)
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.troubles.begin(GIVE_UP_FAILED, template, error)
+        else:
+            context.troubles.end(GIVE_UP_FAILED, template)
+
+
+def facts_of(made: Made) -> dict[str, Any]:
+    """Return what a generation's comment tells the next daemon."""
+    return {"made": msgspec.to_builtins(made)}
+
+
+def _made(comment: dict[str, Any]) -> Made | None:
+    """Return how a client made a generation; None when none did."""
+    try:
+        return msgspec.convert(comment.get("made"), Made)
+    except msgspec.ValidationError:
+        return None
