@@ -24,23 +24,29 @@ if TYPE_CHECKING:
 
 BENCH = Path(__file__).parent
 START_SECONDS = 120.0
+_NOT_PASSED_ON = {"NOTIFY_SOCKET", "PYTHONDONTWRITEBYTECODE"}
+"""Elsewhere modules are compiled once and then found so."""
 
 
 @contextmanager
 def daemon(directory: Path, config: str) -> Iterator[tuple[Path, int]]:
     """Run a daemon with this configuration text; yield its socket and process id."""
+    try:
+        with daemon_run(directory, config) as found:
+            yield found
+    finally:
+        anyio.run(discard, directory / "state")
+
+
+@contextmanager
+def daemon_run(directory: Path, config: str) -> Iterator[tuple[Path, int]]:
+    """Run a daemon as `daemon` does, and leave what it leaves to the next one."""
     file, path, state = directory / "bench.toml", directory / "daemon.sock", directory / "state"
     file.write_text(config)
     arguments = ["--config", str(file), "--socket", str(path), "--state", str(state)]
-    try:
-        with _process(
-            [sys.executable, "-m", "clonepool", "serve", *arguments],
-            path,
-            directory / "daemon.log",
-        ) as pid:
-            yield path, pid
-    finally:
-        anyio.run(discard, state)
+    command = [sys.executable, "-m", "clonepool", "serve", *arguments]
+    with _process(command, path, directory / "daemon.log") as pid:
+        yield path, pid
 
 
 @contextmanager
@@ -110,7 +116,7 @@ def await_rest(
 
 @contextmanager
 def _process(command: list[str], path: Path, log: Path | None = None) -> Iterator[int]:
-    environment = {k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"}
+    environment = {k: v for k, v in os.environ.items() if k not in _NOT_PASSED_ON}
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
         child = subprocess.Popen(command, stdout=output, stderr=output, env=environment)

@@ -44,6 +44,7 @@ def summary(report: dict[str, Any]) -> str:
         *_throughput(figures["saturation"]),
         *_recycles(figures["recycling"]),
         *_growth(figures["recycling"], figures["scaling"]),
+        *_templates(figures["templates"]),
     ]
     return "\n\n".join(
         [
@@ -103,6 +104,31 @@ def _growth(recycling: dict[str, Any], scaling: dict[str, Any]) -> list[list[str
             [f"acquire, {_span(scaling[key])} {what}, p50; p99", _grown(scaling[key]), "≤ 1.3; ≤ 3"]
             for key, what in (("ready", "clones ready"), ("clients", "clients connected"))
         ),
+    ]
+
+
+def _templates(found: dict[str, Any]) -> list[list[str]]:
+    look, build = found["look"], found["build"]
+    files = f"{look['files']:,} unchanged files"
+    beyond = build["overhead_beyond_a_tenth"]
+    return [
+        [
+            "start to first lease, nothing changed, s",
+            _digits(found["start_to_lease"]["p50"]),
+            "< 1",
+        ],
+        [f"a look at {files} at a start, ms", _milli(look["again"]["p50"]), "< 100"],
+        ["the same for the first time, ms", _milli(look["first"]["p50"]), ""],
+        [
+            f"an edit noticed, template of {found['files']} files, ms",
+            _milli(found["edit_noticed"]["p50"]),
+            "< 200",
+        ],
+        [
+            f"build beyond {build['files']} files by psql alone, ms",
+            _milli(build["overhead_seconds"]),
+            f"< a tenth + 200: {_milli(build['overhead_seconds'] - beyond + 0.2)}",
+        ],
     ]
 
 

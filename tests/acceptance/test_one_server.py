@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import signal
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from support.daemons import Daemon, eventually, running_daemon
+from clonepool.client import Client
+from support.daemons import Daemon, clean_up, eventually, running_daemon
 from support.outages import Victim, logged, running_victim, template
+from support.queries import value
+from support.servers import open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -67,3 +71,60 @@ def test_a_database_with_our_prefix_and_a_wrong_checksum_is_reported_and_left(
             eventually(daemon.at_rest)
         assert [entry["database"] for entry in logged(daemon, "database.not_ours")] == [forged] * 3
     assert forged in victim.databases()
+
+
+SLOW = '[templates.slow]\nsql = ["slow.sql"]\nmin_ready = 1\nmax_clones = 3\n'
+SLOWLY = "CREATE TABLE t AS SELECT 1 AS v; SELECT pg_sleep(1); INSERT INTO t VALUES (2);"
+
+
+@contextmanager
+def two_at_once(*configs: str) -> Iterator[list[Daemon]]:
+    """Two daemons that start at the same moment and build the same template."""
+    with open_directory() as first, open_directory() as second:
+        daemons = [
+            Daemon(place, text) for place, text in zip((first, second), configs, strict=True)
+        ]
+        try:
+            for daemon in daemons:
+                (daemon.directory / "slow.sql").write_text(SLOWLY)
+                daemon.spawn()
+            yield daemons
+        finally:
+            for daemon in daemons:
+                clean_up(daemon)
+
+
+def leased_sum(daemon: Daemon) -> object:
+    client = Client(str(daemon.socket), reconnect=30)
+    with client, client.lease("slow", timeout=30) as lease:
+        return value(lease.url, "SELECT sum(v)::int FROM t")
+
+
+def test_daemons_of_two_instances_build_at_once_and_each_has_a_whole_template(
+    victim: Victim,
+) -> None:
+    with two_at_once(victim.config("racea") + SLOW, victim.config("raceb") + SLOW) as daemons:
+        assert [leased_sum(daemon) for daemon in daemons] == [3, 3]
+        for instance in ("racea", "raceb"):
+            assert len(victim.databases(f"cp\\_{instance}\\_slow\\_%\\_t0\\_%")) == 1
+            assert not victim.databases(f"cp\\_{instance}\\_slow\\_%\\_b%\\_%")
+
+
+def test_of_two_daemons_of_one_instance_one_builds_and_its_successor_takes_over(
+    victim: Victim,
+) -> None:
+    with two_at_once(victim.config("racec") + SLOW, victim.config("racec") + SLOW) as daemons:
+        both = [daemon.process for daemon in daemons if daemon.process is not None]
+        eventually(lambda: any(process.poll() is not None for process in both), 30)
+        (winner,) = (daemon for daemon in daemons if daemon.process and not daemon.process.poll())
+        (loser,) = (daemon for daemon in daemons if daemon is not winner)
+        assert loser.process is not None
+        assert loser.process.wait(10) == 3
+        eventually(
+            lambda: bool(victim.databases("cp\\_racec\\_slow\\_%\\_b%\\_%")), what="it builds"
+        )
+        winner.stop(signal.SIGKILL)
+        loser.spawn()
+        assert leased_sum(loser) == 3
+        assert len(victim.databases("cp\\_racec\\_slow\\_%\\_t0\\_%")) == 1
+        assert not victim.databases("cp\\_racec\\_slow\\_%\\_b%\\_%")

@@ -34,6 +34,12 @@ INSERT INTO item SELECT n, 'item ' || n FROM generate_series(1, 50) n;
 ALTER TABLE item OWNER TO shop_owner;
 GRANT SELECT ON item TO "Shop Reader";
 """
+USES = {
+    "pg_trgm": "SELECT similarity('abc', 'abc')::int",
+    "vector": "SELECT ('[1, 2]'::vector <-> '[1, 3]'::vector)::int",
+}
+EMBEDDED_MAJOR = 18
+"""The server that has both."""
 OWNER = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'item'"
 
 
@@ -312,13 +318,15 @@ async def test_owner_extension_settings_and_locale_reach_every_clone(
     try:
         await shop.gateway.ddl("CREATE ROLE builder")
         async with shop.gateway.control() as session:
-            there = await session.value(
-                "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_trgm'"
+            there = await session.rows(
+                "SELECT name::text FROM pg_available_extensions WHERE name = ANY ($1::name[])",
+                list(USES),
             )
+        extensions = [row["name"] for row in there]
         section = TemplateSection(
             sql=["a.sql"],
             role="builder",
-            extensions=["pg_trgm"] if there else [],
+            extensions=extensions,
             settings={"search_path": "app, public", "app.answer": "42"},
             encoding="UTF8",
             locale="C.UTF-8",
@@ -330,8 +338,10 @@ async def test_owner_extension_settings_and_locale_reach_every_clone(
         assert await ask(shop, made, owner) == "builder"
         collation = "SELECT datcollate FROM pg_database WHERE datname = current_database()"
         assert await ask(shop, made, collation) == "C.UTF-8"
-        if there:
-            assert await ask(shop, made, "SELECT similarity('abc', 'abc')::int") == 1
+        for extension in extensions:
+            assert await ask(shop, made, USES[extension]) == 1
+        if shop.capabilities.major == EMBEDDED_MAJOR:
+            assert set(extensions) == set(USES)
     finally:
         await clear(shop)
 

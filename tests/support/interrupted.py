@@ -22,10 +22,12 @@ import anyio
 
 from clonepool.cli import main as clonepool
 from clonepool.core.decisions import Renewed
-from clonepool.postgres import databases, psql
+from clonepool.postgres import databases, psql, steps
 from clonepool.postgres.generations import Generations
+from clonepool.postgres.handmade import Handmade
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.rewind.undo import Undo
+from clonepool.postgres.steps import Steps
 from clonepool.service.broker import Broker
 from clonepool.service.workers import scribe
 from clonepool.service.workers.creator import Creator
@@ -58,6 +60,10 @@ def _of_build(_gateway: Any, _name: str, source: str, *_: object, **__: object) 
     return source == "template0"
 
 
+def _of_generation(_gateway: Any, name: str, _source: str, *_: object, **__: object) -> bool:
+    return "_b" in name and "_whole_" in name
+
+
 def _of_clone(*arguments: Any, **options: Any) -> bool:
     return not _of_build(*arguments, **options)
 
@@ -84,6 +90,14 @@ WORK = {
     "drop": Work(Dropper, "_run_once"),
     "build.create": Work(databases, "create", _of_build),
     "build.file": Work(psql, "run_file"),
+    "build.copy": Work(databases, "create", _of_generation),
+    "build.extension": Work(Steps, "_extend"),
+    "build.dump": Work(Steps, "_restore"),
+    "build.command": Work(steps, "run_command"),
+    "build.settings": Work(Steps, "_set"),
+    "made.empty": Work(Handmade, "empty"),
+    "made.copy": Work(Handmade, "copy"),
+    "made.finish": Work(Handmade, "finish"),
     "build.freeze": Work(Generations, "_freeze"),
     "build.annotate": Work(databases, "annotate", _writes("kind", "generation")),
     "build.seal": Work(databases, "seal"),

@@ -10,6 +10,7 @@ from clonepool.config import TemplateSection
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.recipe import Recipe, differences, read_files
 from clonepool.postgres.sources import Digests, fingerprint, generation_name, resolve
+from clonepool.postgres.statistics import split
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -115,3 +116,34 @@ def test_the_difference_of_two_builds_is_told_in_words() -> None:
         "sql: 3 c is new", "sql: 2 b is gone", "sql: 1 a was changed",
     ]  # fmt: skip
     assert differences(before, before) == []
+
+
+def test_what_a_daemon_knows_of_files_the_next_one_knows_too(tmp_path: Path) -> None:
+    kept, file = tmp_path / "digests.json", tmp_path / "a.sql"
+    file.write_text("\\i b.inc\n")
+    os.utime(file, (1, 1))
+    time.sleep(2.1)  # what was written just now is not trusted
+    first = Digests(kept)
+    asked: list[str] = []
+
+    def ask(text: str) -> list[tuple[str, str]]:
+        asked.append(text)
+        return [("i", "b.inc")]
+
+    digest, about = first.of(file), first.about(str(file), ask)
+    first.save()
+    again = Digests(kept)
+    assert again.of(file) == digest
+    assert again.about(str(file), ask) == about
+    assert len(asked) == 1
+    file.write_text("changed")
+    assert again.of(file) != digest
+    kept.write_text("{ not JSON")
+    assert Digests(kept).of(file) == again.of(file)
+
+
+def test_analyze_deals_its_tables_out_evenly() -> None:
+    sized = [("a", 50), ("b", 30), ("c", 20), ("d", 10)]
+    assert split(sized, 2) == [["a", "d"], ["b", "c"]]
+    assert split([("a", 1)], 2) == [["a"]]
+    assert split([], 2) == []

@@ -61,6 +61,7 @@ class Builder:
         capabilities: what decides the result beside the files.
         psql: the program; PostgreSQL's others are beside it.
         next_serial: gives temporary databases their numbers.
+        digests: of files; forgotten with this builder when there are none.
     """
 
     def __init__(
@@ -70,13 +71,14 @@ class Builder:
         capabilities: Capabilities,
         psql: Path,
         next_serial: Callable[[], int],
+        digests: Digests | None = None,
     ) -> None:
         self._gateway = gateway
-        self.generations = Generations(gateway, namer, capabilities)
+        self.generations = Generations(gateway, namer)
         self._capabilities = capabilities
         self.steps = Steps(gateway, psql)
         self.next_serial = next_serial
-        self._digests = Digests()
+        self.digests = digests or Digests()
         self.tried: dict[str, str] = {}
         """By template: the fingerprint that was last built or found, or was to be."""
 
@@ -87,7 +89,7 @@ class Builder:
             TemplateFailedError: something is missing.
             ServerUnavailableError: the server does not say.
         """
-        files = await anyio.to_thread.run_sync(read_files, recipe, self._digests)
+        files = await anyio.to_thread.run_sync(read_files, recipe, self.digests)
         return await add_options(files, recipe, self._gateway, self._capabilities)
 
     async def ensure(
@@ -112,7 +114,9 @@ class Builder:
             with anyio.fail_after(recipe.section.build_timeout):
                 for _ in range(MOST_TRIES):
                     with contextlib.suppress(_ChangedMeanwhileError):
-                        return await self._ensure_once(recipe, tell, anew=anew)
+                        generation = await self._ensure_once(recipe, tell, anew=anew)
+                        await anyio.to_thread.run_sync(self.digests.save)
+                        return generation
         except TimeoutError:
             raise TemplateFailedError(
                 f"building {recipe.template} took longer than {recipe.section.build_timeout:g} s",
@@ -130,7 +134,7 @@ class Builder:
     ) -> Generation:
         inputs = await self.inputs(recipe)
         self.tried[recipe.template] = inputs.full
-        async with BuildLock(self._gateway, f"{recipe.template} {inputs.full}"):
+        async with BuildLock(self._gateway, self.generations.name(recipe.template, inputs.short)):
             found = None if anew else await self.generations.find(recipe.template, inputs)
             # Built anew it may hold something else: its clones are not to be taken for old ones.
             number = f" {self.next_serial()}" if anew else ""

@@ -6,7 +6,9 @@ beforehand, with comments, strings and the rows of COPY left out, and what it in
 
 from __future__ import annotations
 
+import os
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from clonepool.errors import TemplateFailedError
@@ -14,7 +16,6 @@ from clonepool.postgres.sources import Digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 _QUOTED = re.compile(
     r"""--[^\n]*
@@ -51,7 +52,7 @@ def check_stays(file: Path) -> None:
     Raises:
         TemplateFailedError: it does not; names file and line.
     """
-    for path in [file, *included(file, Digests())]:
+    for path in [file, *included(str(file), Digests())]:
         for escape in find_escapes(_text(path)):
             raise TemplateFailedError(
                 f"{path}:{escape.line}: {escape.what} would leave the template's database",
@@ -99,7 +100,7 @@ def _emptied(text: str) -> str:
     return f";{blanked[1:]}" if text[:4].upper() == "COPY" else blanked
 
 
-def included(file: Path, digests: Digests) -> list[Path]:
+def included(file: str, digests: Digests) -> list[Path]:
     r"""Return the files that a script includes, at any depth, in order.
 
     What `\i` names begins where psql runs, which is where the script lies; what `\ir` names, at the
@@ -108,18 +109,19 @@ def included(file: Path, digests: Digests) -> list[Path]:
     Raises:
         TemplateFailedError: one of them cannot be read.
     """
-    return list(_included(file, file.parent, digests, 0))
+    return list(_included(file, os.path.dirname(file), digests, 0))
 
 
-def _included(file: Path, first: Path, digests: Digests, depth: int) -> Iterator[Path]:
+def _included(file: str, first: str, digests: Digests, depth: int) -> Iterator[Path]:
     try:
         names = digests.about(file, _includes) if depth < _DEEPEST else []
     except OSError as error:
         raise TemplateFailedError(f"{file}: {error.strerror}") from error
     for how, name in names:
-        path = (file.parent if how in ("ir", "include_relative") else first) / name
-        if path.is_file():
-            yield path
+        near = os.path.dirname(file) if how in ("ir", "include_relative") else first
+        path = os.path.join(near, name)
+        if os.path.isfile(path):
+            yield Path(path)
             yield from _included(path, first, digests, depth + 1)
 
 

@@ -14,19 +14,23 @@ import msgspec
 
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError
-from clonepool.postgres import databases
+from clonepool.postgres import databases, statistics
 from clonepool.postgres.clones import Contents, read_contents
 from clonepool.postgres.rewind.survey import CREATE_FUNCTIONS
+from clonepool.postgres.statistics import QUIET
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from clonepool.core.naming import Namer
-    from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.recipe import Inputs
 
 FREEZE_SECONDS = 600.0
+_FLUSH = (
+    "SET synchronous_commit = on;"
+    " SELECT pg_catalog.pg_logical_emit_message(true, 'clonepool', 'flush')"
+)
 
 
 class Finish(msgspec.Struct, frozen=True):
@@ -54,10 +58,9 @@ async def _nothing() -> None:
 class Generations:
     """The generations of one instance on one server."""
 
-    def __init__(self, gateway: Gateway, namer: Namer, capabilities: Capabilities) -> None:
+    def __init__(self, gateway: Gateway, namer: Namer) -> None:
         self._gateway = gateway
         self._namer = namer
-        self._superuser = capabilities.superuser
 
     def name(self, template: str, short: str) -> str:
         """Return the name of a generation's database."""
@@ -147,22 +150,22 @@ class Generations:
     async def _freeze(self, database: str, *, rewindable: bool, analyze: bool) -> Contents:
         """Leave every page frozen, hinted and all-visible, statistics fresh, and read the digest.
 
-        The checkpoint makes commits that were asynchronous known as committed to the VACUUM; it
-        needs rights that an ordinary role lacks, and psql's sessions commit synchronously anyway.
+        A row is only hinted when its commit has reached the disk, as far as the server knows. One
+        that was asynchronous may not have; a synchronous one of ours, that wrote something, takes
+        all before it along.
         """
         async with self._gateway.session(database) as session:
-            await session.execute(
-                "SET client_min_messages = error; SET default_transaction_read_only = off"
-            )
+            await session.execute(QUIET)
             if rewindable:
                 for statement in CREATE_FUNCTIONS:
                     with contextlib.suppress(StatementError):  # contrib is not installed
                         await session.execute(statement)
-            if self._superuser:
-                await session.execute("CHECKPOINT", seconds=FREEZE_SECONDS)
-            # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
-            if analyze:
-                await session.execute("ANALYZE", seconds=FREEZE_SECONDS)
+            await session.execute(_FLUSH)
+        # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
+        if analyze:
+            await statistics.analyze(self._gateway, database)
+        async with self._gateway.session(database) as session:
+            await session.execute(QUIET)
             await session.execute("VACUUM (FREEZE)", seconds=FREEZE_SECONDS)
             return await read_contents(session)
 

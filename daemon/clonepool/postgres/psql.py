@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-import anyio
-
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import programs
 from clonepool.postgres.gateway import is_unavailable
@@ -51,17 +49,17 @@ async def run_file(
     command += [f"--file={file}"]
     acting = f"-c role={role}" if role else ""
     environment = programs.environment(endpoint, database, f"{BUILD_OPTIONS} {acting}")
-    try:
-        with anyio.fail_after(seconds):
-            done = await anyio.run_process(
-                command, check=False, env=environment, cwd=file.parent, stdin=-3
-            )
-    except TimeoutError:
-        raise TemplateFailedError(
-            f"{file}: took longer than {seconds:g} s", remedy="raise build_timeout"
-        ) from None
-    if done.returncode != 0:
-        raise explain(file, done.stderr.decode("utf-8", "replace"), done.returncode)
+    done = await programs.run(
+        command,
+        env=environment,
+        directory=file.parent,
+        seconds=seconds,
+        what=str(file),
+        keep_all=True,
+        complaints_only=True,
+    )
+    if done.code != 0:
+        raise explain(file, done.output, done.code)
 
 
 def explain(

@@ -100,7 +100,7 @@ class Inputs(msgspec.Struct, frozen=True):
     """
 
     sql: list[SourceFile]
-    watched: list[Path]
+    watched: list[str]
     entries: dict[str, dict[str, str]]
 
     @property
@@ -127,7 +127,7 @@ def read_files(recipe: Recipe, digests: Digests) -> Inputs:
     """
     directory = recipe.directory
     sql = resolve("sql", recipe.section.sql, directory, digests) if recipe.section.sql else []
-    more = [path for file in sql for path in escapes.included(file.path, digests)]
+    more = [path for file in sql for path in escapes.included(file.place, digests)]
     entries = {"sql": _entries(sql), "included": _digested(more, directory, digests)}
     if recipe.dump:
         parts = dumps.files_of(directory / recipe.dump.file)
@@ -138,7 +138,9 @@ def read_files(recipe: Recipe, digests: Digests) -> Inputs:
         entries["watched"] = _entries(watched)
         more += [file.path for file in watched]
     return Inputs(
-        sql, [*(file.path for file in sql), *more], {k: v for k, v in entries.items() if v}
+        sql,
+        [*(file.place for file in sql), *map(str, more)],
+        {k: v for k, v in entries.items() if v},
     )
 
 

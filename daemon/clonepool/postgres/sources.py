@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
 import re
+import stat
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,55 +25,127 @@ if TYPE_CHECKING:
 BUILD_FORMAT = 4
 """Raised when the builder changes in a way that old generations do not share."""
 
+VERSION = version("clonepool")
+
 
 class SourceFile(msgspec.Struct, frozen=True):
     """One file: where it is, its name relative to the configuration, SHA-256 of its contents."""
 
-    path: Path
+    place: str
     name: str
     digest: str
+
+    @property
+    def path(self) -> Path:
+        """Where it is."""
+        return Path(self.place)
+
+
+class _Known(msgspec.Struct):
+    """What is remembered of files, in memory and beside the daemon's state.
+
+    Attributes:
+        version: of clonepool: another may ask other things about a text.
+        digests: by path: size, times, device and inode, and the digest of the contents.
+        about: by digest: what was found in the text.
+    """
+
+    version: str = ""
+    digests: dict[str, tuple[tuple[int, ...], str]] = {}
+    about: dict[str, list[tuple[str, str]]] = {}
 
 
 class Digests:
     """SHA-256 of files, remembered for as long as a file's size, times and inode stay the same.
 
-    So that a check of thousands of unchanged files costs a look at each and not its contents. The
-    idea is git's index; a file that was written in the very moment when it was read is read again.
+    So that a check of thousands of unchanged files costs a look at each and not its contents, for
+    the next daemon too. The idea is git's index; a file that was written in the very moment when it
+    was read is read again.
+
+    Args:
+        file: where to remember; None for nowhere.
     """
 
     _RECENT_NANOSECONDS = 2_000_000_000
+    _MOST = 100_000
+    """Files to be remembered: beyond that all are forgotten."""
 
-    def __init__(self) -> None:
-        self._known: dict[str, tuple[tuple[int, ...], str]] = {}
-        self._about: dict[str, list[tuple[str, str]]] = {}
+    def __init__(self, file: Path | None = None) -> None:
+        self._file = file
+        self._known = _load(file)
+        self._changed = False
 
-    def of(self, path: Path) -> str:
+    def of(self, path: str | Path) -> str:
         """Return a file's digest.
 
         Raises:
             OSError: it cannot be read.
         """
-        status = os.stat(path)  # noqa: PTH116 - a quarter of what Path.stat costs, thousands of times
-        stamp = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
-        known = self._known.get(str(path))
+        digest = self.look(str(path))
+        if digest is None:
+            raise FileNotFoundError(errno.EISDIR, "is not a file", str(path))
+        return digest
+
+    def look(self, place: str) -> str | None:
+        """Return the digest of what is there; None when it is no file, such as a directory.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        status = os.stat(place)
+        if not stat.S_ISREG(status.st_mode):
+            return None
+        times = status.st_mtime_ns, status.st_ctime_ns
+        stamp = (status.st_size, *times, status.st_dev, status.st_ino)
+        known = self._known.digests.get(place)
         if known is not None and known[0] == stamp:
             return known[1]
-        with path.open("rb") as file:
+        with open(place, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             now = os.fstat(file.fileno())
-        quiet = stamp[1:3] == (now.st_mtime_ns, now.st_ctime_ns)
-        if quiet and _now() - max(stamp[1], stamp[2]) > self._RECENT_NANOSECONDS:
-            self._known[str(path)] = stamp, digest
+        quiet = times == (now.st_mtime_ns, now.st_ctime_ns)
+        if quiet and _now() - max(times) > self._RECENT_NANOSECONDS:
+            self._known.digests[place] = stamp, digest
+            self._changed = True
         return digest
 
     def about(
-        self, path: Path, ask: Callable[[str], list[tuple[str, str]]]
+        self, place: str, ask: Callable[[str], list[tuple[str, str]]]
     ) -> list[tuple[str, str]]:
-        """Return what `ask` finds in a file's text, which it is asked once."""
-        digest = self.of(path)
-        if digest not in self._about:
-            self._about[digest] = ask(path.read_text(encoding="utf-8", errors="replace"))
-        return self._about[digest]
+        """Return what `ask` finds in a file's text, which it is asked once.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        digest, known = self.of(place), self._known.about
+        if digest not in known:
+            with open(place, encoding="utf-8", errors="replace") as file:
+                known[digest] = ask(file.read())
+            self._changed = True
+        return known[digest]
+
+    def save(self) -> None:
+        """Remember for the next daemon what is new; what cannot be written is found again."""
+        if self._file is None or not self._changed:
+            return
+        self._changed = False
+        if len(self._known.digests) > self._MOST:
+            self._known.digests.clear()
+            self._known.about.clear()
+        fresh = self._file.with_suffix(".new")
+        with contextlib.suppress(OSError):
+            fresh.write_bytes(msgspec.json.encode(self._known))
+            fresh.replace(self._file)
+
+
+def _load(file: Path | None) -> _Known:
+    """Return what an earlier daemon remembered, nothing if that cannot be read."""
+    if file is not None:
+        with contextlib.suppress(OSError, msgspec.MsgspecError):
+            known = msgspec.json.decode(file.read_bytes(), type=_Known)
+            if known.version == VERSION:
+                return known
+    return _Known(VERSION)
 
 
 def _now() -> int:
@@ -95,21 +171,40 @@ def resolve(
     """
     digests, files = digests or Digests(), []
     for pattern in patterns:
-        found = [path for path in _matches(pattern, directory) if path.is_file()]
+        found = [
+            SourceFile(place, _name(place, directory), digest)
+            for place in _matches(pattern, directory)
+            if (digest := _look(key, place, digests)) is not None
+        ]
         if not found:
             raise TemplateFailedError(
                 f"{key}: {pattern!r} names no file below {directory}",
                 remedy="paths are relative to the configuration file",
             )
-        files += [_read(key, path, directory, digests) for path in found]
+        files += found
     return files
 
 
-def _matches(pattern: str, directory: Path) -> list[Path]:
+def _matches(pattern: str, directory: Path) -> list[str]:
     if (directory / pattern).is_dir():
         pattern = str(Path(pattern) / "*.sql")
-    found = glob.glob(pattern, root_dir=directory, recursive=True)  # noqa: PTH207 - keeps `..` and order
-    return [directory / match for match in sorted(found, key=natural_key)]
+    found = glob.glob(str(Path(pattern)), root_dir=directory, recursive=True)
+    return [os.path.join(directory, match) for match in sorted(found, key=natural_key)]
+
+
+def _look(key: str, place: str, digests: Digests) -> str | None:
+    try:
+        return digests.look(place)
+    except FileNotFoundError:
+        return None  # a link to nowhere, or gone since
+    except OSError as error:
+        raise TemplateFailedError(f"{key}: {place}: {error.strerror}") from error
+
+
+def _name(place: str, directory: Path) -> str:
+    """Return the name relative to the configuration, of what lies elsewhere the last part."""
+    above = os.path.join(directory, "")
+    return place[len(above) :] if place.startswith(above) else os.path.basename(place)
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:
@@ -127,12 +222,3 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     """Sort key by which 2 comes before 10."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
-
-
-def _read(key: str, path: Path, directory: Path, digests: Digests) -> SourceFile:
-    try:
-        digest = digests.of(path)
-    except OSError as error:
-        raise TemplateFailedError(f"{key}: {path}: {error.strerror}") from error
-    name = path.relative_to(directory).as_posix() if path.is_relative_to(directory) else path.name
-    return SourceFile(path, name, digest)

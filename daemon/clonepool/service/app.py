@@ -29,6 +29,7 @@ from clonepool.postgres.copier import Copiers
 from clonepool.postgres.handmade import Handmade
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
+from clonepool.postgres.sources import Digests
 from clonepool.service import http, systemd
 from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
@@ -185,7 +186,14 @@ class _Daemon:
             log.info("role.swept", role=role)
         secret = load_secret(self._server.state / "secret")
         owners = Owners(context.roles, context.logins, secret)
-        build = Builder(gateway, namer, capabilities, self._server.psql, serials.next)
+        build = Builder(
+            gateway,
+            namer,
+            capabilities,
+            self._server.psql,
+            serials.next,
+            Digests(self._server.state / "digests.json"),
+        )
         builder = TemplateBuilder(context, build, owners)
         async with anyio.create_task_group() as workers:
             broker = self._make_broker(context, workers)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.builder import Builder, Step
     from clonepool.postgres.recipe import Generation, Inputs
+    from clonepool.postgres.sources import Digests
     from clonepool.service.owners import Owners
     from clonepool.service.workers.context import Context
 
@@ -126,6 +127,7 @@ class TemplateBuilder:
             self._anew.add(template)
             self._stale(template, ["somebody asked for it"])
         self._want(template)
+        self._changed_at = 0.0  # nothing is being edited: there is nothing to wait for
 
     async def look(self, templates: set[str]) -> None:
         """Have those of these templates built again of which a source has changed.
@@ -153,6 +155,11 @@ class TemplateBuilder:
         """
         inputs = await self._builder.inputs(self._recipe(template))
         return Explanation(inputs.short, inputs.entries, self._due(template, inputs))
+
+    @property
+    def digests(self) -> Digests:
+        """Those of the files that were looked at."""
+        return self._builder.digests
 
     def sources(self) -> dict[str, Recipe]:
         """Return the recipes of all templates, for who watches their files."""

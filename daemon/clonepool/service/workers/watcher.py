@@ -17,10 +17,10 @@ from watchfiles import awatch
 
 from clonepool.errors import ClonepoolError
 from clonepool.postgres.recipe import read_files
-from clonepool.postgres.sources import Digests
 
 if TYPE_CHECKING:
     from clonepool.postgres.recipe import Recipe
+    from clonepool.postgres.sources import Digests
     from clonepool.service.workers.template_builder import TemplateBuilder
 
 log = structlog.get_logger()
@@ -97,9 +97,9 @@ class Watcher:
             for pattern in patterns_of(recipe):
                 (deep if "**" in pattern else flat).update(bases(recipe.directory, pattern))
                 wanted.add(os.path.normpath(recipe.directory / pattern))
-            named = _named(recipe)
-            flat |= {path.parent for path in named}
-            wanted |= {os.path.normpath(path) for path in named}
+            named = _named(recipe, self._builder.digests)
+            flat |= {Path(os.path.dirname(place)) for place in named}  # noqa: PTH120 - thousands
+            wanted |= {os.path.normpath(place) for place in named}
         self._known, self._wanted = (flat, deep), wanted
         return self._known
 
@@ -138,9 +138,9 @@ def bases(directory: Path, pattern: str) -> set[Path]:
     return {path for path in {base, *between} if path.is_dir()}
 
 
-def _named(recipe: Recipe) -> list[Path]:
+def _named(recipe: Recipe, digests: Digests) -> list[str]:
     """Return the files of a recipe, those that are included too; none while they cannot be read."""
     try:
-        return read_files(recipe, Digests()).watched
+        return read_files(recipe, digests).watched
     except ClonepoolError:
         return []  # whoever builds it says what is wrong
