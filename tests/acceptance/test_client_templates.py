@@ -15,9 +15,11 @@ from clonepool.errors import (
     BadRequestError,
     ClientLimitError,
     CloneInUseError,
+    ConnectionLostError,
     NotAllowedError,
     NotYourDefinitionError,
     NotYourLeaseError,
+    ShuttingDownError,
     TemplateFailedError,
     UnknownTemplateError,
 )
@@ -373,6 +375,53 @@ def test_a_daemon_that_is_killed_leaves_nothing_of_what_was_being_filled(daemon:
         run(other.url, "CREATE TABLE t AS SELECT 4 AS v")
     assert leased(daemon, definition.template) == 4
     assert nothing_is_left(daemon)
+
+
+def test_a_daemon_that_stops_refuses_who_waits_and_drops_what_is_not_finished(
+    daemon: Daemon,
+) -> None:
+    said: list[str] = []
+
+    def wait() -> None:
+        with daemon.client() as other:
+            try:
+                other.define("content", timeout=30)
+            except ShuttingDownError as error:
+                said.append(error.code)
+
+    with daemon.client() as client, client.lease("shop", timeout=30, ttl=60):
+        definition = client.define("content")
+        thread = threading.Thread(target=wait)
+        thread.start()
+        time.sleep(0.3)
+        daemon.stop()
+        thread.join()
+        assert said == ["shutting_down"]
+        with pytest.raises(ConnectionLostError):
+            definition.finalize()
+    assert not daemon.events("work.failed")
+
+
+def test_what_a_client_owns_does_not_run_with_the_daemons_rights() -> None:
+    config = CONFIG.replace("allow = true", 'allow = true\nrole = "app"')
+    trap = """\
+        CREATE SCHEMA evil;
+        CREATE FUNCTION evil.concat_ws(text, VARIADIC "any") RETURNS text LANGUAGE plpgsql AS
+            $$ BEGIN ALTER ROLE app SUPERUSER; RETURN ''; END $$;
+        CREATE FUNCTION evil.sum_it(text) RETURNS text LANGUAGE plpgsql AS
+            $$ BEGIN ALTER ROLE app SUPERUSER; RETURN ''; END $$;
+        CREATE AGGREGATE evil.count(*) (SFUNC = int8inc, STYPE = int8, INITCOND = '0');
+        CREATE FUNCTION evil.pg_relation_size(oid) RETURNS bigint LANGUAGE plpgsql AS
+            $$ BEGIN ALTER ROLE app SUPERUSER; RETURN 0; END $$;
+        CREATE TABLE t AS SELECT 3 AS v;
+        ALTER DATABASE {database} SET search_path = evil, pg_catalog, public;
+    """
+    with running_daemon(config, files=SQL) as daemon, daemon.client() as client:
+        with client.define("content") as definition:
+            run(definition.url, trap.replace("{database}", definition.database))
+        with client.lease(definition.template, timeout=30) as lease:
+            superuser = "SELECT rolsuper FROM pg_catalog.pg_roles WHERE rolname = 'app'"
+            assert value(lease.url, superuser) is False
 
 
 # The command line -----------------------------------------------------------------------------

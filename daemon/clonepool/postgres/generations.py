@@ -16,6 +16,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError
 from clonepool.postgres import databases, statistics
 from clonepool.postgres.clones import Contents, read_contents
+from clonepool.postgres.gateway import PLAIN_NAMES
 from clonepool.postgres.rewind.survey import CREATE_FUNCTIONS
 from clonepool.postgres.statistics import QUIET
 
@@ -154,7 +155,7 @@ class Generations:
         that was asynchronous may not have; a synchronous one of ours, that wrote something, takes
         all before it along.
         """
-        async with self._gateway.session(database) as session:
+        async with self._gateway.session(database, PLAIN_NAMES) as session:
             await session.execute(QUIET)
             if rewindable:
                 for statement in CREATE_FUNCTIONS:
@@ -164,7 +165,7 @@ class Generations:
         # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
         if analyze:
             await statistics.analyze(self._gateway, database)
-        async with self._gateway.session(database) as session:
+        async with self._gateway.session(database, PLAIN_NAMES) as session:
             await session.execute(QUIET)
             await session.execute("VACUUM (FREEZE)", seconds=FREEZE_SECONDS)
             return await read_contents(session)

@@ -9,7 +9,7 @@ import msgspec
 
 from clonepool.errors import CloneInUseError, StatementError, TemplateFailedError
 from clonepool.postgres import databases
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.gateway import PLAIN_NAMES, identifier
 from clonepool.postgres.generations import Finish
 from clonepool.postgres.properties import Properties, give_properties, properties_of
 from clonepool.postgres.recipe import Generation, Inputs, add_options
@@ -195,7 +195,7 @@ class Handmade:
         role's too. It is given back within the same transaction, so that nobody sees it gone.
         """
         lease, owner = identifier(clone), identifier(role)
-        async with self._gateway.session(copy) as session:
+        async with self._gateway.session(copy, PLAIN_NAMES) as session:
             await session.execute(
                 f"BEGIN; REASSIGN OWNED BY {lease} TO {owner}; DROP OWNED BY {lease};"
                 f" ALTER DATABASE {lease} OWNER TO {lease}; COMMIT"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import anyio
 
 from clonepool.errors import ClonepoolError
+from clonepool.postgres.gateway import PLAIN_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,15 +34,14 @@ async def analyze(gateway: Gateway, database: str) -> None:
     Raises:
         ServerUnavailableError, StatementError: some may be gathered.
     """
-    async with gateway.session(database) as session:
-        await session.execute("SET search_path = pg_catalog")
+    async with gateway.session(database, PLAIN_NAMES) as session:
         rows = await session.rows(_RELATIONS)
     errors: list[ClonepoolError] = []
 
     async def work(names: list[str]) -> None:
         try:
-            async with gateway.session(database) as session:
-                await session.execute(f"{QUIET}; SET search_path = pg_catalog")
+            async with gateway.session(database, PLAIN_NAMES) as session:
+                await session.execute(QUIET)
                 await session.execute(f"ANALYZE {', '.join(names)}", seconds=ANALYZE_SECONDS)
         except ClonepoolError as error:
             errors.append(error)

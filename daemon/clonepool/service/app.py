@@ -213,6 +213,7 @@ class _Daemon:
             workers.start_soon(builder.run)
             workers.start_soon(Watcher(builder).run)
             self._start_keeper(workers, broker, context, builder)
+            making = self._make_making(broker, context, build, made, workers)
             board = StatusBoard(
                 context.fleet,
                 capabilities,
@@ -230,10 +231,11 @@ class _Daemon:
                 self._config,
                 board,
                 Builds(builder, workers),
-                self._make_making(broker, context, build, made, workers),
+                making,
             )
             await self._front(broker, methods, board, began)
             await self._clean_up(broker)
+            await making.close()
             broker.close()
             workers.cancel_scope.cancel()
 
@@ -370,6 +372,7 @@ class _Daemon:
             systemd.notify("STOPPING=1")
             self._listener.stop_accepting()
             broker.carry_out(broker.fleet.stop())
+            methods.stop()
             await self._drain(broker)
             front.cancel_scope.cancel()
 

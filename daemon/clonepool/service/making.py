@@ -6,6 +6,8 @@ import re
 import secrets
 from typing import TYPE_CHECKING
 
+import structlog
+
 from clonepool.core.decisions import Request
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.errors import (
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
     from clonepool.service.workers.context import Context
     from clonepool.service.workers.definer import Definer
     from clonepool.service.workers.snapshots import Snapshots
+
+log = structlog.get_logger()
 
 
 class Making:
@@ -98,6 +102,14 @@ class Making:
         """End what the connection was to fill, and waited for."""
         self._definer.disconnect(peer.number)
 
+    def stop(self) -> None:
+        """Refuse who waits for another to fill a template."""
+        self._definer.stop()
+
+    async def close(self) -> None:
+        """Drop what clients have not finished."""
+        await self._definer.close()
+
     async def _snapshot(self, lease: Lease, params: Snapshot) -> SnapshotResult:
         began = self._context.now()
         made = await self._snapshots.make(lease, params.template, end_sessions=params.end_sessions)
@@ -130,6 +142,9 @@ class Making:
             peer.reply_error(request, ServerUnavailableError(str(error), remedy=error.remedy))
         except ClonepoolError as error:
             peer.reply_error(request, error)
+        except Exception as error:
+            log.exception("work.failed", work=repr(work))
+            peer.reply_error(request, ClonepoolError(f"internal error: {error!r}"))
         else:
             if result is not None:
                 peer.reply(request, result)

@@ -118,6 +118,10 @@ class Methods:
         """
         self._table[call.method](peer, call.id, call.params)
 
+    def stop(self) -> None:
+        """Refuse who waits for a template; the pools refuse for themselves."""
+        self._making.stop()
+
     def disconnect(self, peer: Connection) -> None:
         """End what the connection held and waited for."""
         self._making.disconnect(peer)

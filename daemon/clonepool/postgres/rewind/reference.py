@@ -94,7 +94,6 @@ class References:
         async with self._lock(generation):
             self.forget(generation)
             await self._drop_stale()
-        self._locks.pop(generation, None)
 
     async def ensure(self, generation: str) -> None:
         """See that there is a reference; while one cannot be made, only small tables are put back.

@@ -16,6 +16,7 @@ import structlog
 
 from clonepool.config import made_by_client
 from clonepool.core.naming import Kind
+from clonepool.core.refusals import shutting_down
 from clonepool.errors import (
     ClientLimitError,
     ClonepoolError,
@@ -25,6 +26,7 @@ from clonepool.errors import (
 from clonepool.postgres import databases
 from clonepool.postgres.generations import built_at, contents_of
 from clonepool.postgres.recipe import Generation, Recipe
+from clonepool.service.guard import guarded
 from clonepool.service.registry import Made, Registry
 
 if TYPE_CHECKING:
@@ -76,8 +78,10 @@ class ClientTemplates:
         """See that clients may make templates.
 
         Raises:
-            NotAllowedError: they may not.
+            NotAllowedError, ShuttingDownError: they may not.
         """
+        if self._context.fleet.stopping:
+            raise shutting_down()
         if not self._options.allow:
             raise NotAllowedError(
                 "clients may not make templates here",
@@ -98,7 +102,7 @@ class ClientTemplates:
         if template in living:
             return
         for _ in range(len(living) + under_way + 1 - self._options.max_templates):
-            idle = [name for name in self.registry.living() if self.registry.pool(name).is_idle]
+            idle = [name for name in self.registry.living() if self._is_idle(name)]
             if not idle:
                 raise ClientLimitError(
                     f"clients have made {len(living)} templates, and all are in use",
@@ -218,7 +222,7 @@ class ClientTemplates:
                 left = self.registry.used_at(template) + self._options.unused_for - now
                 if left > 0:
                     due = min(due, left)
-                elif self.registry.pool(template).is_idle:
+                elif self._is_idle(template):
                     self._give_up(template)
                 else:
                     due = min(due, _AGAIN_SECONDS)
@@ -228,7 +232,7 @@ class ClientTemplates:
     def lost(self, template: str, *, damaged: bool = False) -> None:
         """Its database is gone, or not what it was: nobody but a client can make it again."""
         if self.registry.is_ready(template):
-            self._tasks.start_soon(self._look_for, template, damaged)
+            self._tasks.start_soon(guarded, self._look_for, template, damaged)
 
     async def _look_for(self, template: str, damaged: bool) -> None:
         context = self._context
@@ -250,11 +254,15 @@ class ClientTemplates:
             )
             context.carry_out([*pool.template_failed(error), *pool.distrust()])
 
+    def _is_idle(self, template: str) -> bool:
+        """Say whether nobody uses it, and nobody makes it anew."""
+        return self.registry.pool(template).is_idle and not self.turn(template).locked()
+
     def _give_up(self, template: str) -> None:
         """Lend it no more, and remove it when its clones are gone."""
         log.info("template.given_up", template=template)
         self._context.carry_out(self.registry.pool(template).retire())
-        self._tasks.start_soon(self._remove, template)
+        self._tasks.start_soon(guarded, self._remove, template)
 
     async def _remove(self, template: str) -> None:
         pool = self.registry.pool(template)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
+from clonepool.service.guard import guarded
 from clonepool.service.workers.courtesy import Courtesy
 from clonepool.service.workers.creator import Creator
 from clonepool.service.workers.dropper import Dropper
@@ -13,14 +12,12 @@ from clonepool.service.workers.recycler import Recycler
 from clonepool.service.workers.scribe import Scribe
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from anyio.abc import TaskGroup
 
     from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
     from clonepool.service.workers.context import Context
-
-log = structlog.get_logger()
 
 
 class Crew:
@@ -42,40 +39,32 @@ class Crew:
 
     def create(self, decision: CreateClone) -> None:
         """Start to make a clone."""
-        self._tasks.start_soon(_guarded, self._creator.run, decision)
+        self._tasks.start_soon(guarded, self._creator.run, decision)
 
     def recycle(
         self, decision: Recycle, report: Callable[[list[dict[str, Any]] | None], None] | None
     ) -> None:
         """Start to recycle a clone."""
-        self._tasks.start_soon(_guarded, self._recycler.run, decision, report)
+        self._tasks.start_soon(guarded, self._recycler.run, decision, report)
 
     def keep(
         self, decision: Keep, report: Callable[[list[dict[str, Any]] | None, bool], None]
     ) -> None:
         """Start to set a clone aside."""
-        self._tasks.start_soon(_guarded, self._recycler.keep, decision, report)
+        self._tasks.start_soon(guarded, self._recycler.keep, decision, report)
 
     def record(self, decision: Record) -> None:
         """Start to write a lease down."""
-        self._tasks.start_soon(_guarded, self._scribe.record, decision)
+        self._tasks.start_soon(guarded, self._scribe.record, decision)
 
     def park(self, decision: Park) -> None:
         """Start to leave a clone to the next daemon."""
-        self._tasks.start_soon(_guarded, self._scribe.park, decision)
+        self._tasks.start_soon(guarded, self._scribe.park, decision)
 
     def adopt(self, decision: Adopt) -> None:
         """Start to take over a clone of an earlier daemon."""
-        self._tasks.start_soon(_guarded, self._creator.adopt, decision)
+        self._tasks.start_soon(guarded, self._creator.adopt, decision)
 
     def drop(self, decision: Drop) -> None:
         """Start to drop a clone."""
-        self._tasks.start_soon(_guarded, self._dropper.run, decision)
-
-
-async def _guarded(work: Callable[..., Awaitable[None]], *arguments: object) -> None:
-    """Let a mistake of ours cost one clone its place in the pool, and not everybody the daemon."""
-    try:
-        await work(*arguments)
-    except Exception:
-        log.exception("work.failed", work=repr(arguments[0]))
+        self._tasks.start_soon(guarded, self._dropper.run, decision)

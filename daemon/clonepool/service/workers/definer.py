@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import structlog
 
 from clonepool.core.definitions import Answer, Definitions, Discard, Make
+from clonepool.core.refusals import shutting_down
 from clonepool.postgres.sources import generation_name
+from clonepool.service.guard import guarded
 from clonepool.service.registry import Made
 from clonepool.service.workers.client_templates import facts_of
 
@@ -141,6 +143,17 @@ class Definer:
             del self._askers[waiter]
         self._carry_out(self._definitions.holder_gone(holder, self._context.now()))
 
+    def stop(self) -> None:
+        """Refuse who waits: the daemon is stopping."""
+        askers, self._askers = self._askers, {}
+        for _, told in askers.values():
+            told.refused(shutting_down())
+
+    async def close(self) -> None:
+        """Drop what is being filled."""
+        for filled in list(self._filled.values()):
+            await self._handmade.generations.remove(filled.database)
+
     async def _finish(self, definition: Definition) -> Generation:
         template = definition.template
         section = self._templates.options_of("")
@@ -158,9 +171,9 @@ class Definer:
         for verdict in verdicts:
             match verdict:
                 case Make():
-                    self._tasks.start_soon(self._make, verdict.definition)
+                    self._tasks.start_soon(guarded, self._make, verdict.definition)
                 case Discard():
-                    self._tasks.start_soon(self._discard, verdict.definition)
+                    self._tasks.start_soon(guarded, self._discard, verdict.definition)
                 case Answer():
                     self._answer(verdict)
         self._set_timer()

@@ -1,0 +1,20 @@
+"""Tasks that must not take everybody down with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import structlog
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+log = structlog.get_logger()
+
+
+async def guarded(work: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Let a mistake of ours cost one clone or one template, and not everybody the daemon."""
+    try:
+        await work(*arguments)
+    except Exception:
+        log.exception("work.failed", work=repr(arguments[:1]))
