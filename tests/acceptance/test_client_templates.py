@@ -389,7 +389,7 @@ def test_a_daemon_that_stops_refuses_who_waits_and_drops_what_is_not_finished(
             except ShuttingDownError as error:
                 said.append(error.code)
 
-    with daemon.client() as client, client.lease("shop", timeout=30, ttl=60):
+    with daemon.client() as client:
         definition = client.define("content")
         thread = threading.Thread(target=wait)
         thread.start()
@@ -399,21 +399,65 @@ def test_a_daemon_that_stops_refuses_who_waits_and_drops_what_is_not_finished(
         assert said == ["shutting_down"]
         with pytest.raises(ConnectionLostError):
             definition.finalize()
+    daemon.start()
+    assert not [line for line in daemon.events("database.swept") if definition.database in line]
     assert not daemon.events("work.failed")
+
+
+def test_one_that_is_given_up_and_filled_again_belongs_to_the_same_role() -> None:
+    config = CONFIG.replace("allow = true", 'allow = true\nrole = "app"')
+    config = config.replace("max_templates = 3", "max_templates = 1")
+    with running_daemon(config, files=SQL) as daemon, daemon.client() as client:
+        names = set()
+        for content in ("one", "two", "one", "two"):
+            with client.define(content) as definition:
+                assert not definition.filled
+                assert definition.url.startswith("postgresql://app:")
+                run(definition.url, "CREATE TABLE t AS SELECT 3 AS v")
+            with client.lease(definition.template, timeout=30) as lease:
+                assert lease.user == "app"
+                assert value(lease.url, V) == 3
+            names.add(definition.template)
+        assert len(names) == 2
+        assert not daemon.events("work.failed")
+
+
+def test_a_name_stays_with_the_template_that_it_was_made_of(daemon: Daemon) -> None:
+    prepared(daemon)
+    with daemon.client() as client:
+        with client.define("content") as definition:
+            run(definition.url, "CREATE TABLE t AS SELECT 3 AS v")
+        with client.lease(definition.template, timeout=30) as lease:
+            with pytest.raises(BadRequestError, match="made of shop"):
+                lease.snapshot("ready")
+            lease.snapshot("other")
+    assert leased(daemon, "other") == 3
+    assert leased(daemon, "ready") == 7
+
+
+def test_a_lease_whose_template_is_not_there_any_more_cannot_be_copied(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        token = client.lease("shop", timeout=30, ttl=60).token
+    daemon.stop()
+    (daemon.directory / "a.sql").write_text("SELEC 1;")
+    daemon.start()
+    eventually(lambda: daemon.pool("shop")["phase"] == "failed")
+    with daemon.client() as client:
+        with pytest.raises(TemplateFailedError, match="is not there"):
+            client.call("snapshot", lease=token, template="ready")
+        client.call("ping")
 
 
 def test_what_a_client_owns_does_not_run_with_the_daemons_rights() -> None:
     config = CONFIG.replace("allow = true", 'allow = true\nrole = "app"')
-    trap = """\
+    trap = """
+        CREATE FUNCTION public.hashtextextended(text, int) RETURNS bigint LANGUAGE plpgsql AS
+            $$ BEGIN ALTER ROLE app SUPERUSER; RETURN 0; END $$;
         CREATE SCHEMA evil;
-        CREATE FUNCTION evil.concat_ws(text, VARIADIC "any") RETURNS text LANGUAGE plpgsql AS
-            $$ BEGIN ALTER ROLE app SUPERUSER; RETURN ''; END $$;
-        CREATE FUNCTION evil.sum_it(text) RETURNS text LANGUAGE plpgsql AS
-            $$ BEGIN ALTER ROLE app SUPERUSER; RETURN ''; END $$;
-        CREATE AGGREGATE evil.count(*) (SFUNC = int8inc, STYPE = int8, INITCOND = '0');
         CREATE FUNCTION evil.pg_relation_size(oid) RETURNS bigint LANGUAGE plpgsql AS
             $$ BEGIN ALTER ROLE app SUPERUSER; RETURN 0; END $$;
         CREATE TABLE t AS SELECT 3 AS v;
+        CREATE UNLOGGED TABLE u AS SELECT 4 AS v;
         ALTER DATABASE {database} SET search_path = evil, pg_catalog, public;
     """
     with running_daemon(config, files=SQL) as daemon, daemon.client() as client:

@@ -29,11 +29,12 @@ class Fleet:
     ) -> None:
         self.budget = Budget(max_clones)
         self._naming = namer, serials
+        self._draining = False
+        self.stopping = False
         self.pools: dict[str, Pool] = {}
         for name, limit in limits.items():
             self.enter(name, limit)
         self.budget.owed = lambda: sum(pool.shortage.owed for pool in self.pools.values())
-        self.stopping = False
 
     # Clients ------------------------------------------------------------------------------
 
@@ -74,7 +75,10 @@ class Fleet:
     def enter(self, template: str, limits: Limits) -> Pool:
         """Return the pool of a template, which is made if there is none."""
         if template not in self.pools:
-            self.pools[template] = Pool(template, limits, self.budget, *self._naming)
+            pool = self.pools[template] = Pool(template, limits, self.budget, *self._naming)
+            pool.draining = self._draining
+            if self.stopping:
+                pool.stop()
         return self.pools[template]
 
     def remove(self, template: str) -> None:
@@ -152,6 +156,8 @@ class Fleet:
         Raises:
             UnknownTemplateError: no such template; nothing changed.
         """
+        if template is None:
+            self._draining = on
         pools = self.pools.values() if template is None else [self.pool(template)]
         refusals = [decision for pool in pools for decision in pool.drain(on=on)]
         return [*refusals, *self.plan(now)]

@@ -292,6 +292,8 @@ class Pool:
     def suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
         """A rewound clone is not what it should be: keep it for a person, make another."""
         self._give_up_reset(name)
+        if self.phase is Phase.RETIRED:
+            return self._drop(name)
         self.stock.move(name, Event.KEEP)
         self.stock.kept[name] = now + seconds
         return self.plan(now)
@@ -364,13 +366,16 @@ class Pool:
 
     def stop(self) -> list[Decision]:
         """Refuse who waits, park what is ready, and make no more; leases go on."""
+        if self.phase is Phase.RETIRED:
+            return []
         self.phase, self.is_over = Phase.STOPPING, True
         return [*self.refuse_all(refusals.shutting_down()), *self._park_ready()]
 
     def retire(self) -> list[Decision]:
         """Refuse who waits, drop what is ready, and make no more: the template is given up."""
         self.phase, self.is_over = Phase.RETIRED, True
-        return [*self.refuse_all(refusals.retired(self.template)), *self.distrust()]
+        parked = [drop for name in list(self.stock.parked) for drop in self._drop(name)]
+        return [*self.refuse_all(refusals.retired(self.template)), *self.distrust(), *parked]
 
     def end_leases(self) -> list[Decision]:
         """End every lease that does not outlive the daemon."""

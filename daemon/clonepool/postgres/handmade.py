@@ -177,16 +177,29 @@ class Handmade:
             recipe.section.analyze,
         )
         try:
-            await databases.end_sessions(self._gateway, name, clients_only=True)
+            name = await self._withdraw(name, recipe.template, short)
+            size = await self.generations.size(name)
             contents = await self.generations.finish(name, finish)
         except BaseException:
             await self.generations.remove(name)
             raise
         database = self.generations.name(recipe.template, short)
-        size = await self.generations.size(database)
         return Generation(
             short, inputs.full, database, contents, size, reused=False, inputs=inputs.entries
         )
+
+    async def _withdraw(self, name: str, template: str, short: str) -> str:
+        """Rename what a client knows by name, so that it cannot come back while it is sealed."""
+        hidden = self.generations.temporary_name(template, short, self.next_serial())
+        await databases.close(self._gateway, name)
+        await databases.end_sessions(self._gateway, name)
+        await databases.rename(self._gateway, name, hidden)
+        try:
+            await databases.unseal(self._gateway, hidden)
+        except BaseException:
+            await self.generations.remove(hidden)
+            raise
+        return hidden
 
     async def _reassign(self, clone: str, copy: str, role: str) -> None:
         """Give what the clone's own role has in the copy to the template's role.

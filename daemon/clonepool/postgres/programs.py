@@ -153,7 +153,7 @@ class _Program:
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(process.pid, number)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):  # the latter: it has become another user
                 break
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(GRACE_SECONDS)

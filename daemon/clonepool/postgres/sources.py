@@ -132,6 +132,8 @@ class Digests:
         if len(self._known.digests) > self._MOST:
             self._known.digests.clear()
             self._known.about.clear()
+        current = {digest for _, digest in self._known.digests.values()}
+        self._known.about = {d: found for d, found in self._known.about.items() if d in current}
         fresh = self._file.with_suffix(".new")
         with contextlib.suppress(OSError):
             fresh.write_bytes(msgspec.json.encode(self._known))

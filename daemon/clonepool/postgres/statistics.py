@@ -20,7 +20,7 @@ QUIET = "SET client_min_messages = error; SET default_transaction_read_only = of
 _RELATIONS = """\
 SELECT c.oid::regclass::text AS name,
        coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(c.oid)),
-                pg_relation_size(c.oid)) + 8192 AS bytes
+                pg_relation_size(c.oid), 0) + 8192 AS bytes
   FROM pg_class c
  WHERE relkind IN ('r', 'm', 'p') AND NOT relispartition AND relpersistence <> 't'
  ORDER BY 2 DESC

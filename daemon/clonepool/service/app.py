@@ -30,6 +30,7 @@ from clonepool.postgres.handmade import Handmade
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
 from clonepool.postgres.sources import Digests
+from clonepool.postgres.strategies import candidates
 from clonepool.service import http, systemd
 from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
@@ -251,6 +252,9 @@ class _Daemon:
     ) -> Context:
         embedded, gateway = self._server.embedded, self._server.gateway
         storage = embedded.storage if embedded else None
+        made = self._config.client_templates
+        if made.allow:  # what it says of copying must be possible before the first one is made
+            candidates(made.copy, capabilities, throwaway=embedded is not None)
         context = Context(
             config=self._config,
             sections=dict(self._config.templates),

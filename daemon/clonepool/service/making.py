@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -12,6 +13,7 @@ from clonepool.core.decisions import Request
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.errors import (
     BadRequestError,
+    ClientLimitError,
     ClonepoolError,
     ServerUnavailableError,
     StatementError,
@@ -55,12 +57,14 @@ class Making:
         self._definer = definer
         self._tasks = tasks
         self._last_waiter = 0
+        self._pending: Counter[int] = Counter()
 
     def snapshot(self, peer: Connection, request: RequestId, params: Snapshot) -> None:
         """Make a template of a leased clone's present state, then answer.
 
         Raises:
-            NotAllowedError, BadRequestError, NotYourLeaseError, ClientLimitError: nothing was done.
+            NotAllowedError, BadRequestError, NotYourLeaseError, ClientLimitError,
+                ShuttingDownError: nothing was done.
         """
         lease = self._snapshots.check(params.lease, params.template)
         self._start(peer, request, lambda: self._snapshot(lease, params))
@@ -69,7 +73,7 @@ class Making:
         """Answer that the template is there, or have this client fill it, or wait for who does.
 
         Raises:
-            NotAllowedError, BadRequestError: nothing was done.
+            NotAllowedError, BadRequestError, ClientLimitError, ShuttingDownError: nothing was done.
         """
         self._templates.check_allowed()
         if not re.fullmatch(TEMPLATE_PATTERN, f"{params.name}_abcdefgh"):
@@ -128,6 +132,14 @@ class Making:
     def _start(
         self, peer: Connection, request: RequestId, work: Callable[[], Awaitable[object]]
     ) -> None:
+        most = self._context.config.access.max_pending_per_client
+        if self._pending[peer.number] >= most:
+            raise ClientLimitError(
+                f"this connection has asked for {most} templates that are not made yet",
+                remedy="read replies before you ask for more, or raise"
+                " access.max_pending_per_client",
+            )
+        self._pending[peer.number] += 1
         self._tasks.start_soon(self._answer, peer, request, work)
 
     async def _answer(
@@ -148,6 +160,10 @@ class Making:
         else:
             if result is not None:
                 peer.reply(request, result)
+        finally:
+            self._pending[peer.number] -= 1
+            if not self._pending[peer.number]:
+                del self._pending[peer.number]
 
 
 class _Told:

@@ -61,11 +61,11 @@ class Registry:
     def enter(self, template: str, section: TemplateSection, made: Made) -> Pool:
         """Have a template, or have it made anew; it can be leased when its generation is told."""
         context = self._context
+        context.copiers.enter(template, section.copy)
         self.made[template] = made
         self._entered_at[template] = context.now()
         context.sections[template] = section
         context.metrics.enter(template)
-        context.copiers.enter(template, section.copy)
         limits = limits_of(section, rewinds=context.capabilities.rewinds)
         return context.fleet.enter(template, limits)
 
@@ -76,12 +76,17 @@ class Registry:
         context.copiers.remove(template)
         context.metrics.remove(template)
         context.generations.pop(template, None)
+        context.distrusted.discard(template)
         del context.sections[template], self.made[template], self._entered_at[template]
         context.logins.forget_template(template)
 
     def is_ready(self, template: str) -> bool:
         """Say whether a client made that template, and it can be leased."""
         return template in self.made and self.pool(template).phase is Phase.READY
+
+    def is_retired(self, template: str) -> bool:
+        """Say whether a template is given up, and not gone yet."""
+        return template in self.made and self.pool(template).phase is Phase.RETIRED
 
     def pool(self, template: str) -> Pool:
         """Return the pool of a template that a client made."""

@@ -7,6 +7,7 @@ How a client makes one is in `snapshots` and `definer`; how a database becomes a
 from __future__ import annotations
 
 import math
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,8 @@ from clonepool.service.guard import guarded
 from clonepool.service.registry import Made, Registry
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from anyio.abc import TaskGroup
 
     from clonepool.config import TemplateSection
@@ -42,6 +45,8 @@ log = structlog.get_logger()
 
 GIVE_UP_FAILED, FIND_FAILED = "template.give_up_failed", "template.find_failed"
 _LOOK_SECONDS = 0.02
+_LONGEST_PAUSE_SECONDS = 5.0
+_TURN_SECONDS = 30.0
 _AGAIN_SECONDS = 30.0
 """When to look again at a template that is due to go and still in use."""
 
@@ -68,6 +73,7 @@ class ClientTemplates:
         self._owners = owners
         self._tasks = tasks
         self._turns: dict[str, anyio.Lock] = {}
+        self._under_way: set[str] = set()
         self._found: dict[str, tuple[Database, Generation]] = {}
         self._stirred = anyio.Event()
         self.registry = Registry(context)
@@ -88,27 +94,32 @@ class ClientTemplates:
                 remedy="set client_templates.allow in the daemon's configuration",
             )
 
-    def make_room(self, template: str, under_way: int = 0) -> None:
-        """See that there may be one more, giving up the one that nobody has used for longest.
+    def begin(self, template: str) -> None:
+        """Take a place for one that is about to be made, until `done` is called.
 
-        Args:
-            template: that is to be made; one that is there already needs no room.
-            under_way: how many others are being made.
+        Where there is none, the one that nobody has used for longest is given up. To be called in
+        the template's turn.
 
         Raises:
-            ClientLimitError: all of them are in use.
+            ClientLimitError: all of them are in use; none was given up.
         """
-        living = self.registry.living()
-        if template in living:
-            return
-        for _ in range(len(living) + under_way + 1 - self._options.max_templates):
-            idle = [name for name in self.registry.living() if self._is_idle(name)]
-            if not idle:
-                raise ClientLimitError(
-                    f"clients have made {len(living)} templates, and all are in use",
-                    remedy="release leases, or raise client_templates.max_templates",
-                )
-            self._give_up(idle[0])
+        others = (self._under_way | set(self.registry.living())) - {template}
+        surplus = len(others) + 1 - self._options.max_templates
+        idle = [name for name in self.registry.living() if self._is_idle(name)]
+        if len(idle) < surplus:
+            raise ClientLimitError(
+                f"clients have made {len(others)} templates, and all are in use",
+                remedy="release leases, or raise client_templates.max_templates",
+            )
+        for name in idle[: max(0, surplus)]:
+            self._give_up(name)
+        self._under_way.add(template)
+
+    def done(self, template: str) -> None:
+        """The template is made, or will not be."""
+        self._under_way.discard(template)
+        if template not in self.registry.made:
+            self._context.logins.forget_template(template)
 
     def root_of(self, template: str) -> str:
         """Return the configured template whose options a template has; empty for the defined."""
@@ -129,9 +140,33 @@ class ClientTemplates:
         """Make the role that is to own it."""
         await self._owners.prepare(template, section)
 
-    def turn(self, template: str) -> anyio.Lock:
-        """Return what is held while a template is made or given up."""
-        return self._turns.setdefault(template, anyio.Lock())
+    @asynccontextmanager
+    async def turn(self, template: str) -> AsyncIterator[None]:
+        """Make a template, or give it up, while nobody else does either.
+
+        Raises:
+            TemplateFailedError: somebody else does for long.
+        """
+        lock = self._turns.setdefault(template, anyio.Lock())
+        held = False
+        try:
+            try:
+                with anyio.fail_after(_TURN_SECONDS):
+                    await lock.acquire()
+                    held = True
+                    while self.registry.is_retired(template):
+                        await anyio.sleep(_LOOK_SECONDS)
+            except TimeoutError:
+                raise TemplateFailedError(
+                    f"the template {template} is being made or given up for long",
+                    remedy="try again",
+                ) from None
+            yield
+        finally:
+            if held:
+                lock.release()
+            if not lock.locked() and not lock.statistics().tasks_waiting:
+                self._turns.pop(template, None)
 
     async def settle(
         self, template: str, section: TemplateSection, made: Made, generation: Generation
@@ -144,7 +179,7 @@ class ClientTemplates:
             relations=generation.contents.relations,
         )  # fmt: skip
         if before is not None:
-            await self._drop(template, before)
+            self._tasks.start_soon(guarded, self._drop, template, before)
 
     def _enter(
         self, template: str, section: TemplateSection, made: Made, generation: Generation
@@ -256,7 +291,8 @@ class ClientTemplates:
 
     def _is_idle(self, template: str) -> bool:
         """Say whether nobody uses it, and nobody makes it anew."""
-        return self.registry.pool(template).is_idle and not self.turn(template).locked()
+        busy = template in self._turns or template in self._under_way
+        return self.registry.pool(template).is_idle and not busy
 
     def _give_up(self, template: str) -> None:
         """Lend it no more, and remove it when its clones are gone."""
@@ -266,23 +302,27 @@ class ClientTemplates:
 
     async def _remove(self, template: str) -> None:
         pool = self.registry.pool(template)
-        async with self.turn(template):
-            while pool.databases:
-                await anyio.sleep(_LOOK_SECONDS)
-            generation = self._context.generations.get(template)
-            self.registry.remove(template)
-            if generation is not None:
-                await self._drop(template, generation)
+        while pool.databases:
+            await anyio.sleep(_LOOK_SECONDS)
+        generation = self._context.generations.get(template)
+        self.registry.remove(template)
+        if generation is not None:
+            await self._drop(template, generation)
 
     async def _drop(self, template: str, generation: Generation) -> None:
-        context = self._context
-        try:
-            await context.rewinder.retire(generation.database)
-            await databases.drop(context.gateway, generation.database, sealed=True)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.troubles.begin(GIVE_UP_FAILED, template, error)
-        else:
-            context.troubles.end(GIVE_UP_FAILED, template)
+        """Drop a generation, again and again until it is gone."""
+        context, pause = self._context, _LOOK_SECONDS
+        while True:
+            try:
+                await context.rewinder.retire(generation.database)
+                await databases.drop(context.gateway, generation.database, sealed=True)
+            except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+                context.troubles.begin(GIVE_UP_FAILED, template, error)
+            else:
+                context.troubles.end(GIVE_UP_FAILED, template)
+                return
+            await anyio.sleep(pause)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
 def facts_of(made: Made) -> dict[str, Any]:

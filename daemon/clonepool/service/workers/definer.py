@@ -12,6 +12,7 @@ import structlog
 
 from clonepool.core.definitions import Answer, Definitions, Discard, Make
 from clonepool.core.refusals import shutting_down
+from clonepool.errors import BadRequestError, ClientLimitError
 from clonepool.postgres.sources import generation_name
 from clonepool.service.guard import guarded
 from clonepool.service.registry import Made
@@ -98,18 +99,17 @@ class Definer:
             told: is told once, unless the connection ends before.
 
         Raises:
-            TemplateFailedError, ServerUnavailableError, ClientLimitError: nothing was begun.
+            TemplateFailedError, ServerUnavailableError, BadRequestError: nothing was begun.
         """
         recipe = self._templates.recipe(name, self._templates.options_of(""))
         inputs = await self._handmade.identify(recipe, asked.label)
         if told.gone:
             return
         template = f"{name}_{inputs.short}"
+        self._check_free(template)
         if self._templates.registry.is_ready(template):
             told.there(template)
             return
-        if template not in self._definitions:
-            self._templates.make_room(template, len(self._definitions))
         self._askers[asked.waiter] = asked.holder, told
         self._carry_out(self._definitions.seek(template, asked))
 
@@ -159,13 +159,29 @@ class Definer:
         section = self._templates.options_of("")
         made = Made("define", "", section.role)
         filled = self._filled.pop(definition.request.token)
-        async with self._templates.turn(template):
-            recipe = self._templates.recipe(template, section)
-            generation = await self._handmade.finish(
-                filled.database, recipe, filled.short, filled.inputs, facts_of(made)
-            )
-            await self._templates.settle(template, section, made, generation)
+        try:
+            async with self._templates.turn(template):
+                self._check_free(template)
+                await self._templates.prepare(template, section)
+                recipe = self._templates.recipe(template, section)
+                generation = await self._handmade.finish(
+                    filled.database, recipe, filled.short, filled.inputs, facts_of(made)
+                )
+                await self._templates.settle(template, section, made, generation)
+        except BaseException:
+            await self._handmade.generations.remove(filled.database)
+            raise
+        finally:
+            self._templates.done(template)
         return generation
+
+    def _check_free(self, template: str) -> None:
+        made = self._templates.registry.made.get(template)
+        if made is not None and made.by != "define":
+            raise BadRequestError(
+                f"the template {template} is a snapshot that a client made",
+                remedy="use another `name`",
+            )
 
     def _carry_out(self, verdicts: list[Verdict]) -> None:
         for verdict in verdicts:
@@ -194,20 +210,28 @@ class Definer:
         section = self._templates.options_of("")
         recipe = self._templates.recipe(template, section)
         try:
-            await self._templates.prepare(template, section)
-            inputs = await self._handmade.identify(recipe, definition.request.label)
-            short = generation_name(f"{inputs.full} {self._handmade.next_serial()}")
-            database = await self._handmade.empty(recipe, short)
+            async with self._templates.turn(template):
+                self._templates.begin(template)
+                await self._templates.prepare(template, section)
+                inputs = await self._handmade.identify(recipe, definition.request.label)
+                short = generation_name(f"{inputs.full} {self._handmade.next_serial()}")
+                database = await self._handmade.empty(recipe, short)
+                self._filled[definition.request.token] = _Filled(database, short, inputs)
+                self._hand_over(definition, database)
+        except ClientLimitError as error:
+            self._carry_out(self._definitions.not_made(definition, error))
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             told = context.troubles.begin(DEFINE_FAILED, template, error)
+            self._templates.done(template)
             self._carry_out(self._definitions.not_made(definition, told))
-            return
-        context.troubles.end(DEFINE_FAILED, template)
-        self._filled[definition.request.token] = _Filled(database, short, inputs)
-        self._carry_out(self._definitions.made(definition, context.now()))
+        else:
+            context.troubles.end(DEFINE_FAILED, template)
+
+    def _hand_over(self, definition: Definition, database: str) -> None:
+        self._carry_out(self._definitions.made(definition, self._context.now()))
         asker = self._askers.pop(definition.request.waiter, None)
         if asker is not None and not definition.abandoned:
-            log.info("template.being_filled", template=template, database=database)
+            log.info("template.being_filled", template=definition.template, database=database)
             asker[1].fill(definition, database)
 
     async def _discard(self, definition: Definition) -> None:
@@ -215,6 +239,8 @@ class Definer:
         if filled is not None:
             log.info("template.not_filled", template=definition.template)
             await self._handmade.generations.remove(filled.database)
+            if definition.template not in self._definitions:
+                self._templates.done(definition.template)
 
     # Time ---------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import re
 from typing import TYPE_CHECKING
 
 from clonepool.core.naming import TEMPLATE_PATTERN
+from clonepool.core.refusals import not_your_lease
 from clonepool.errors import BadRequestError, ClonepoolError, TemplateFailedError
 from clonepool.postgres.handmade import Source
 from clonepool.postgres.recipe import Inputs
@@ -35,7 +36,7 @@ class Snapshots:
         """Return the lease whose clone is to be copied, if that may be.
 
         Raises:
-            NotAllowedError, NotYourLeaseError, BadRequestError, ClientLimitError: it may not.
+            NotAllowedError, ShuttingDownError, NotYourLeaseError, BadRequestError: it may not.
         """
         self._templates.check_allowed()
         lease = self._context.fleet.lease(token)
@@ -44,11 +45,7 @@ class Snapshots:
                 f"{template!r} cannot be a template's name",
                 remedy="use a letter and up to 21 letters, digits or underscores, lower case",
             )
-        made = self._templates.registry.made.get(template)
-        if template in self._context.config.templates or (made and made.by == "define"):
-            how = "defined by a client" if made else "configured"
-            raise BadRequestError(f"the template {template} is {how}", remedy="use another name")
-        self._templates.make_room(template)
+        self._check_free(lease, template)
         return lease
 
     async def make(self, lease: Lease, template: str, *, end_sessions: bool) -> Generation:
@@ -61,33 +58,36 @@ class Snapshots:
 
         Raises:
             CloneInUseError: somebody is connected to the clone.
-            TemplateFailedError: the lease ended meanwhile.
+            NotYourLeaseError: the lease ended meanwhile.
+            BadRequestError, ClientLimitError: another client was quicker.
+            TemplateFailedError: the lease's own template is not there any more.
             StatementError, ServerUnavailableError: as PostgreSQL said. Nothing is left in any case.
         """
         context = self._context
         root = self._templates.root_of(lease.template)
         section = self._templates.options_of(root)
         async with self._templates.turn(template):
-            await self._templates.prepare(template, section)
-            size = context.generations[lease.template].size_bytes
-            context.storage.begin(size, context.reckoned_storage() + size)
-            try:
-                database, short = await self._copy(lease, template, section, end_sessions)
-                recipe = self._templates.recipe(template, section)
-                inputs = Inputs([], [], {"snapshot": {lease.template: lease.generation}})
-                made = Made("snapshot", root, section.role)
-                generation = await self._handmade.finish(
-                    database, recipe, short, inputs, facts_of(made)
+            self._check_free(lease, template)
+            self._check_held(lease)
+            of = context.generations.get(lease.template)
+            if of is None:
+                raise TemplateFailedError(
+                    f"the template {lease.template} is not there", remedy="build it first"
                 )
+            await self._templates.prepare(template, section)
+            context.storage.begin(of.size_bytes, context.reckoned_storage() + of.size_bytes)
+            try:
+                made = Made("snapshot", root, section.role)
+                generation = await self._copy(lease, template, section, made, end_sessions)
+                await self._templates.settle(template, section, made, generation)
             finally:
-                context.storage.end(size)
-            await self._templates.settle(template, section, made, generation)
+                context.storage.end(of.size_bytes)
+                self._templates.done(template)
         return generation
 
     async def _copy(
-        self, lease: Lease, template: str, section: TemplateSection, end_sessions: bool
-    ) -> tuple[str, str]:
-        """Return the name of the copy, and what stands for the generation that it will be."""
+        self, lease: Lease, template: str, section: TemplateSection, made: Made, end_sessions: bool
+    ) -> Generation:
         context = self._context
         chooser = context.copiers.of(lease.template).chooser
         source = Source(
@@ -98,17 +98,34 @@ class Snapshots:
             end_sessions,
         )
         short = generation_name(f"snapshot {template} {self._handmade.next_serial()}")
+        self._check_held(lease)
         await self._handmade.leave_alone(source)
+        self._check_held(lease)
+        self._templates.begin(template)
         context.rewinder.step_aside(lease.clone)
         database = await self._handmade.copy(source, section, template, short)
-        if not self._is_held(lease):
-            await self._handmade.generations.remove(database)
-            raise TemplateFailedError("the lease ended while its clone was copied")
-        return database, short
-
-    def _is_held(self, lease: Lease) -> bool:
-        """Say whether the clone is this lease's still, and so was all the time."""
         try:
-            return self._context.fleet.lease(lease.token).clone == lease.clone
+            self._check_held(lease)
         except ClonepoolError:
-            return False
+            await self._handmade.generations.remove(database)
+            raise
+        recipe = self._templates.recipe(template, section)
+        inputs = Inputs([], [], {"snapshot": {lease.template: lease.generation}})
+        return await self._handmade.finish(database, recipe, short, inputs, facts_of(made))
+
+    def _check_free(self, lease: Lease, template: str) -> None:
+        """See that a snapshot of that lease may have that name."""
+        made = self._templates.registry.made.get(template)
+        if template in self._context.config.templates or (made and made.by == "define"):
+            how = "defined by a client" if made else "configured"
+            raise BadRequestError(f"the template {template} is {how}", remedy="use another name")
+        if made and made.of != self._templates.root_of(lease.template):
+            raise BadRequestError(
+                f"the template {template} was made of {made.of or 'a defined one'}",
+                remedy="use another name",
+            )
+
+    def _check_held(self, lease: Lease) -> None:
+        """See that the clone is this lease's still, and so was all the time."""
+        if self._context.fleet.lease(lease.token).clone != lease.clone:
+            raise not_your_lease()
