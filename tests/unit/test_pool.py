@@ -4,6 +4,7 @@ import pytest
 
 from clonepool.core.decisions import Park, Source
 from clonepool.core.leases import token_digest
+from clonepool.core.limits import Limits
 from clonepool.errors import (
     AcquireTimeoutError,
     NotYourLeaseError,
@@ -302,3 +303,45 @@ def test_while_the_server_is_away_nobody_is_given_a_clone_that_cannot_be_reached
     assert (refusal.waiter, refusal.error.code) == (2, "server_unavailable")
     (grant,) = grants(fleet.resume(2.0))
     assert grant.waiter == 1
+
+
+def test_a_template_that_is_given_up_refuses_who_waits_and_drops_all_that_nobody_holds() -> None:
+    fleet, first = make_fleet(blog=(2, 4))
+    finish_creates(fleet, first)
+    pool = fleet.pools["blog"]
+    pool.found_parked("parked", "another")
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    fleet.acquire("blog", request(2), 0.0)
+    late = fleet.acquire("blog", request(3), 0.0)
+    pool_waited = pool.waiting
+    assert pool_waited == 1
+    decisions = pool.retire()
+    assert len(refusals(decisions)) == pool_waited
+    assert {refusal.error.code for refusal in refusals(decisions)} == {"unknown_template"}
+    assert "parked" in {drop.clone for drop in drops(decisions)}
+    assert refusals(fleet.acquire("blog", request(4), 0.0))[0].error.code == "unknown_template"
+    assert fleet.plan(0.0) == []
+    assert pool.template_ready("other234", 0.0) == []
+    for create in creates(late):
+        assert drops(pool.created(create.clone, 0.0))
+    assert recycles(fleet.release(grant.lease.token))
+    assert drops(pool.rewound(grant.lease.clone, 0.0))
+    assert pool.stop() == []
+    assert pool.is_over
+
+
+def test_a_template_that_comes_later_is_drained_and_stopped_like_the_others() -> None:
+    fleet, _ = make_fleet(blog=(0, 4))
+    fleet.drain(None, 0.0, on=True)
+    shop = fleet.enter("shop", Limits(0, 4))
+    shop.template_ready("abcdefgh", 0.0)
+    assert refusals(fleet.acquire("shop", request(1), 0.0))[0].error.code == "draining"
+    assert fleet.enter("shop", Limits(1, 9)) is shop
+    fleet.drain(None, 0.0, on=False)
+    assert creates(fleet.acquire("shop", request(2), 0.0))
+    fleet.stop()
+    late = fleet.enter("late", Limits(1, 4))
+    assert late.template_ready("abcdefgh", 0.0) == []
+    fleet.remove("late")
+    with pytest.raises(UnknownTemplateError):
+        fleet.pool("late")

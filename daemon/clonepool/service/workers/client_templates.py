@@ -168,7 +168,7 @@ class ClientTemplates:
             if not lock.locked() and not lock.statistics().tasks_waiting:
                 self._turns.pop(template, None)
 
-    async def settle(
+    def settle(
         self, template: str, section: TemplateSection, made: Made, generation: Generation
     ) -> None:
         """Lend clones of a generation from now on; to be called in the template's turn."""

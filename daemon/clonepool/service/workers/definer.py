@@ -167,7 +167,7 @@ class Definer:
                 generation = await self._handmade.finish(
                     filled.database, recipe, filled.short, filled.inputs, facts_of(made)
                 )
-                await self._templates.settle(template, section, made, generation)
+                self._templates.settle(template, section, made, generation)
         except BaseException:
             await self._handmade.generations.remove(filled.database)
             raise

@@ -79,7 +79,7 @@ class Snapshots:
             try:
                 made = Made("snapshot", root, section.role)
                 generation = await self._copy(lease, template, section, made, end_sessions)
-                await self._templates.settle(template, section, made, generation)
+                self._templates.settle(template, section, made, generation)
             finally:
                 context.storage.end(of.size_bytes)
                 self._templates.done(template)
