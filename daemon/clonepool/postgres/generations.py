@@ -127,7 +127,7 @@ class Generations:
             **finish.facts,
             "template": finish.template,
             "kind": "generation",
-            "built_at": int(time.time()),
+            "built_at": round(time.time(), 3),
             "contents": msgspec.to_builtins(contents),
         }
         await databases.annotate(self._gateway, temporary, facts)
@@ -171,9 +171,9 @@ class Generations:
             return await read_contents(session)
 
 
-def built_at(database: databases.Database) -> int:
+def built_at(database: databases.Database) -> float:
     """Return when a generation was built, in Unix seconds; 0 when that is not known."""
-    return int(database.comment.get("built_at") or 0)
+    return float(database.comment.get("built_at") or 0)
 
 
 def contents_of(database: databases.Database) -> Contents | None:

@@ -132,8 +132,10 @@ class Digests:
         if len(self._known.digests) > self._MOST:
             self._known.digests.clear()
             self._known.about.clear()
-        current = {digest for _, digest in self._known.digests.values()}
-        self._known.about = {d: found for d, found in self._known.about.items() if d in current}
+        # Other threads may look at files meanwhile: `list` takes all at once.
+        current = {digest for _, digest in list(self._known.digests.values())}
+        about = list(self._known.about.items())
+        self._known.about = {digest: found for digest, found in about if digest in current}
         fresh = self._file.with_suffix(".new")
         with contextlib.suppress(OSError):
             fresh.write_bytes(msgspec.json.encode(self._known))

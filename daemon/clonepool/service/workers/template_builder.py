@@ -45,6 +45,13 @@ class Built(NamedTuple):
     seconds: float
 
 
+class _Asker(NamedTuple):
+    """Who asked for a build: how it is told of steps, and of the end."""
+
+    tell: Callable[[Step], None]
+    answer: Callable[[Built], None]
+
+
 class Explanation(NamedTuple):
     """What goes into a template, and what of it is not in its generation."""
 
@@ -69,8 +76,10 @@ class TemplateBuilder:
         """Set when every template was built, or failed, for the first time."""
         self._seen: dict[str, str] = {}
         """By template: the fingerprint that was last built or is to be, or why there is none."""
-        self._askers: dict[str, list[Callable[[Built], None]]] = {}
-        self._listeners: dict[str, list[Callable[[Step], None]]] = {}
+        self._asking: dict[str, list[_Asker]] = {}
+        """By template: who is to be answered by the next build; one under way began before."""
+        self._answering: dict[str, list[_Asker]] = {}
+        """By template: who is to be answered by the build that is under way."""
         self.under_way: dict[str, Step] = {}
         """By template: where its build is, while there is one."""
 
@@ -121,8 +130,7 @@ class TemplateBuilder:
             answer: is called once, when it is done.
             anew: build it although nothing is seen to have changed.
         """
-        self._listeners.setdefault(template, []).append(tell)
-        self._askers.setdefault(template, []).append(answer)
+        self._asking.setdefault(template, []).append(_Asker(tell, answer))
         if anew:
             self._anew.add(template)
             self._stale(template, ["somebody asked for it"])
@@ -249,6 +257,9 @@ class TemplateBuilder:
         """Find or build one; say whether that is settled, one way or the other."""
         context, section = self._context, self._context.config.templates[template]
         pool, began = context.fleet.pools[template], context.now()
+        self._answering.setdefault(template, []).extend(self._asking.pop(template, []))
+        anew = template in self._anew
+        self._anew.discard(template)
         try:
             if template in self._damaged:
                 damaged = context.generations[template].database
@@ -258,19 +269,18 @@ class TemplateBuilder:
             generation = await self._builder.ensure(
                 self._recipe(template),
                 lambda step: self._tell(template, step),
-                anew=template in self._anew,
+                anew=anew,
             )
         except ServerUnavailableError as error:
             context.troubles.begin(BUILD_POSTPONED, template, error)
+            self._anew |= {template} if anew else set()
             return False
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             told = context.troubles.begin(BUILD_FAILED, template, error)
-            self._anew.discard(template)
             self._seen[template] = self._builder.tried.pop(template, str(error))
             self._fail(template, told)
             self._answer(template, Built(None, told, context.now() - began))
             return True
-        self._anew.discard(template)
         context.troubles.end(BUILD_POSTPONED, template)
         context.troubles.end(BUILD_FAILED, template)
         seconds = context.now() - began
@@ -315,11 +325,10 @@ class TemplateBuilder:
 
     def _tell(self, template: str, step: Step) -> None:
         self.under_way[template] = step
-        for tell in self._listeners.get(template, []):
-            tell(step)
+        for asker in [*self._answering.get(template, []), *self._asking.get(template, [])]:
+            asker.tell(step)
 
     def _answer(self, template: str, built: Built) -> None:
         self.under_way.pop(template, None)
-        self._listeners.pop(template, None)
-        for answer in self._askers.pop(template, []):
-            answer(built)
+        for asker in self._answering.pop(template, []):
+            asker.answer(built)

@@ -65,7 +65,7 @@ class Watcher:
             try:
                 await self._builder.begun.wait()
                 await anyio.sleep(_PAUSE_SECONDS)  # by now the kernel reports
-                await self._builder.look(set(self._builder.sources()))
+                await self._look(tasks.cancel_scope)
                 await anyio.sleep_forever()
             finally:
                 # Its thread does not hear of a cancellation, and would be waited for.
@@ -82,11 +82,14 @@ class Watcher:
             stop_event=stop,
             watch_filter=lambda _, path: self._matters(path),
         ):
-            await self._builder.look(set(self._builder.sources()))
-            known = self._known
-            if await anyio.to_thread.run_sync(self._places) != known:
-                scope.cancel()
-                return
+            await self._look(scope)
+
+    async def _look(self, scope: anyio.CancelScope) -> None:
+        """Look at all sources; watch anew if they lie in other directories by now."""
+        await self._builder.look(set(self._builder.sources()))
+        known = self._known
+        if await anyio.to_thread.run_sync(self._places) != known:
+            scope.cancel()
 
     def _places(self) -> tuple[set[Path], set[Path]]:
         """Return the directories to be watched alone, and those with all that is in them."""
