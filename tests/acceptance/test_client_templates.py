@@ -140,6 +140,29 @@ def test_while_somebody_is_connected_nothing_is_copied_unless_they_may_be_ended(
         assert leased(daemon, "ready") == 1
 
 
+def test_a_lease_that_ends_meanwhile_is_not_copied(daemon: Daemon) -> None:
+    with daemon.client() as client, daemon.client() as other:
+        lease = client.lease("shop", timeout=30)
+        refused: list[str] = []
+
+        def snapshot() -> None:
+            try:
+                lease.snapshot("ready")
+            except NotYourLeaseError as error:
+                refused.append(error.code)
+
+        thread = threading.Thread(target=snapshot)
+        with connected(lease.url):  # for this one it waits
+            thread.start()
+            time.sleep(0.3)
+            other.call("release", lease=lease.token)
+            thread.join()
+        assert refused == ["not_your_lease"]
+        with pytest.raises(UnknownTemplateError):
+            client.lease("ready")
+    assert nothing_is_left(daemon)
+
+
 def test_names_that_are_taken_or_none_are_refused(daemon: Daemon) -> None:
     with daemon.client() as client, client.lease("shop", timeout=30) as lease:
         for name in ("shop", "Shop", "", "x" * 40, 'a"; DROP DATABASE x'):

@@ -99,8 +99,10 @@ class Snapshots:
         )
         short = generation_name(f"snapshot {template} {self._handmade.next_serial()}")
         self._check_held(lease)
-        await self._handmade.leave_alone(source)
-        self._check_held(lease)
+        try:
+            await self._handmade.leave_alone(source)
+        finally:
+            self._check_held(lease)  # else those connected may be somebody else's sessions
         self._templates.begin(template)
         context.rewinder.step_aside(lease.clone)
         database = await self._handmade.copy(source, section, template, short)
