@@ -22,11 +22,14 @@ from clonepool.core.fleet import Fleet
 from clonepool.core.limits import Limits
 from clonepool.core.naming import Namer, Serials
 from clonepool.observe.metrics import Metrics
+from clonepool.postgres.capabilities import Capabilities
 from clonepool.postgres.endpoint import Endpoint
+from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.roles import Roles
 from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
+from clonepool.service.credentials import Credentials
 from clonepool.service.listener import Listener
-from clonepool.service.logins import Logins
 from clonepool.service.methods import Methods
 
 if TYPE_CHECKING:
@@ -51,6 +54,16 @@ if TYPE_CHECKING:
 TEMPLATE, GENERATION = "faked", "aaaaaaaa"
 MOST_CLIENTS = 2000
 ENDPOINT = Endpoint("/nowhere", 5432, "postgres", "secret")
+
+
+def _credentials() -> Credentials:
+    """Return what knows no login: all leases log in as the daemon's own role."""
+    capabilities = Capabilities(
+        180_000, "18", 1, superuser=False, max_connections=100, encoding="", locale=""
+    )
+    gateway = Gateway(ENDPOINT, "bench")
+    roles = Roles(gateway, capabilities, embedded=False)
+    return Credentials(roles, ENDPOINT, capabilities, b"", embedded=False)
 
 
 class FakeHands:
@@ -129,7 +142,7 @@ async def main(path: Path, ready: int) -> None:
     board = cast("StatusBoard", FakeBoard(fleet))
     builds = cast("Builds", None)  # nobody asks for any
     making = cast("Making", FakeMaking())
-    methods = Methods(broker, ENDPOINT, Logins(ENDPOINT), config, board, builds, making)
+    methods = Methods(broker, ENDPOINT, _credentials(), config, board, builds, making)
     await listener.open(methods, Gatekeeper(config.access))
     await asyncio.Event().wait()
 

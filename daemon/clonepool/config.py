@@ -116,11 +116,18 @@ class CloneOptions(Section, frozen=True):
     max_lease: Grace = 0.0
     max_kept: Positive = 4
     keep_for: Seconds = 3600.0
-    role: str = ""
-    password: str = ""
-    lease_roles: bool = False
+    rights: Literal["auto", "owner", "superuser"] = "auto"
+    owner: str = ""
     create_timeout: Seconds = 30.0
     build_timeout: Seconds = 600.0
+
+
+_REPLACED = {
+    "role": 'rights = "owner" confines leases, and `owner` names the role that owns the template',
+    "password": "each clone has a login and a password of its own",
+    "lease_roles": 'each clone has a login of its own; rights = "owner" confines it',
+}
+"""Keys of earlier versions, and what to write instead."""
 
 
 class TemplateSection(CloneOptions, frozen=True):
@@ -203,7 +210,6 @@ def _check(config: Config) -> None:
     _check_listen(config.http.listen)
     if not config.templates and not config.client_templates.allow:
         raise msgspec.ValidationError("Expected at least one [templates.NAME] - at `$.templates`")
-    _check_roles("client_templates", config.client_templates)
     for name, template in config.templates.items():
         _check_name(f"templates.{name}", name, TEMPLATE_PATTERN)
         if template.min_ready > template.max_clones:
@@ -212,17 +218,9 @@ def _check(config: Config) -> None:
                 f" - at `$.templates.{name}.min_ready`"
             )
         _check_sources(name, template, config.templates)
-        _check_roles(f"templates.{name}", template)
     if (total := sum(t.min_ready for t in config.templates.values())) > config.pool.max_clones:
         raise msgspec.ValidationError(
             f"Expected at least {total}, the sum of all min_ready - at `$.pool.max_clones`"
-        )
-
-
-def _check_roles(key: str, options: CloneOptions) -> None:
-    if options.lease_roles and not options.role:
-        raise msgspec.ValidationError(
-            f"Expected a role, whose rights each lease's own role gets - at `$.{key}.role`"
         )
 
 
@@ -276,6 +274,8 @@ def _explain(error: str, raw: dict[str, Any]) -> str:
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown:
         keys, section = _locate_unknown(keys, unknown[1], raw)
+        if unknown[1] in _REPLACED and issubclass(section, CloneOptions):
+            return f"{keys}: is not a key any more: {_REPLACED[unknown[1]]}"
         return f"{keys}: unknown key, allowed are: {_keys(section)}"
     missing = re.fullmatch(r"Object missing required field `(.*)`", message)
     if missing:

@@ -49,7 +49,9 @@ max_clones = 6
 shrink_after = 1
 """
 V = "SELECT v FROM t"
-LEFT = "SELECT array_agg(datname::text ORDER BY 1) FROM pg_database WHERE datname ~ '_b[0-9a-z]+_'"
+LEFT = """\
+SELECT array_agg(datname::text ORDER BY 1) FROM pg_database WHERE datname ~ '_b[0-9a-z]+_[0-9a-z]{8}$'
+"""
 GENERATIONS = "SELECT count(*) FROM pg_database WHERE datname ~ '_t0_'"
 
 
@@ -267,9 +269,7 @@ def test_one_whose_database_is_gone_says_so_and_can_be_made_again(daemon: Daemon
 
 
 def test_a_snapshot_of_a_clone_with_a_role_of_its_own_keeps_nothing_of_that_role() -> None:
-    config = CONFIG.replace(
-        "[templates.shop]", '[templates.shop]\nrole = "app"\nlease_roles = true'
-    )
+    config = CONFIG.replace("[templates.shop]", '[templates.shop]\nrights = "owner"\nowner = "app"')
     with running_daemon(config, files=SQL) as daemon, daemon.client() as client:
         with client.lease("shop", timeout=30) as lease:
             run(lease.url, "CREATE TABLE mine AS SELECT 5 AS v; GRANT SELECT ON mine TO app")
@@ -371,15 +371,17 @@ def test_a_database_that_is_not_filled_in_time_expires(daemon: Daemon) -> None:
 
 
 def test_what_is_filled_belongs_to_the_role_that_is_configured() -> None:
-    config = CONFIG.replace("allow = true", 'allow = true\nrole = "app"\nextensions = ["pg_trgm"]')
+    config = CONFIG.replace(
+        "allow = true", 'allow = true\nrights = "owner"\nowner = "app"\nextensions = ["pg_trgm"]'
+    )
     with running_daemon(config, files=SQL) as daemon, daemon.client() as client:
         with client.define("content") as definition:
             assert value(definition.url, "SELECT current_user::text") == "app"
             assert value(definition.url, "SELECT similarity('a', 'a')::int") == 1
             run(definition.url, "CREATE SCHEMA app; CREATE TABLE t AS SELECT 3 AS v")
         with client.lease(definition.template, timeout=30) as lease:
-            assert lease.user == "app"
-            assert value(lease.url, "SELECT tableowner::text FROM pg_tables WHERE tablename = 't'")
+            owner = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 't'"
+            assert value(lease.url, owner) == "app"
             assert value(lease.url, V) == 3
 
 
@@ -428,17 +430,18 @@ def test_a_daemon_that_stops_refuses_who_waits_and_drops_what_is_not_finished(
 
 
 def test_one_that_is_given_up_and_filled_again_belongs_to_the_same_role() -> None:
-    config = CONFIG.replace("allow = true", 'allow = true\nrole = "app"')
+    config = CONFIG.replace("allow = true", 'allow = true\nrights = "owner"\nowner = "app"')
     config = config.replace("max_templates = 3", "max_templates = 1")
     with running_daemon(config, files=SQL) as daemon, daemon.client() as client:
         names = set()
         for content in ("one", "two", "one", "two"):
             with client.define(content) as definition:
                 assert not definition.filled
-                assert definition.url.startswith("postgresql://app:")
+                assert value(definition.url, "SELECT current_user::text") == "app"
                 run(definition.url, "CREATE TABLE t AS SELECT 3 AS v")
             with client.lease(definition.template, timeout=30) as lease:
-                assert lease.user == "app"
+                owner = "SELECT relowner::regrole::text FROM pg_class WHERE relname = 't'"
+                assert value(lease.url, owner) == "app"
                 assert value(lease.url, V) == 3
             names.add(definition.template)
         assert len(names) == 2
@@ -472,7 +475,7 @@ def test_a_lease_whose_template_is_not_there_any_more_cannot_be_copied(daemon: D
 
 
 def test_what_a_client_owns_does_not_run_with_the_daemons_rights() -> None:
-    config = CONFIG.replace("allow = true", 'allow = true\nrole = "app"')
+    config = CONFIG.replace("allow = true", 'allow = true\nrights = "owner"\nowner = "app"')
     trap = """
         CREATE FUNCTION public.hashtextextended(text, int) RETURNS bigint LANGUAGE plpgsql AS
             $$ BEGIN ALTER ROLE app SUPERUSER; RETURN 0; END $$;

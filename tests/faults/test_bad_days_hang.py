@@ -65,7 +65,7 @@ def test_a_clone_that_cannot_be_dropped_is_told_once_while_drops_of_others_succe
     with running_daemon(config + template(min_ready=2, max_clones=12)) as daemon:
         with daemon.client() as client, sessions() as others:
             lease = client.lease("blog", timeout=20)
-            others.open(victim.server.endpoint.url(lease.database))
+            others.open(victim.endpoint.url(lease.database))
             lease.release()
             eventually(lambda: bool(logged(daemon, "clone.drop_failed")), 10)
             until = time.monotonic() + 2

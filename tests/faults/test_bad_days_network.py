@@ -43,7 +43,7 @@ def victim() -> Iterator[Victim]:
 @contextmanager
 def far_daemon(victim: Victim, instance: str, http: int = 0) -> Iterator[tuple[Daemon, Proxy]]:
     """Run a daemon that reaches the server over a line of ours, and make it whole."""
-    endpoint = victim.server.endpoint
+    endpoint = victim.endpoint
     with proxy_to_unix(f"{endpoint.host}/.s.PGSQL.{endpoint.port}") as proxy:
         through = msgspec.structs.replace(endpoint, host="127.0.0.1", port=proxy.port)
         config = victim.config(instance, http=http, url=through.url("postgres"))

@@ -19,9 +19,9 @@ from clonepool.config import EmbeddedSection
 from clonepool.errors import EmbeddedServerError, StatementError
 from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.server import MARKER, EmbeddedServer, discard
-from clonepool.postgres.gateway import Gateway
 from support import binaries
 from support.daemons import eventually, free_port
+from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,12 +43,12 @@ def make(state: Path, directory: Path = NEWEST, **settings: object) -> EmbeddedS
 
 
 async def query(server: EmbeddedServer, sql: str) -> object:
-    async with Gateway(server.endpoint, "test").session("postgres") as session:
+    async with Visitor(server.endpoint, "test").session("postgres") as session:
         return await session.value(sql)
 
 
 async def execute(server: EmbeddedServer, sql: str) -> None:
-    async with Gateway(server.endpoint, "test").session("postgres") as session:
+    async with Visitor(server.endpoint, "test").session("postgres") as session:
         await session.execute(sql)
 
 

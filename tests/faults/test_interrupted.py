@@ -22,12 +22,12 @@ from clonepool.errors import (
     PoolFullError,
 )
 from clonepool.postgres.endpoint import from_url
-from clonepool.postgres.gateway import Gateway
 from support.daemons import Daemon, clean_up, eventually
 from support.interrupted import NOWHERE, spawn
 from support.lines import Lines
 from support.queries import ask, clones_of, value
 from support.servers import ROOT, open_directory
+from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -229,7 +229,7 @@ def mark(lease: Lease) -> None:
 
 async def _execute(url: str, sql: str) -> None:
     endpoint = from_url(url)
-    async with Gateway(endpoint, "test").session(endpoint.maintenance) as session:
+    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
         await session.execute(sql)
 
 

@@ -15,6 +15,8 @@ from clonepool.errors import TemplateFailedError
 from clonepool.postgres import builder as building
 from clonepool.postgres import databases
 from clonepool.postgres.clones import make_clone
+from clonepool.postgres.gateway import OWN_NAMES
+from clonepool.postgres.roles import Ownership, Rights
 from support.servers import SHARED_DATA, Workshop
 
 if TYPE_CHECKING:
@@ -66,7 +68,7 @@ async def ask(shop: Workshop, generation: Generation, query: str) -> Any:
         options="", facts={}, seconds=30,
     )  # fmt: skip
     try:
-        async with shop.gateway.session(name) as session:
+        async with shop.gateway.session(name, OWN_NAMES) as session:
             return await session.value(query)
     finally:
         await databases.drop(shop.gateway, name)
@@ -80,7 +82,7 @@ async def nothing_is_left(shop: Workshop) -> bool:
 async def fill(shop: Workshop, name: str, script: str = SHOP) -> None:
     """Make a database that is not ours."""
     await databases.create(shop.gateway, name, "template0", "", 30)
-    async with shop.gateway.session(name) as session:
+    async with shop.gateway.session(name, OWN_NAMES) as session:
         await session.execute(script)
 
 
@@ -246,7 +248,7 @@ async def test_a_database_of_the_same_server_is_copied_with_all_that_belongs_to_
     await shop.gateway.ddl("ALTER DATABASE existing SET search_path = somewhere, public")
     section = TemplateSection(database="existing", build_timeout=3.0)
     try:
-        async with shop.gateway.session("existing") as session:
+        async with shop.gateway.session("existing", OWN_NAMES) as session:
             with pytest.raises(TemplateFailedError, match=r"accessed by other users|longer than"):
                 await shop.make(section, place)
             ending = DatabaseSection("existing", end_sessions=True)
@@ -254,7 +256,7 @@ async def test_a_database_of_the_same_server_is_copied_with_all_that_belongs_to_
             assert not session.usable or await session_ended(session)
         assert await ask(shop, made, "SELECT count(*) FROM item") == 50
         assert await ask(shop, made, "SHOW search_path") == "somewhere, public"
-        async with shop.gateway.session("existing") as session:
+        async with shop.gateway.session("existing", OWN_NAMES) as session:
             await session.execute("DELETE FROM item")
         assert (await shop.make(TemplateSection(database=ending), place)).reused  # copied once
         anew = await shop.make(TemplateSection(database=ending), place, anew=True)
@@ -316,7 +318,6 @@ async def test_owner_extension_settings_and_locale_reach_every_clone(
     shop = any_workshop
     (place / "a.sql").write_text("CREATE SCHEMA app; CREATE TABLE app.t (a text);")
     try:
-        await shop.gateway.ddl("CREATE ROLE builder")
         async with shop.gateway.control() as session:
             there = await session.rows(
                 "SELECT name::text FROM pg_available_extensions WHERE name = ANY ($1::name[])",
@@ -325,13 +326,12 @@ async def test_owner_extension_settings_and_locale_reach_every_clone(
         extensions = [row["name"] for row in there]
         section = TemplateSection(
             sql=["a.sql"],
-            role="builder",
             extensions=extensions,
             settings={"search_path": "app, public", "app.answer": "42"},
             encoding="UTF8",
             locale="C.UTF-8",
         )
-        made = await shop.make(section, place)
+        made = await shop.make(section, place, ownership=Ownership("builder", Rights.OWNER))
         assert await ask(shop, made, "SHOW search_path") == "app, public"
         assert await ask(shop, made, "SHOW app.answer") == "42"
         owner = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'"

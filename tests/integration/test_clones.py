@@ -9,6 +9,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import databases
 from clonepool.postgres.clones import Contents, IncompleteCloneError, make_clone
+from clonepool.postgres.gateway import OWN_NAMES
 from clonepool.postgres.recycling import stray_sessions
 from support.servers import BLOG
 
@@ -142,7 +143,7 @@ async def test_a_source_in_use_is_tried_again_until_it_is_free(workshop: Worksho
 
 async def test_a_source_that_stays_in_use_is_given_up_at_the_deadline(workshop: Workshop) -> None:
     await databases.create(workshop.gateway, "busier_source", "template0", "", 30)
-    async with workshop.gateway.session("busier_source"):
+    async with workshop.gateway.session("busier_source", OWN_NAMES):
         with pytest.raises(StatementError) as caught:
             await databases.create(workshop.gateway, "busier_copy", "busier_source", "", 1.0)
     assert caught.value.sqlstate in ("55006", "57014")
@@ -213,7 +214,7 @@ async def test_prepared_transactions_do_not_keep_a_clone(
 ) -> None:
     name = clone_name(workshop, generation)
     await make(workshop, generation, name)
-    async with workshop.gateway.session(name) as session:
+    async with workshop.gateway.session(name, OWN_NAMES) as session:
         await session.execute(
             "BEGIN; DELETE FROM blog.tb_comment; PREPARE TRANSACTION 'it''s left'"
         )

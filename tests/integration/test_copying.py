@@ -16,6 +16,7 @@ from clonepool.postgres import databases
 from clonepool.postgres.clones import TooSlowError
 from clonepool.postgres.copier import MEASURING, Copier, Copiers, Wanted
 from clonepool.postgres.copying import SAMPLES, WARM_UP, Chooser
+from clonepool.postgres.gateway import OWN_NAMES
 from clonepool.postgres.strategies import Strategy, candidates
 from support.servers import BLOG
 
@@ -61,7 +62,7 @@ class Desk:
 
     async def digest(self, database: str) -> str:
         """Return a digest of its rows."""
-        async with self.shop.gateway.session(database) as session:
+        async with self.shop.gateway.session(database, OWN_NAMES) as session:
             return str(await session.value(DIGEST))
 
     async def names(self) -> set[str]:

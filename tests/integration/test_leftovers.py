@@ -13,10 +13,10 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases, leftovers
 from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone, park
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
-from clonepool.postgres.gateway import Gateway
-from clonepool.postgres.roles import CloneRole, Roles
+from clonepool.postgres.gateway import OWN_NAMES, Gateway
+from clonepool.postgres.roles import Ownership, Rights, Roles
 from support import binaries
-from support.servers import BLOG, Workshop, open_directory
+from support.servers import BLOG, Workshop, open_directory, role_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -64,7 +64,7 @@ async def make(shop: Workshop, serial: int) -> str:
 
 
 async def leave_all_behind(gateway: Gateway, name: str) -> None:
-    async with gateway.session(name) as session:
+    async with gateway.session(name, OWN_NAMES) as session:
         # The slot first: to make one waits for transactions to end, prepared ones too.
         await session.rows("SELECT pg_create_logical_replication_slot('slot_1', 'pgoutput')")
         await session.execute(
@@ -108,7 +108,7 @@ async def test_a_parked_clone_lets_nobody_in_and_is_opened_again(any_workshop: W
     (found,) = (database for database in ours if database.name == name)
     assert (found.open, found.comment["state"]) == (False, "parked")
     await adopt(shop.gateway, name, generation.contents, {"state": "plain"}, 30)
-    async with shop.gateway.session(name) as session:
+    async with shop.gateway.session(name, OWN_NAMES) as session:
         assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
         await session.execute("CREATE TABLE more ()")
     with pytest.raises(IncompleteCloneError):
@@ -120,19 +120,22 @@ async def test_an_ordinary_role_makes_roles_for_its_clones(any_server: EmbeddedS
     """CREATEDB and CREATEROLE are enough, on every version."""
     owner = Gateway(any_server.endpoint, "clonepool test")
     await owner.ddl("CREATE ROLE maker LOGIN CREATEDB CREATEROLE PASSWORD 'plain'")
-    endpoint = msgspec.structs.replace(any_server.endpoint, user="maker", password="plain")
-    shop = await Workshop.open(endpoint, any_server.psql, "made")
+    endpoint = role_of(any_server.endpoint, "maker")
+    shop = await Workshop.open(endpoint, any_server.psql, "made", embedded=False)
     roles = Roles(shop.gateway, shop.capabilities, embedded=False)
     try:
-        assert await roles.ensure("made_app", "secret1", "") == "secret1"
-        generation = await shop.build(BLOG, role="made_app")
+        ownership = Ownership("made_app", Rights.OWNER)
+        generation = await shop.build(BLOG, ownership=ownership)
         name = shop.namer.name(Identity(Kind.CLONE, "blog", generation.short, 5))
         await make_clone(
             shop.gateway, name, generation.database, generation.contents,
             options="", facts={}, seconds=30, owner="made_app",
         )  # fmt: skip
-        await roles.give(name, CloneRole("pw-1", roles.groups("made_app")))
-        await visits(any_server.endpoint, name)
+        await roles.give(name, ownership, "pw-1")
+        await visits(endpoint, name)
+        await roles.renew(name, ownership, "pw-2")
+        with pytest.raises(Exception, match="password authentication failed"):
+            await visits(endpoint, name)
         await databases.drop(shop.gateway, name)
         assert await roles.sweep(shop.namer) == [name]
     finally:
@@ -152,6 +155,3 @@ async def visits(server: Endpoint, name: str) -> None:
     async with Gateway(login, "clonepool test").session(name) as session:
         assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
         await session.execute("CREATE TABLE public.mine (); DROP VIEW blog.front_page")
-    app = msgspec.structs.replace(server, user="made_app", password="secret1")
-    with pytest.raises(Exception, match="permission denied for database"):
-        await Gateway(app, "clonepool test").connect(name)

@@ -11,7 +11,7 @@ import anyio.to_thread
 import pytest
 
 from clonepool.postgres.endpoint import from_url
-from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.gateway import OWN_NAMES, Gateway
 from support.daemons import eventually, running_daemon
 from support.servers import ROOT
 
@@ -72,7 +72,7 @@ async def test_a_thousand_leases_by_fifty_clients_never_meet(crowded: Daemon) ->
             )
             witness.take(lease.database)
             gateway = Gateway(from_url(lease.url), "mark")
-            async with gateway.session(lease.database) as session:
+            async with gateway.session(lease.database, OWN_NAMES) as session:
                 mark = uuid.uuid4().hex[:20]
                 await session.execute(
                     "INSERT INTO blog.tb_user (username, email, password_hash)"

@@ -14,6 +14,7 @@ import pytest
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
 from clonepool.postgres.copier import Copiers, Wanted
+from clonepool.postgres.gateway import OWN_NAMES
 from clonepool.postgres.strategies import Strategy, candidates
 from support import binaries
 from support.outages import running_victim
@@ -89,7 +90,7 @@ async def make(shop: Workshop, generation: Generation, strategy: Strategy) -> st
     serial = shop.serials.next()
     name = shop.namer.name(Identity(Kind.CLONE, "much", generation.short, serial))
     await copiers.of("much").make(Wanted(name, generation.database, generation.contents, {}, 60.0))
-    async with shop.gateway.session(name) as session:
+    async with shop.gateway.session(name, OWN_NAMES) as session:
         assert await session.value("SELECT count(*) FROM much") == 40_000
         await session.execute("CHECKPOINT")
     return name

@@ -10,6 +10,7 @@ import pytest
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
 from clonepool.postgres.clones import make_clone
+from clonepool.postgres.gateway import OWN_NAMES
 from support.servers import BLOG
 
 if TYPE_CHECKING:
@@ -48,19 +49,19 @@ async def test_a_clone_of_the_blog_is_made_quickly_and_changes_alone(
     try:
         counts = []
         for name in names:
-            async with shop.gateway.session(name) as session:
+            async with shop.gateway.session(name, OWN_NAMES) as session:
                 counts.append(await session.value(COUNT))
         assert counts == [40, 40]
-        async with shop.gateway.session(names[0]) as session:
+        async with shop.gateway.session(names[0], OWN_NAMES) as session:
             await session.execute(INSERT)
             assert await session.value(COUNT) == 41
-        async with shop.gateway.session(names[1]) as session:
+        async with shop.gateway.session(names[1], OWN_NAMES) as session:
             assert await session.value(COUNT) == 40
         # The template itself is sealed; what it holds now is what a new clone holds.
         third = shop.namer.name(Identity(Kind.CLONE, "blog_template", generation.short, 3))
         names.append(third)
         await databases.create(shop.gateway, third, generation.database, "", 30)
-        async with shop.gateway.session(third) as session:
+        async with shop.gateway.session(third, OWN_NAMES) as session:
             assert await session.value(COUNT) == 40
     finally:
         for name in names:

@@ -9,6 +9,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import StatementError, TemplateFailedError
 from clonepool.postgres import databases
 from clonepool.postgres.clones import make_clone
+from clonepool.postgres.gateway import OWN_NAMES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,7 +57,7 @@ async def test_a_generation_is_sealed_frozen_and_annotated(workshop: Workshop, p
     with pytest.raises(StatementError, match="not currently accepting connections"):
         await workshop.gateway.connect(generation.database)
     await databases.create(workshop.gateway, "look_inside", generation.database, "", 30)
-    async with workshop.gateway.session("look_inside") as session:
+    async with workshop.gateway.session("look_inside", OWN_NAMES) as session:
         (row,) = await session.rows(
             "SELECT relallvisible = relpages AS frozen, reltuples::int AS analysed"
             " FROM pg_class WHERE relname = 't'"
@@ -96,7 +97,7 @@ async def test_files_run_in_natural_order_with_psqls_own_commands(
     (place / "10.sql").write_text("\\copy t FROM rows.csv\nCOPY t FROM stdin;\n9\n\\.\n")
     generation = await workshop.build(["*.sql"], place, "ordered")
     await databases.create(workshop.gateway, "look_inside", generation.database, "", 30)
-    async with workshop.gateway.session("look_inside") as session:
+    async with workshop.gateway.session("look_inside", OWN_NAMES) as session:
         rows = await session.rows("SELECT a FROM t ORDER BY a")
     await databases.drop(workshop.gateway, "look_inside")
     assert [row["a"] for row in rows] == [1, 7, 8, 9]
@@ -155,7 +156,7 @@ END $$;
             facts={},
             seconds=30,
         )
-        async with shop.gateway.session(name) as session:
+        async with shop.gateway.session(name, OWN_NAMES) as session:
             assert await session.value("SHOW search_path") == '"odd, one", two'
             assert await session.value("SHOW app.colour") == "it's = red"
             (row,) = await session.rows(

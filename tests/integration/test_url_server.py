@@ -18,10 +18,10 @@ from clonepool.postgres import databases
 from clonepool.postgres.capabilities import _missing, inspect
 from clonepool.postgres.clones import make_clone
 from clonepool.postgres.endpoint import Endpoint, from_url
-from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.gateway import OWN_NAMES, Gateway
 from clonepool.postgres.lock import InstanceLock
 from support.daemons import running_daemon
-from support.servers import BLOG, ROOT, Workshop
+from support.servers import BLOG, ROOT, Workshop, role_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -37,7 +37,7 @@ async def ordinary(any_server: EmbeddedServer) -> AsyncIterator[Endpoint]:
     gateway = Gateway(any_server.endpoint, "clonepool test")
     await gateway.ddl("DROP ROLE IF EXISTS ordinary")
     await gateway.ddl("CREATE ROLE ordinary LOGIN CREATEDB PASSWORD 'plain'")
-    yield msgspec.structs.replace(any_server.endpoint, user="ordinary", password="plain")
+    yield role_of(any_server.endpoint, "ordinary")
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT datname, datistemplate FROM pg_database d JOIN pg_roles r ON r.oid = datdba"
@@ -65,7 +65,7 @@ async def test_an_ordinary_role_builds_clones_and_drops(
         facts={},
         seconds=30,
     )
-    async with shop.gateway.session(name) as session:
+    async with shop.gateway.session(name, OWN_NAMES) as session:
         assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
         await session.execute("DELETE FROM blog.tb_comment")
     await databases.drop(shop.gateway, name)
@@ -96,7 +96,11 @@ async def test_a_role_without_createdb_is_told_what_to_do(
 async def test_a_login_that_fails_says_what_to_check(
     server: EmbeddedServer, change: dict[str, str], message: str
 ) -> None:
-    endpoint = msgspec.structs.replace(server.endpoint, **change)
+    gateway = Gateway(server.endpoint, "clonepool test")
+    await gateway.ddl("DROP ROLE IF EXISTS known")
+    await gateway.ddl("CREATE ROLE known LOGIN CREATEDB PASSWORD 'plain'")
+    await gateway.close()
+    endpoint = msgspec.structs.replace(role_of(server.endpoint, "known"), **change)
     with pytest.raises(CapabilityError) as caught:
         await inspect(Gateway(endpoint, "clonepool test"))
     assert message in caught.value.sentence()

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import anyio
-import msgspec
 from anyio.from_thread import start_blocking_portal
 
 from clonepool.config import EmbeddedSection
@@ -22,7 +21,8 @@ from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
 from support import binaries
 from support.daemons import eventually
-from support.servers import ROOT, open_directory
+from support.servers import ROOT, open_directory, role_of
+from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -43,7 +43,10 @@ class Victim:
 
     def __init__(self, server: EmbeddedServer) -> None:
         self.server = server
-        self.url = server.endpoint.url("postgres")
+        itself = Gateway(server.endpoint, "clonepool test")
+        anyio.run(itself.ddl, "CREATE ROLE admin LOGIN SUPERUSER PASSWORD 'plain'")
+        self.endpoint = role_of(server.clients, "admin")
+        self.url = self.endpoint.url("postgres")
 
     @property
     def pid(self) -> int:
@@ -87,8 +90,7 @@ class Victim:
         """Return the URL of a role that may create databases and nothing else."""
         if not self.rows("SELECT FROM pg_roles WHERE rolname = 'ordinary'"):
             self.execute("CREATE ROLE ordinary LOGIN CREATEDB PASSWORD 'plain'")
-        endpoint = self.server.endpoint
-        return msgspec.structs.replace(endpoint, user="ordinary", password="plain").url("postgres")
+        return role_of(self.server.clients, "ordinary").url("postgres")
 
     def config(self, instance: str, *, http: int = 0, url: str = "", more: str = "") -> str:
         """Return a configuration for a daemon on this server, to which templates are added."""
@@ -124,7 +126,7 @@ def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim
 
 async def _rows(url: str, sql: str, *arguments: object) -> list[dict[str, Any]]:
     endpoint = from_url(url)
-    async with Gateway(endpoint, "test").session(endpoint.maintenance) as session:
+    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.rows(sql, *arguments)
 
 
@@ -143,7 +145,7 @@ class Sessions:
     def open(self, url: str) -> Session:
         """Open one more."""
         endpoint = from_url(url)
-        gateway = Gateway(endpoint, "test")
+        gateway = Visitor(endpoint, "test")
         session = self._portal.call(lambda: gateway.connect(endpoint.maintenance))
         self._open.append(session)
         return session

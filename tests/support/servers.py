@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 
 from clonepool.config import EmbeddedSection, TemplateSection
 from clonepool.core.naming import Namer, Serials
@@ -17,6 +18,7 @@ from clonepool.postgres.capabilities import Capabilities, inspect
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.gateway import Gateway
 from clonepool.postgres.recipe import Generation, Recipe
+from clonepool.postgres.roles import OURS, Ownership, Roles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,39 +58,64 @@ def running_server(binaries: Path) -> Iterator[EmbeddedServer]:
             anyio.run(discard, state)
 
 
+def role_of(server: Endpoint, user: str) -> Endpoint:
+    """Return how a role of that name, which a test made with a plain password, comes in."""
+    return msgspec.structs.replace(server, user=user, password="plain", maintenance="postgres")
+
+
 class Workshop:
     """The postgres room on one server: what a daemon would have, without the daemon."""
 
     def __init__(
-        self, endpoint: Endpoint, psql: Path, capabilities: Capabilities, instance: str
+        self,
+        endpoint: Endpoint,
+        psql: Path,
+        capabilities: Capabilities,
+        instance: str,
+        *,
+        embedded: bool = True,
     ) -> None:
         self.gateway = Gateway(endpoint, "clonepool test")
+        self.gateway.harden(major=capabilities.major, superuser=capabilities.superuser)
         self.capabilities = capabilities
         self.namer = Namer(instance, capabilities.system_identifier)
         self.serials = Serials(0)
         self.psql = psql
-        self.builder = Builder(self.gateway, self.namer, capabilities, psql, self.serials.next)
+        self.roles = Roles(self.gateway, capabilities, embedded=embedded)
+        self.builder = Builder(
+            self.gateway,
+            self.namer,
+            capabilities,
+            self.roles,
+            endpoint,
+            psql,
+            self.serials.next,
+        )
 
     @classmethod
-    async def open(cls, endpoint: Endpoint, psql: Path, instance: str) -> Workshop:
+    async def open(
+        cls, endpoint: Endpoint, psql: Path, instance: str, *, embedded: bool = True
+    ) -> Workshop:
         """Look at the server and set up."""
         gateway = Gateway(endpoint, "clonepool test")
         capabilities = await inspect(gateway)
         await gateway.close()
-        return cls(endpoint, psql, capabilities, instance)
+        return cls(endpoint, psql, capabilities, instance, embedded=embedded)
 
     async def build(
         self,
         sql: list[str],
         directory: Path = ROOT,
         template: str = "blog",
-        role: str = "",
+        ownership: Ownership = OURS,
         *,
         rewindable: bool = False,
     ) -> Generation:
         """Build a template."""
-        section = TemplateSection(sql=sql, role=role, build_timeout=60.0)
-        return await self.make(section, directory, template, rewindable=rewindable)
+        section = TemplateSection(sql=sql, build_timeout=60.0)
+        return await self.make(
+            section, directory, template, rewindable=rewindable, ownership=ownership
+        )
 
     async def make(
         self,
@@ -99,7 +126,16 @@ class Workshop:
         rewindable: bool = False,
         lower: Generation | None = None,
         anew: bool = False,
+        ownership: Ownership = OURS,
     ) -> Generation:
         """Build a template of any sources."""
-        recipe = Recipe(template, section, directory, rewindable=rewindable, lower=lower)
+        await self.roles.ensure_owner(ownership)
+        recipe = Recipe(
+            template,
+            section,
+            directory,
+            rewindable=rewindable,
+            ownership=ownership,
+            lower=lower,
+        )
         return await self.builder.ensure(recipe, anew=anew)

@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import anyio
 import anyio.lowlevel
+import msgspec
 import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from clonepool.config import Config, EmbeddedSection, PoolSection
+from clonepool.config import CloneOptions, Config, EmbeddedSection, PoolSection
 from clonepool.core.decisions import Lease
 from clonepool.core.leases import token_digest
 from clonepool.core.naming import Namer
-from clonepool.errors import ResourceError, ServerUnavailableError, StatementError
+from clonepool.errors import ConfigError, ResourceError, ServerUnavailableError, StatementError
 from clonepool.observe.metrics import Metrics
+from clonepool.postgres.capabilities import Capabilities
 from clonepool.postgres.endpoint import Endpoint
 from clonepool.service import clock, comments
+from clonepool.service.credentials import Credentials
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.locks import load_secret
-from clonepool.service.logins import Logins
 from clonepool.service.pens import Pens
 from clonepool.service.storage import MEBIBYTE, StorageGuard
 from clonepool.service.troubles import Troubles
@@ -29,15 +31,18 @@ from clonepool.service.troubles import Troubles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from clonepool.postgres.roles import Ownership, Roles
+
 LEASE = Lease("secret", "blog", "abcdefgh", "clone_1", 1, "me", 10.0, 60.0, 70.0)
 
 
 def test_a_comment_says_what_the_next_daemon_must_know_and_not_the_token() -> None:
-    written = comments.Comments(Namer("main", 7)).leased(LEASE, 30.0)
+    written = comments.Comments(Namer("main", 7)).leased(LEASE, 30.0, "noon")
     assert "secret" not in str(written)
     found = comments.read(written)
     assert isinstance(found, comments.LeasedComment)
     assert found.token == token_digest("secret")
+    assert found.occasion == "noon"
     assert clock.seconds_until(found.until) == pytest.approx(40.0, abs=0.1)
     assert clock.seconds_until(found.granted) == pytest.approx(-20.0, abs=0.1)
 
@@ -100,19 +105,56 @@ def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> N
     assert [entry["event"] for entry in logs] == ["x.failed", "x.failed", "trouble.ended"]
 
 
-def test_logins_are_the_servers_the_templates_or_the_clones() -> None:
-    logins = Logins(Endpoint("/run/pg", 5432, "postgres", "p@ss"))
-    common = logins.of(LEASE)
-    assert common.url == "postgresql://postgres:p%40ss@/clone_1?host=/run/pg&port=5432"
-    logins.use_role("blog", "app", "pw")
-    assert logins.of(LEASE).url.startswith("postgresql://app:pw@/clone_1?")
-    logins.use_lease_roles("blog")
-    logins.set_password("clone_1", "pw-2_x")
-    own = logins.of(LEASE)
-    assert own.url == "postgresql://clone_1:pw-2_x@/clone_1?host=/run/pg&port=5432"
-    assert own.env["DATABASE_URL"] == own.url
-    assert (own.env["PGUSER"], own.env["PGPASSWORD"]) == (own.user, own.password)
-    assert (own.user, own.password) == ("clone_1", "pw-2_x")
+class FakeRoles:
+    """Takes note of the passwords that logins get."""
+
+    def __init__(self) -> None:
+        self.passwords: dict[str, list[str]] = {}
+
+    async def give(self, clone: str, _: Ownership, password: str) -> None:
+        self.passwords[clone] = [password]
+
+    async def renew(self, clone: str, _: Ownership, password: str) -> None:
+        self.passwords[clone].append(password)
+
+
+ABLE = Capabilities(180_000, "18", 1, True, 100, "UTF8", "C")
+SERVER = Endpoint("/run/pg", 5432, "postgres", "p@ss")
+
+
+@pytest.mark.anyio
+async def test_each_lease_has_a_password_of_its_own_that_a_later_daemon_can_tell() -> None:
+    roles, options = FakeRoles(), CloneOptions()
+    credentials = Credentials(cast("Roles", roles), SERVER, ABLE, b"secret", embedded=True)
+    await credentials.give("clone_1", options)
+    first, occasion = credentials.of(LEASE), credentials.occasion("clone_1")
+    assert first.url == f"postgresql://clone_1:{first.password}@/clone_1?host=/run/pg&port=5432"
+    assert first.env["DATABASE_URL"] == first.url
+    assert (first.env["PGUSER"], first.env["PGPASSWORD"]) == (first.user, first.password)
+    await credentials.renew("clone_1", options)
+    second = credentials.of(LEASE)
+    assert roles.passwords["clone_1"] == [first.password, second.password]
+    assert first.password != second.password
+    later = Credentials(cast("Roles", roles), SERVER, ABLE, b"secret", embedded=True)
+    later.found("clone_1", occasion)
+    assert later.of(LEASE) == first
+    other = Credentials(cast("Roles", roles), SERVER, ABLE, b"another", embedded=True)
+    other.found("clone_1", occasion)
+    assert other.of(LEASE).password != first.password
+
+
+def test_where_our_role_can_make_no_others_leases_log_in_as_it() -> None:
+    ordinary = msgspec.structs.replace(ABLE, superuser=False)
+    credentials = Credentials(
+        cast("Roles", FakeRoles()), SERVER, ordinary, b"secret", embedded=False
+    )
+    assert not credentials.ownership(CloneOptions()).has_logins
+    url = "postgresql://postgres:p%40ss@/clone_1?host=/run/pg&port=5432"
+    assert credentials.of(LEASE).url == url
+    with pytest.raises(ConfigError, match="lacks CREATEROLE"):
+        credentials.ownership(CloneOptions(owner="app"))
+    with pytest.raises(ConfigError, match="is no superuser"):
+        credentials.ownership(CloneOptions(rights="superuser"))
 
 
 def test_the_secret_is_made_once_and_for_its_owner_only(tmp_path: Path) -> None:

@@ -128,13 +128,15 @@ class CreateClone(msgspec.Struct, frozen=True):
 class Recycle(msgspec.Struct, frozen=True):
     """End what is left of the lease and make the clone good again, or say that it cannot be.
 
-    When the lease was `written_down`, its end is written down before anything else.
+    When the lease was `written_down`, its end is written down before anything else. Where it is
+    reset and is to have the clone again, `same_holder`, whoever had it is not locked out.
     """
 
     template: str
     generation: str
     clone: str
     written_down: bool = False
+    same_holder: bool = False
 
 
 class Keep(msgspec.Struct, frozen=True):
@@ -156,11 +158,12 @@ class Park(msgspec.Struct, frozen=True):
 
 
 class Adopt(msgspec.Struct, frozen=True):
-    """Check a clone that an earlier daemon parked, and open it."""
+    """Check a clone that an earlier daemon parked, `used` or not, and open it."""
 
     template: str
     generation: str
     clone: str
+    used: bool = False
 
 
 class Drop(msgspec.Struct, frozen=True):

@@ -130,11 +130,11 @@ class Pool:
             return self.release(unwritten.lease)
         return []
 
-    def release(self, lease: Lease) -> list[Decision]:
-        """End a lease, which must be one of `leases`."""
+    def release(self, lease: Lease, *, same_holder: bool = False) -> list[Decision]:
+        """End a lease, which must be one of `leases`; `same_holder` is to have the clone again."""
         written_down = self.tenancy.end(lease)
         self.stock.move(lease.clone, Event.RETURN, Event.RECYCLE)
-        return [Recycle(self.template, lease.generation, lease.clone, written_down)]
+        return [Recycle(self.template, lease.generation, lease.clone, written_down, same_holder)]
 
     def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
         """End a lease and set its clone aside for a person; the oldest kept one may have to go."""
@@ -161,7 +161,7 @@ class Pool:
         if not self.limits.rewinds or self._refusal(continued):
             return [*self.release(lease), *self.acquire(continued, now)]
         self.resets.add(lease.clone, continued)
-        return self.release(lease)
+        return self.release(lease, same_holder=True)
 
     def refuse_all(self, error: ClonepoolError) -> list[Decision]:
         """Empty the queue, each request answered with `error`."""
@@ -252,15 +252,21 @@ class Pool:
         self.retries.succeeded()
         return self._became_ready(name, Event.CREATE, now)
 
-    def rewound(self, name: str, now: float) -> list[Decision]:
-        """The clone is provably in its generation's state again."""
+    def rewound(self, name: str, now: float, *, locked_out: bool = True) -> list[Decision]:
+        """The clone is provably in its generation's state again.
+
+        Unless its former holder is `locked_out`, nobody but that one can have it.
+        """
         self.demand.recycled(rewound=True)
         request = self.resets.take(name)
+        late: list[Decision] = []
+        if request is not None and request.deadline <= now:
+            late = [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
+            request = None
+        if request is None and not locked_out:
+            return [*late, *self._drop(name), *self.plan(now)]
         if request is None:
-            return self._became_ready(name, Event.REWIND, now)
-        if request.deadline <= now:
-            late = Refuse(request.waiter, self.template, self._timeout_error(request, now))
-            return [late, *self._became_ready(name, Event.REWIND, now)]
+            return [*late, *self._became_ready(name, Event.REWIND, now)]
         if not self._is_current(name):
             self.line.add(request)
             return [*self._drop(name), *self.plan(now)]
@@ -523,7 +529,7 @@ class Pool:
             if generation == self.generation and room > 0:
                 room -= 1
                 del self.stock.parked[name]
-                decisions.append(Adopt(self.template, generation, name))
+                decisions.append(Adopt(self.template, generation, name, self.stock.is_used(name)))
             else:
                 decisions += self._drop(name)
         return decisions

@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from clonepool.core.naming import Namer
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.clones import Contents
+    from clonepool.postgres.endpoint import Endpoint
     from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.roles import Roles
 
 MOST_TRIES = 3
 """So often a build begins anew because a source was changed while it was under way."""
@@ -59,6 +61,8 @@ class Builder:
         gateway: the way to the server.
         namer: makes the names.
         capabilities: what decides the result beside the files.
+        roles: on the server.
+        clients: where the server is for programs, and as whom they log in where there is no login.
         psql: the program; PostgreSQL's others are beside it.
         next_serial: gives temporary databases their numbers.
         digests: of files; forgotten with this builder when there are none.
@@ -69,14 +73,16 @@ class Builder:
         gateway: Gateway,
         namer: Namer,
         capabilities: Capabilities,
+        roles: Roles,
+        clients: Endpoint,
         psql: Path,
         next_serial: Callable[[], int],
         digests: Digests | None = None,
     ) -> None:
         self._gateway = gateway
-        self.generations = Generations(gateway, namer)
+        self.generations = Generations(gateway, namer, roles)
         self._capabilities = capabilities
-        self.steps = Steps(gateway, psql)
+        self.steps = Steps(gateway, roles, clients, psql)
         self.next_serial = next_serial
         self.digests = digests or Digests()
         self.tried: dict[str, str] = {}
@@ -152,6 +158,7 @@ class Builder:
             await self.generations.size(name),
             reused=found is not None,
             inputs=inputs.entries,
+            owner=recipe.ownership.owner,
         )
 
     async def _build(
@@ -165,9 +172,12 @@ class Builder:
             {"fingerprint": inputs.full, "inputs": inputs.entries},
             recipe.rewindable,
             section.analyze,
+            recipe.ownership.owner,
+            temporary if recipe.ownership.has_logins else "",
         )
         try:
-            steps = self.steps.of(recipe, inputs, temporary)
+            login = self.steps.login(recipe, temporary)
+            steps = self.steps.of(recipe, inputs, temporary, login)
             began = time.monotonic()
             for number, (what, step) in enumerate(steps, 1):
                 tell(Step(what, number, len(steps) + 1, time.monotonic() - began))

@@ -21,6 +21,7 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     Attributes:
         version: as in `server_version_num`.
+        createrole: whether our role may make others; a superuser may in any case.
         file_copy_methods: what its setting of that name may be; none where there is no such one.
     """
 
@@ -31,6 +32,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     max_connections: int
     encoding: str
     locale: str
+    createrole: bool = False
     file_copy_methods: tuple[str, ...] = ()
 
     @property
@@ -60,7 +62,8 @@ async def inspect(gateway: Gateway) -> Capabilities:
             (row,) = await session.rows(
                 "SELECT current_setting('server_version_num')::int AS version,"
                 " current_setting('server_version') AS version_text,"
-                " rolsuper AS superuser, rolcreatedb AS createdb, rolname AS role,"
+                " rolsuper AS superuser, rolcreatedb AS createdb,"
+                " rolcreaterole AS createrole, rolname AS role,"
                 " current_setting('max_connections')::int AS max_connections,"
                 " pg_is_in_recovery() AS standby,"
                 " (SELECT pg_encoding_to_char(encoding) FROM pg_database"
@@ -85,6 +88,7 @@ async def inspect(gateway: Gateway) -> Capabilities:
         max_connections=row["max_connections"],
         encoding=row["encoding"],
         locale=row["locale"],
+        createrole=row["createrole"],
         file_copy_methods=tuple(row["file_copy_methods"] or ()),
     )
 

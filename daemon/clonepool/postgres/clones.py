@@ -9,7 +9,7 @@ import msgspec
 
 from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
 from clonepool.postgres import databases
-from clonepool.postgres.gateway import NO_SETTINGS, PLAIN_NAMES
+from clonepool.postgres.gateway import NO_SETTINGS
 from clonepool.postgres.properties import (
     NONE,
     Properties,
@@ -114,7 +114,7 @@ async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, 
                 gateway, name, generation, options, seconds, owner=owner, settings=settings
             )
             await give_properties(gateway, name, expected.properties)
-            async with gateway.session(name, PLAIN_NAMES) as session:
+            async with gateway.session(name) as session:
                 found = await read_contents(session)
             await databases.annotate(gateway, name, facts)
     except TimeoutError as error:
@@ -155,7 +155,7 @@ async def adopt(
         with anyio.fail_after(seconds):
             await databases.annotate(gateway, name, facts)
             await databases.unseal(gateway, name)
-            async with gateway.session(name, PLAIN_NAMES) as session:
+            async with gateway.session(name) as session:
                 found = await read_contents(session)
     except TimeoutError as error:
         raise _too_slow(name, seconds) from error

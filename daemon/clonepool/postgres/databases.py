@@ -116,6 +116,17 @@ async def annotate(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
     await gateway.ddl(f"COMMENT ON DATABASE {identifier(name)} IS {text}")
 
 
+async def read_comment(gateway: Gateway, name: str) -> dict[str, Any]:
+    """Return the facts in a database's comment; none where there is no such database."""
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT shobj_description(oid, 'pg_database') AS comment"
+            " FROM pg_database WHERE datname = $1",
+            name,
+        )
+    return _read(rows[0]["comment"]) if rows else {}
+
+
 async def seal(gateway: Gateway, name: str) -> None:
     """Let nobody connect any more, and end who is."""
     await gateway.ddl(

@@ -87,17 +87,17 @@ class Restorer:
     """Puts one dump into one database.
 
     Args:
-        gateway: the way to the server, as who may create roles.
+        gateway: the way to the server, for creating roles.
         psql: the program; pg_restore is beside it.
         endpoint: of the server, and as whom to log in.
-        role: as whom to act; empty for the one that logged in.
+        builder: the login of that name is to act for the roles that the dump names; empty for none.
     """
 
-    def __init__(self, gateway: Gateway, psql: Path, endpoint: Endpoint, role: str) -> None:
+    def __init__(self, gateway: Gateway, psql: Path, endpoint: Endpoint, builder: str) -> None:
         self._gateway = gateway
         self._psql = psql
         self._endpoint = endpoint
-        self._role = role
+        self._builder = builder
 
     async def restore(
         self, dump: Path, section: DumpSection, database: str, *, seconds: float
@@ -111,26 +111,25 @@ class Restorer:
         if format_of(dump) is Format.PLAIN:
             await self._run_plain(dump, section, database, seconds)
             return
-        if section.roles == "create":
+        if section.roles != "map":
             schema = await self._pg_restore(
                 dump, ["--schema-only", "--file=-"], database, seconds=seconds
             )
-            await self._create_roles(roles_in(schema))
+            await self._prepare_roles(roles_in(schema), section)
         arguments = ["--exit-on-error", f"--dbname={database}", "--no-password"]
         if section.roles == "map":
             arguments += ["--no-owner", "--no-privileges"]
         if format_of(dump) is not Format.TAR:
             arguments.append(f"--jobs={section.jobs}")
-        acting = self._role if section.roles == "map" else ""
-        await self._pg_restore(dump, arguments, database, seconds=seconds, role=acting)
+        await self._pg_restore(dump, arguments, database, seconds=seconds)
 
     async def _run_plain(
         self, dump: Path, section: DumpSection, database: str, seconds: float
     ) -> None:
         escapes.check_stays(dump)
-        if section.roles == "create":
-            await self._create_roles(roles_in(escapes.blank(_read(dump), keep_names=True)))
         if section.roles != "map":
+            names = roles_in(escapes.blank(_read(dump), keep_names=True))
+            await self._prepare_roles(names, section)
             await psql.run_file(self._psql, self._endpoint, database, dump, seconds=seconds)
             return
         with tempfile.TemporaryDirectory(prefix="clonepool-dump-") as scratch:
@@ -138,15 +137,13 @@ class Restorer:
             mapped.write_text(
                 without_roles(_read(dump)), encoding="utf-8", errors="surrogateescape"
             )
-            await psql.run_file(
-                self._psql, self._endpoint, database, mapped, seconds=seconds, role=self._role
-            )
+            await psql.run_file(self._psql, self._endpoint, database, mapped, seconds=seconds)
 
     async def _pg_restore(
-        self, dump: Path, arguments: list[str], database: str, *, seconds: float, role: str = ""
+        self, dump: Path, arguments: list[str], database: str, *, seconds: float
     ) -> str:
         program = self._psql.with_name("pg_restore")
-        command = [str(program), *arguments, *([f"--role={role}"] if role else []), str(dump)]
+        command = [str(program), *arguments, str(dump)]
         done = await programs.run(
             command,
             env=programs.environment(self._endpoint, database, psql.BUILD_OPTIONS),
@@ -162,15 +159,27 @@ class Restorer:
             raise TemplateFailedError(f"dump: {dump}: {done.output}", remedy=remedy)
         return done.output
 
-    async def _create_roles(self, names: Iterable[str]) -> None:
+    async def _prepare_roles(self, names: Iterable[str], section: DumpSection) -> None:
+        """Create those roles that are missing if that is wanted, and let the builder act for them.
+
+        It may not act for superusers, nor for the logins of others.
+        """
         async with self._gateway.session(self._gateway.endpoint.maintenance) as session:
             for name in names:
-                # Two builds may come to the same role at once: the second finds it made.
-                await session.execute(
-                    "DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname ="
-                    f" {literal(name)}) THEN CREATE ROLE {identifier(name)} NOLOGIN; END IF;"
-                    " EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $do$"
-                )
+                if section.roles == "create":
+                    # Two builds may come to the same role at once: the second finds it made.
+                    await session.execute(
+                        "DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname ="
+                        f" {literal(name)}) THEN CREATE ROLE {identifier(name)} NOLOGIN; END IF;"
+                        " EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL; END $do$"
+                    )
+                if self._builder and await session.value(
+                    "SELECT count(*) FROM pg_roles WHERE rolname = $1 AND NOT rolsuper"
+                    " AND NOT rolcanlogin",
+                    name,
+                ):
+                    builder = identifier(self._builder)
+                    await session.execute(f"GRANT {identifier(name)} TO {builder}")
 
 
 def roles_in(script: str) -> list[str]:

@@ -32,10 +32,24 @@ GRACE_SECONDS = 2.0
 """How much later than the server's own `statement_timeout` we stop waiting for its word."""
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
-PLAIN_NAMES: Mapping[str, str] = MappingProxyType({"search_path": "pg_catalog"})
-"""For databases that others may own: with a search_path of theirs, names in our queries would mean
-functions of theirs, and run with our rights."""
+_LEFT_ALONE = "\0"
+_OF_EVERY_SESSION: Mapping[str, str] = MappingProxyType(
+    {
+        # With a search_path of others, names in our queries would mean functions of theirs, and run
+        # with our rights: in any database, that one too that clients may not enter.
+        "search_path": "pg_catalog",
+        "role": "none",
+        "default_transaction_read_only": "off",
+        "default_transaction_isolation": "read committed",
+    }
+)
+"""Whatever a database, a role or the whole server was given by ALTER … SET."""
+_OF_SUPERUSERS_FROM_17: Mapping[str, str] = MappingProxyType({"event_triggers": "off"})
+"""A trigger on login must not run with our rights."""
+OWN_NAMES: Mapping[str, str] = MappingProxyType({"search_path": _LEFT_ALONE})
+"""For a session whose only statements are to find the database's own search_path."""
 _EXHAUSTED = {"53100": Limit.STORAGE, "53300": Limit.CONNECTIONS}
+_LOGIN_TRIGGERS_MAJOR = 17
 _PREPARED = 16
 """Statements that stay prepared on a connection that is kept."""
 _PIECE_BYTES = 512 * 1024
@@ -279,7 +293,13 @@ class Gateway:
         self.application_name = application_name
         self._idle: list[Session] = []
         self._open: set[Session] = set()
+        self._settings = dict(_OF_EVERY_SESSION)
         self.share(connections)
+
+    def harden(self, *, major: int, superuser: bool) -> None:
+        """Give sessions from now on what only some servers have, and some roles may set."""
+        if major >= _LOGIN_TRIGGERS_MAJOR and superuser:
+            self._settings |= _OF_SUPERUSERS_FROM_17
 
     def abandon(self) -> None:
         """Give up every connection that is open, at once: what is under way on them fails.
@@ -326,16 +346,22 @@ class Gateway:
                 dsn=self.endpoint.asyncpg_url(database),
                 timeout=seconds,
                 statement_cache_size=statements,
-                server_settings={
-                    "application_name": self.application_name,
-                    "statement_timeout": str(_milliseconds(STATEMENT_SECONDS)),
-                    **settings,
-                },
+                server_settings=self._startup(settings),
             )
         session = Session(connection, prepares=statements > 0)
         self._open.add(session)
         session.on_end(lambda: self._open.discard(session))
         return session
+
+    def _startup(self, settings: Mapping[str, str]) -> dict[str, str]:
+        """Return the settings with which a session begins."""
+        whole = {
+            "application_name": self.application_name,
+            "statement_timeout": str(_milliseconds(STATEMENT_SECONDS)),
+            **self._settings,
+            **settings,
+        }
+        return {name: value for name, value in whole.items() if value != _LEFT_ALONE}
 
     @asynccontextmanager
     async def session(

@@ -16,7 +16,6 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError
 from clonepool.postgres import databases, statistics
 from clonepool.postgres.clones import Contents, read_contents
-from clonepool.postgres.gateway import PLAIN_NAMES
 from clonepool.postgres.rewind.survey import CREATE_FUNCTIONS
 from clonepool.postgres.statistics import QUIET
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from clonepool.core.naming import Namer
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.recipe import Inputs
+    from clonepool.postgres.roles import Roles
 
 FREEZE_SECONDS = 600.0
 _FLUSH = (
@@ -43,6 +43,8 @@ class Finish(msgspec.Struct, frozen=True):
         facts: what its comment tells the next daemon.
         rewindable: whether it gets the functions by which its clones' pages are looked at.
         analyze: whether statistics are gathered.
+        owner: who owns it.
+        builder: the login that filled it, and is to be removed; empty for none.
     """
 
     template: str
@@ -50,6 +52,8 @@ class Finish(msgspec.Struct, frozen=True):
     facts: dict[str, Any]
     rewindable: bool
     analyze: bool
+    owner: str = ""
+    builder: str = ""
 
 
 async def _nothing() -> None:
@@ -59,9 +63,10 @@ async def _nothing() -> None:
 class Generations:
     """The generations of one instance on one server."""
 
-    def __init__(self, gateway: Gateway, namer: Namer) -> None:
+    def __init__(self, gateway: Gateway, namer: Namer, roles: Roles) -> None:
         self._gateway = gateway
         self._namer = namer
+        self._roles = roles
 
     def name(self, template: str, short: str) -> str:
         """Return the name of a generation's database."""
@@ -119,6 +124,10 @@ class Generations:
         Raises:
             ClonepoolError: it still has its temporary name, and is to be removed.
         """
+        if finish.builder:
+            # Programs that filled it may have left something running: it is over now.
+            await databases.end_sessions(self._gateway, temporary)
+            await self._roles.take_back(temporary, finish.builder, finish.owner)
         contents = await self._freeze(
             temporary, rewindable=finish.rewindable, analyze=finish.analyze
         )
@@ -127,6 +136,7 @@ class Generations:
             **finish.facts,
             "template": finish.template,
             "kind": "generation",
+            "owner": finish.owner,
             "built_at": round(time.time(), 3),
             "contents": msgspec.to_builtins(contents),
         }
@@ -140,6 +150,7 @@ class Generations:
         with anyio.move_on_after(databases.DROP_SECONDS, shield=True):
             try:
                 await databases.drop(self._gateway, temporary, sealed=True)
+                await self._roles.remove(temporary)
             except ClonepoolError:
                 return  # the server is gone; the next start sweeps it away
 
@@ -155,7 +166,7 @@ class Generations:
         that was asynchronous may not have; a synchronous one of ours, that wrote something, takes
         all before it along.
         """
-        async with self._gateway.session(database, PLAIN_NAMES) as session:
+        async with self._gateway.session(database) as session:
             await session.execute(QUIET)
             if rewindable:
                 for statement in CREATE_FUNCTIONS:
@@ -165,7 +176,7 @@ class Generations:
         # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
         if analyze:
             await statistics.analyze(self._gateway, database)
-        async with self._gateway.session(database, PLAIN_NAMES) as session:
+        async with self._gateway.session(database) as session:
             await session.execute(QUIET)
             await session.execute("VACUUM (FREEZE)", seconds=FREEZE_SECONDS)
             return await read_contents(session)

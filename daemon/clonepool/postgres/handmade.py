@@ -9,19 +9,21 @@ import msgspec
 
 from clonepool.errors import CloneInUseError, StatementError, TemplateFailedError
 from clonepool.postgres import databases
-from clonepool.postgres.gateway import PLAIN_NAMES, identifier
+from clonepool.postgres.gateway import identifier
 from clonepool.postgres.generations import Finish
 from clonepool.postgres.properties import Properties, give_properties, properties_of
 from clonepool.postgres.recipe import Generation, Inputs, add_options
+from clonepool.postgres.roles import Rights
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.config import TemplateSection
     from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.endpoint import Endpoint
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.generations import Generations
     from clonepool.postgres.recipe import Recipe
+    from clonepool.postgres.roles import Ownership
     from clonepool.postgres.steps import Steps
     from clonepool.postgres.strategies import Orders
 
@@ -37,16 +39,21 @@ class Source(msgspec.Struct, frozen=True):
     Attributes:
         name: of its database.
         own_backend: process id of our session to it, which goes away when it is copied; 0 for none.
-        has_role: whether it has a role of its own, called like it.
         orders: how to copy.
         end_sessions: whether sessions on it are ended.
     """
 
     name: str
     own_backend: int
-    has_role: bool
     orders: Orders
     end_sessions: bool
+
+
+class Fillable(msgspec.Struct, frozen=True):
+    """An empty database for a client to fill, and as whom it logs in there."""
+
+    name: str
+    login: Endpoint
 
 
 class Handmade:
@@ -87,22 +94,23 @@ class Handmade:
         inputs = Inputs([], [], {"defined": {"hash": text}})
         return await add_options(inputs, recipe, self._gateway, self._capabilities)
 
-    async def empty(self, recipe: Recipe, short: str) -> str:
-        """Make a database for a client to fill; return its name.
+    async def empty(self, recipe: Recipe, short: str) -> Fillable:
+        """Make a database for a client to fill.
 
         Raises:
             TemplateFailedError, ServerUnavailableError: there is none.
         """
         name = self.generations.temporary_name(recipe.template, short, self.next_serial())
         try:
-            for _, step in self._steps.of(recipe, Inputs([], [], {}), name):
+            login = self._steps.login(recipe, name)
+            for _, step in self._steps.of(recipe, Inputs([], [], {}), name, login):
                 await step()
         except BaseException as error:
             await self.generations.remove(name)
             if isinstance(error, StatementError):
                 raise TemplateFailedError(str(error)) from error
             raise
-        return name
+        return Fillable(name, login)
 
     async def leave_alone(self, source: Source) -> None:
         """See that nobody but us is connected to a clone.
@@ -120,31 +128,30 @@ class Handmade:
                 raise _in_use(source.name, found)
             await anyio.sleep(_LOOK_SECONDS)
 
-    async def copy(
-        self, source: Source, section: TemplateSection, template: str, short: str
-    ) -> str:
+    async def copy(self, source: Source, recipe: Recipe, short: str) -> str:
         """Copy a clone that nobody is connected to, as it is; return the copy's name.
 
         Raises:
             CloneInUseError: somebody has connected again.
             StatementError, ServerUnavailableError: there is no copy.
         """
-        name = self.generations.temporary_name(template, short, self.next_serial())
+        name = self.generations.temporary_name(recipe.template, short, self.next_serial())
+        ownership = recipe.ownership
         try:
             await databases.create(
                 self._gateway,
                 name,
                 source.name,
                 source.orders.words,
-                section.create_timeout,
-                owner=section.role,
+                recipe.section.create_timeout,
+                owner=ownership.owner,
                 settings=source.orders.settings,
             )
             async with self._gateway.control() as session:
                 properties = await properties_of(session, source.name)
             await give_properties(self._gateway, name, _without(properties, source.name))
-            if source.has_role:
-                await self._reassign(source.name, name, section.role)
+            if ownership.has_logins:
+                await self._reassign(source.name, name, ownership)
         except BaseException as error:
             await self.generations.remove(name)
             if isinstance(error, StatementError) and error.sqlstate == databases.OBJECT_IN_USE:
@@ -155,7 +162,14 @@ class Handmade:
         return name
 
     async def finish(
-        self, name: str, recipe: Recipe, short: str, inputs: Inputs, facts: dict[str, Any]
+        self,
+        name: str,
+        recipe: Recipe,
+        short: str,
+        inputs: Inputs,
+        facts: dict[str, Any],
+        *,
+        filled: bool,
     ) -> Generation:
         """Make a generation of it; after an error it is gone.
 
@@ -165,6 +179,7 @@ class Handmade:
             short: stands for the generation in names.
             inputs: what is told of it.
             facts: for the next daemon.
+            filled: whether a client filled it, by a login of its own.
 
         Raises:
             StatementError, ServerUnavailableError: it is dropped, or will be at the next start.
@@ -175,6 +190,8 @@ class Handmade:
             {"fingerprint": inputs.full, "inputs": inputs.entries, **facts},
             recipe.rewindable,
             recipe.section.analyze,
+            recipe.ownership.owner,
+            name if filled else "",
         )
         try:
             name = await self._withdraw(name, recipe.template, short)
@@ -185,7 +202,14 @@ class Handmade:
             raise
         database = self.generations.name(recipe.template, short)
         return Generation(
-            short, inputs.full, database, contents, size, reused=False, inputs=inputs.entries
+            short,
+            inputs.full,
+            database,
+            contents,
+            size,
+            reused=False,
+            inputs=inputs.entries,
+            owner=recipe.ownership.owner,
         )
 
     async def _withdraw(self, name: str, template: str, short: str) -> str:
@@ -201,17 +225,19 @@ class Handmade:
             raise
         return hidden
 
-    async def _reassign(self, clone: str, copy: str, role: str) -> None:
-        """Give what the clone's own role has in the copy to the template's role.
+    async def _reassign(self, clone: str, copy: str, ownership: Ownership) -> None:
+        """Give what the clone's own login has in the copy to the template's owner.
 
-        The two statements reach beyond the database that they run in: the clone itself is that
-        role's too. It is given back within the same transaction, so that nobody sees it gone.
+        The two statements reach beyond the database that they run in: the clone itself can be that
+        login's too. It is given back within the same transaction, so that nobody sees it gone.
         """
-        lease, owner = identifier(clone), identifier(role)
-        async with self._gateway.session(copy, PLAIN_NAMES) as session:
+        lease, owner = identifier(clone), identifier(ownership.owner)
+        back = ""
+        if ownership.rights is Rights.OWNER:
+            back = f"ALTER DATABASE {lease} OWNER TO {lease};"
+        async with self._gateway.session(copy) as session:
             await session.execute(
-                f"BEGIN; REASSIGN OWNED BY {lease} TO {owner}; DROP OWNED BY {lease};"
-                f" ALTER DATABASE {lease} OWNER TO {lease}; COMMIT"
+                f"BEGIN; REASSIGN OWNED BY {lease} TO {owner}; DROP OWNED BY {lease}; {back} COMMIT"
             )
 
 

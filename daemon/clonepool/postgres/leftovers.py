@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonepool.postgres.gateway import PLAIN_NAMES, identifier, literal
+from clonepool.postgres.gateway import identifier, literal
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
@@ -49,7 +49,7 @@ async def _drop_slots(gateway: Gateway, name: str) -> list[str]:
 
 async def _roll_back_prepared(gateway: Gateway, name: str) -> list[str]:
     """Roll back the prepared transactions of a database, which must be done inside it."""
-    async with gateway.session(name, PLAIN_NAMES) as session:
+    async with gateway.session(name) as session:
         rows = await session.rows("SELECT gid FROM pg_prepared_xacts WHERE database = $1", name)
         for row in rows:
             await session.execute(f"ROLLBACK PREPARED {literal(row['gid'])}")
@@ -58,7 +58,7 @@ async def _roll_back_prepared(gateway: Gateway, name: str) -> list[str]:
 
 async def _drop_subscriptions(gateway: Gateway, name: str) -> list[str]:
     """Drop a database's subscriptions; their slots at the publisher are not ours to touch."""
-    async with gateway.session(name, PLAIN_NAMES) as session:
+    async with gateway.session(name) as session:
         rows = await session.rows(
             "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"
             " WHERE datname = $1",

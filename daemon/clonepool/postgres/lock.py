@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 2.0
 """Short, so that a server that is back is found soon, whatever became of the try before."""
 BUILD_LOOK_SECONDS = 0.2
-_COMMON_DATABASE = "postgres"
+COMMON_DATABASE = "postgres"
 
 
 class BuildLock:
@@ -61,13 +61,19 @@ class BuildLock:
 class InstanceLock:
     """An advisory lock on a connection of its own; it is held as long as that lives.
 
-    Advisory locks are local to a database, so all daemons take theirs in `postgres`; only where
+    Advisory locks are local to a database, so all daemons take theirs in the same one; only where
     that does not exist or is closed to us, in the maintenance database.
+
+    Args:
+        gateway: the way to the server.
+        instance: the daemon's.
+        database: where the lock is taken.
     """
 
-    def __init__(self, gateway: Gateway, instance: str) -> None:
+    def __init__(self, gateway: Gateway, instance: str, database: str = COMMON_DATABASE) -> None:
         self._gateway = gateway
         self._instance = instance
+        self._database = database
         self._session: Session | None = None
         self._former_pid = 0
         digest = hashlib.blake2s(f"clonepool:{instance}".encode(), digest_size=8).digest()
@@ -140,7 +146,7 @@ class InstanceLock:
     async def _connect(self) -> Session:
         gateway = self._gateway
         try:
-            return await gateway.connect(_COMMON_DATABASE, seconds=CONNECT_SECONDS)
+            return await gateway.connect(self._database, seconds=CONNECT_SECONDS)
         except StatementError:
             maintenance = gateway.endpoint.maintenance
             return await gateway.connect(maintenance, seconds=CONNECT_SECONDS)

@@ -26,7 +26,7 @@ BUILD_OPTIONS = "-c client_min_messages=warning -c synchronous_commit=on"
 
 
 async def run_file(
-    psql: Path, endpoint: Endpoint, database: str, file: Path, *, seconds: float, role: str = ""
+    psql: Path, endpoint: Endpoint, database: str, file: Path, *, seconds: float
 ) -> None:
     r"""Run one file, stopping at its first error.
 
@@ -38,7 +38,6 @@ async def run_file(
         database: in which the file is run.
         file: an absolute path.
         seconds: for the whole file.
-        role: as whom to act once logged in; empty for the one that logged in.
 
     Raises:
         TemplateFailedError: names file, line, SQLSTATE, message and statement.
@@ -47,8 +46,7 @@ async def run_file(
     command = [str(psql), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     command += ["--set=VERBOSITY=verbose", "--echo-errors", "--no-password"]
     command += [f"--file={file}"]
-    acting = f"-c role={role}" if role else ""
-    environment = programs.environment(endpoint, database, f"{BUILD_OPTIONS} {acting}")
+    environment = programs.environment(endpoint, database, BUILD_OPTIONS)
     done = await programs.run(
         command,
         env=environment,

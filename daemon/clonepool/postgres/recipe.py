@@ -17,7 +17,7 @@ from clonepool.config import CommandSection, DatabaseSection, DumpSection, Templ
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import dumps, escapes
 from clonepool.postgres.clones import Contents  # noqa: TC001 - likewise
-from clonepool.postgres.endpoint import Endpoint  # noqa: TC001 - likewise
+from clonepool.postgres.roles import OURS, Ownership
 from clonepool.postgres.sources import Digests, SourceFile, fingerprint, generation_name, resolve
 
 if TYPE_CHECKING:
@@ -38,6 +38,7 @@ class Generation(msgspec.Struct, frozen=True):
         size_bytes: on the server's disk.
         reused: whether an earlier build made it.
         inputs: what went into it, by kind; what `Inputs.entries` was.
+        owner: who owns what is in it; empty for our own role.
     """
 
     short: str
@@ -47,6 +48,7 @@ class Generation(msgspec.Struct, frozen=True):
     size_bytes: int
     reused: bool
     inputs: dict[str, dict[str, str]] = {}
+    owner: str = ""
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ class Recipe(msgspec.Struct, frozen=True):
         section: the sources and options, as configured.
         directory: where relative paths begin.
         rewindable: whether it gets the functions by which its clones' pages are looked at.
-        login: as whom a command logs in; None for our own role.
+        ownership: who owns it, and what the login may do that fills it.
         lower: the generation of the template that this one extends.
     """
 
@@ -64,7 +66,7 @@ class Recipe(msgspec.Struct, frozen=True):
     section: TemplateSection
     directory: Path
     rewindable: bool = False
-    login: Endpoint | None = None
+    ownership: Ownership = OURS
     lower: Generation | None = None
 
     @property
@@ -158,7 +160,8 @@ async def add_options(
         "major": str(capabilities.major),
         "encoding": section.encoding or capabilities.encoding,
         "locale": section.locale or capabilities.locale,
-        "role": section.role or gateway.endpoint.user,
+        "owner": recipe.ownership.owner or gateway.endpoint.user,
+        "rights": recipe.ownership.rights,
     }
     entries["options"] = {"rewindable": str(recipe.rewindable), "analyze": str(section.analyze)}
     if section.settings:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 
 from clonepool.postgres import databases
+from clonepool.postgres.rewind.errors import CannotRewindError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -18,6 +19,8 @@ T = TypeVar("T")
 ENDING_SECONDS = 2.0
 """How long ended sessions are awaited before a rewind; whoever drops the clone waits longer."""
 FIRST_PAUSE_SECONDS = 0.002
+ARRIVING_SECONDS = 0.25
+"""How long whoever is logging in may take; logging in takes a few milliseconds."""
 LEAVING_SECONDS = 0.05
 """How long a session that was just closed by its client may take to disappear."""
 
@@ -34,21 +37,46 @@ async def stray_sessions(gateway: Gateway, name: str, ours: int = 0) -> list[dic
 
 
 async def look_at_returned(rewinder: Rewinder, name: str) -> Seen:
-    """Return what is known of a clone whose lease ended, sessions just leaving left out.
+    """Return what is known of a clone that its former holder can't come into any more.
+
+    Sessions just leaving are left out. Whoever was logging in when the password was changed may
+    have proven the former one by then, and is in no list yet: so it is looked again when all of
+    those are in, or turned away.
 
     Args:
         rewinder: of the server, ours being a superuser's.
         name: of the clone.
+
+    Raises:
+        CannotRewindError: one of them does not get on: it may come in at any time.
     """
-    return await _without_leaving(lambda: rewinder.look(name), lambda seen: seen.facts.sessions)
+    seen = await rewinder.look(name)
+    deadline, pause = anyio.current_time() + ARRIVING_SECONDS, FIRST_PAUSE_SECONDS
+    arriving = set(seen.facts.arriving)
+    while arriving:
+        if anyio.current_time() > deadline:
+            raise CannotRewindError("somebody began to log in and does not get on")
+        await anyio.sleep(pause)
+        pause *= 2
+        seen = await rewinder.look(name)
+        arriving &= set(seen.facts.arriving)
+    return await _without_leaving(lambda: rewinder.look(name), _sessions, seen)
+
+
+def _sessions(seen: Seen) -> list[dict[str, Any]]:
+    return seen.facts.sessions
 
 
 async def _without_leaving(
-    look: Callable[[], Awaitable[T]], sessions: Callable[[T], list[dict[str, Any]]]
+    look: Callable[[], Awaitable[T]],
+    sessions: Callable[[T], list[dict[str, Any]]],
+    first: T | None = None,
 ) -> T:
     """Look again while there are sessions, until whoever is leaving must have left."""
     until, pause = anyio.current_time() + LEAVING_SECONDS, FIRST_PAUSE_SECONDS
-    while sessions(found := await look()) and anyio.current_time() < until:
+    found = first if first is not None else await look()
+    while sessions(found) and anyio.current_time() < until:
         await anyio.sleep(pause)
         pause *= 2
+        found = await look()
     return found

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 import anyio
 
 from clonepool.errors import ClonepoolError
-from clonepool.postgres.gateway import PLAIN_NAMES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,13 +33,13 @@ async def analyze(gateway: Gateway, database: str) -> None:
     Raises:
         ServerUnavailableError, StatementError: some may be gathered.
     """
-    async with gateway.session(database, PLAIN_NAMES) as session:
+    async with gateway.session(database) as session:
         rows = await session.rows(_RELATIONS)
     errors: list[ClonepoolError] = []
 
     async def work(names: list[str]) -> None:
         try:
-            async with gateway.session(database, PLAIN_NAMES) as session:
+            async with gateway.session(database) as session:
                 await session.execute(QUIET)
                 await session.execute(f"ANALYZE {', '.join(names)}", seconds=ANALYZE_SECONDS)
         except ClonepoolError as error:

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
+import msgspec
 
 from clonepool.config import DumpSection
 from clonepool.errors import StatementError, TemplateFailedError
 from clonepool.postgres import databases, escapes, programs, psql
 from clonepool.postgres.commands import run_command
 from clonepool.postgres.dumps import Restorer
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.gateway import OWN_NAMES, identifier, literal
 from clonepool.postgres.properties import Properties, elements, give_properties, properties_of
 from clonepool.postgres.recipe import Inputs, Recipe, is_url
+from clonepool.postgres.roles import Rights
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from clonepool.config import DatabaseSection
+    from clonepool.postgres.endpoint import Endpoint
     from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.roles import Roles
 
     Task = tuple[str, Callable[[], Awaitable[None]]]
 
@@ -34,31 +39,47 @@ class Steps:
 
     Args:
         gateway: the way to the server.
+        roles: on it.
+        clients: where the server is for programs, and as whom they log in where there is no login.
         psql: the program; PostgreSQL's others are beside it.
     """
 
-    def __init__(self, gateway: Gateway, psql: Path) -> None:
+    def __init__(self, gateway: Gateway, roles: Roles, clients: Endpoint, psql: Path) -> None:
         self._gateway = gateway
+        self._roles = roles
+        self._clients = clients
         self._psql = psql
 
-    def of(self, recipe: Recipe, inputs: Inputs, database: str) -> list[Task]:
-        """Return what is to be done, in order, each with what people are told of it."""
+    def of(self, recipe: Recipe, inputs: Inputs, database: str, login: Endpoint) -> list[Task]:
+        """Return what is to be done, in order, each with what people are told of it.
+
+        Args:
+            recipe: what the database is made from.
+            inputs: what was found of it.
+            database: its name while it is built.
+            login: as whom it is filled; what `login` returned.
+        """
         section, directory = recipe.section, recipe.directory
         seconds = section.build_timeout
-        steps: list[Task] = [("creating the database", lambda: self._create(recipe, database))]
+        steps: list[Task] = [
+            ("creating the database", lambda: self._create(recipe, database, login))
+        ]
         if recipe.origin and is_url(recipe.origin.source):
             origin = recipe.origin
-            steps.append(("copying the database", lambda: self._fetch(origin, recipe, database)))
+            steps.append(
+                ("copying the database", lambda: self._fetch(origin, recipe, database, login))
+            )
         if section.extensions:
             steps.append(("extensions", lambda: self._extend(section.extensions, database)))
         if recipe.dump:
             dump = recipe.dump
-            steps.append((dump.file, lambda: self._restore(dump, recipe, database)))
+            steps.append((dump.file, lambda: self._restore(dump, recipe, database, login)))
         steps += [
-            (file.name, partial(self._run, file.path, recipe, database)) for file in inputs.sql
+            (file.name, partial(self._run, file.path, recipe, database, login))
+            for file in inputs.sql
         ]
         if recipe.command:
-            command, login = recipe.command, recipe.login or self._gateway.endpoint
+            command = recipe.command
             steps.append(
                 (
                     "command",
@@ -69,8 +90,15 @@ class Steps:
             steps.append(("settings", lambda: self._set(section.settings, database)))
         return steps
 
-    async def _create(self, recipe: Recipe, database: str) -> None:
-        """Make the database: empty, or a copy of another of the same server."""
+    def login(self, recipe: Recipe, database: str) -> Endpoint:
+        """Return as whom a database is to be filled: a login of its own, with a new password."""
+        if not recipe.ownership.has_logins:
+            return self._clients
+        password = secrets.token_urlsafe(24)
+        return msgspec.structs.replace(self._clients, user=database, password=password)
+
+    async def _create(self, recipe: Recipe, database: str, login: Endpoint) -> None:
+        """Make the database, empty or a copy of another of the same server, and its login."""
         section, seconds = recipe.section, recipe.section.build_timeout
         source, options = "template0", ""
         given = None
@@ -85,7 +113,7 @@ class Steps:
             options += f" LOCALE {literal(section.locale)}"
         try:
             await databases.create(
-                self._gateway, database, source, options, seconds, owner=section.role
+                self._gateway, database, source, options, seconds, owner=recipe.ownership.owner
             )
         except StatementError as error:
             remedy = ""
@@ -94,6 +122,10 @@ class Steps:
             raise TemplateFailedError(str(error), remedy=remedy) from error
         if given is not None:
             await give_properties(self._gateway, database, given)
+        if recipe.ownership.has_logins:
+            await self._roles.give_builder(database, recipe.ownership, login.password)
+        if recipe.lower is not None and recipe.lower.owner != recipe.ownership.owner:
+            await self._roles.hand_over(database, recipe.lower.owner, recipe.ownership.owner)
 
     async def _prepare_origin(self, origin: DatabaseSection) -> Properties:
         """Read what a copy of a database lacks; end sessions on it only if told to."""
@@ -102,7 +134,9 @@ class Steps:
         async with self._gateway.control() as session:
             return await properties_of(session, origin.source)
 
-    async def _fetch(self, origin: DatabaseSection, recipe: Recipe, database: str) -> None:
+    async def _fetch(
+        self, origin: DatabaseSection, recipe: Recipe, database: str, login: Endpoint
+    ) -> None:
         """Dump another server's database and restore it here."""
         seconds = recipe.section.build_timeout
         with tempfile.TemporaryDirectory(prefix="clonepool-copy-") as scratch:
@@ -124,40 +158,38 @@ class Steps:
                 raise TemplateFailedError(
                     f"database: {done.output}", remedy="see that the URL is right and reachable"
                 )
-            await self._restorer(recipe).restore(
+            await self._restorer(recipe, login).restore(
                 dump, DumpSection(str(dump)), database, seconds=seconds
             )
 
     async def _extend(self, extensions: list[str], database: str) -> None:
         """Create extensions as our own role: most want a superuser."""
-        async with self._gateway.session(database) as session:
+        # Into the schema that the database's own search_path names; nothing else is said here that
+        # a name in it could give another meaning.
+        async with self._gateway.session(database, OWN_NAMES) as session:
             for extension in extensions:
                 await session.execute(
                     f"CREATE EXTENSION IF NOT EXISTS {identifier(extension)} CASCADE",
                     seconds=EXTENSION_SECONDS,
                 )
 
-    async def _restore(self, dump: DumpSection, recipe: Recipe, database: str) -> None:
-        await self._restorer(recipe).restore(
+    async def _restore(
+        self, dump: DumpSection, recipe: Recipe, database: str, login: Endpoint
+    ) -> None:
+        await self._restorer(recipe, login).restore(
             recipe.directory / dump.file,
             dump,
             database,
             seconds=recipe.section.build_timeout,
         )
 
-    def _restorer(self, recipe: Recipe) -> Restorer:
-        return Restorer(self._gateway, self._psql, self._gateway.endpoint, recipe.section.role)
+    def _restorer(self, recipe: Recipe, login: Endpoint) -> Restorer:
+        confined = recipe.ownership.has_logins and recipe.ownership.rights is Rights.OWNER
+        return Restorer(self._gateway, self._psql, login, login.user if confined else "")
 
-    async def _run(self, file: Path, recipe: Recipe, database: str) -> None:
+    async def _run(self, file: Path, recipe: Recipe, database: str, login: Endpoint) -> None:
         await anyio.to_thread.run_sync(escapes.check_stays, file)
-        await psql.run_file(
-            self._psql,
-            self._gateway.endpoint,
-            database,
-            file,
-            seconds=recipe.section.build_timeout,
-            role=recipe.section.role,
-        )
+        await psql.run_file(self._psql, login, database, file, seconds=recipe.section.build_timeout)
 
     async def _set(self, settings: dict[str, str], database: str) -> None:
         """Give the database settings of its own; clones get them too."""

@@ -36,14 +36,13 @@ from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
 from clonepool.service.builds import Builds
 from clonepool.service.comments import Comments
+from clonepool.service.credentials import Credentials
 from clonepool.service.inheritance import take_over
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
 from clonepool.service.locks import hold_lock, load_secret, reserve_serials
-from clonepool.service.logins import Logins
 from clonepool.service.making import Making
 from clonepool.service.methods import Methods
-from clonepool.service.owners import Owners
 from clonepool.service.registry import limits_of
 from clonepool.service.server import kept_connections, open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
@@ -174,6 +173,7 @@ class _Daemon:
         """Work until a signal comes, then stop in order."""
         gateway = self._server.gateway
         capabilities = await inspect(gateway)
+        gateway.harden(major=capabilities.major, superuser=capabilities.superuser)
         gateway.share(own_connections(self._config, capabilities.max_connections))
         namer = Namer(self._config.instance, capabilities.system_identifier)
         ours, strangers = await databases.list_ours(gateway, namer)
@@ -185,20 +185,20 @@ class _Daemon:
         context = self._make_context(fleet, capabilities, namer, ReferenceMaker(namer, serials))
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
-        secret = load_secret(self._server.state / "secret")
-        owners = Owners(context.roles, context.logins, secret)
         build = Builder(
             gateway,
             namer,
             capabilities,
+            context.roles,
+            self._server.clients,
             self._server.psql,
             serials.next,
             Digests(self._server.state / "digests.json"),
         )
-        builder = TemplateBuilder(context, build, owners)
+        builder = TemplateBuilder(context, build)
         async with anyio.create_task_group() as workers:
             broker = self._make_broker(context, workers)
-            made = ClientTemplates(context, build.generations, owners, workers)
+            made = ClientTemplates(context, build.generations, workers)
             context.rebuild = lambda name: (
                 made.lost(name) if name in made.registry.made else builder.rebuild(name)
             )
@@ -227,8 +227,8 @@ class _Daemon:
             )
             methods = Methods(
                 broker,
-                gateway.endpoint,
-                context.logins,
+                self._server.clients,
+                context.credentials,
                 self._config,
                 board,
                 Builds(builder, workers),
@@ -255,6 +255,7 @@ class _Daemon:
         made = self._config.client_templates
         if made.allow:  # what it says of copying must be possible before the first one is made
             candidates(made.copy, capabilities, throwaway=embedded is not None)
+        roles = Roles(gateway, capabilities, embedded=embedded is not None)
         context = Context(
             config=self._config,
             sections=dict(self._config.templates),
@@ -265,8 +266,14 @@ class _Daemon:
             metrics=self._metrics,
             troubles=Troubles(self._metrics),
             comments=Comments(namer),
-            roles=Roles(gateway, capabilities, embedded=embedded is not None),
-            logins=Logins(gateway.endpoint),
+            roles=roles,
+            credentials=Credentials(
+                roles,
+                self._server.clients,
+                capabilities,
+                load_secret(self._server.state / "secret"),
+                embedded=embedded is not None,
+            ),
             rewinder=Rewinder(
                 gateway,
                 lambda generation: references.make(context, generation),

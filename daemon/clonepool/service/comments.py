@@ -22,6 +22,7 @@ class LeasedComment(msgspec.Struct, frozen=True, tag_field="state", tag="leased"
     """A lease that outlives its connection; of its token only the digest is written.
 
     A lease that was reset can stand on two clones for a moment: what was `written` last counts.
+    With `occasion` the daemon, and nobody else, can tell the password of the clone's login.
     """
 
     token: str
@@ -30,6 +31,7 @@ class LeasedComment(msgspec.Struct, frozen=True, tag_field="state", tag="leased"
     granted: Moment
     until: Moment
     written: Moment
+    occasion: str = ""
 
 
 class KeptComment(msgspec.Struct, frozen=True, tag_field="state", tag="kept"):
@@ -77,8 +79,14 @@ class Comments:
             "generation": generation,
         }
 
-    def leased(self, lease: Lease, now: float) -> dict[str, Any]:
-        """Of a lease that outlives its connection; `now` in the same seconds as the lease's."""
+    def leased(self, lease: Lease, now: float, occasion: str) -> dict[str, Any]:
+        """Of a lease that outlives its connection.
+
+        Args:
+            lease: which.
+            now: in the same seconds as the lease's.
+            occasion: for which the password of its login was made.
+        """
         known = lease.token.startswith("sha256:")
         return {
             **self.plain(lease.template, lease.generation),
@@ -89,6 +97,7 @@ class Comments:
             "granted": moment(lease.granted_at - now),
             "until": moment((lease.expires_at or now) - now),
             "written": moment(0.0),
+            "occasion": occasion,
         }
 
     def kept(self, template: str, generation: str, label: str, seconds: float) -> dict[str, Any]:

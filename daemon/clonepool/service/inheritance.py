@@ -64,6 +64,7 @@ def _enter(context: Context, pool: Pool, database: Database, current: set[str]) 
     match comments.read(database.comment):
         case comments.LeasedComment() as found if database.open and name in current:
             log.info("lease.found", clone=name, label=found.label)
+            context.credentials.found(name, found.occasion)
             pool.found_leased(_lease(database, found, now))
         case comments.KeptComment() as found if seconds_until(found.until) > 0:
             log.info("clone.found_kept", clone=name, label=found.label)

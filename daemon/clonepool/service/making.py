@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from clonepool.core.decisions import Lease
     from clonepool.core.definitions import Definition
-    from clonepool.postgres.endpoint import Endpoint
+    from clonepool.postgres.handmade import Fillable
     from clonepool.protocol.messages import Define, Finalize, Snapshot
     from clonepool.protocol.server import RequestId
     from clonepool.service.methods import Connection
@@ -181,22 +181,20 @@ class _Told:
     def there(self, template: str) -> None:
         self._peer.reply(self._request, DefineResult(template, filled=True))
 
-    def fill(self, definition: Definition, database: str) -> None:
-        context = self._context
-        login = context.logins.to_fill(definition.template, database)
-        endpoint: Endpoint = context.gateway.endpoint
+    def fill(self, definition: Definition, database: Fillable) -> None:
+        login, name = database.login, database.name
         result = DefineResult(
             definition.template,
             filled=False,
             definition=definition.request.token,
-            database=database,
-            url=login.url,
-            host=endpoint.host,
-            port=endpoint.port,
+            database=name,
+            url=login.url(name),
+            host=login.host,
+            port=login.port,
             user=login.user,
             password=login.password,
-            env=login.env,
-            expires_in_seconds=context.config.client_templates.fill_timeout,
+            env=login.env(name),
+            expires_in_seconds=self._context.config.client_templates.fill_timeout,
         )
         self._peer.reply(self._request, result)
 

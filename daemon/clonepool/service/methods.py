@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from clonepool.protocol.server import Call, RequestId
     from clonepool.service.broker import Answer, Broker
     from clonepool.service.builds import Builds
-    from clonepool.service.logins import Logins
+    from clonepool.service.credentials import Credentials
     from clonepool.service.making import Making
     from clonepool.service.status import StatusBoard
 
@@ -76,7 +76,7 @@ class Methods:
         self,
         broker: Broker,
         endpoint: Endpoint,
-        logins: Logins,
+        credentials: Credentials,
         config: Config,
         board: StatusBoard,
         builds: Builds,
@@ -86,7 +86,7 @@ class Methods:
         self._builds = builds
         self._making = making
         self._endpoint = endpoint
-        self._logins = logins
+        self._credentials = credentials
         self._instance = config.instance
         self._max_leases = config.access.max_leases_per_client
         self._max_pending = config.access.max_pending_per_client
@@ -246,7 +246,7 @@ class Methods:
 
     def _lease(self, grant: Grant) -> AcquireResult:
         lease, endpoint = grant.lease, self._endpoint
-        login = self._logins.of(lease)
+        login = self._credentials.of(lease)
         return AcquireResult(
             lease=lease.token,
             template=lease.template,

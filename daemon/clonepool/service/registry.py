@@ -11,6 +11,7 @@ import msgspec
 
 from clonepool.core.limits import Limits
 from clonepool.core.pool import Phase
+from clonepool.postgres.roles import Rights  # noqa: TC001 - msgspec reads the annotation
 
 if TYPE_CHECKING:
     from clonepool.config import TemplateSection
@@ -24,12 +25,14 @@ class Made(msgspec.Struct, frozen=True):
     Attributes:
         by: the method.
         of: the configured template whose options it has; empty for those of `client_templates`.
-        role: who owns it.
+        owner: who owns it.
+        rights: of its leases.
     """
 
     by: Literal["define", "snapshot"]
     of: str
-    role: str
+    owner: str
+    rights: Rights
 
 
 def limits_of(section: TemplateSection, *, rewinds: bool) -> Limits:
@@ -78,7 +81,6 @@ class Registry:
         context.generations.pop(template, None)
         context.distrusted.discard(template)
         del context.sections[template], self.made[template], self._entered_at[template]
-        context.logins.forget_template(template)
 
     def is_ready(self, template: str) -> bool:
         """Say whether a client made that template, and it can be leased."""

@@ -34,14 +34,17 @@ class Server:
 
     Attributes:
         state: directory for what outlives the daemon.
+        clients: where the server is for whoever has a login there.
     """
 
     def __init__(self, config: Config, embedded: EmbeddedServer | None, state: Path) -> None:
         self.embedded = embedded
         self.state = state
         self.psql = embedded.psql if embedded else find_psql()
+        own = embedded.endpoint if embedded else from_url(config.server)
+        self.clients = embedded.clients if embedded else own
         self.gateway = Gateway(
-            embedded.endpoint if embedded else from_url(config.server),
+            own,
             f"clonepool {config.instance} pid={os.getpid()} host={socket.gethostname()}",
             config.pool.ddl_concurrency + _SPARE_CONNECTIONS,
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import shutil
 import subprocess
 from enum import StrEnum
 from pathlib import Path
@@ -10,28 +10,23 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool.core.naming import PREFIX
 from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import storage as places
-from clonepool.postgres.passwords import ITERATIONS_OF_RANDOM, scram_verifier
-from clonepool.postgres.roles import LEASE_GROUP
+from clonepool.postgres.roles import LOGINS, SUPERUSERS
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.account import Account
     from clonepool.postgres.embedded.binaries import Binaries
     from clonepool.postgres.embedded.storage import Storage
 
-SUPERUSER = "postgres"
+SUPERUSER = "clonepool"
+"""The daemon's own role, and nobody else's: not one that scripts expect to find and change."""
+MAINTENANCE = "clonepool"
+"""The daemon's own database, likewise."""
 _INITDB_SECONDS = 300
 _BUILTIN_PROVIDER_MAJOR = 17
-HBA = f"""\
-# A lease's own role may enter the database of its name and no other.
-local sameuser +{LEASE_GROUP} scram-sha-256
-host sameuser +{LEASE_GROUP} 127.0.0.1/32 scram-sha-256
-local all +{LEASE_GROUP} reject
-host all +{LEASE_GROUP} 127.0.0.1/32 reject
-local all all scram-sha-256
-host all all 127.0.0.1/32 scram-sha-256
-"""
+_PATTERNS_MAJOR = 16
 
 
 class Marker(msgspec.Struct, frozen=True):
@@ -40,12 +35,12 @@ class Marker(msgspec.Struct, frozen=True):
     Attributes:
         boot_id: of the kernel under which the data was written.
         root: the storage root.
-        password: the superuser's.
+        superuser: the daemon's own role; in clusters of earlier versions it was one of the leases'.
     """
 
     boot_id: str
     root: str
-    password: str
+    superuser: str = "postgres"
 
 
 class Judgement(StrEnum):
@@ -54,6 +49,7 @@ class Judgement(StrEnum):
     USABLE = "usable"
     MISSING = "missing"
     REBOOTED = "rebooted"
+    OUTDATED = "outdated"
 
 
 def boot_id() -> str:
@@ -75,6 +71,8 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
         return Judgement.MISSING
     if marker.boot_id != boot:
         return Judgement.REBOOTED
+    if marker.superuser != SUPERUSER:
+        return Judgement.OUTDATED
     found = version_file.read_text(encoding="ascii").strip()
     if found != str(binaries.major):
         raise EmbeddedServerError(
@@ -106,39 +104,76 @@ def write_marker(path: Path, marker: Marker) -> None:
 def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> Marker:
     """Make an empty cluster: under another name first, so that half a cluster is none.
 
-    The old one's marker must be gone before this, or its password would be taken for the new one's.
-
     Raises:
         EmbeddedServerError: with initdb's words; a full disk is named as such.
     """
     places.remove(storage)
     scratch = storage.root / "data.new"
-    password = secrets.token_urlsafe(16)
-    password_file = storage.root / "password.new"
     try:
-        password_file.unlink(missing_ok=True)
-        password_file.touch(mode=0o600)
-        # initdb hands on what it reads: the verifier, so that it is not stretched like a person's.
-        verifier = scram_verifier(password, ITERATIONS_OF_RANDOM)
-        password_file.write_text(verifier, encoding="ascii")
-        account.own(password_file)
         scratch.mkdir(mode=0o700)
         account.own(scratch)
-        _run_initdb(scratch, password_file, binaries, account)
-    except OSError as error:
+        _run_initdb(scratch, binaries, account)
+    except (OSError, EmbeddedServerError) as error:
         raise _failure(storage, str(error)) from error
-    except EmbeddedServerError as error:
-        raise _failure(storage, str(error)) from error
-    finally:
-        password_file.unlink(missing_ok=True)
     scratch.rename(storage.data)
-    return Marker(boot, str(storage.root), password)
+    return Marker(boot, str(storage.root), SUPERUSER)
 
 
-def _run_initdb(target: Path, password_file: Path, binaries: Binaries, account: Account) -> None:
+def set_aside(storage: Storage) -> Path:
+    """Rename the data of a server that does not run, so that another cluster can be tried."""
+    aside = storage.root / "data.old"
+    shutil.rmtree(aside, ignore_errors=True)
+    storage.data.rename(aside)
+    return aside
+
+
+def put_back(storage: Storage, aside: Path) -> None:
+    """Give the data that was set aside its name again; what took its place is deleted."""
+    places.remove(storage)
+    aside.rename(storage.data)
+
+
+def access_rules(major: int) -> str:
+    """Return pg_hba.conf: who comes in, where to, and how that is proven.
+
+    Passwords go to a Unix socket or to loopback, are random and good for one lease. So they are
+    asked for in the clear: that costs least, every driver can, and none refuses, as some do SCRAM
+    with fewer iterations than people's passwords need. And PostgreSQL looks the password up only
+    when it has been told it: who began to log in as a lease ended can't end that in the next one.
+    """
+    rules = [
+        f"local all {SUPERUSER} peer map={SUPERUSER}",
+        f"host all {SUPERUSER} 127.0.0.1/32 reject",
+        *_both(f"{MAINTENANCE} all", "reject"),
+        *_both(f"sameuser +{LOGINS}", "password"),
+        *_both(f"all +{LOGINS}", "reject"),
+        *_both(f"sameuser +{SUPERUSERS}", "password"),
+    ]
+    if major >= _PATTERNS_MAJOR:
+        rules += _both(f"/^{PREFIX}_ +{SUPERUSERS}", "reject")
+    rules += [*_both("replication all", "reject"), *_both("all all", "password")]
+    return "\n".join(["# Written by clonepool at each start.", *rules, ""])
+
+
+def _both(who: str, how: str) -> list[str]:
+    return [f"local {who} {how}", f"host {who} 127.0.0.1/32 {how}"]
+
+
+def identities(user: str) -> str:
+    """Return pg_ident.conf: the daemon's own user, and only that, is the daemon's own role.
+
+    Args:
+        user: name of the operating system's user that the daemon runs as.
+    """
+    quoted = user.replace('"', '""')
+    return f'# Written by clonepool at each start.\n{SUPERUSER} "{quoted}" {SUPERUSER}\n'
+
+
+def _run_initdb(target: Path, binaries: Binaries, account: Account) -> None:
     command: list[str | Path] = [binaries.program("initdb"), "--pgdata", target, "--no-sync"]
-    command += ["--username", SUPERUSER, "--pwfile", password_file, "--no-instructions"]
-    command += ["--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8"]
+    command += ["--username", SUPERUSER, "--no-instructions"]
+    # Only the daemon's own pg_hba.conf counts; the one that initdb writes lets nobody in.
+    command += ["--auth", "reject", "--encoding", "UTF8", "--locale", "C.UTF-8"]
     if binaries.major >= _BUILTIN_PROVIDER_MAJOR:
         # No library of the machine decides the sort order: nothing can drift.
         command += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]

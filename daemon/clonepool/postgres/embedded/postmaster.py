@@ -26,11 +26,20 @@ _POLL_SECONDS = 0.02
 _LOG_LINES = 5
 
 
+class UnusableClusterError(EmbeddedServerError):
+    """The server does not start on its data, or does not let us in: another cluster may do."""
+
+
 class Postmaster:
-    """One server process, ours by birth or by adoption."""
+    """One server process, ours by birth or by adoption.
+
+    Attributes:
+        late: whether it ran, and did not let us in in time.
+    """
 
     def __init__(self, pid: int, child: subprocess.Popen[bytes] | None) -> None:
         self.pid = pid
+        self.late = False
         self._child = child
 
     def alive(self) -> bool:
@@ -95,8 +104,20 @@ async def start(
     postmaster = Postmaster(child.pid, child)
     if not await await_ready(postmaster, probe):
         said = _log_tail(storage, began_at)
-        raise EmbeddedServerError(f"the server did not start within {START_SECONDS:g} s: {said}")
+        if postmaster.late:
+            raise EmbeddedServerError(f"the server did not start in {START_SECONDS:g} s: {said}")
+        raise UnusableClusterError(f"the server ended while it started: {said}")
     return postmaster
+
+
+def forget_alter_system(storage: Storage) -> bool:
+    """Delete what ALTER SYSTEM wrote; say whether there was something."""
+    path = storage.data / "postgresql.auto.conf"
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 async def await_ready(postmaster: Postmaster, probe: Callable[[], Awaitable[None]]) -> bool:
@@ -113,6 +134,7 @@ async def await_ready(postmaster: Postmaster, probe: Callable[[], Awaitable[None
         with anyio.move_on_after(START_SECONDS):
             if await _answers(postmaster, probe):
                 return True
+        postmaster.late = postmaster.alive()
     except BaseException:
         with anyio.CancelScope(shield=True):
             await postmaster.stop()
@@ -127,6 +149,8 @@ def _spawn(
     """Start the process; return it, and where in the log its own lines begin."""
     command: list[str | Path] = [binaries.program("postgres"), "-D", storage.data]
     command += [f"--config_file={storage.settings}", f"--hba_file={storage.access}"]
+    command += [f"--ident_file={storage.identities}"]
+    forget_alter_system(storage)
     with open(storage.log, "ab", opener=_private) as log:
         began_at = log.tell()
         child = subprocess.Popen(
@@ -149,7 +173,7 @@ async def _answers(postmaster: Postmaster, probe: Callable[[], Awaitable[None]])
         except ServerUnavailableError:
             await anyio.sleep(_POLL_SECONDS)
         except StatementError as error:
-            raise EmbeddedServerError(f"the server refuses us: {error}") from error
+            raise UnusableClusterError(f"the server refuses us: {error}") from error
         else:
             return True
     return False

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import pwd
 import shutil
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,18 +15,29 @@ import anyio.to_thread
 import msgspec
 import structlog
 
-from clonepool.errors import ClusterLostError, EmbeddedServerError
+from clonepool.errors import (
+    ClusterLostError,
+    EmbeddedServerError,
+    ServerUnavailableError,
+    StatementError,
+)
+from clonepool.postgres.databases import INVALID_CATALOG_NAME
 from clonepool.postgres.embedded import cluster, postmaster, settings
 from clonepool.postgres.embedded.account import choose_account
 from clonepool.postgres.embedded.binaries import find_binaries
+from clonepool.postgres.embedded.postmaster import UnusableClusterError
 from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
 from clonepool.postgres.endpoint import Endpoint
-from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.gateway import Gateway, identifier
+from clonepool.postgres.roles import prepare_embedded
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from clonepool.config import EmbeddedSection
     from clonepool.postgres.embedded.cluster import Marker
     from clonepool.postgres.embedded.postmaster import Postmaster
+    from clonepool.postgres.gateway import Session
 
 log = structlog.get_logger()
 
@@ -55,16 +69,23 @@ class EmbeddedServer:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it is; by TCP when a port was asked for, else by its Unix socket."""
+        """Where it is for the daemon, which proves by the Unix socket who it is."""
         if self._marker is None:
             raise EmbeddedServerError("the server was not started")
-        local = Endpoint(
+        return Endpoint(
             str(self.storage.socket),
             self._section.port or settings.DEFAULT_PORT,
             cluster.SUPERUSER,
-            self._marker.password,
+            "",
+            cluster.MAINTENANCE,
         )
-        return msgspec.structs.replace(local, host="127.0.0.1") if self._section.port else local
+
+    @property
+    def clients(self) -> Endpoint:
+        """Where it is for whoever has a login; by TCP when a port was asked for."""
+        if self._section.port:
+            return msgspec.structs.replace(self.endpoint, host="127.0.0.1")
+        return self.endpoint
 
     def alive(self) -> bool:
         """Say whether the server process runs."""
@@ -73,8 +94,10 @@ class EmbeddedServer:
     async def start(self) -> None:
         """Adopt the running server, start the one that lies there, or make one.
 
+        Whatever a lease did to the one that lies there, a server that serves comes out of it.
+
         Raises:
-            EmbeddedServerError: says what stands in the way.
+            EmbeddedServerError: says what stands in the way, and not of the data; that is kept.
         """
         prepare(self.storage, self._account)
         await self._ensure_cluster()
@@ -84,13 +107,41 @@ class EmbeddedServer:
             await running.stop()
         try:
             await self._adopt_or_start()
-        except EmbeddedServerError as error:
-            if not _is_damage(error):
-                raise
-            log.warning("cluster.discarded", reason=str(error))
+            await self._put_in_order()
+        except UnusableClusterError as error:
+            await self._replace_cluster(error)
+
+    async def _replace_cluster(self, why: UnusableClusterError) -> None:
+        """Try with an empty cluster; if that is no better, it is not for the data.
+
+        Raises:
+            EmbeddedServerError: the first error; the data is where it was.
+        """
+        marker = self._marker
+        await self._stop_any()
+        aside = cluster.set_aside(self.storage)
+        try:
             await self._make_cluster()
             self._write_settings()
             await self._start()
+            await self._put_in_order()
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await self._stop_any()
+                cluster.put_back(self.storage, aside)
+                if marker is not None:
+                    cluster.write_marker(self._marker_path, marker)
+            if isinstance(error, EmbeddedServerError):
+                raise why from error
+            raise
+        log.warning("cluster.discarded", reason=str(why))
+        await anyio.to_thread.run_sync(partial(shutil.rmtree, aside, ignore_errors=True))
+
+    async def _stop_any(self) -> None:
+        running = postmaster.find_running(self.storage)
+        if running is not None:
+            await running.stop()
+        self._postmaster = None
 
     async def restart(self) -> None:
         """Start the server again after it ended under a running daemon.
@@ -102,6 +153,7 @@ class EmbeddedServer:
         """
         try:
             await self._adopt_or_start()
+            await self._put_in_order()
         except EmbeddedServerError as error:
             if _is_damage(error):
                 raise ClusterLostError(str(error), remedy="start the daemon again") from error
@@ -145,12 +197,15 @@ class EmbeddedServer:
                 "cluster.discarded",
                 reason="the machine was booted since, and the data was written without fsync",
             )
+        if judgement is cluster.Judgement.OUTDATED:
+            log.warning(
+                "cluster.discarded",
+                reason="an earlier version made it, whose leases knew the daemon's own password",
+            )
         await self._make_cluster()
 
     async def _make_cluster(self) -> None:
-        running = postmaster.find_running(self.storage)
-        if running is not None:
-            await running.stop()
+        await self._stop_any()
         self._marker_path.unlink(missing_ok=True)
         began = anyio.current_time()
         self._marker = await anyio.to_thread.run_sync(
@@ -171,16 +226,59 @@ class EmbeddedServer:
         )
         changed = [
             _write_if_other(self.storage.settings, text),
-            _write_if_other(self.storage.access, cluster.HBA),
+            _write_if_other(self.storage.access, cluster.access_rules(self._binaries.major)),
+            _write_if_other(
+                self.storage.identities, cluster.identities(pwd.getpwuid(os.geteuid()).pw_name)
+            ),
         ]
         return any(changed)
 
     async def _probe(self) -> None:
-        """Connect by the Unix socket: whoever answers on the TCP port need not be our server."""
-        local = msgspec.structs.replace(self.endpoint, host=str(self.storage.socket))
-        gateway = Gateway(local, f"clonepool pid={os.getpid()}")
-        async with gateway.session("postgres"):
+        """Connect once; a database of ours that is not there yet, or not any more, will be."""
+        async with self._any_session():
             pass
+
+    async def _put_in_order(self) -> None:
+        """See that the daemon's own role and database are what they should be.
+
+        Raises:
+            UnusableClusterError: the server does not let us.
+        """
+        changed = postmaster.forget_alter_system(self.storage)
+        name = identifier(cluster.MAINTENANCE)
+        try:
+            async with self._any_session() as session:
+                if changed:
+                    await session.value("SELECT pg_reload_conf()")
+                await prepare_embedded(session, cluster.SUPERUSER, self._binaries.major)
+                if not await session.rows(
+                    "SELECT FROM pg_database WHERE datname = $1", cluster.MAINTENANCE
+                ):
+                    await session.execute(f"CREATE DATABASE {name} TEMPLATE template0")
+                await session.execute(
+                    f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;"
+                    f" ALTER DATABASE {name} RESET ALL"
+                )
+        except (StatementError, ServerUnavailableError) as error:
+            raise UnusableClusterError(f"the server can't be set up: {error}") from error
+
+    @asynccontextmanager
+    async def _any_session(self) -> AsyncIterator[Session]:
+        """Connect to whichever of the databases is there that every cluster begins with."""
+        gateway = Gateway(self.endpoint, f"clonepool pid={os.getpid()}")
+        first, *others = (cluster.MAINTENANCE, "postgres", "template1")
+        for database in (first, *others):
+            try:
+                session = await gateway.connect(database)
+            except StatementError as error:
+                if error.sqlstate != INVALID_CATALOG_NAME or database == others[-1]:
+                    raise
+            else:
+                break
+        try:
+            yield session
+        finally:
+            await session.close()
 
     @property
     def _marker_path(self) -> Path:

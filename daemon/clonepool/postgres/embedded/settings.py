@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 DEFAULT_PORT = 5432
+_ALTER_SYSTEM_MAJOR = 17
 _IO_METHOD_MAJOR = 18
 _SCRAM_ITERATIONS_MAJOR = 16
 _SMALLEST_BUFFERS_MIB = 64
@@ -86,6 +87,9 @@ def render(
         "log_timezone": "UTC",
         "lc_messages": "C",
     }
+    if major >= _ALTER_SYSTEM_MAJOR:
+        # What a lease would set so, the next lease would meet, and the next start.
+        settings["allow_alter_system"] = "off"
     if major >= _IO_METHOD_MAJOR:
         settings["io_method"] = "sync"
     if major >= _SCRAM_ITERATIONS_MAJOR:

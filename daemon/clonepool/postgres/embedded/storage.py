@@ -51,6 +51,11 @@ class Storage(msgspec.Struct, frozen=True):
         return self.root / "pg_hba.conf"
 
     @property
+    def identities(self) -> Path:
+        """The server's pg_ident.conf."""
+        return self.root / "pg_ident.conf"
+
+    @property
     def socket(self) -> Path:
         """The directory of the server's Unix socket; short enough for a socket's address."""
         inside = self.root / "socket"

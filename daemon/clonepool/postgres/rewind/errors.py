@@ -11,5 +11,11 @@ class CannotRewindError(ClonepoolError):
     code = "cannot_rewind"
 
 
+class PinError(ClonepoolError):
+    """A generation is not what it was when it was built: it is to be built anew."""
+
+    code = "generation_changed"
+
+
 class LeftoversError(CannotRewindError):
     """Something that outlives sessions is to be cleared away first."""

@@ -31,13 +31,27 @@ _COLUMNS = """\
                   coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query
              FROM pg_stat_activity
             WHERE datid = d.oid AND pid <> {pid} AND backend_type = 'client backend') AS s
-       )::text END AS sessions
+       )::text END AS sessions,
+       (SELECT array_agg(b) FROM unnest(busy.pids) AS b WHERE NOT EXISTS (
+            SELECT FROM pg_stat_get_activity(NULL) AS a
+             WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) AS arriving
 """
-_FROM_OUTSIDE = f"SELECT {_COLUMNS.format(ours=0, pid='$2')} FROM pg_database d WHERE datname = $1"
+_BUSY = """\
+(SELECT array_agg(pid) AS pids FROM pg_locks
+  WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()) AS busy
+"""
+"""Backends in a transaction; those that nothing else is known of are logging in.
+
+To be asked before who is connected, and so it stands in FROM: else one could be missed that comes
+in between the two questions.
+"""
+_FROM_OUTSIDE = f"""\
+SELECT {_COLUMNS.format(ours=0, pid="$2")} FROM {_BUSY} CROSS JOIN pg_database d WHERE datname = $1
+"""
 _FROM_INSIDE = f"""\
 SELECT {_COLUMNS.format(ours=1, pid="pg_backend_pid()")},
        CASE WHEN pg_stat_get_db_numbackends(d.oid) = 1 THEN ({{more}}) END AS more
-  FROM pg_database d WHERE datname = current_database()
+  FROM {_BUSY} CROSS JOIN pg_database d WHERE datname = current_database()
 """
 _NO_LEFTOVERS = "0;0;0"
 
@@ -51,6 +65,7 @@ class Facts(msgspec.Struct, frozen=True):
         leftovers: how much there is that outlives sessions.
         comment: the database's.
         sessions: of clients: pid, application_name, state and query.
+        arriving: process ids of backends that are logging in, into whichever database.
     """
 
     properties: str
@@ -58,6 +73,7 @@ class Facts(msgspec.Struct, frozen=True):
     leftovers: str
     comment: str
     sessions: list[dict[str, Any]]
+    arriving: list[int] = []
 
     def check(self, before: Facts) -> None:
         """See that nothing changed since `before` that a rewind does not undo.
@@ -111,4 +127,5 @@ async def read_facts_inside(session: Session, more: str) -> tuple[Facts, str | N
 
 
 def _facts(row: dict[str, Any]) -> Facts:
-    return Facts(**{**row, "sessions": msgspec.json.decode(row["sessions"] or "[]")})
+    sessions = msgspec.json.decode(row["sessions"] or "[]")
+    return Facts(**{**row, "sessions": sessions, "arriving": row["arriving"] or []})

@@ -7,6 +7,7 @@ when they are, from a reference.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -162,6 +163,21 @@ class Pristine(msgspec.Struct, frozen=True):
     sequences: dict[int, str]
     values: dict[int, tuple[int, bool]]
     values_sql: str
+
+    @property
+    def pin(self) -> str:
+        """What stands for all of it: one digest of the digests of catalogs, tables and sequences.
+
+        Of tables whose digest was not taken only their names and columns go in, with the catalogs.
+        """
+        tables = sorted((table.oid, table.digest) for table in self.tables.values())
+        told = [sorted(self.digests.items()), tables, sorted(self.values.items())]
+        return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
+
+    @property
+    def is_small(self) -> bool:
+        """Whether there is a digest of every table that can be read."""
+        return all(table.digest or not table.populated for table in self.tables.values())
 
 
 async def read_pristine(session: Session) -> Pristine:

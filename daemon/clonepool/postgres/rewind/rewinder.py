@@ -11,14 +11,15 @@ from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import anyio
 import msgspec
 import structlog
 
 from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import leftovers
-from clonepool.postgres.databases import annotate
+from clonepool.postgres.databases import annotate, read_comment
 from clonepool.postgres.rewind.changes import find_changes
-from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
+from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError, PinError
 from clonepool.postgres.rewind.facts import Facts, read_facts, read_facts_inside
 from clonepool.postgres.rewind.pages import wal_position
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
@@ -69,6 +70,8 @@ SETTINGS = {
     "quote_all_identifiers": "off",
 }
 """Whatever the template's own settings are, values are read and written in one way."""
+PINNED = "pinned"
+"""Key of a generation's comment."""
 _PREPARED = 8
 """On a session that stays the same look is taken again and again."""
 MOST_KEPT_SESSIONS = 32
@@ -163,6 +166,7 @@ class Rewinder:
         self._epoch = 0
         self._rewinds = 0
         self._builds: Counter[str] = Counter()
+        self._reading: dict[str, anyio.Lock] = {}
 
     def server_lost(self) -> None:
         """Trust no counter from before: the server may have crashed and lost them."""
@@ -240,19 +244,92 @@ class Rewinder:
         await self._references.close()
 
     async def measure(self, clone: str, generation: str) -> None:
-        """Take the measure of a clone that was just made, or found clean, and is nobody's.
+        """Take the measure of a clone that was just made, and is nobody's.
+
+        Of the first one of a generation it is also read what that holds, and pinned: nobody ever
+        had this one.
 
         Args:
             clone: its name.
             generation: the database it is a clone of.
+
+        Raises:
+            PinError: a copy of the generation is not what the generation was when it was pinned.
+            ServerUnavailableError, StatementError: there is no measure.
         """
-        epoch, build = self._epoch, self._builds[generation]
         async with self._gateway.session(clone, SETTINGS) as session:
+            pristine = await self._know(generation, session)
+            await self._measure(clone, generation, pristine, session)
+
+    async def know(self, generation: str) -> None:
+        """See that it is known what a generation holds: if need be it is read from a new copy.
+
+        It takes connections, so that it must not be called while holding one.
+
+        Raises:
+            PinError: the copy is not what the generation was when it was pinned.
+            CannotRewindError: no copy could be made.
+            ServerUnavailableError, StatementError: it is not known.
+        """
+        async with self._reading.setdefault(f"copy of {generation}", anyio.Lock()):
+            if generation in self._pristine:
+                return
+            await self._references.ensure(generation)
+            async with self._references.of(generation) as reference:
+                pristine = await self._know(generation, reference.session)
+            if not _has_pages(pristine):
+                await self._references.drop(generation)
+
+    async def measure_found(self, clone: str, generation: str) -> None:
+        """Take the measure of a clone that an earlier daemon left, if it is clean indeed.
+
+        It is compared with what `know` found as a proof compares, but for tables of which no digest
+        is kept: a clone with such tables must not have been leased.
+
+        Raises:
+            ProofError: it is not what its generation is.
+            ServerUnavailableError, StatementError: there is no measure.
+        """
+        pristine = self._pristine[generation]
+        async with self._gateway.session(clone, SETTINGS) as session:
+            await self._measure(clone, generation, pristine, session)
+            facts = self._measures[clone].facts
+            try:
+                await prove(session, pristine, (facts, facts), None)
+            except BaseException:
+                del self._measures[clone]
+                raise
+
+    def is_provable(self, clone: str) -> bool:
+        """Say whether a later daemon could see that this clone is clean, were it left to it."""
+        measure = self._measures.get(clone)
+        return measure is not None and measure.pristine.is_small
+
+    async def _know(self, generation: str, session: Session) -> Pristine:
+        """Return what a generation holds, read from a copy of it that nobody ever had."""
+        async with self._reading.setdefault(generation, anyio.Lock()):
             pristine = self._pristine.get(generation)
             if pristine is None:
-                pristine = self._pristine[generation] = await read_pristine(session)
-            survey = await take_survey(session, pristine.sequences)
-            clean_at = await wal_position(session)
+                pristine = await read_pristine(session)
+                await self._pin(generation, pristine.pin)
+                self._pristine[generation] = pristine
+        return pristine
+
+    async def _pin(self, generation: str, pin: str) -> None:
+        """Write down what stands for all that a generation holds, or compare what was written."""
+        facts = await read_comment(self._gateway, generation)
+        pinned = facts.get(PINNED)
+        if pinned is None and facts:
+            await annotate(self._gateway, generation, {**facts, PINNED: pin})
+        elif pinned != pin:
+            raise PinError(f"a copy of {generation} is not what that was when it was built")
+
+    async def _measure(
+        self, clone: str, generation: str, pristine: Pristine, session: Session
+    ) -> None:
+        epoch, build = self._epoch, self._builds[generation]
+        survey = await take_survey(session, pristine.sequences)
+        clean_at = await wal_position(session)
         lines = [read_line(line) for line in survey.lines]
         size = sum(line.size for line in lines)
         self._measures[clone] = Measure(

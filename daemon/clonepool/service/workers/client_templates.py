@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import anyio
 import msgspec
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from clonepool.config import TemplateSection
     from clonepool.postgres.databases import Database
     from clonepool.postgres.generations import Generations
-    from clonepool.service.owners import Owners
     from clonepool.service.workers.context import Context
 
 log = structlog.get_logger()
@@ -57,20 +56,16 @@ class ClientTemplates:
     Args:
         context: the rooms.
         generations: on the server.
-        owners: make roles.
         tasks: where work that takes time is done.
 
     Attributes:
         registry: which there are.
     """
 
-    def __init__(
-        self, context: Context, generations: Generations, owners: Owners, tasks: TaskGroup
-    ) -> None:
+    def __init__(self, context: Context, generations: Generations, tasks: TaskGroup) -> None:
         self._context = context
         self._options = context.config.client_templates
         self._generations = generations
-        self._owners = owners
         self._tasks = tasks
         self._turns: dict[str, anyio.Lock] = {}
         self._under_way: set[str] = set()
@@ -118,8 +113,6 @@ class ClientTemplates:
     def done(self, template: str) -> None:
         """The template is made, or will not be."""
         self._under_way.discard(template)
-        if template not in self.registry.made:
-            self._context.logins.forget_template(template)
 
     def root_of(self, template: str) -> str:
         """Return the configured template whose options a template has; empty for the defined."""
@@ -134,11 +127,17 @@ class ClientTemplates:
     def recipe(self, template: str, section: TemplateSection) -> Recipe:
         """Return a recipe without sources."""
         rewinds = self._context.capabilities.rewinds and section.recycle == "auto"
-        return Recipe(template, section, Path(), rewindable=rewinds)
+        ownership = self._context.credentials.ownership(section)
+        return Recipe(template, section, Path(), rewindable=rewinds, ownership=ownership)
 
-    async def prepare(self, template: str, section: TemplateSection) -> None:
-        """Make the role that is to own it."""
-        await self._owners.prepare(template, section)
+    def how(self, by: Literal["define", "snapshot"], of: str, section: TemplateSection) -> Made:
+        """Return how a template was made, for the next daemon."""
+        ownership = self._context.credentials.ownership(section)
+        return Made(by, of, ownership.owner, ownership.rights)
+
+    async def prepare(self, section: TemplateSection) -> None:
+        """Make the role that is to own what has these options."""
+        await self._context.credentials.prepare(section)
 
     @asynccontextmanager
     async def turn(self, template: str) -> AsyncIterator[None]:
@@ -210,8 +209,8 @@ class ClientTemplates:
             if made.of and made.of not in configured:
                 continue
             section = self.options_of(made.of)
-            if section.role != made.role:
-                continue  # its leases would log in as somebody who does not own it
+            if made != self.how(made.by, made.of, section):
+                continue  # its leases would have another owner's rights
             facts = database.comment
             generation = Generation(
                 database.identity.generation,
@@ -221,6 +220,7 @@ class ClientTemplates:
                 0,
                 reused=True,
                 inputs=facts.get("inputs") or {},
+                owner=made.owner,
             )
             self._found[template] = database, generation
             self.registry.enter(template, section, made)
@@ -233,7 +233,7 @@ class ClientTemplates:
                 continue
             section = self.options_of(made.of)
             try:
-                await self.prepare(template, section)
+                await self.prepare(section)
                 size = await self._generations.size(database.name)
                 await self._generations.drop_others({template}, {database.name})
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.roles import Roles
     from clonepool.service.comments import Comments
+    from clonepool.service.credentials import Credentials
     from clonepool.service.limiter import PriorityLimiter
-    from clonepool.service.logins import Logins
     from clonepool.service.storage import StorageGuard
     from clonepool.service.troubles import Troubles
 
@@ -55,7 +55,7 @@ class Context:
     troubles: Troubles
     comments: Comments
     roles: Roles
-    logins: Logins
+    credentials: Credentials
     storage: StorageGuard
     rewinder: Rewinder
     now: Callable[[], float]

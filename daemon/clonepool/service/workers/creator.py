@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING
 
 import structlog
@@ -11,7 +10,8 @@ from clonepool.errors import ResourceError, StatementError
 from clonepool.postgres.clones import IncompleteCloneError, adopt
 from clonepool.postgres.copier import Wanted
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
-from clonepool.postgres.roles import CloneRole
+from clonepool.postgres.rewind.errors import PinError
+from clonepool.postgres.rewind.proof import ProofError
 
 if TYPE_CHECKING:
     from clonepool.core.decisions import Adopt, CreateClone
@@ -63,15 +63,28 @@ class Creator:
         """Check and open the clone when it is its turn, and tell the pool how it went."""
         context, template = self._context, decision.template
         pool = context.fleet.pools[template]
-        async with context.limiter.place(lambda: URGENT):
-            try:
+        try:
+            if context.can_rewind(template):
+                # Copies in its turn, and so before there is a place for this.
+                await context.rewinder.know(context.generations[template].database)
+            async with context.limiter.place(lambda: URGENT):
                 await self._adopt_once(decision)
-            except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-                context.troubles.begin(ADOPT_FAILED, template, error, clone=decision.clone)
-                context.carry_out(pool.unusable(decision.clone, context.now()))
-                return
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            self._not_adopted(decision, error)
+            context.carry_out(pool.unusable(decision.clone, context.now()))
+            return
         log.info("clone.adopted", clone=decision.clone)
         context.carry_out(pool.adopted(decision.clone, context.now()))
+
+    def _not_adopted(self, decision: Adopt, error: Exception) -> None:
+        """Say why; that a rewound clone has other files than its generation is as it should be."""
+        context, template = self._context, decision.template
+        if isinstance(error, PinError):
+            context.replace(template)
+        if decision.used and isinstance(error, (IncompleteCloneError, ProofError)):
+            log.info("clone.not_adopted", clone=decision.clone, reason=str(error))
+            return
+        context.troubles.begin(ADOPT_FAILED, template, error, clone=decision.clone)
 
     def _failed(self, decision: CreateClone, error: Exception) -> None:
         context, template = self._context, decision.template
@@ -93,15 +106,11 @@ class Creator:
             contents=generation.contents,
             facts=context.comments.plain(decision.template, decision.generation),
             seconds=section.create_timeout,
-            owner=section.role,
+            owner=generation.owner,
         )
         waiting = context.fleet.pools[decision.template].waiting
         await context.copiers.of(decision.template).make(wanted, urgent=waiting > 0)
-        if section.lease_roles:
-            password = secrets.token_urlsafe(24)
-            role = CloneRole(password, context.roles.groups(section.role))
-            await context.roles.give(decision.clone, role)
-            context.logins.set_password(decision.clone, password)
+        await context.credentials.give(decision.clone, section)
         await self._measure(decision.template, decision.clone)
 
     async def _measure(self, template: str, clone: str) -> None:
@@ -111,6 +120,8 @@ class Creator:
             return
         try:
             await context.rewinder.measure(clone, context.generations[template].database)
+        except PinError as error:
+            raise IncompleteCloneError(str(error)) from error
         except StatementError as error:
             context.troubles.begin(MEASURE_FAILED, template, error, clone=clone)
         else:
@@ -118,16 +129,18 @@ class Creator:
 
     async def _adopt_once(self, decision: Adopt) -> None:
         context = self._context
-        section = context.sections[decision.template]
+        section, current = (
+            context.sections[decision.template],
+            context.generations[decision.template],
+        )
+        # Before it is open to anybody: whoever had it in the days of an earlier daemon stays out.
+        await context.credentials.renew(decision.clone, section)
         await adopt(
             context.gateway,
             decision.clone,
-            context.generations[decision.template].contents,
+            current.contents,
             context.comments.plain(decision.template, decision.generation),
             section.create_timeout,
         )
-        if section.lease_roles:
-            password = secrets.token_urlsafe(24)
-            await context.roles.set_password(decision.clone, password)
-            context.logins.set_password(decision.clone, password)
-        await self._measure(decision.template, decision.clone)
+        if context.can_rewind(decision.template):
+            await context.rewinder.measure_found(decision.clone, current.database)

@@ -15,7 +15,6 @@ from clonepool.core.refusals import shutting_down
 from clonepool.errors import BadRequestError, ClientLimitError
 from clonepool.postgres.sources import generation_name
 from clonepool.service.guard import guarded
-from clonepool.service.registry import Made
 from clonepool.service.workers.client_templates import facts_of
 
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Request
     from clonepool.core.definitions import Definition, Verdict
     from clonepool.errors import ClonepoolError
-    from clonepool.postgres.handmade import Handmade
+    from clonepool.postgres.handmade import Fillable, Handmade
     from clonepool.postgres.recipe import Generation, Inputs
     from clonepool.service.workers.client_templates import ClientTemplates
     from clonepool.service.workers.context import Context
@@ -54,7 +53,7 @@ class Told(Protocol):
     def there(self, template: str) -> None:
         """The template is there: lease it."""
 
-    def fill(self, definition: Definition, database: str) -> None:
+    def fill(self, definition: Definition, database: Fillable) -> None:
         """Fill this database."""
 
     def refused(self, error: ClonepoolError) -> None:
@@ -157,15 +156,20 @@ class Definer:
     async def _finish(self, definition: Definition) -> Generation:
         template = definition.template
         section = self._templates.options_of("")
-        made = Made("define", "", section.role)
+        made = self._templates.how("define", "", section)
         filled = self._filled.pop(definition.request.token)
         try:
             async with self._templates.turn(template):
                 self._check_free(template)
-                await self._templates.prepare(template, section)
+                await self._templates.prepare(section)
                 recipe = self._templates.recipe(template, section)
                 generation = await self._handmade.finish(
-                    filled.database, recipe, filled.short, filled.inputs, facts_of(made)
+                    filled.database,
+                    recipe,
+                    filled.short,
+                    filled.inputs,
+                    facts_of(made),
+                    filled=recipe.ownership.has_logins,
                 )
                 self._templates.settle(template, section, made, generation)
         except BaseException:
@@ -212,11 +216,11 @@ class Definer:
         try:
             async with self._templates.turn(template):
                 self._templates.begin(template)
-                await self._templates.prepare(template, section)
+                await self._templates.prepare(section)
                 inputs = await self._handmade.identify(recipe, definition.request.label)
                 short = generation_name(f"{inputs.full} {self._handmade.next_serial()}")
                 database = await self._handmade.empty(recipe, short)
-                self._filled[definition.request.token] = _Filled(database, short, inputs)
+                self._filled[definition.request.token] = _Filled(database.name, short, inputs)
                 self._hand_over(definition, database)
         except ClientLimitError as error:
             self._carry_out(self._definitions.not_made(definition, error))
@@ -227,11 +231,11 @@ class Definer:
         else:
             context.troubles.end(DEFINE_FAILED, template)
 
-    def _hand_over(self, definition: Definition, database: str) -> None:
+    def _hand_over(self, definition: Definition, database: Fillable) -> None:
         self._carry_out(self._definitions.made(definition, self._context.now()))
         asker = self._askers.pop(definition.request.waiter, None)
         if asker is not None and not definition.abandoned:
-            log.info("template.being_filled", template=definition.template, database=database)
+            log.info("template.being_filled", template=definition.template, database=database.name)
             asker[1].fill(definition, database)
 
     async def _discard(self, definition: Definition) -> None:

@@ -58,7 +58,6 @@ class Dropper:
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
         context = self._context
         context.troubles.end(DROP_FAILED, decision.template, decision.clone)
-        context.logins.forget(decision.clone)
         context.carry_out(context.fleet.dropped(decision.template, decision.clone, context.now()))
 
     async def _run_once(self, decision: Drop, asked_at: float) -> bool:
@@ -90,8 +89,7 @@ class Dropper:
         ):
             began = context.now()
             await databases.drop(context.gateway, decision.clone)
-            if context.sections[decision.template].lease_roles:
-                await context.roles.remove(decision.clone)
+            await context.credentials.remove(decision.clone)
         seconds = context.now() - began
         self._governor.learn(seconds)
         context.metrics.of[decision.template].drop_seconds.observe(seconds)

@@ -10,7 +10,7 @@ import structlog
 
 from clonepool.core.naming import PREFIX
 from clonepool.errors import ClusterLostError, ServerUnavailableError, StatementError
-from clonepool.postgres.lock import InstanceLock
+from clonepool.postgres.lock import COMMON_DATABASE, InstanceLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +38,9 @@ class Keeper:
     """
 
     def __init__(self, gateway: Gateway, instance: str, embedded: EmbeddedServer | None) -> None:
-        self._lock = InstanceLock(gateway, instance)
+        # On the daemon's own server, where no lease can take it.
+        where = gateway.endpoint.maintenance if embedded else COMMON_DATABASE
+        self._lock = InstanceLock(gateway, instance, where)
         self._embedded = embedded
         self._prefix = f"{PREFIX}_{instance}_"
         self._lost = False

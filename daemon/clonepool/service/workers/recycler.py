@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
@@ -27,7 +26,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 RECYCLE_FAILED, REWIND_FAILED = "clone.recycle_failed", "clone.rewind_failed"
-KEEP_FAILED = "clone.keep_failed"
+KEEP_FAILED, LOCK_OUT_FAILED = "clone.keep_failed", "clone.lock_out_failed"
 ASKING_SECONDS = 2.0
 """How long the answer to a release may wait for the server to name the sessions left."""
 
@@ -43,43 +42,69 @@ class Recycler:
         context, pool = self._context, self._context.fleet.pools[decision.template]
         if decision.written_down:
             await self._write_end(decision)
-        rewindable = context.can_rewind(decision.template)
+        rewindable = context.can_rewind(decision.template) and await self._lock_out(decision)
         seen = await self._look(decision) if rewindable else None
         if report is not None:
-            report(await self._name_strays(decision, seen, rewindable=rewindable))
+            report(await self._name_strays(decision, seen))
         try:
             alone = seen is not None and not seen.facts.sessions
-            clean = await self._rewind(decision, seen if alone else None)
+            clean = await self._rewind(
+                decision, seen if alone else None, rewindable=seen is not None
+            )
         except ProofError as error:
             await self._suspect(decision, error)
             return
         if clean:
-            context.carry_out(pool.rewound(decision.clone, context.now()))
+            locked_out = not decision.same_holder
+            rewound = pool.rewound(decision.clone, context.now(), locked_out=locked_out)
+            context.carry_out(rewound)
         else:
             context.carry_out(pool.unusable(decision.clone, context.now()))
 
+    async def _lock_out(self, decision: Recycle) -> bool:
+        """See that nobody comes in any more who had the clone; say whether that is certain.
+
+        Before anything is looked at: who comes in afterwards would not be seen. A holder that is to
+        have the clone again is let in again afterwards.
+        """
+        context, template = self._context, decision.template
+        credentials, section = context.credentials, context.sections[template]
+        try:
+            if decision.same_holder:
+                await credentials.suspend(decision.clone, section)
+            else:
+                await credentials.renew(decision.clone, section)
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
+            return False
+        context.troubles.end(LOCK_OUT_FAILED, template)
+        return True
+
     async def _look(self, decision: Recycle) -> Seen | None:
-        """Return what is known of the clone, None if the server does not say."""
-        return await self._ask(
-            decision.template,
-            decision.clone,
-            lambda: look_at_returned(self._context.rewinder, decision.clone),
-        )
+        """Return what is known of the clone; None if that is not enough to rewind it."""
 
-    async def _name_strays(
-        self, decision: Recycle, seen: Seen | None, *, rewindable: bool
-    ) -> Sessions:
+        async def look() -> Seen | None:
+            try:
+                return await look_at_returned(self._context.rewinder, decision.clone)
+            except CannotRewindError as reason:
+                log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
+                return None
+
+        return await self._ask(decision.template, decision.clone, look)
+
+    async def _name_strays(self, decision: Recycle, seen: Seen | None) -> Sessions:
         """Return the sessions that are left, for the answer to the release."""
-        if not rewindable:
+        if seen is None:
             return await self._strays(decision.template, decision.clone)
-        return self._count_strays(decision.clone, seen.facts.sessions) if seen else None
+        return self._count_strays(decision.clone, seen.facts.sessions)
 
-    async def _rewind(self, decision: Recycle, seen: Seen | None) -> bool:
+    async def _rewind(self, decision: Recycle, seen: Seen | None, *, rewindable: bool) -> bool:
         """Rewind the clone if that can be; say whether it is clean.
 
         Args:
             decision: which.
             seen: what is known of it, if nobody is connected to it any more.
+            rewindable: whether it may be rewound at all.
 
         Raises:
             ProofError: it was rewound wrongly.
@@ -88,7 +113,7 @@ class Recycler:
         metrics = context.metrics.of[template]
         done = None
         alone = seen is not None or await self._end_sessions(decision)
-        if alone and context.can_rewind(template):
+        if alone and rewindable and context.can_rewind(template):
             done = await self._try_to_rewind(decision, seen)
         if done is None:
             metrics.recreated.inc()
@@ -130,8 +155,8 @@ class Recycler:
                 verify_every=section.verify_every,
                 stay_connected=context.stays_connected(template),
             )
-            if section.lease_roles:
-                await self._renew_role(decision.clone)
+            if decision.same_holder:
+                await context.credentials.resume(decision.clone, section)
         except ProofError:
             raise
         except CannotRewindError as reason:
@@ -157,13 +182,6 @@ class Recycler:
             context.troubles.begin(KEEP_FAILED, template, failure, clone=decision.clone)
         pool = context.fleet.pools[template]
         context.carry_out(pool.suspect(decision.clone, seconds, context.now()))
-
-    async def _renew_role(self, clone: str) -> None:
-        """Give the clone's role a password that the last holder does not know."""
-        context = self._context
-        password = secrets.token_urlsafe(24)
-        await context.roles.renew(clone, password)
-        context.logins.set_password(clone, password)
 
     async def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
         """Name and end the sessions, and write down that the clone is kept."""

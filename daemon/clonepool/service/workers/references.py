@@ -46,7 +46,7 @@ class ReferenceMaker:
                     contents=current.contents,
                     facts={**context.comments.plain(template, current.short), "kind": "reference"},
                     seconds=context.sections[template].create_timeout,
-                    owner=context.sections[template].role,
+                    owner=current.owner,
                 )
                 await context.copiers.of(template).make(wanted)
             finally:

@@ -28,7 +28,9 @@ class Scribe:
         """Write the lease into its clone's comment, and tell the pool how it went."""
         context, lease = self._context, decision.lease
         pool = context.fleet.pools[lease.template]
-        comment = context.comments.leased(lease, context.now())
+        comment = context.comments.leased(
+            lease, context.now(), context.credentials.occasion(lease.clone)
+        )
         try:
             async with context.pens.pen(lease.clone):
                 await databases.annotate(context.gateway, lease.clone, comment)
@@ -45,7 +47,12 @@ class Scribe:
         comment = context.comments.parked(
             decision.template, pool.generation, decision.clone, used=decision.used
         )
+        provable = context.rewinder.is_provable(decision.clone)
         context.rewinder.forget(decision.clone)
+        if decision.used and not provable:
+            # Who had it may have left in it what the next daemon could not see.
+            context.carry_out(pool.unusable(decision.clone, context.now()))
+            return
         try:
             await park(context.gateway, decision.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived

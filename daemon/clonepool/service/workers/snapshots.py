@@ -12,7 +12,6 @@ from clonepool.postgres.handmade import Source
 from clonepool.postgres.recipe import Inputs
 from clonepool.postgres.sources import generation_name
 from clonepool.postgres.strategies import orders
-from clonepool.service.registry import Made
 from clonepool.service.workers.client_templates import facts_of
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Lease
     from clonepool.postgres.handmade import Handmade
     from clonepool.postgres.recipe import Generation
+    from clonepool.service.registry import Made
     from clonepool.service.workers.client_templates import ClientTemplates
     from clonepool.service.workers.context import Context
 
@@ -74,10 +74,10 @@ class Snapshots:
                 raise TemplateFailedError(
                     f"the template {lease.template} is not there", remedy="build it first"
                 )
-            await self._templates.prepare(template, section)
+            await self._templates.prepare(section)
             context.storage.begin(of.size_bytes, context.reckoned_storage() + of.size_bytes)
             try:
-                made = Made("snapshot", root, section.role)
+                made = self._templates.how("snapshot", root, section)
                 generation = await self._copy(lease, template, section, made, end_sessions)
                 self._templates.settle(template, section, made, generation)
             finally:
@@ -93,7 +93,6 @@ class Snapshots:
         source = Source(
             lease.clone,
             context.rewinder.backend(lease.clone),
-            section.lease_roles,
             orders(chooser.chosen or chooser.candidates[0], context.capabilities),
             end_sessions,
         )
@@ -105,15 +104,17 @@ class Snapshots:
             self._check_held(lease)  # else those connected may be somebody else's sessions
         self._templates.begin(template)
         context.rewinder.step_aside(lease.clone)
-        database = await self._handmade.copy(source, section, template, short)
+        recipe = self._templates.recipe(template, section)
+        database = await self._handmade.copy(source, recipe, short)
         try:
             self._check_held(lease)
         except ClonepoolError:
             await self._handmade.generations.remove(database)
             raise
-        recipe = self._templates.recipe(template, section)
         inputs = Inputs([], [], {"snapshot": {lease.template: lease.generation}})
-        return await self._handmade.finish(database, recipe, short, inputs, facts_of(made))
+        return await self._handmade.finish(
+            database, recipe, short, inputs, facts_of(made), filled=False
+        )
 
     def _check_free(self, lease: Lease, template: str) -> None:
         """See that a snapshot of that lease may have that name."""

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from clonepool.postgres.builder import Builder, Step
     from clonepool.postgres.recipe import Generation, Inputs
     from clonepool.postgres.sources import Digests
-    from clonepool.service.owners import Owners
     from clonepool.service.workers.context import Context
 
 log = structlog.get_logger()
@@ -63,9 +62,8 @@ class Explanation(NamedTuple):
 class TemplateBuilder:
     """Brings the templates up, and tidies away what they replace."""
 
-    def __init__(self, context: Context, builder: Builder, owners: Owners) -> None:
+    def __init__(self, context: Context, builder: Builder) -> None:
         self._context = context
-        self._owners = owners
         self._builder = builder
         self._gone: set[str] = set()
         self._anew: set[str] = set()
@@ -219,7 +217,7 @@ class TemplateBuilder:
             section,
             Path(context.config.directory),
             rewindable=context.is_rewindable(template),
-            login=context.logins.owner(template),
+            ownership=context.credentials.ownership(section),
             lower=context.generations.get(section.extends),
         )
 
@@ -265,7 +263,7 @@ class TemplateBuilder:
                 damaged = context.generations[template].database
                 await databases.drop(context.gateway, damaged, sealed=True)
                 self._damaged.discard(template)
-            await self._owners.prepare(template, section)
+            await context.credentials.prepare(section)
             generation = await self._builder.ensure(
                 self._recipe(template),
                 lambda step: self._tell(template, step),
