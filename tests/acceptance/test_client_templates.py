@@ -50,7 +50,8 @@ shrink_after = 1
 """
 V = "SELECT v FROM t"
 LEFT = """\
-SELECT array_agg(datname::text ORDER BY 1) FROM pg_database WHERE datname ~ '_b[0-9a-z]+_[0-9a-z]{8}$'
+SELECT array_agg(datname::text ORDER BY 1)
+  FROM pg_database WHERE datname ~ '_b[0-9a-z]+_[0-9a-z]{8}$'
 """
 GENERATIONS = "SELECT count(*) FROM pg_database WHERE datname ~ '_t0_'"
 

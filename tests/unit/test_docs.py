@@ -54,7 +54,7 @@ def test_the_protocol_names_every_method_and_parameter(method: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "result", [messages.AcquireResult, messages.LeakedSession, messages.ReserveResult]
+    "result", [messages.AcquireResult, messages.Leaked, messages.ReserveResult]
 )
 def test_the_protocol_names_every_field_of_a_result(result: type[msgspec.Struct]) -> None:
     for field in result.__struct_fields__:

@@ -17,6 +17,9 @@ def command(token: str, *, keep: bool, socket_path: str | None) -> None:
     with Client(socket_path, name="release") as client:
         ended = client.call("release", lease=token, keep=keep)
     for session in ended["leaked"] or []:
+        if session["what"]:
+            click.echo(f"clonepool: it changed the server: {session['what']}", err=True)
+            continue
         click.echo(
             f"clonepool: ended a session that was still open: pid {session['pid']}"
             f" {session['application_name']} ({session['state']}): {session['query']}",

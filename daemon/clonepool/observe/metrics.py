@@ -99,6 +99,11 @@ class Metrics:
         self.leaked_sessions = counter(
             "leaked_sessions", "Sessions still open on a clone when its lease ended."
         )
+        self.server_changes = counter(
+            "server_changes",
+            "Changes of the server as a whole that leases left, and whether they were undone.",
+            "outcome",
+        )
         self.connections_refused = counter(
             "connections_refused",
             "Socket connections refused: of users who may not, or because there were too many.",

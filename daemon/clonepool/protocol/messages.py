@@ -191,13 +191,21 @@ class AcquireResult(msgspec.Struct, frozen=True):
     expires_in_seconds: float | None
 
 
-class LeakedSession(msgspec.Struct, frozen=True):
-    """A session that was still open on a clone when its lease ended."""
+class Leaked(msgspec.Struct, frozen=True):
+    """What a lease left: a session on its clone, or a change of the server as a whole.
 
-    pid: int
-    application_name: str
-    state: str
-    query: str
+    Attributes:
+        pid: of the session's backend; 0 for a change of the server.
+        state: the session's.
+        query: the session's last one.
+        what: the change of the server, and what became of it, in words; empty for a session.
+    """
+
+    pid: int = 0
+    application_name: str = ""
+    state: str = ""
+    query: str = ""
+    what: str = ""
 
 
 class ReleaseResult(msgspec.Struct, frozen=True):
@@ -210,7 +218,7 @@ class ReleaseResult(msgspec.Struct, frozen=True):
             next daemon will drop it.
     """
 
-    leaked: list[LeakedSession] | None
+    leaked: list[Leaked] | None
     kept: str | None = None
     kept_seconds: float | None = None
 

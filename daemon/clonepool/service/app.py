@@ -22,11 +22,12 @@ from clonepool.core.fleet import Fleet
 from clonepool.core.naming import Namer, Serials
 from clonepool.errors import AlreadyRunningError, ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
-from clonepool.postgres import databases
+from clonepool.postgres import databases, shared
 from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
 from clonepool.postgres.copier import Copiers
 from clonepool.postgres.handmade import Handmade
+from clonepool.postgres.rewind import facts
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
 from clonepool.postgres.sources import Digests
@@ -45,6 +46,7 @@ from clonepool.service.making import Making
 from clonepool.service.methods import Methods
 from clonepool.service.registry import limits_of
 from clonepool.service.server import kept_connections, open_server, own_connections, shielded
+from clonepool.service.server_wide import ServerWide
 from clonepool.service.signals import StopSignal
 from clonepool.service.status import StatusBoard
 from clonepool.service.storage import StorageGuard
@@ -196,6 +198,7 @@ class _Daemon:
             Digests(self._server.state / "digests.json"),
         )
         builder = TemplateBuilder(context, build)
+        await context.server_wide.begin()
         async with anyio.create_task_group() as workers:
             broker = self._make_broker(context, workers)
             made = ClientTemplates(context, build.generations, workers)
@@ -256,6 +259,7 @@ class _Daemon:
         if made.allow:  # what it says of copying must be possible before the first one is made
             candidates(made.copy, capabilities, throwaway=embedded is not None)
         roles = Roles(gateway, capabilities, embedded=embedded is not None)
+        alone = embedded is not None
         context = Context(
             config=self._config,
             sections=dict(self._config.templates),
@@ -279,6 +283,10 @@ class _Daemon:
                 lambda generation: references.make(context, generation),
                 capabilities.major,
                 kept_connections(capabilities.max_connections),
+                shared.digest_sql(capabilities.major) if alone else facts.NOTHING_SHARED,
+            ),
+            server_wide=ServerWide(
+                gateway, capabilities.major, fleet, self._metrics, takes_back=alone
             ),
             storage=StorageGuard(
                 self._config,

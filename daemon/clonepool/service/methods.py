@@ -18,7 +18,7 @@ from clonepool.protocol.messages import (
     Explain,
     Hello,
     HelloResult,
-    LeakedSession,
+    Leaked,
     LeaseNews,
     Release,
     ReleaseResult,
@@ -272,5 +272,5 @@ def news_of(notice: Notice) -> LeaseNews:
     )
 
 
-def _sessions(leaked: list[dict[str, Any]] | None) -> list[LeakedSession] | None:
-    return None if leaked is None else msgspec.convert(leaked, list[LeakedSession])
+def _sessions(leaked: list[dict[str, Any]] | None) -> list[Leaked] | None:
+    return None if leaked is None else msgspec.convert(leaked, list[Leaked])

@@ -16,6 +16,9 @@ _COLUMNS = """\
            datallowconn, dattablespace, datacl::text,
            (SELECT string_agg(concat_ws(',', setrole, setconfig::text), ';' ORDER BY setrole)
               FROM pg_db_role_setting WHERE setdatabase = d.oid),
+           (SELECT string_agg(concat_ws(',', roleid, member), ';' ORDER BY roleid, member)
+              FROM pg_auth_members JOIN pg_authid a ON a.oid IN (roleid, member)
+             WHERE a.rolname = d.datname),
            (SELECT string_agg(concat_ws(',', provider, label), ';' ORDER BY provider)
               FROM pg_shseclabel WHERE objoid = d.oid AND classoid = 'pg_database'::regclass)
        ) AS properties,
@@ -34,8 +37,10 @@ _COLUMNS = """\
        )::text END AS sessions,
        (SELECT array_agg(b) FROM unnest(busy.pids) AS b WHERE NOT EXISTS (
             SELECT FROM pg_stat_get_activity(NULL) AS a
-             WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) AS arriving
+             WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) AS arriving,
+       {{shared}} AS shared
 """
+NOTHING_SHARED = "NULL::text"
 _BUSY = """\
 (SELECT array_agg(pid) AS pids FROM pg_locks
   WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()) AS busy
@@ -66,6 +71,7 @@ class Facts(msgspec.Struct, frozen=True):
         comment: the database's.
         sessions: of clients: pid, application_name, state and query.
         arriving: process ids of backends that are logging in, into whichever database.
+        shared: what stands for the server as a whole; None where that was not asked.
     """
 
     properties: str
@@ -74,6 +80,7 @@ class Facts(msgspec.Struct, frozen=True):
     comment: str
     sessions: list[dict[str, Any]]
     arriving: list[int] = []
+    shared: str | None = None
 
     def check(self, before: Facts) -> None:
         """See that nothing changed since `before` that a rewind does not undo.
@@ -95,33 +102,39 @@ class Facts(msgspec.Struct, frozen=True):
 GONE = Facts("", "", "", "", [])
 
 
-async def read_facts(gateway: Gateway, clone: str, ours: int = 0) -> Facts:
+async def read_facts(
+    gateway: Gateway, clone: str, ours: int = 0, shared: str = NOTHING_SHARED
+) -> Facts:
     """Look at a clone from outside.
 
     Args:
         gateway: the way to the server.
         clone: its name.
         ours: process id of a backend there that is no client's.
+        shared: SQL of one text that stands for the server as a whole.
 
     Returns:
         `GONE` when there is no such database.
     """
     async with gateway.control() as session:
-        rows = await session.rows(_FROM_OUTSIDE, clone, ours)
+        rows = await session.rows(_FROM_OUTSIDE.format(shared=shared), clone, ours)
     return _facts(rows[0]) if rows else GONE
 
 
-async def read_facts_inside(session: Session, more: str) -> tuple[Facts, str | None]:
+async def read_facts_inside(
+    session: Session, more: str, shared: str = NOTHING_SHARED
+) -> tuple[Facts, str | None]:
     """Look at a clone over a session of ours that stays there, and ask something more.
 
     Args:
         session: to the clone.
         more: SQL of one text, answered only where nobody else is connected.
+        shared: SQL of one text that stands for the server as a whole.
 
     Returns:
         The facts, and the answer; None where somebody is.
     """
-    (row,) = await session.rows(_FROM_INSIDE.format(more=more))
+    (row,) = await session.rows(_FROM_INSIDE.format(more=more, shared=shared))
     answer = row.pop("more")
     return _facts(row), answer
 

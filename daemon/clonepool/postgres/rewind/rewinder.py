@@ -20,7 +20,12 @@ from clonepool.postgres import leftovers
 from clonepool.postgres.databases import annotate, read_comment
 from clonepool.postgres.rewind.changes import find_changes
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError, PinError
-from clonepool.postgres.rewind.facts import Facts, read_facts, read_facts_inside
+from clonepool.postgres.rewind.facts import (
+    NOTHING_SHARED,
+    Facts,
+    read_facts,
+    read_facts_inside,
+)
 from clonepool.postgres.rewind.pages import wal_position
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
 from clonepool.postgres.rewind.proof import prove
@@ -147,6 +152,7 @@ class Rewinder:
         major: the server's version.
         most_kept: how many sessions may stay on clones; those on the clones that were rewound
             longest ago are given up for others.
+        shared: SQL of one text that stands for the server as a whole, for `look` to tell.
     """
 
     def __init__(
@@ -155,10 +161,12 @@ class Rewinder:
         make_reference: Callable[[str], Awaitable[str]],
         major: int,
         most_kept: int = MOST_KEPT_SESSIONS,
+        shared: str = NOTHING_SHARED,
     ) -> None:
         self._gateway = gateway
         self._major = major
         self._most_kept = most_kept
+        self._shared = shared
         self._kept: dict[str, Measure] = {}
         self._references = References(gateway, make_reference, SETTINGS)
         self._pristine: dict[str, Pristine] = {}
@@ -214,12 +222,12 @@ class Rewinder:
         if session is not None:
             sequences = self._kept[clone].pristine.sequences
             try:
-                facts, text = await read_facts_inside(session, survey_sql(sequences))
+                facts, text = await read_facts_inside(session, survey_sql(sequences), self._shared)
             except ServerUnavailableError:
                 self.step_aside(clone)  # the lease may have ended our session: anew, then
             else:
                 return Seen(facts, read_survey(text) if text else None)
-        return Seen(await read_facts(self._gateway, clone))
+        return Seen(await read_facts(self._gateway, clone, shared=self._shared))
 
     def built(self, generation: str) -> None:
         """Forget what a generation of that name held: it was built anew, with other OIDs.

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 GIVE_UP_FAILED, FIND_FAILED = "template.give_up_failed", "template.find_failed"
+_OWNER = "an owner"
+"""What is new while one is made, stands for no lease's."""
 _LOOK_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 5.0
 _TURN_SECONDS = 30.0
@@ -109,10 +111,12 @@ class ClientTemplates:
         for name in idle[: max(0, surplus)]:
             self._give_up(name)
         self._under_way.add(template)
+        self._context.server_wide.enter(template)
 
     def done(self, template: str) -> None:
         """The template is made, or will not be."""
         self._under_way.discard(template)
+        self._context.server_wide.leave(template)
 
     def root_of(self, template: str) -> str:
         """Return the configured template whose options a template has; empty for the defined."""
@@ -137,7 +141,13 @@ class ClientTemplates:
 
     async def prepare(self, section: TemplateSection) -> None:
         """Make the role that is to own what has these options."""
-        await self._context.credentials.prepare(section)
+        wide = self._context.server_wide
+        wide.enter(_OWNER)
+        try:
+            await self._context.credentials.prepare(section)
+            await wide.accept()
+        finally:
+            wide.leave(_OWNER)
 
     @asynccontextmanager
     async def turn(self, template: str) -> AsyncIterator[None]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from clonepool.service.comments import Comments
     from clonepool.service.credentials import Credentials
     from clonepool.service.limiter import PriorityLimiter
+    from clonepool.service.server_wide import ServerWide
     from clonepool.service.storage import StorageGuard
     from clonepool.service.troubles import Troubles
 
@@ -40,6 +41,7 @@ class Context:
         sections: how each template is held and used: as configured, and those clients made.
         generations: what each template's current generation is, by template.
         carry_out: gives the broker the decisions that follow from what happened.
+        server_wide: takes back what leases change in the server as a whole.
         rebuild: has a template built anew whose generation is gone.
         replace: has a template built anew whose generation is there and not what it was.
         now: monotonic seconds.
@@ -60,6 +62,7 @@ class Context:
     rewinder: Rewinder
     now: Callable[[], float]
     copiers: Copiers
+    server_wide: ServerWide
     pens: Pens = field(default_factory=Pens)
     distrusted: set[str] = field(default_factory=set)
     generations: dict[str, Generation] = field(default_factory=dict)

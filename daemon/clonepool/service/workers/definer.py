@@ -171,6 +171,7 @@ class Definer:
                     facts_of(made),
                     filled=recipe.ownership.has_logins,
                 )
+                await self._context.server_wide.accept()
                 self._templates.settle(template, section, made, generation)
         except BaseException:
             await self._handmade.generations.remove(filled.database)

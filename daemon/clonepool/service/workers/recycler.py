@@ -27,6 +27,7 @@ log = structlog.get_logger()
 T = TypeVar("T")
 RECYCLE_FAILED, REWIND_FAILED = "clone.recycle_failed", "clone.rewind_failed"
 KEEP_FAILED, LOCK_OUT_FAILED = "clone.keep_failed", "clone.lock_out_failed"
+SERVER_LOOK_FAILED = "server.look_failed"
 ASKING_SECONDS = 2.0
 """How long the answer to a release may wait for the server to name the sessions left."""
 
@@ -44,8 +45,10 @@ class Recycler:
             await self._write_end(decision)
         rewindable = context.can_rewind(decision.template) and await self._lock_out(decision)
         seen = await self._look(decision) if rewindable else None
+        leaks = await self._look_at_server(decision, seen)
         if report is not None:
-            report(await self._name_strays(decision, seen))
+            strays = await self._name_strays(decision, seen)
+            report(strays if strays is None else [*strays, *leaks])
         try:
             alone = seen is not None and not seen.facts.sessions
             clean = await self._rewind(
@@ -91,6 +94,20 @@ class Recycler:
                 return None
 
         return await self._ask(decision.template, decision.clone, look)
+
+    async def _look_at_server(self, decision: Recycle, seen: Seen | None) -> list[dict[str, Any]]:
+        """Take back what the lease left in the server as a whole; return what that was."""
+        context = self._context
+        try:
+            with anyio.fail_after(ASKING_SECONDS):
+                found = await context.server_wide.look(
+                    decision.clone, seen.facts.shared if seen else None
+                )
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.troubles.begin(SERVER_LOOK_FAILED, "", error, clone=decision.clone)
+            return []
+        context.troubles.end(SERVER_LOOK_FAILED, "")
+        return [{"what": what} for what in found]
 
     async def _name_strays(self, decision: Recycle, seen: Seen | None) -> Sessions:
         """Return the sessions that are left, for the answer to the release."""

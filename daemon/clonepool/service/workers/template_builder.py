@@ -263,22 +263,27 @@ class TemplateBuilder:
                 damaged = context.generations[template].database
                 await databases.drop(context.gateway, damaged, sealed=True)
                 self._damaged.discard(template)
+            context.server_wide.enter(template)
             await context.credentials.prepare(section)
             generation = await self._builder.ensure(
                 self._recipe(template),
                 lambda step: self._tell(template, step),
                 anew=anew,
             )
+            await context.server_wide.accept()
         except ServerUnavailableError as error:
+            context.server_wide.leave(template)
             context.troubles.begin(BUILD_POSTPONED, template, error)
             self._anew |= {template} if anew else set()
             return False
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.server_wide.leave(template)
             told = context.troubles.begin(BUILD_FAILED, template, error)
             self._seen[template] = self._builder.tried.pop(template, str(error))
             self._fail(template, told)
             self._answer(template, Built(None, told, context.now() - began))
             return True
+        context.server_wide.leave(template)
         context.troubles.end(BUILD_POSTPONED, template)
         context.troubles.end(BUILD_FAILED, template)
         seconds = context.now() - began
