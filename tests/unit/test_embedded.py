@@ -78,6 +78,19 @@ def test_a_stranger_who_took_the_place_is_noticed(place: Path) -> None:
         storage.prepare(Storage(place / "root", in_memory=True), ME)
 
 
+def test_what_is_ours_already_is_not_given_to_us_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit's filter of system calls forbids it, whoever the file belongs to."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.fchown", forbidden)
+    storage.prepare(Storage(place / "root", in_memory=True), ME)
+    storage.prepare(Storage(place / "root", in_memory=True), ME)
+
+
 def test_a_socket_directory_too_long_for_an_address_is_replaced_by_a_short_one() -> None:
     assert len(str(Storage(Path("/" + "x" * 200), in_memory=False).socket)) < 90
 
