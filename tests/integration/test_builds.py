@@ -15,6 +15,7 @@ from clonepool.errors import TemplateFailedError
 from clonepool.postgres import builder as building
 from clonepool.postgres import databases
 from clonepool.postgres.clones import make_clone
+from clonepool.postgres.steps import Steps
 from support.servers import SHARED_DATA, Workshop
 
 if TYPE_CHECKING:
@@ -287,6 +288,70 @@ async def test_a_database_of_another_server_is_dumped_and_restored(
     absent = shop.gateway.endpoint.url("absent")
     with pytest.raises(TemplateFailedError, match="does not exist"):
         await shop.make(TemplateSection(database=absent), place)
+
+
+@pytest.mark.parametrize("where", ["authority", "query"])
+async def test_no_program_has_a_password_among_its_arguments(
+    shop: Workshop, place: Path, where: str
+) -> None:
+    """Whoever has a login on the machine can read them all, in /proc."""
+    for program in ("psql", "pg_restore"):
+        (place / program).symlink_to(shop.psql.with_name(program))
+    (place / "pg_dump").write_text(
+        f"#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/cmdline > {place}/seen\n"
+        f'exec {shop.psql.with_name("pg_dump")} "$@"\n'
+    )
+    (place / "pg_dump").chmod(0o755)
+    password = shop.gateway.endpoint.password
+    await fill(shop, "elsewhere")
+    try:
+        url = shop.gateway.endpoint.url("elsewhere")
+        if where == "query":
+            url = url.replace(f":{password}@", "@") + f"&password={password}&sslpassword=hidden"
+        section = TemplateSection(database=url)
+        shop.builder.steps = Steps(shop.gateway, place / "psql")
+        made = await shop.make(section, place)
+        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
+    finally:
+        await databases.drop(shop.gateway, "elsewhere")
+    seen = (place / "seen").read_text()
+    assert "elsewhere" in seen
+    assert password not in seen
+    assert "hidden" not in seen
+    assert password not in str(made.inputs)
+
+
+async def test_a_command_that_tells_its_password_tells_it_to_nobody_else(
+    shop: Workshop, place: Path
+) -> None:
+    """What it says reaches every client, and what it is called the database's comment."""
+    section = TemplateSection(command='echo "no $DATABASE_URL"; echo "$PGPASSWORD"; exit 1')
+    with pytest.raises(TemplateFailedError) as caught:
+        await shop.make(section, place)
+    assert shop.gateway.endpoint.password not in caught.value.sentence()
+    url = "postgresql://me:its%20secret@h/db"
+    line = f"TOKEN=deadbeef true {url} --password deadbeef"
+    made = await shop.make(TemplateSection(command=line), place)
+    failing = TemplateSection(command=["false", url, "--password=deadbeef"])
+    with pytest.raises(TemplateFailedError) as caught:
+        await shop.make(failing, place)
+    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+    comments = [str(database.comment) for database in found]
+    for text in (str(made.inputs), caught.value.sentence(), *comments):
+        assert "secret" not in text
+        assert "deadbeef" not in text
+    assert any("fingerprint" in comment for comment in comments)
+
+
+@pytest.mark.parametrize("password", ["p@ss/w0rt", "p#w0rt", "p/w0rt@", "p?w0rt"])
+async def test_a_url_that_cannot_be_read_is_not_repeated(
+    shop: Workshop, place: Path, password: str
+) -> None:
+    url = f"postgresql://me:{password}@h/db"
+    with pytest.raises(TemplateFailedError, match="cannot be read") as caught:
+        await shop.make(TemplateSection(database=url), place)
+    assert "percent-encoded" in caught.value.remedy
+    assert "w0rt" not in caught.value.sentence()
 
 
 async def test_a_template_extends_another_and_is_built_again_when_that_is(

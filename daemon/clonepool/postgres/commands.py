@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import programs
+from clonepool.postgres.redaction import hide, hide_in_command
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +30,8 @@ async def run_command(
     Raises:
         TemplateFailedError: it failed; says how, and the last of what it said.
     """
-    shown = section.run if isinstance(section.run, str) else " ".join(section.run)
+    line = section.run if isinstance(section.run, str) else " ".join(section.run)
+    shown = hide(hide_in_command(line), section.env.values())
     variables = endpoint.env(database)
     done = await programs.run(
         section.run,

@@ -17,6 +17,7 @@ import anyio
 import anyio.to_thread
 
 from clonepool.errors import TemplateFailedError
+from clonepool.postgres.redaction import hide
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -35,7 +36,8 @@ class Finished(NamedTuple):
 
     Attributes:
         code: its exit code; minus the signal that ended it.
-        output: what it said on both of its streams, the last of it.
+        output: what it said on both of its streams, the last of it; the password that it was
+            given is taken out.
     """
 
     code: int
@@ -87,6 +89,7 @@ async def run(
     Raises:
         TemplateFailedError: it cannot be started, or took too long; it is ended then.
     """
+    secrets = [env.get("PGPASSWORD", "")]
     program = _Program(keep_all=keep_all, complaints_only=complaints_only)
     try:
         with anyio.fail_after(seconds):
@@ -95,7 +98,8 @@ async def run(
             )
     except TimeoutError:
         raise TemplateFailedError(
-            f"{what}: took longer than {seconds:g} s, and was ended; it said last: {program.last}",
+            f"{what}: took longer than {seconds:g} s, and was ended; it said last:"
+            f" {hide(program.last, secrets)}",
             remedy="raise build_timeout",
         ) from None
     except OSError as error:
@@ -106,7 +110,7 @@ async def run(
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(program.end)
-    return Finished(program.code, program.whole if keep_all else program.last)
+    return Finished(program.code, program.whole if keep_all else hide(program.last, secrets))
 
 
 class _Program:
