@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from clonepool.config import CommandSection
     from clonepool.postgres.endpoint import Endpoint
 
+_SHORTEST_SECRET = 8
+"""Characters: shorter values in `env` are switches, and words that occur elsewhere."""
+
 
 async def run_command(
     section: CommandSection, endpoint: Endpoint, database: str, directory: Path, *, seconds: float
@@ -31,7 +34,8 @@ async def run_command(
         TemplateFailedError: it failed; says how, and the last of what it said.
     """
     line = section.run if isinstance(section.run, str) else " ".join(section.run)
-    shown = hide(hide_in_command(line), section.env.values())
+    secrets = [value for value in section.env.values() if len(value) >= _SHORTEST_SECRET]
+    shown = hide(hide_in_command(line), secrets)
     variables = endpoint.env(database)
     done = await programs.run(
         section.run,
@@ -45,6 +49,7 @@ async def run_command(
         directory=directory / section.directory,
         seconds=seconds,
         what=f"command {shown!r}",
+        secrets=secrets,
     )
     if done.code:
         how = f"signal {-done.code}" if done.code < 0 else f"exit code {done.code}"

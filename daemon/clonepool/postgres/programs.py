@@ -20,7 +20,7 @@ from clonepool.errors import TemplateFailedError
 from clonepool.postgres.redaction import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from clonepool.postgres.endpoint import Endpoint
@@ -71,6 +71,7 @@ async def run(
     what: str,
     keep_all: bool = False,
     complaints_only: bool = False,
+    secrets: Iterable[str] = (),
 ) -> Finished:
     """Run a program to its end.
 
@@ -85,11 +86,12 @@ async def run(
         what: names it in errors.
         keep_all: return all that it said, not only the last of it.
         complaints_only: leave out what it said on its standard output.
+        secrets: left out of what it said last, beside the password for the server.
 
     Raises:
         TemplateFailedError: it cannot be started, or took too long; it is ended then.
     """
-    secrets = [env.get("PGPASSWORD", "")]
+    secrets = [*secrets, env.get("PGPASSWORD", "")]
     program = _Program(keep_all=keep_all, complaints_only=complaints_only)
     try:
         with anyio.fail_after(seconds):
