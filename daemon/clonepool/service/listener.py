@@ -321,12 +321,18 @@ def _take_lock(path: Path) -> int:
     """
     remedy = "name another place with --socket"
     _check_directory(path.parent, remedy)
-    return hold_lock(
+    lock = hold_lock(
         path.with_name(f"{path.name}.lock"),
         directory_mode=0o755,
         taken=f"another daemon listens on {path}",
         remedy=remedy,
     )
+    try:
+        _check_directory(path.parent, remedy)  # again: it may have been made meanwhile, by others
+    except ConfigError:
+        os.close(lock)
+        raise
+    return lock
 
 
 def _check_directory(directory: Path, remedy: str) -> None:
