@@ -349,4 +349,7 @@ def _found(keys: str, raw: dict[str, Any]) -> str:
         return "a table" if value else "nothing"
     if isinstance(value, str) and "://" in value:
         return "a URL"
+    hidden = keys.endswith("password") or ".env." in keys
+    if hidden or (isinstance(value, str) and "password" in value):
+        return "something else"  # it may be a secret, and this is logged
     return f"{value!r}"

@@ -7,6 +7,7 @@ as `pathlib` and `tempfile` would be half of it. Nothing here creates anything.
 from __future__ import annotations
 
 import os
+import stat
 
 SOCKET_VARIABLE = "CLONEPOOL_SOCKET"
 SOCKET_NAME = "clonepool.sock"
@@ -41,10 +42,32 @@ def default_socket(explicit: str | None = None) -> str:
 def is_trusted(socket_path: str) -> bool:
     """Say whether the socket's directory belongs to this user or to the system.
 
-    Anybody may make a directory in /tmp; a client must not take a stranger's for the daemon.
+    Anybody may make a directory in /tmp, or a link there that leads to one of root's (to /tmp, say,
+    where a socket of theirs is); a client must not take a stranger's for the daemon.
     """
-    directory = os.stat(str(socket_path).rpartition("/")[0] or ".")  # noqa: PTH116 - see above
-    return directory.st_uid in {0, os.geteuid()} or not str(socket_path).startswith(f"{_tmp()}/")
+    if not str(socket_path).startswith(f"{_tmp()}/"):
+        return True
+    return not foreign_owners(str(socket_path).rpartition("/")[0])
+
+
+def foreign_owners(directory: str) -> set[int]:
+    """Return who else than this user and root could put another directory in its place.
+
+    Raises:
+        OSError: there is no such directory.
+    """
+    looks = (os.lstat(directory), os.stat(directory))  # noqa: PTH116 - see above
+    return {status.st_uid for status in looks} - {0, os.geteuid()}
+
+
+def anybody_may_replace(directory: str) -> bool:
+    """Say whether any user may remove and make files there; not so in one like /tmp.
+
+    Raises:
+        OSError: there is no such directory.
+    """
+    mode = os.stat(directory).st_mode  # noqa: PTH116 - see above
+    return bool(mode & stat.S_IWOTH) and not mode & stat.S_ISVTX
 
 
 def _private_tmp() -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
 
 import anyio
+import msgspec
 import pytest
 
 from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
@@ -17,12 +19,14 @@ from clonepool.postgres import databases
 from clonepool.postgres.clones import make_clone
 from clonepool.postgres.gateway import OWN_NAMES
 from clonepool.postgres.roles import Ownership, Rights
-from support.servers import SHARED_DATA, Workshop
+from clonepool.postgres.steps import Steps
+from support.servers import SHARED_DATA, Workshop, role_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from clonepool.postgres.endpoint import Endpoint
     from clonepool.postgres.recipe import Generation
 
 pytestmark = pytest.mark.anyio
@@ -275,20 +279,96 @@ async def session_ended(session: Any) -> bool:
     return False
 
 
+async def outsider(shop: Workshop) -> Endpoint:
+    """Return how somebody comes in who has a password."""
+    await shop.gateway.ddl("DROP ROLE IF EXISTS outsider")
+    await shop.gateway.ddl("CREATE ROLE outsider LOGIN SUPERUSER PASSWORD 'un-guessable'")
+    return msgspec.structs.replace(
+        role_of(shop.gateway.endpoint, "outsider"), password="un-guessable"
+    )
+
+
 async def test_a_database_of_another_server_is_dumped_and_restored(
     shop: Workshop, place: Path
 ) -> None:
     await fill(shop, "elsewhere")
+    endpoint = await outsider(shop)
     try:
-        url = shop.gateway.endpoint.url("elsewhere")
-        made = await shop.make(TemplateSection(database=url), place)
+        made = await shop.make(TemplateSection(database=endpoint.url("elsewhere")), place)
         assert await ask(shop, made, "SELECT count(*) FROM item") == 50
-        assert shop.gateway.endpoint.password not in str(made.inputs)
+        assert endpoint.password not in str(made.inputs)
     finally:
         await databases.drop(shop.gateway, "elsewhere")
-    absent = shop.gateway.endpoint.url("absent")
+    absent = endpoint.url("absent")
     with pytest.raises(TemplateFailedError, match="does not exist"):
         await shop.make(TemplateSection(database=absent), place)
+
+
+@pytest.mark.parametrize("where", ["authority", "query"])
+async def test_no_program_has_a_password_among_its_arguments(
+    shop: Workshop, place: Path, where: str
+) -> None:
+    """Whoever has a login on the machine can read them all, in /proc."""
+    for program in ("psql", "pg_restore"):
+        (place / program).symlink_to(shop.psql.with_name(program))
+    (place / "pg_dump").write_text(
+        f"#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/cmdline > {place}/seen\n"
+        f'exec {shop.psql.with_name("pg_dump")} "$@"\n'
+    )
+    (place / "pg_dump").chmod(0o755)
+    endpoint = await outsider(shop)
+    password = endpoint.password
+    await fill(shop, "elsewhere")
+    try:
+        url = endpoint.url("elsewhere")
+        if where == "query":
+            url = url.replace(f":{password}@", "@") + f"&password={password}&sslpassword=hidden"
+        section = TemplateSection(database=url)
+        shop.builder.steps = Steps(shop.gateway, shop.roles, shop.gateway.endpoint, place / "psql")
+        made = await shop.make(section, place)
+        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
+    finally:
+        await databases.drop(shop.gateway, "elsewhere")
+    seen = (place / "seen").read_text()
+    assert "elsewhere" in seen
+    assert password not in seen
+    assert "hidden" not in seen
+    assert password not in str(made.inputs)
+
+
+async def test_a_command_that_tells_its_password_tells_it_to_nobody_else(
+    shop: Workshop, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it says reaches every client, and what it is called the database's comment."""
+    section = TemplateSection(command='echo "no $DATABASE_URL"; echo "$PGPASSWORD"; exit 1')
+    monkeypatch.setattr(secrets, "token_urlsafe", lambda _: "un-guessable")
+    with pytest.raises(TemplateFailedError) as caught:
+        await shop.make(section, place, ownership=Ownership("builder", Rights.OWNER))
+    assert "un-guessable" not in caught.value.sentence()
+    assert "no postgresql://" in caught.value.sentence()
+    url = "postgresql://me:its%20secret@h/db"
+    line = f"TOKEN=deadbeef true {url} --password deadbeef"
+    made = await shop.make(TemplateSection(command=line), place)
+    failing = TemplateSection(command=["false", url, "--password=deadbeef"])
+    with pytest.raises(TemplateFailedError) as caught:
+        await shop.make(failing, place)
+    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+    comments = [str(database.comment) for database in found]
+    for text in (str(made.inputs), caught.value.sentence(), *comments):
+        assert "secret" not in text
+        assert "deadbeef" not in text
+    assert any("fingerprint" in comment for comment in comments)
+
+
+@pytest.mark.parametrize("password", ["p@ss/w0rt", "p#w0rt", "p/w0rt@", "p?w0rt"])
+async def test_a_url_that_cannot_be_read_is_not_repeated(
+    shop: Workshop, place: Path, password: str
+) -> None:
+    url = f"postgresql://me:{password}@h/db"
+    with pytest.raises(TemplateFailedError, match="cannot be read") as caught:
+        await shop.make(TemplateSection(database=url), place)
+    assert "percent-encoded" in caught.value.remedy
+    assert "w0rt" not in caught.value.sentence()
 
 
 async def test_a_template_extends_another_and_is_built_again_when_that_is(

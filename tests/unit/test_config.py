@@ -53,6 +53,15 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
+        (
+            f"{GOOD}password = 31337\n",
+            "templates.blog.password: is not a key any more: each clone has a login",
+        ),
+        (
+            f"{GOOD}command = {{ run = 'x', env = {{ TOKEN = 31337 }} }}\n",
+            "templates.blog.command",
+        ),
+        ("server = 'host=h password=hidden'\n", "server: found something else, allowed:"),
         ("", "templates: found nothing, allowed: at least one [templates.NAME]"),
         (f"colour = 1\n{GOOD}", "colour: unknown key, allowed are: server, instance, embedded"),
         (

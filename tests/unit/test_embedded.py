@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import subprocess
 from pathlib import Path
 
@@ -78,6 +79,19 @@ def test_a_stranger_who_took_the_place_is_noticed(place: Path) -> None:
         storage.prepare(Storage(place / "root", in_memory=True), ME)
 
 
+def test_what_is_ours_already_is_not_given_to_us_again(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The unit's filter of system calls forbids it, whoever the file belongs to."""
+
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.fchown", forbidden)
+    storage.prepare(Storage(place / "root", in_memory=True), ME)
+    storage.prepare(Storage(place / "root", in_memory=True), ME)
+
+
 def test_a_socket_directory_too_long_for_an_address_is_replaced_by_a_short_one() -> None:
     assert len(str(Storage(Path("/" + "x" * 200), in_memory=False).socket)) < 90
 
@@ -151,6 +165,34 @@ def test_a_missing_library_is_named(tmp_path: Path) -> None:
     with pytest.raises(EmbeddedServerError, match="loading shared libraries") as caught:
         find_binaries(str(tmp_path), ME, tmp_path)
     assert caught.value.remedy == "install the package that has libzstd.so.1"
+
+
+@pytest.mark.parametrize(
+    ("there", "chosen"),
+    [
+        ({"clonepool", "postgres", "nobody"}, "clonepool"),
+        ({"postgres", "nobody"}, "nobody"),
+        ({"postgres"}, None),
+    ],
+)
+def test_root_runs_the_server_as_somebody_who_owns_nothing(
+    monkeypatch: pytest.MonkeyPatch, there: set[str], chosen: str | None
+) -> None:
+    """As Debian's postgres, the programs of whoever leases would own the machine's clusters."""
+
+    def find(name: str) -> pwd.struct_passwd:
+        if name not in there:
+            raise KeyError(name)
+        return pwd.struct_passwd((name, "x", 7, 7, "", "/", "/bin/false"))
+
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("pwd.getpwnam", find)
+    if chosen is None:
+        with pytest.raises(EmbeddedServerError, match=r"embedded\.user"):
+            choose_account("")
+    else:
+        assert choose_account("").name == chosen
+    assert choose_account("postgres").name == "postgres"
 
 
 def test_nobody_runs_a_server_as_a_user_that_is_not() -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clonepool.errors import ConfigError
-from clonepool.postgres.endpoint import Endpoint, from_url
+from clonepool.postgres.endpoint import Endpoint, from_url, without_secrets
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -76,3 +76,39 @@ def test_what_only_libpq_understands_reaches_psql_and_not_asyncpg() -> None:
     assert endpoint.asyncpg_url("x") == "postgresql://me@h:5432/x?sslmode=require"
     env = endpoint.env("x")
     assert (env["PGSSLMODE"], env["PGCONNECT_TIMEOUT"]) == ("require", "5")
+
+
+@pytest.mark.parametrize(
+    ("url", "bare", "secrets"),
+    [
+        ("postgresql://me@h/db", "postgresql://me@h/db", {}),
+        (
+            "postgresql://me:p%40s@h:1,i:2/d?a=b",
+            "postgresql://me@h:1,i:2/d?a=b",
+            {"password": "p@s"},
+        ),
+        (
+            "postgresql:///db?password=a%26b&host=/x",
+            "postgresql:///db?host=/x",
+            {"password": "a&b"},
+        ),
+        (
+            "postgres://:p@h/db?sslpassword=s&sslkey=k",
+            "postgres://@h/db?sslkey=k",
+            {"password": "p", "sslpassword": "s"},
+        ),
+    ],
+)
+def test_secrets_are_taken_out_of_a_url_and_nothing_else_is(
+    url: str, bare: str, secrets: dict[str, str]
+) -> None:
+    assert without_secrets(url) == (bare, secrets)
+
+
+@pytest.mark.parametrize(
+    "password", ["p@ss/w0rt", "p#w0rt", "p?w0rt", "w0rt/@", "w0rt[", "\u2100w0rt"]
+)
+def test_a_server_whose_url_cannot_be_read_is_not_repeated(password: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        from_url(f"postgresql://me:{password}@h/db")
+    assert "w0rt" not in caught.value.sentence()

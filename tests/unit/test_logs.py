@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from typing import TYPE_CHECKING, Literal
 
 import pytest
@@ -69,3 +70,30 @@ def test_an_exception_is_logged_without_the_variables_of_its_frames(
     _fail_with("sec" + "ret")  # so that it does not stand in a source line that is shown
     assert "no number" in stream.getvalue()
     assert "secret" not in stream.getvalue()
+
+
+def _fail_saying(text: str) -> None:
+    raise ValueError(text)
+
+
+def test_on_a_terminal_texts_of_others_are_shown_and_not_obeyed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    stream = Terminal()
+    monkeypatch.setattr("sys.stderr", stream)
+    monkeypatch.setenv("NO_COLOR", "1")
+    logs.configure("info", "console")
+    evil = "\x1b]0;owned\x07\nforged"
+    log = structlog.get_logger()
+    log.warning("template.failed", reason=evil, error=ValueError(evil), pid=7, names=[evil])
+    try:
+        _fail_saying(evil)
+    except ValueError:
+        log.exception("worker.failed")
+    text = stream.getvalue().replace("\x1b[0m", "")
+    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
+    assert "\x1b" not in plain
+    assert "\x07" not in plain
+    assert r"reason=\x1b]0;owned\x07\x0aforged" in plain
+    assert "pid=7" in plain
+    assert "ValueError" in plain

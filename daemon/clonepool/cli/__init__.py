@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from clonepool import printable
 from clonepool.errors import (
     AlreadyRunningError,
     CapabilityError,
@@ -51,5 +52,5 @@ def main() -> None:
     try:
         cli()
     except ClonepoolError as error:
-        click.echo(f"clonepool: {error.sentence()}", err=True)
+        click.echo(f"clonepool: {printable.block(error.sentence())}", err=True)
         sys.exit(_EXIT_CODES.get(type(error), 1))

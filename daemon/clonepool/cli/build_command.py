@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from clonepool import printable
 from clonepool.cli.options import socket_option
 from clonepool.client import Client
 
@@ -29,16 +30,17 @@ def _build(template: str, socket_path: str | None, *, anew: bool) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-    console = Console(stderr=True)
+    console = Console(stderr=True, markup=False, emoji=False)
     steps = _Steps(console)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task(template, total=None)
 
         def heard(_: str, news: dict[str, Any]) -> None:
-            steps.begin(news["what"], news["seconds"])
+            what = printable.line(news["what"])
+            steps.begin(what, news["seconds"])
             done = news["step"] - 1
-            bar.update(task, description=news["what"], total=news["steps"], completed=done)
+            bar.update(task, description=what, total=news["steps"], completed=done)
 
         with Client(socket_path, on_notification=heard) as client:
             done = client.call("build", template=template, anew=anew or None, progress=True)
@@ -55,7 +57,7 @@ def _watch(template: str, socket_path: str | None) -> None:
             (found,) = [t for t in client.call("templates") if t["template"] == template]
             state = found["phase"], found["failure"] or found["generation"]
             if told is not None and state != told:
-                click.echo(f"{template}: {' '.join(state)}")
+                click.echo(printable.block(f"{template}: {' '.join(state)}"))
             told = state
             time.sleep(LOOK_SECONDS)
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import click
 
+from clonepool import printable
 from clonepool.cli.options import socket_option
 from clonepool.client import Client
 
@@ -30,7 +32,7 @@ def command(
     If there is none yet, CMD fills it, with DATABASE_URL and PG* set to an empty database, and its
     output goes to stderr. When CMD fails, nothing is made, and its exit code is ours.
     """
-    with Client(socket_path, name=f"define {' '.join(argv)}") as client:
+    with Client(socket_path, name=f"define {Path(argv[0]).name}") as client:
         definition = client.define(content, name=name, timeout=timeout)
         if not definition.filled:
             inherited = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
@@ -38,7 +40,7 @@ def command(
             try:
                 code = subprocess.run(argv, env=env, stdout=sys.stderr, check=False).returncode
             except OSError as error:
-                click.echo(f"clonepool: {argv[0]}: {error.strerror}", err=True)
+                click.echo(f"clonepool: {printable.line(argv[0])}: {error.strerror}", err=True)
                 code = 127
             if code:
                 definition.abandon()

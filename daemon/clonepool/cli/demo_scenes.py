@@ -27,7 +27,7 @@ _PLAIN_ROUNDS = 20
 _MILLISECOND = 1e-3
 _BUSY = ("creating", "recycling", "dropping")
 
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 
 async def play(client: Client, template: str, leases: int) -> None:

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from clonepool import printable
 from clonepool.cli.options import socket_option
 from clonepool.client import Client
 
@@ -37,7 +39,7 @@ def command(
     template: str, timeout: float | None, socket_path: str | None, argv: tuple[str, ...]
 ) -> None:
     """Run CMD with DATABASE_URL and PG* set to a clone that is released when CMD ends."""
-    with Client(socket_path, name=f"exec {' '.join(argv)}") as client:
+    with Client(socket_path, name=f"exec {Path(argv[0]).name}") as client:
         lease = client.lease(template, timeout=timeout)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
         code = _run(argv, {**inherited, **lease.env})
@@ -76,10 +78,10 @@ def _run(argv: tuple[str, ...], env: dict[str, str]) -> int:
     try:
         child = subprocess.Popen(argv, env=env)
     except FileNotFoundError:
-        click.echo(f"clonepool: {argv[0]}: command not found", err=True)
+        click.echo(f"clonepool: {printable.line(argv[0])}: command not found", err=True)
         return _NOT_FOUND
     except OSError as error:
-        click.echo(f"clonepool: {argv[0]}: {error.strerror}", err=True)
+        click.echo(f"clonepool: {printable.line(argv[0])}: {error.strerror}", err=True)
         return _NOT_EXECUTABLE
     for number in early:
         child.send_signal(number)

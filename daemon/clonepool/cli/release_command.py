@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from clonepool import printable
 from clonepool.cli.options import lease_argument, socket_option
 from clonepool.client import Client
 
@@ -18,13 +19,14 @@ def command(token: str, *, keep: bool, socket_path: str | None) -> None:
         ended = client.call("release", lease=token, keep=keep)
     for session in ended["leaked"] or []:
         if session["what"]:
-            click.echo(f"clonepool: it changed the server: {session['what']}", err=True)
+            said = f"clonepool: it changed the server: {session['what']}"
+            click.echo(printable.line(said), err=True)
             continue
-        click.echo(
+        said = (
             f"clonepool: ended a session that was still open: pid {session['pid']}"
-            f" {session['application_name']} ({session['state']}): {session['query']}",
-            err=True,
+            f" {session['application_name']} ({session['state']}): {session['query']}"
         )
+        click.echo(printable.line(said), err=True)
     if keep:
         seconds = ended["kept_seconds"]
         until = f"for {seconds:g} s" if seconds else "until the daemon stops"

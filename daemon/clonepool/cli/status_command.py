@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from clonepool import printable
 from clonepool.cli.options import json_option, socket_option
 from clonepool.client import Client
 
@@ -31,15 +32,15 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    # Nothing here is markup: failures and labels are the words of others.
+    console = Console(markup=False, highlight=False, emoji=False)
     server, clones = status["server"], status["clones"]
     console.print(
         f"instance {status['instance']}, PostgreSQL {server['version']} at {server['host']},"
-        f" {clones['used']} of {clones['max']} clones",
-        highlight=False,
+        f" {clones['used']} of {clones['max']} clones"
     )
     if server["problem"]:
-        console.print(f"[red]server: {server['problem']}[/red]", highlight=False)
+        console.print(printable.block(f"server: {server['problem']}"), style="red")
     pools = Table(
         "template", "phase", "ready", "target", "leased", "under way", "waiting", "at most"
     )
@@ -52,11 +53,11 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
     for pool in status["pools"]:
         for key in ("failure", "last_error", "limited_by"):
             if pool[key]:
-                console.print(f"{pool['template']}: {key.replace('_', ' ')}: {pool[key]}")
+                said = f"{pool['template']}: {key.replace('_', ' ')}: {pool[key]}"
+                console.print(printable.block(said))
     if leases:
         console.print("leases, the oldest first:")
     for lease in leases:
         held = f"{lease['held_seconds']:.1f} s"
-        console.print(
-            f"  {lease['database']}  {held}  {lease['label']}", soft_wrap=True, markup=False
-        )
+        said = f"  {lease['database']}  {held}  {lease['label']}"
+        console.print(printable.line(said), soft_wrap=True)

@@ -6,6 +6,7 @@ import json
 
 import click
 
+from clonepool import printable
 from clonepool.cli.options import json_option, socket_option
 from clonepool.client import Client
 
@@ -27,11 +28,12 @@ def command(*, explain: str | None, as_json: bool, socket_path: str | None) -> N
         click.echo(json.dumps(templates, indent=2))
         return
     for template in templates:
-        click.echo(
+        said = (
             f"{template['template']}: {template['phase']}"
             f" {template['failure'] or template['generation']}, {template['ready']} ready,"
             f" {template['leased']} leased, at most {template['max_clones']}"
         )
+        click.echo(printable.block(said))
 
 
 def _explain(template: str, socket_path: str | None, *, as_json: bool) -> None:
@@ -43,10 +45,10 @@ def _explain(template: str, socket_path: str | None, *, as_json: bool) -> None:
     click.echo(f"{template}, generation {found['generation']}, is made from:")
     for kind, entries in sorted(found["inputs"].items()):
         for name, value in entries.items():
-            click.echo(f"  {kind}: {name}  {value}")
+            click.echo(printable.line(f"  {kind}: {name}  {value}"))
     if not found["due"]:
         click.echo("It is up to date.")
         return
     click.echo("A build is due:")
     for reason in found["due"]:
-        click.echo(f"  {reason}")
+        click.echo(printable.line(f"  {reason}"))

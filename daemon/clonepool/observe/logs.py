@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import sys
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TextIO
 
 import structlog
 
+from clonepool import printable
+
 if TYPE_CHECKING:
-    from structlog.typing import Processor
+    from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 _TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
 """The variables of a frame can be passwords, or URLs that hold them."""
@@ -27,7 +30,7 @@ def configure(
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
     last: list[Processor] = (
-        [structlog.dev.ConsoleRenderer(exception_formatter=structlog.dev.plain_traceback)]
+        [_made_printable, structlog.dev.ConsoleRenderer(exception_formatter=_traceback)]
         if console
         else [
             structlog.processors.ExceptionRenderer(_TRACEBACKS),
@@ -42,3 +45,22 @@ def configure(
         logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
         cache_logger_on_first_use=True,
     )
+
+
+def _made_printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
+    """Let no text of others reach the terminal as it is; in JSON it is escaped anyway."""
+    return {key: _shown(value) for key, value in event.items()}
+
+
+def _shown(value: object) -> object:
+    if isinstance(value, str):
+        return printable.line(value)
+    if value is None or isinstance(value, bool | int | float | tuple | BaseException):
+        return value  # a tuple is what is known of an exception
+    return printable.line(value)
+
+
+def _traceback(stream: TextIO, about: ExcInfo) -> None:
+    text = io.StringIO()
+    structlog.dev.plain_traceback(text, about)
+    stream.write(printable.block(text.getvalue()))

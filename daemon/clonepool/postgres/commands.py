@@ -6,12 +6,16 @@ from typing import TYPE_CHECKING
 
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import programs
+from clonepool.postgres.redaction import hide, hide_in_command
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.config import CommandSection
     from clonepool.postgres.endpoint import Endpoint
+
+_SHORTEST_SECRET = 8
+"""Characters: shorter values in `env` are switches, and words that occur elsewhere."""
 
 
 async def run_command(
@@ -29,7 +33,9 @@ async def run_command(
     Raises:
         TemplateFailedError: it failed; says how, and the last of what it said.
     """
-    shown = section.run if isinstance(section.run, str) else " ".join(section.run)
+    line = section.run if isinstance(section.run, str) else " ".join(section.run)
+    secrets = [value for value in section.env.values() if len(value) >= _SHORTEST_SECRET]
+    shown = hide(hide_in_command(line), secrets)
     variables = endpoint.env(database)
     done = await programs.run(
         section.run,
@@ -43,6 +49,7 @@ async def run_command(
         directory=directory / section.directory,
         seconds=seconds,
         what=f"command {shown!r}",
+        secrets=secrets,
     )
     if done.code:
         how = f"signal {-done.code}" if done.code < 0 else f"exit code {done.code}"

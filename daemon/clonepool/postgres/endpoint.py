@@ -5,11 +5,15 @@ from __future__ import annotations
 import getpass
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import msgspec
 
 from clonepool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from urllib.parse import SplitResult
 
 _DEFAULT_PORT = 5432
 _VARIABLES = {
@@ -46,6 +50,15 @@ _LIBPQ_ONLY = frozenset(
 )
 """Parameters that libpq knows and asyncpg would pass to the server as settings."""
 _OWN_PARAMETERS = ("host", "port", "user", "password", "dbname")
+_SECRET_PARAMETERS = ("password", "sslpassword")
+ENCODING_REMEDY = "characters such as @ : / ? # in a name or password must be percent-encoded"
+
+
+class UnreadableUrlError(ValueError):
+    """A URL cannot be taken apart; nothing of it is in the message, which anybody may see."""
+
+    def __init__(self) -> None:
+        super().__init__("the URL cannot be read")
 
 
 class Endpoint(msgspec.Struct, frozen=True):
@@ -103,7 +116,10 @@ def from_url(url: str) -> Endpoint:
     Raises:
         ConfigError: the URL names several hosts or no port number.
     """
-    parts = urlsplit(url)
+    try:
+        parts = split_url(url)
+    except UnreadableUrlError as error:
+        raise ConfigError(f"server: {error}", remedy=ENCODING_REMEDY) from None
     query = dict(parse_qsl(parts.query))
     try:
         port = int(query.get("port") or parts.port or os.environ.get("PGPORT") or _DEFAULT_PORT)
@@ -122,6 +138,42 @@ def from_url(url: str) -> Endpoint:
     )
     rest = {key: value for key, value in query.items() if key not in _OWN_PARAMETERS}
     return Endpoint(host, port, user, password, database, rest)
+
+
+def split_url(url: str) -> SplitResult:
+    """Take a URL apart.
+
+    Raises:
+        UnreadableUrlError: part of a password would be taken for something else, or it is none.
+    """
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        raise UnreadableUrlError from None
+    if parts.fragment or "@" in parts.path:
+        raise UnreadableUrlError
+    return parts
+
+
+def without_secrets(url: str) -> tuple[str, dict[str, str]]:
+    """Return a libpq URL without its passwords, and these by the names of their parameters.
+
+    Raises:
+        UnreadableUrlError: as from `split_url`.
+    """
+    parts, secrets, kept = split_url(url), {}, []
+    who, at, where = parts.netloc.rpartition("@")
+    user, _, password = who.partition(":")
+    if password:
+        secrets["password"] = unquote(password)
+    for piece in parts.query.split("&"):
+        key, _, value = piece.partition("=")
+        if unquote(key) in _SECRET_PARAMETERS:
+            secrets[unquote(key)] = unquote(value)
+        elif piece:
+            kept.append(piece)
+    tail = f"?{'&'.join(kept)}" if kept else ""
+    return f"{parts.scheme}://{user}{at}{where}{parts.path}{tail}", secrets
 
 
 def _from_passfile(host: str, port: int, database: str, user: str) -> str:

@@ -17,9 +17,10 @@ import anyio
 import anyio.to_thread
 
 from clonepool.errors import TemplateFailedError
+from clonepool.postgres.redaction import hide
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
 
     from clonepool.postgres.endpoint import Endpoint
@@ -35,7 +36,8 @@ class Finished(NamedTuple):
 
     Attributes:
         code: its exit code; minus the signal that ended it.
-        output: what it said on both of its streams, the last of it.
+        output: what it said on both of its streams, the last of it; the password that it was
+            given is taken out.
     """
 
     code: int
@@ -69,6 +71,7 @@ async def run(
     what: str,
     keep_all: bool = False,
     complaints_only: bool = False,
+    secrets: Iterable[str] = (),
 ) -> Finished:
     """Run a program to its end.
 
@@ -83,10 +86,12 @@ async def run(
         what: names it in errors.
         keep_all: return all that it said, not only the last of it.
         complaints_only: leave out what it said on its standard output.
+        secrets: left out of what it said last, beside the password for the server.
 
     Raises:
         TemplateFailedError: it cannot be started, or took too long; it is ended then.
     """
+    secrets = [*secrets, env.get("PGPASSWORD", "")]
     program = _Program(keep_all=keep_all, complaints_only=complaints_only)
     try:
         with anyio.fail_after(seconds):
@@ -95,7 +100,8 @@ async def run(
             )
     except TimeoutError:
         raise TemplateFailedError(
-            f"{what}: took longer than {seconds:g} s, and was ended; it said last: {program.last}",
+            f"{what}: took longer than {seconds:g} s, and was ended; it said last:"
+            f" {hide(program.last, secrets)}",
             remedy="raise build_timeout",
         ) from None
     except OSError as error:
@@ -106,7 +112,7 @@ async def run(
     finally:
         with anyio.CancelScope(shield=True):
             await anyio.to_thread.run_sync(program.end)
-    return Finished(program.code, program.whole if keep_all else program.last)
+    return Finished(program.code, program.whole if keep_all else hide(program.last, secrets))
 
 
 class _Program:

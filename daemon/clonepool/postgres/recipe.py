@@ -7,9 +7,8 @@ and nothing of a database's address but its name goes in.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path  # noqa: TC003 - msgspec looks at the types of fields
+from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -17,6 +16,7 @@ from clonepool.config import CommandSection, DatabaseSection, DumpSection, Templ
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import dumps, escapes
 from clonepool.postgres.clones import Contents  # noqa: TC001 - likewise
+from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, split_url
 from clonepool.postgres.roles import OURS, Ownership
 from clonepool.postgres.sources import Digests, SourceFile, fingerprint, generation_name, resolve
 
@@ -214,11 +214,16 @@ def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[
 
 
 def _shown(command: CommandSection) -> dict[str, str]:
-    """Return what of a command decides; of its environment a digest, since secrets may be in it."""
-    run = command.run if isinstance(command.run, str) else "\0".join(command.run)
+    """Return what of a command decides.
+
+    Of its arguments and environment digests, since secrets may be in them, and every role of the
+    server can read the comment in which this stands.
+    """
+    by_arguments = isinstance(command.run, list)
+    program = Path(command.run[0]).name if by_arguments and command.run else "shell"
     return {
-        "run": run.replace("\0", " "),
-        "arguments": str(isinstance(command.run, list)),
+        "run": f"{program} {hashlib.sha256(repr(command.run).encode()).hexdigest()[:16]}",
+        "arguments": str(by_arguments),
         "directory": command.directory,
         "variable": command.variable,
         "env": hashlib.sha256(repr(sorted(command.env.items())).encode()).hexdigest()[:16],
@@ -241,11 +246,24 @@ async def _versions(gateway: Gateway, extensions: list[str]) -> dict[str, str]:
     return {name: found[name] for name in extensions}
 
 
+def _place(url: str) -> str:
+    """Return where a database is, and nothing of who logs in there."""
+    try:
+        parts = split_url(url)
+        if "," in parts.netloc:
+            server = parts.netloc.rpartition("@")[2]
+        else:
+            server = f"{parts.hostname or ''}:{parts.port or 5432}"
+    except ValueError:  # that of a port repeats what it found, which may be half of a password
+        message = f"database: {UnreadableUrlError()}"
+        raise TemplateFailedError(message, remedy=ENCODING_REMEDY) from None
+    return f"{server}{parts.path}"
+
+
 async def _identify(gateway: Gateway, origin: DatabaseSection) -> dict[str, str]:
     """Return what tells one database from another: it is copied once, whatever becomes of it."""
     if is_url(origin.source):
-        parts = urlsplit(origin.source)
-        return {f"{parts.hostname or ''}:{parts.port or 5432}{parts.path}": "of another server"}
+        return {_place(origin.source): "of another server"}
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT oid::text FROM pg_database WHERE datname = $1", origin.source

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool import own_files
 from clonepool.core.naming import short_digest
 from clonepool.errors import TemplateFailedError
 
@@ -69,10 +70,11 @@ class Digests:
     _RECENT_NANOSECONDS = 2_000_000_000
     _MOST = 100_000
     """Files to be remembered: beyond that all are forgotten."""
+    _MOST_BYTES = 256 * 1024 * 1024
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
-        self._known = _load(file)
+        self._known = _load(file, self._MOST_BYTES)
         self._changed = False
 
     def of(self, path: str | Path) -> str:
@@ -136,17 +138,16 @@ class Digests:
         current = {digest for _, digest in list(self._known.digests.values())}
         about = list(self._known.about.items())
         self._known.about = {digest: found for digest, found in about if digest in current}
-        fresh = self._file.with_suffix(".new")
         with contextlib.suppress(OSError):
-            fresh.write_bytes(msgspec.json.encode(self._known))
-            fresh.replace(self._file)
+            own_files.replace_own(self._file, msgspec.json.encode(self._known))
 
 
-def _load(file: Path | None) -> _Known:
-    """Return what an earlier daemon remembered, nothing if that cannot be read."""
+def _load(file: Path | None, most: int) -> _Known:
+    """Return what an earlier daemon of ours remembered, nothing if that cannot be read."""
     if file is not None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
-            known = msgspec.json.decode(file.read_bytes(), type=_Known)
+            content = own_files.read_own(file, own_files.ours(), most)
+            known = msgspec.json.decode(content, type=_Known)
             if known.version == VERSION:
                 return known
     return _Known(VERSION)

@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 import anyio.to_thread
 import msgspec
 
+from clonepool import own_files
 from clonepool.config import DumpSection
 from clonepool.errors import StatementError, TemplateFailedError
 from clonepool.postgres import databases, escapes, programs, psql
 from clonepool.postgres.commands import run_command
 from clonepool.postgres.dumps import Restorer
+from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, without_secrets
 from clonepool.postgres.gateway import OWN_NAMES, identifier, literal
 from clonepool.postgres.properties import Properties, elements, give_properties, properties_of
 from clonepool.postgres.recipe import Inputs, Recipe, is_url
@@ -137,7 +139,14 @@ class Steps:
     async def _fetch(
         self, origin: DatabaseSection, recipe: Recipe, database: str, login: Endpoint
     ) -> None:
-        """Dump another server's database and restore it here."""
+        """Dump another server's database and restore it here.
+
+        Arguments can be read by every user of the machine: passwords are handed over beside them.
+        """
+        try:
+            url, secrets = without_secrets(origin.source)
+        except UnreadableUrlError as error:
+            raise TemplateFailedError(f"database: {error}", remedy=ENCODING_REMEDY) from None
         seconds = recipe.section.build_timeout
         with tempfile.TemporaryDirectory(prefix="clonepool-copy-") as scratch:
             dump = Path(scratch) / "database.dump"
@@ -146,10 +155,15 @@ class Steps:
                     str(self._psql.with_name("pg_dump")),
                     "--format=custom",
                     f"--file={dump}",
-                    f"--dbname={origin.source}",
+                    f"--dbname={url}",
                     "--no-password",
                 ],
-                env={**programs.inherited(), "LC_ALL": "C", "PGAPPNAME": "clonepool"},
+                env={
+                    **programs.inherited(),
+                    **_handed_over(secrets, Path(scratch)),
+                    "LC_ALL": "C",
+                    "PGAPPNAME": "clonepool",
+                },
                 directory=Path(scratch),
                 seconds=seconds,
                 what="pg_dump",
@@ -199,6 +213,18 @@ class Steps:
                 await session.execute(
                     f"ALTER DATABASE {identifier(database)} SET {variable} = {_value(name, value)}"
                 )
+
+
+def _handed_over(secrets: dict[str, str], scratch: Path) -> dict[str, str]:
+    """Return the variables by which libpq gets passwords that are not in its URL."""
+    variables = {}
+    if "password" in secrets:
+        variables["PGPASSWORD"] = secrets["password"]
+    if "sslpassword" in secrets:  # has no variable of its own
+        service = scratch / "service.conf"
+        own_files.replace_own(service, f"[source]\nsslpassword={secrets['sslpassword']}\n".encode())
+        variables |= {"PGSERVICEFILE": str(service), "PGSERVICE": "source"}
+    return variables
 
 
 def _value(name: str, value: str) -> str:

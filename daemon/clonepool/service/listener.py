@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, cast
 import structlog
 
 from clonepool.errors import AccessDeniedError, ClientLimitError, ClonepoolError, ConfigError
-from clonepool.paths import is_trusted
+from clonepool.paths import anybody_may_replace, foreign_owners
 from clonepool.protocol.server import (
     Call,
     Rejected,
@@ -316,15 +316,32 @@ def _take_lock(path: Path) -> int:
 
     Raises:
         AlreadyRunningError: another daemon has it.
-        ConfigError: the directory cannot be used, or is a stranger's.
+        ConfigError: the directory cannot be used, or others could put a socket of theirs in place
+            of ours; nothing is made in it then.
     """
     remedy = "name another place with --socket"
+    _check_directory(path.parent, remedy)
     lock = hold_lock(
         path.with_name(f"{path.name}.lock"),
         directory_mode=0o755,
         taken=f"another daemon listens on {path}",
         remedy=remedy,
     )
-    if not is_trusted(str(path)):
-        raise ConfigError(f"{path.parent} belongs to another user", remedy=remedy)
+    try:
+        _check_directory(path.parent, remedy)  # again: it may have been made meanwhile, by others
+    except ConfigError:
+        os.close(lock)
+        raise
     return lock
+
+
+def _check_directory(directory: Path, remedy: str) -> None:
+    """Look at a directory that is there already: one that is not will be ours."""
+    try:
+        strangers, open_to_all = foreign_owners(str(directory)), anybody_may_replace(str(directory))
+    except OSError:
+        return  # making the lock file in it tells why it cannot be used
+    if strangers:
+        raise ConfigError(f"{directory} belongs to another user", remedy=remedy)
+    if open_to_all:
+        raise ConfigError(f"{directory}: anybody may replace files there", remedy=remedy)

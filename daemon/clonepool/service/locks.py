@@ -8,6 +8,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from clonepool import own_files
 from clonepool.errors import AlreadyRunningError, ConfigError
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
 
     Raises:
         AlreadyRunningError: another process holds it.
-        ConfigError: the directory or the file cannot be made.
+        ConfigError: the directory or the file cannot be made, or the file is another user's.
     """
     try:
         path.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
@@ -36,6 +37,10 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
         raise ConfigError(
             f"{path.parent} cannot be used: {error.strerror}", remedy=remedy
         ) from error
+    owner = os.fstat(descriptor).st_uid
+    if owner not in own_files.ours():
+        os.close(descriptor)
+        raise ConfigError(f"{path} belongs to another user (id {owner})", remedy=remedy)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -50,11 +55,11 @@ def reserve_serials(path: Path, first: int) -> int:
     The clock can be set back, and then says again what it said before.
     """
     try:
-        start = max(first, int(path.read_text(encoding="ascii")))
+        start = max(first, int(own_files.read_own(path, own_files.ours())))
     except (OSError, ValueError):
         start = first
     with contextlib.suppress(OSError):
-        path.write_text(str(start + SERIALS_OF_A_RUN), encoding="ascii")
+        own_files.replace_own(path, str(start + SERIALS_OF_A_RUN).encode())
     return start
 
 
@@ -65,12 +70,10 @@ def load_secret(path: Path) -> bytes:
         ConfigError: the file cannot be used.
     """
     try:
-        if path.exists():
-            return path.read_bytes()
+        with contextlib.suppress(FileNotFoundError):
+            return own_files.read_own(path, own_files.ours())
         fresh = secrets.token_bytes(32)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(fresh)
+        own_files.replace_own(path, fresh)
     except OSError as error:
         raise ConfigError(f"{path} cannot be used: {error.strerror}") from error
     return fresh

@@ -14,7 +14,9 @@ from clonepool.errors import EmbeddedServerError
 if TYPE_CHECKING:
     from pathlib import Path
 
-_PREFERRED = ("clonepool", "postgres", "nobody")
+_PREFERRED = ("clonepool", "nobody")
+"""Who owns nothing else: whoever leases can run programs as this user. Debian's `postgres` owns the
+machine's own clusters."""
 
 
 class Account(msgspec.Struct, frozen=True):
@@ -56,7 +58,7 @@ def choose_account(wanted: str) -> Account:
     """Return the user to run PostgreSQL as: this one, or for root one that is not root.
 
     Args:
-        wanted: a user's name, or an empty string for the first of clonepool, postgres, nobody.
+        wanted: a user's name, or an empty string for the first of clonepool and nobody.
 
     Raises:
         EmbeddedServerError: no such user, or only root may become another.

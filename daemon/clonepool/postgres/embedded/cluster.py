@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool import own_files
 from clonepool.core.naming import PREFIX
 from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import storage as places
@@ -61,19 +62,23 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
     """Say whether the cluster on the storage can be trusted.
 
     Data written with fsync off is only known to be whole under the kernel that wrote it: another
-    boot id means that the machine went down in between.
+    boot id means that the machine went down in between. Nor is one trusted whose version is no
+    regular file of the server's: whoever leases may have put a FIFO or a link there.
 
     Raises:
         EmbeddedServerError: another major version made it.
     """
-    version_file = storage.data / "PG_VERSION"
-    if marker is None or marker.root != str(storage.root) or not version_file.exists():
+    if marker is None or marker.root != str(storage.root):
+        return Judgement.MISSING
+    try:
+        written = own_files.read_own(storage.data / "PG_VERSION", storage.owners())
+    except (FileNotFoundError, NotADirectoryError, own_files.UntrustedFileError):
         return Judgement.MISSING
     if marker.boot_id != boot:
         return Judgement.REBOOTED
     if marker.superuser != SUPERUSER:
         return Judgement.OUTDATED
-    found = version_file.read_text(encoding="ascii").strip()
+    found = written.decode("ascii", "replace").strip()
     if found != str(binaries.major):
         raise EmbeddedServerError(
             f"{storage.data} was made by PostgreSQL {found}, the binaries in {binaries.directory}"
@@ -85,9 +90,9 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
 
 
 def read_marker(path: Path) -> Marker | None:
-    """Return the marker, or None when there is none that can be read."""
+    """Return the marker, or None when there is none of ours that can be read."""
     try:
-        return msgspec.json.decode(path.read_bytes(), type=Marker)
+        return msgspec.json.decode(own_files.read_own(path, own_files.ours()), type=Marker)
     except (OSError, msgspec.DecodeError):
         return None
 

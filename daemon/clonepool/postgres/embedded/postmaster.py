@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from clonepool import own_files
 from clonepool.errors import EmbeddedServerError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
@@ -63,26 +64,33 @@ def find_running(storage: Storage) -> Postmaster | None:
     """Return the server that an earlier daemon left running on this data directory.
 
     A postmaster.pid whose process is gone, or is another program by now, is removed: PostgreSQL
-    itself would refuse to start if the number happened to be in use again.
+    itself would refuse to start if the number happened to be in use again. One that the server
+    cannot have written (whoever leases may have put a link or a FIFO there) is removed too, and the
+    server is looked for among the processes: two on the same data would ruin it.
 
     Raises:
-        EmbeddedServerError: the file cannot be understood.
+        EmbeddedServerError: the file can be neither read nor removed.
     """
     path = storage.data / "postmaster.pid"
     try:
-        first = path.read_text(encoding="utf-8").splitlines()[:1]
-    except FileNotFoundError:
+        pid = _first_number(own_files.read_own(path, storage.owners()))
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except own_files.UntrustedFileError:
+        pid = _search(storage)
+    except OSError as error:
+        raise _unusable(path, error) from error
+    else:
+        if pid is not None and _is_server_of(storage, pid):
+            return Postmaster(pid, None)
+        pid = None
     try:
-        pid = int(first[0])
-    except (IndexError, ValueError):
         path.unlink()
-        return None
-    if _is_alive(pid) and _working_directory(pid) == storage.data.resolve():
+    except OSError as error:
+        raise _unusable(path, error) from error
+    if pid is not None:
         return Postmaster(pid, None)
-    path.unlink()
-    for lock in storage.socket.glob(".s.PGSQL.*"):
-        lock.unlink(missing_ok=True)  # names the same process
+    own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
     return None
 
 
@@ -187,11 +195,56 @@ def _private(path: str, flags: int) -> int:
 def _log_tail(storage: Storage, began_at: int) -> str:
     """Return the last lines that this start wrote, without their times and process ids."""
     try:
-        written = storage.log.read_bytes()[began_at:].decode("utf-8", "replace")
+        with own_files.open_own(storage.log, own_files.ours()) as log:
+            end = log.seek(0, os.SEEK_END)
+            log.seek(max(began_at, end - own_files.MOST_BYTES))
+            written = log.read().decode("utf-8", "replace")
     except OSError as error:
         return f"its log cannot be read: {error}"
     lines = [re.sub(r"^.*?\] +", "", line).strip() for line in written.splitlines()]
     return " / ".join([line for line in lines if line][-_LOG_LINES:]) or f"see {storage.log}"
+
+
+def _unusable(path: Path, error: OSError) -> EmbeddedServerError:
+    return EmbeddedServerError(
+        f"{path} cannot be used: {error.strerror}",
+        remedy="end the server that runs on that data, if there is one, and remove the file",
+    )
+
+
+def _first_number(written: bytes) -> int | None:
+    try:
+        return int(written.split(b"\n", 1)[0])
+    except ValueError:
+        return None
+
+
+def _search(storage: Storage) -> int | None:
+    """Return the process that works in the data directory and was started by none that does."""
+    processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    found = {pid for pid in processes if _is_server_of(storage, pid)}
+    return next((pid for pid in sorted(found) if _parent(pid) not in found), None)
+
+
+def _is_server_of(storage: Storage, pid: int) -> bool:
+    """Say whether a process works in the data directory, as a user who may write there."""
+    try:
+        owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - one call for each process there is
+    except OSError:
+        return False
+    return (
+        owner in storage.owners()
+        and _is_alive(pid)
+        and _working_directory(pid) == storage.data.resolve()
+    )
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+    except OSError:
+        return None
+    return int(status.rpartition(")")[2].split()[1])
 
 
 def _is_alive(pid: int) -> bool:

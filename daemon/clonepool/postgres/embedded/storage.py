@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
+from clonepool import own_files
 from clonepool.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
@@ -34,6 +35,15 @@ class Storage(msgspec.Struct, frozen=True):
     def data(self) -> Path:
         """The data directory."""
         return self.root / "data"
+
+    def owners(self) -> set[int]:
+        """Return the ids of the users whose files in the data are the server's own.
+
+        The data directory lies in a directory of ours, so it is the one that we gave away.
+        """
+        with contextlib.suppress(OSError):
+            return {self.data.lstat().st_uid, *own_files.ours()}
+        return own_files.ours()
 
     @property
     def log(self) -> Path:
@@ -75,8 +85,8 @@ def choose_storage(
     """Decide where the data goes.
 
     `auto` means memory when both the memory-backed file system and half of what the machine has
-    available hold `wanted_bytes`; the disk otherwise. A cluster that lies in memory already
-    stays there.
+    available hold `wanted_bytes`, and nobody else has taken our name there; the disk otherwise. A
+    cluster that lies in memory already stays there.
 
     Raises:
         EmbeddedServerError: the chosen place cannot be used.
@@ -84,7 +94,7 @@ def choose_storage(
     memory = _MEMORY / f"clonepool-{os.geteuid()}-{_digest(state)}"
     disk = state / "embedded"
     if preference == "auto":
-        preference = "memory" if memory.exists() or _memory_has_room(max_clones) else "disk"
+        preference = "memory" if _memory_is_better(memory, max_clones) else "disk"
     if preference == "memory":
         if not _MEMORY.is_dir():
             raise EmbeddedServerError(
@@ -124,23 +134,37 @@ def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> Non
     except OSError as error:
         raise EmbeddedServerError(f"{directory} belongs to somebody else: {error}") from error
     try:
-        owner = os.fstat(descriptor).st_uid
+        status = os.fstat(descriptor)
+        owner = status.st_uid
         if owner not in owners:
             raise EmbeddedServerError(
                 f"{directory} belongs to somebody else (user id {owner})",
                 remedy="remove it, or choose another --state",
             )
-        os.fchown(descriptor, uid, gid)
+        if (owner, status.st_gid) != (uid, gid):  # a sandbox may forbid even what changes nothing
+            os.fchown(descriptor, uid, gid)
         os.fchmod(descriptor, 0o711)
     finally:
         os.close(descriptor)
 
 
 def remove(storage: Storage) -> None:
-    """Delete what the server had, and nothing that is not ours by its name."""
+    """Delete what the server had, and nothing that is not ours by its name.
+
+    Its user may put links anywhere in the data, at any time: on Linux rmtree works from opened
+    directories and follows none (`shutil.rmtree.avoids_symlink_attacks`).
+    """
     shutil.rmtree(storage.data, ignore_errors=True)
     shutil.rmtree(storage.root / "data.new", ignore_errors=True)
     storage.log.unlink(missing_ok=True)
+
+
+def _memory_is_better(memory: Path, max_clones: int) -> bool:
+    """Say whether our place in memory is in use already, or is free and has the room."""
+    try:
+        return memory.lstat().st_uid == os.geteuid()
+    except FileNotFoundError:
+        return _memory_has_room(max_clones)
 
 
 def _memory_has_room(max_clones: int) -> bool:

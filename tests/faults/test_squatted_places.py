@@ -1,0 +1,347 @@
+"""Names that somebody else has put something under: nothing hangs, and no link is followed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import pytest
+
+from clonepool import own_files, paths
+from clonepool.config import EmbeddedSection
+from clonepool.errors import ConfigError, EmbeddedServerError
+from clonepool.postgres.embedded import storage as places
+from clonepool.postgres.embedded.account import Account
+from clonepool.postgres.embedded.binaries import Binaries
+from clonepool.postgres.embedded.cluster import Judgement, Marker, judge, read_marker
+from clonepool.postgres.embedded.postmaster import find_running
+from clonepool.postgres.embedded.server import EmbeddedServer, discard
+from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
+from clonepool.postgres.sources import Digests
+from clonepool.service.locks import load_secret, reserve_serials
+from support import binaries
+from support.daemons import Daemon
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ME = Account("me", os.geteuid(), os.getegid(), switch=False)
+SOMEBODY = 54_321
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
+
+
+def within(seconds: float, action: Callable[[], Any]) -> Any:
+    """Return what the action returns, or fail when it has not come back by then."""
+    ended: list[tuple[Any, BaseException | None]] = []
+
+    def run() -> None:
+        try:
+            ended.append((action(), None))
+        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+            ended.append((None, error))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    assert ended, f"still at it after {seconds:g} s"
+    result, error = ended[0]
+    if error is not None:
+        raise error
+    return result
+
+
+def put(path: Path, kind: str, victim: Path) -> None:
+    """Put a FIFO, a link to the victim, or a directory under a name."""
+    path.unlink(missing_ok=True)
+    if kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "link":
+        path.symlink_to(victim)
+    else:
+        path.mkdir()
+
+
+@pytest.fixture
+def victim(place: Path) -> Path:
+    path = place / "victim"
+    path.write_text("18\n")
+    return path
+
+
+@pytest.fixture
+def state(place: Path) -> Iterator[Path]:
+    (place / "state").mkdir(mode=0o711)
+    yield place / "state"
+    anyio.run(discard, place / "state")
+
+
+def cluster_in(place: Path) -> Storage:
+    found = Storage(place, in_memory=False)
+    found.data.mkdir()
+    (found.data / "PG_VERSION").write_text("18\n")
+    return found
+
+
+def started(state: Path) -> EmbeddedServer:
+    server = EmbeddedServer(
+        EmbeddedSection(binaries=str(next(iter(binaries.available().values())))), state, 16
+    )
+    within(60, lambda: anyio.run(server.start))
+    return server
+
+
+# The server's data: whoever leases is a superuser there, and writes what he likes. -------------
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
+def test_a_version_that_is_no_file_of_the_servers_is_none(
+    place: Path, victim: Path, kind: str
+) -> None:
+    found = cluster_in(place)
+    put(found.data / "PG_VERSION", kind, victim)
+    marker = Marker("boot", str(place), "pw")
+    judged = within(10, lambda: judge(found, marker, Binaries(Path("/b"), 18), "boot"))
+    assert judged is Judgement.MISSING
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_a_pid_file_that_is_no_file_is_removed_and_what_it_links_to_stays(
+    place: Path, victim: Path, kind: str
+) -> None:
+    found = cluster_in(place)
+    put(found.data / "postmaster.pid", kind, victim)
+    assert within(10, lambda: find_running(found)) is None
+    assert not os.path.lexists(found.data / "postmaster.pid")
+    assert victim.read_text() == "18\n"
+
+
+def test_a_pid_file_that_cannot_be_removed_is_told(place: Path, victim: Path) -> None:
+    found = cluster_in(place)
+    put(found.data / "postmaster.pid", "directory", victim)
+    with pytest.raises(EmbeddedServerError, match=r"postmaster\.pid"):
+        within(10, lambda: find_running(found))
+
+
+@as_root
+def test_a_pid_file_of_another_user_is_not_believed(place: Path) -> None:
+    found = cluster_in(place)
+    (found.data / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    os.chown(found.data / "postmaster.pid", SOMEBODY, SOMEBODY)
+    assert find_running(found) is None
+
+
+def test_locks_are_not_removed_through_a_link(place: Path) -> None:
+    found = cluster_in(place)
+    (place / "elsewhere").mkdir()
+    kept = place / "elsewhere" / ".s.PGSQL.5432.lock"
+    kept.touch()
+    found.socket.symlink_to(place / "elsewhere")
+    (found.data / "postmaster.pid").write_text(f"{os.getpid()}\n")
+    assert find_running(found) is None
+    assert kept.exists()
+
+
+def test_what_is_removed_is_removed_without_following_links(place: Path, victim: Path) -> None:
+    found = cluster_in(place)
+    (place / "kept").mkdir()
+    (place / "kept" / "file").touch()
+    (found.data / "link").symlink_to(place / "kept")
+    places.remove(found)
+    assert shutil.rmtree.avoids_symlink_attacks
+    assert ((place / "kept" / "file").exists(), victim.exists()) == (True, True)
+
+
+def test_a_fifo_as_version_means_a_new_cluster_and_no_hang(state: Path) -> None:
+    server = started(state)
+    anyio.run(server.stop)
+    put(server.storage.data / "PG_VERSION", "fifo", state)
+    again = started(state)
+    assert stat.S_ISREG((again.storage.data / "PG_VERSION").lstat().st_mode)
+    anyio.run(again.stop)
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_a_running_server_is_found_although_its_pid_file_was_replaced(
+    state: Path, place: Path, kind: str
+) -> None:
+    server = started(state)
+    found = find_running(server.storage)
+    assert found is not None
+    (place / "victim").write_text(f"{os.getpid()}\n")
+    put(server.storage.data / "postmaster.pid", kind, place / "victim")
+    again = within(10, lambda: find_running(server.storage))
+    assert again is not None
+    assert again.pid == found.pid
+    anyio.run(server.stop)
+
+
+# The state directory. --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_digests_are_neither_read_from_nor_written_to_what_is_no_file_of_ours(
+    place: Path, victim: Path, kind: str
+) -> None:
+    file = place / "digests.json"
+    put(file, kind, victim)
+    (place / "digests.json.new").symlink_to(victim)
+    source = place / "a.sql"
+    source.write_text("SELECT 1")
+    os.utime(source, (1, 1))
+    digests = within(10, lambda: Digests(file))
+    digests.about(str(source), lambda _: [])
+    within(10, digests.save)
+    assert victim.read_text() == "18\n"
+    status = file.lstat()
+    assert (stat.S_ISREG(status.st_mode), status.st_mode & 0o777) == (True, 0o600)
+
+
+@as_root
+def test_digests_that_another_user_wrote_are_not_believed(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Digests, "_RECENT_NANOSECONDS", 0)
+    file, source = place / "digests.json", place / "a.sql"
+    source.write_text("SELECT 1")
+    first = Digests(file)
+    first.about(str(source), lambda _: [("known", "")])
+    first.save()
+    assert Digests(file).about(str(source), lambda _: []) == [("known", "")]
+    os.chown(file, SOMEBODY, SOMEBODY)
+    assert Digests(file).about(str(source), lambda _: []) == []
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_serials_go_on_without_what_is_no_file_of_ours(
+    place: Path, victim: Path, kind: str
+) -> None:
+    put(place / "serials", kind, victim)
+    assert within(10, lambda: reserve_serials(place / "serials", 7)) == 7
+    assert victim.read_text() == "18\n"
+    assert reserve_serials(place / "serials", 7) > 7
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_no_password_is_derived_from_what_is_no_file_of_ours(
+    place: Path, victim: Path, kind: str
+) -> None:
+    put(place / "secret", kind, victim)
+    with pytest.raises(ConfigError, match="secret cannot be used"):
+        within(10, lambda: load_secret(place / "secret"))
+
+
+def test_a_link_to_nowhere_is_no_place_for_the_secret(place: Path) -> None:
+    put(place / "secret", "link", place / "nowhere")
+    with pytest.raises(ConfigError, match="secret cannot be used"):
+        load_secret(place / "secret")
+    assert not (place / "nowhere").exists()
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_a_marker_that_is_no_file_of_ours_is_none(place: Path, victim: Path, kind: str) -> None:
+    victim.write_text('{"boot_id": "b", "root": "/root", "password": "p"}')
+    put(place / "cluster.json", kind, victim)
+    assert within(10, lambda: read_marker(place / "cluster.json")) is None
+
+
+def test_a_file_beyond_its_bounds_is_not_read(victim: Path) -> None:
+    assert own_files.read_own(victim, own_files.ours(), most=3) == b"18\n"
+    with pytest.raises(own_files.UntrustedFileError, match="more than 2 bytes"):
+        own_files.read_own(victim, own_files.ours(), most=2)
+
+
+# Places below directories in which anybody may make something. -----------------------------------
+
+
+@as_root
+def test_a_storage_root_that_another_user_made_is_an_error_or_not_chosen(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(places, "_MEMORY", place)
+    monkeypatch.setattr(places, "_memory_has_room", lambda _: True)
+    root = choose_storage("memory", place / "state", ME, 1).root
+    root.mkdir()
+    os.chown(root, SOMEBODY, SOMEBODY)
+    with pytest.raises(EmbeddedServerError, match="belongs to somebody else") as caught:
+        prepare(choose_storage("memory", place / "state", ME, 1), ME)
+    assert str(root) in str(caught.value)
+    assert not choose_storage("auto", place / "state", ME, 1).in_memory
+    assert (root.stat().st_uid, list(root.iterdir())) == (SOMEBODY, [])
+
+
+@pytest.mark.parametrize("kind", ["fifo", "link"])
+def test_a_storage_root_that_is_no_directory_is_an_error(
+    place: Path, victim: Path, kind: str
+) -> None:
+    put(place / "root", kind, victim.parent)
+    with pytest.raises(EmbeddedServerError, match="root belongs to somebody else"):
+        within(10, lambda: prepare(Storage(place / "root", in_memory=True), ME))
+
+
+@as_root
+def test_a_socket_directory_of_the_servers_that_another_user_made_is_an_error(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    found = Storage(place / ("long" * 30), in_memory=False)
+    assert found.socket.parent == place
+    found.socket.mkdir()
+    os.chown(found.socket, SOMEBODY, SOMEBODY)
+    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+        prepare(found, ME)
+
+
+def refused(daemon: Daemon) -> str:
+    """Start a daemon, and return why it ended with exit code 2."""
+    process = daemon.spawn()
+    assert process.wait(30) == 2
+    return daemon.log.read_text()
+
+
+@as_root
+def test_a_directory_of_another_user_is_no_place_for_the_socket(place: Path) -> None:
+    daemon = Daemon(place)
+    daemon.socket = place / "theirs" / "clonepool.sock"
+    daemon.socket.parent.mkdir()
+    os.chown(daemon.socket.parent, SOMEBODY, SOMEBODY)
+    said = refused(daemon)
+    assert f"{daemon.socket.parent} belongs to another user" in said
+    assert list(daemon.socket.parent.iterdir()) == []
+
+
+def test_a_directory_in_which_anybody_may_replace_the_socket_is_no_place_for_it(
+    place: Path,
+) -> None:
+    daemon = Daemon(place)
+    daemon.socket = place / "open" / "clonepool.sock"
+    daemon.socket.parent.mkdir()
+    daemon.socket.parent.chmod(0o777)
+    assert "anybody may" in refused(daemon)
+    assert list(daemon.socket.parent.iterdir()) == []
+
+
+@as_root
+def test_a_lock_file_that_another_user_made_is_an_error(place: Path) -> None:
+    daemon = Daemon(place)
+    lock = place / "clonepool.sock.lock"
+    lock.touch()
+    os.chown(lock, SOMEBODY, SOMEBODY)
+    assert "belongs to another user" in refused(daemon)
+
+
+def test_a_link_in_the_temporary_directory_is_not_taken_for_the_daemons(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The link is a stranger's, and what it leads to is root's: /tmp itself, say."""
+    monkeypatch.setenv("TMPDIR", str(place))
+    (place / "real").mkdir()
+    (place / "link").symlink_to(place / "real")
+    assert paths.is_trusted(str(place / "real" / "s"))
+    if os.geteuid() == 0:
+        os.lchown(place / "link", SOMEBODY, SOMEBODY)
+        assert not paths.is_trusted(str(place / "link" / "s"))
