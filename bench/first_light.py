@@ -145,7 +145,7 @@ async def _measure_clones(client: Client, count: int) -> dict[str, float]:
     """Make clones one after another with the daemon's own code, at rest."""
     peers.await_rest(client)
     lease = client.lease("blog")
-    gateway = Gateway(from_url(lease.url), "bench")
+    gateway = Gateway(from_url(peers.own_url(client)), "bench")
     async with gateway.session(lease.database) as session:
         contents = await read_contents(session)
         source = await session.value(

@@ -17,7 +17,9 @@ import anyio
 
 from clonepool.client import Client
 from clonepool.errors import DaemonNotFoundError
+from clonepool.postgres.embedded.cluster import SUPERUSER
 from clonepool.postgres.embedded.server import discard
+from clonepool.postgres.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,6 +28,16 @@ BENCH = Path(__file__).parent
 START_SECONDS = 120.0
 _NOT_PASSED_ON = {"NOTIFY_SOCKET", "PYTHONDONTWRITEBYTECODE"}
 """Elsewhere modules are compiled once and then found so."""
+
+
+def own_url(client: Client, database: str = "postgres") -> str:
+    """Return the URL by which the daemon itself comes into its embedded server.
+
+    For what is measured beside it: a lease's login is good for the lease, and its databases go with
+    it.
+    """
+    server = client.call("status")["server"]
+    return Endpoint(server["host"], server["port"], SUPERUSER, "").url(database)
 
 
 @contextmanager

@@ -111,11 +111,6 @@ class Course:
         self._bytes: dict[str, int] = {}
 
     @property
-    def url(self) -> str:
-        """Of some database on the server."""
-        return self._held[SMALL].url
-
-    @property
     def middle_size(self) -> int:
         """The template in whose big table more and more rows are changed, in MiB."""
         return max((size for size in self._sizes if size <= 200), default=self._sizes[0])
@@ -213,10 +208,11 @@ def rows_of(size_mib: int) -> int:
 
 async def _measure(client: Client, room: Room, pace: Pace) -> dict[str, Any]:
     course = Course(client, room.sizes)
-    async with Plain(course.url) as plain:
+    url = peers.own_url(client)
+    async with Plain(url) as plain:
         await course.run(pace, plain)
         parts = await breakdown.measure(
-            course.url, await plain.generation(SMALL), pace.rounds * pace.often
+            url, await plain.generation(SMALL), pace.rounds * pace.often
         )
     found = course.figures()
     return {**found, "parts": parts, "storage": room.storage, "skipped_mib": room.skipped}

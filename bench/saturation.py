@@ -61,8 +61,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
         Client(str(path), name="bench") as client,
     ):
         peers.await_rest(client)
-        with client.lease("rewound") as lease:
-            url = lease.url
+        url = peers.own_url(client)
         used = _meter(daemon, cpu.postmaster_of(directory / "state"))
         with Crowd(max(counts), str(path), url) as crowd:
             measured = {

@@ -192,6 +192,6 @@ def _uneven(record: Record, template: str, expected: dict[str, Any]) -> Iterator
         text = f"{template}: {there['clones']} clones, the daemon knows of {expected['ready']}"
         yield Problem("leftovers", text, [record])
     roles = record["roles"].get(template, 0)
-    if roles != (expected["ready"] if expected["lease_roles"] else 0):
+    if roles != expected["ready"]:
         text = f"{template}: {roles} roles for {expected['ready']} clones"
         yield Problem("leftovers", text, [record])

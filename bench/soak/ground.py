@@ -16,6 +16,7 @@ import asyncpg
 
 from clonepool.client import Client
 from clonepool.errors import ClonepoolError
+from clonepool.postgres.embedded.cluster import SUPERUSER
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_SECONDS = 1.0
 TENANT_ROLE = "soak_tenant"
-TEMPLATES = {"blog": False, "tenant": True}
-"""The templates, and whether each lease of them has a role of its own."""
+TEMPLATES = ("blog", "tenant")
+"""One whose leases are superusers', one whose leases are confined."""
 CONFIG = f"""\
 instance = "soak"
 [embedded]
@@ -48,8 +49,8 @@ min_ready = 2
 max_clones = 6
 max_kept = 1
 keep_for = 2.0
-role = "{TENANT_ROLE}"
-lease_roles = true
+rights = "owner"
+owner = "{TENANT_ROLE}"
 """
 START_SECONDS, STOP_SECONDS = 90.0, 60.0
 _POLL_SECONDS = 0.02
@@ -149,15 +150,13 @@ class Ground:
         return int((self.storage() / "data" / "postmaster.pid").read_text().splitlines()[0])
 
     def queries(self, *statements: str) -> Sequence[list[asyncpg.Record]]:
-        """Ask the server itself, as its superuser, in one session of the soak's own."""
+        """Ask the server itself, as the daemon's own role, in one session of the soak's own."""
         return asyncio.run(self._query(statements))
 
     async def _query(self, statements: Sequence[str]) -> list[list[asyncpg.Record]]:
-        marker = json.loads((self.state / "cluster.json").read_text())
         session = await asyncpg.connect(
             host=str(self.storage() / "socket"),
-            user="postgres",
-            password=marker["password"],
+            user=SUPERUSER,
             database="postgres",
             timeout=_SQL_SECONDS,
             command_timeout=_SQL_SECONDS,

@@ -56,10 +56,7 @@ def look(ground: Ground, journal: Journal, when: str) -> set[str]:
         strangers=[name for name in names if _NAME.fullmatch(name) is None],
         databases=_count(names),
         roles={name: sum(kinds.values()) for name, kinds in _count([r[0] for r in roles]).items()},
-        templates={
-            name: {"ready": ready[name], "lease_roles": lease_roles}
-            for name, lease_roles in TEMPLATES.items()
-        },
+        templates={name: {"ready": ready[name]} for name in TEMPLATES},
         names=names,
     )
     return {name for name in names if _matches(name, "c")}

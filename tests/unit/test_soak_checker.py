@@ -18,7 +18,7 @@ AT_REST: dict[str, Any] = {
     "strangers": [],
     "databases": {"blog": {"generations": 1, "clones": 2, "others": 0}},
     "roles": {"blog": 2},
-    "templates": {"blog": {"ready": 2, "lease_roles": True}},
+    "templates": {"blog": {"ready": 2}},
 }
 NOTHING_LEFT = {"what": "processes_left", "processes": []}
 
@@ -215,7 +215,7 @@ def test_a_daemon_that_was_away_and_a_machine_that_hung_are_excuses() -> None:
         {"databases": {"blog": {"generations": 1, "clones": 2, "others": 1}}},
         {"roles": {"blog": 3}},
         {"roles": {}},
-        {"templates": {"blog": {"ready": 2, "lease_roles": False}}},
+        {"roles": {"blog": 1}},
     ],
 )
 def test_a_leftover_is_caught(leftover: dict[str, Any]) -> None:

@@ -173,16 +173,17 @@ class Roles:
                 await session.execute(f"ALTER ROLE {identifier(owner)} NOLOGIN PASSWORD NULL")
 
     async def give(self, database: str, ownership: Ownership, password: str) -> None:
-        """Make the login of a clone, and lock everybody else out of it.
+        """Make the login of a clone.
 
-        A login without a superuser's rights owns its database, which makes it
-        `pg_database_owner` there and nowhere else.
+        One without a superuser's rights owns its database, which makes it `pg_database_owner` there
+        and nowhere else, and everybody else is locked out. A superuser's lets those roles in that
+        its holder makes.
         """
         name = identifier(database)
         statements = self._create(database, ownership, password, become=False)
         if ownership.rights is Rights.OWNER:
             statements.append(f"ALTER DATABASE {name} OWNER TO {name}")
-        statements.append(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+            statements.append(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
         async with self._gateway.control() as session:
             await session.execute("; ".join(statements))
 

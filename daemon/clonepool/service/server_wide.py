@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+AGAIN_SECONDS = 5.0
+"""When what could not be taken back is tried again."""
 _Key = tuple[shared.Kind, str]
 _BEFORE_ROLES = {shared.Kind.DATABASE, shared.Kind.TABLESPACE, shared.Kind.PARAMETER}
 
@@ -84,6 +86,7 @@ class ServerWide:
         self._suspects: dict[_Key, set[str]] = {}
         self._told: set[_Key] = set()
         self._builds: set[str] = set()
+        self._again_at = 0.0
 
     async def begin(self) -> None:
         """Take what there is for the baseline."""
@@ -138,9 +141,16 @@ class ServerWide:
         async with self._lock:
             if digest is None:
                 digest = await self._read_digest()
-            if digest == self._digest and not self._suspects:
+            if digest == self._digest and not self._is_due(clone):
                 return []
             return await self._take_back(clone)
+
+    def _is_due(self, clone: str) -> bool:
+        """Say whether the end of that lease, or time, may settle what is left."""
+        if any(clone in suspects for suspects in self._suspects.values()):
+            return True
+        failed = any(not suspects for suspects in self._suspects.values())
+        return failed and anyio.current_time() >= self._again_at
 
     async def _take_back(self, clone: str) -> list[str]:
         for suspects in self._suspects.values():
@@ -155,12 +165,15 @@ class ServerWide:
         keys = {(each.entry.kind, each.entry.key) for each in left}
         self._suspects = {key: who for key, who in self._suspects.items() if key in keys}
         self._told &= keys
+        self._again_at = anyio.current_time() + AGAIN_SECONDS
         self._digest = await self._read_digest()
         return told
 
     async def _settle(self, difference: Difference, clone: str) -> list[str]:
         """Take one difference back if that may be; return what people are told of it."""
         key = difference.entry.kind, difference.entry.key
+        if difference.is_new and await self._is_the_daemons(difference.entry):
+            return []
         suspects = self._suspects.setdefault(key, (self._out() | self._builds) - {clone})
         if not await self._may_be_taken_back(difference, clone, suspects):
             return []
@@ -193,6 +206,10 @@ class ServerWide:
             return False
         used = await shared.is_used_elsewhere(self._gateway, entry.name, set())
         return used and not await shared.is_used_elsewhere(self._gateway, entry.name, {clone})
+
+    async def _is_the_daemons(self, entry: shared.Entry) -> bool:
+        """Say whether the daemon's own role made it: somebody who may do as it may, by hand."""
+        return entry.owner != 0 and await self._owner(entry.owner) == self._gateway.endpoint.user
 
     def _is_of_baseline(self, entry: shared.Entry) -> bool:
         """Say whether a new setting is one of everybody's, or of a role that was there before."""
