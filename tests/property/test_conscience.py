@@ -123,10 +123,7 @@ def test_the_next_lease_sees_nothing_of_the_one_before(any_server: EmbeddedServe
 async def skip_without_contrib(server: EmbeddedServer) -> None:
     """Skip where nothing can be rewound and, to be quick, a version between two others."""
     shop = await Workshop.open(server.endpoint, server.psql, "conscience")
-    async with shop.gateway.control() as session:
-        has_contrib = await session.value(
-            "SELECT count(*) > 0 FROM pg_available_extensions WHERE name = 'pg_visibility'"
-        )
+    has_contrib = await shop.has_contrib()
     await shop.gateway.close()
     if not has_contrib:
         pytest.skip("no contrib")

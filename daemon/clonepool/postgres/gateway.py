@@ -32,9 +32,9 @@ GRACE_SECONDS = 2.0
 """How much later than the server's own `statement_timeout` we stop waiting for its word."""
 
 NO_SETTINGS: Mapping[str, str] = MappingProxyType({})
-PLAIN_NAMES: Mapping[str, str] = MappingProxyType({"search_path": "pg_catalog"})
+PLAIN_NAMES: Mapping[str, str] = MappingProxyType({"search_path": "pg_catalog", "role": "none"})
 """For databases that others may own: with a search_path of theirs, names in our queries would mean
-functions of theirs, and run with our rights."""
+functions of theirs, and run with our rights; with a role of theirs, we would have none."""
 _EXHAUSTED = {"53100": Limit.STORAGE, "53300": Limit.CONNECTIONS}
 _PREPARED = 16
 """Statements that stay prepared on a connection that is kept."""

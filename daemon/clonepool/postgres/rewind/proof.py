@@ -45,7 +45,7 @@ async def prove(
     found = await read_digests(session, pristine.digest_sql, set(pristine.digests))
     other = [name for name, digest in found.items() if digest != pristine.digests[name]]
     for table in pristine.tables.values():
-        if table.populated:
+        if table.readable:
             wanted = table.digest or await digest(table)
             if await read_rows_digest(session, table.name) != wanted:
                 other.append(table.name)

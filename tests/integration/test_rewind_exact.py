@@ -1,0 +1,201 @@
+"""A rewound clone is its template to the last bit: under any settings, statistics too.
+
+Each test has a template of its own, on every version of PostgreSQL that the machine has.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.health import ailments
+from support.rewinding import Bench, open_bench
+
+if TYPE_CHECKING:
+    from clonepool.postgres.embedded.server import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+LOGIN_MAJOR = 17
+"""The first version that has triggers on login."""
+
+
+def of_database(words: str) -> str:
+    """Return the SQL of ALTER DATABASE for the database that this is run in."""
+    return (
+        f"DO $$ BEGIN EXECUTE format($f$ALTER DATABASE %I {words}$f$, current_database()); END $$;"
+    )
+
+
+def ask(bench: Bench, sql: str, *, database: str = "") -> str:
+    """Return what psql says to it."""
+    done = subprocess.run(
+        [bench.server.psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
+         "--no-password", "--set=ON_ERROR_STOP=1", "--command", sql],
+        text=True, capture_output=True, check=True, timeout=60,
+        env={**os.environ, **bench.server.endpoint.env(database or bench.clone)},
+    )  # fmt: skip
+    return done.stdout.strip()
+
+
+FLOATS = "(id int PRIMARY KEY, f float8, b bytea, fs float8[], v text, at timestamptz)"
+FLOATS_ROWS = """\
+SELECT n, n / 3.0, decode('00ff', 'hex'), ARRAY[n / 3.0], 'row' || n, '2026-01-01 23:30+00'
+  FROM generate_series(1, 50) AS n"""
+COMPUTED = {
+    "a number's text": "ADD g text GENERATED ALWAYS AS (f::text) STORED",
+    "its first letters": "ADD g text GENERATED ALWAYS AS (left(f::text, 30)) STORED",
+    "as varchar": "ADD g varchar(40) GENERATED ALWAYS AS (f::varchar(40)) STORED",
+    "of an array": "ADD g text[] GENERATED ALWAYS AS (fs::text[]) STORED",
+    "of bytes": "ADD g text GENERATED ALWAYS AS (b::text) STORED",
+    "and back": "ADD g numeric GENERATED ALWAYS AS (f::text::numeric) STORED",
+    "an age": "ADD g interval GENERATED ALWAYS AS (age(at, '2025-02-28 23:30+00')) STORED",
+    "a quoted name": "ADD g text GENERATED ALWAYS AS (quote_ident(v)) STORED",
+    "unique": "ADD EXCLUDE ((f::text) WITH =)",
+}
+"""What a table may hold that is computed from its columns and from settings."""
+INDEXES = {
+    "an index": "((f::text))",
+    "an index's predicate": "(id) WHERE f::text LIKE '%.3333'",
+}
+HOSTILE = (
+    "SET extra_float_digits = -6",
+    "SET bytea_output = escape",
+    "SET TimeZone = 'Asia/Tokyo'",
+    "SET quote_all_identifiers = on",
+)
+
+
+def computed_tables() -> str:
+    """Return the SQL of a table of each kind."""
+    made = ["CREATE SCHEMA m"]
+    for number in range(len(COMPUTED) + len(INDEXES)):
+        made += [f"CREATE TABLE m.t{number} {FLOATS}", f"INSERT INTO m.t{number} {FLOATS_ROWS}"]
+    made += [f"ALTER TABLE m.t{n} {words}" for n, words in enumerate(COMPUTED.values())]
+    made += [f"CREATE INDEX ON m.t{len(COMPUTED) + n} {w}" for n, w in enumerate(INDEXES.values())]
+    return ";\n".join([*made, ""])
+
+
+@pytest.mark.parametrize("where", ["of the database", "of the seed"])
+async def test_what_was_computed_under_other_settings_stays_what_it_was(
+    any_server: EmbeddedServer, where: str
+) -> None:
+    settings = [of_database(words) if where == "of the database" else words for words in HOSTILE]
+    files = [";\n".join([*settings, ""]), computed_tables()]
+    if where == "of the seed":
+        files = ["".join(files)]
+    async with open_bench(any_server, *files) as bench:
+        for number, name in enumerate([*COMPUTED, *INDEXES]):
+            assert not await bench.lease(f"DELETE FROM m.t{number} WHERE id = 7"), name
+            assert "computed under settings" in bench.why, name
+            assert await bench.look() == bench.pristine, name
+
+
+async def test_expressions_that_no_setting_changes_are_computed_again(
+    any_server: EmbeddedServer,
+) -> None:
+    schema = """\
+CREATE SCHEMA m;
+CREATE TABLE m.t (id int PRIMARY KEY, data jsonb, v varchar(9),
+    x int GENERATED ALWAYS AS ((data->>'x')::int) STORED,
+    n text GENERATED ALWAYS AS (id::text || '!') STORED,
+    w text GENERATED ALWAYS AS (upper(v)) STORED);
+INSERT INTO m.t (id, data, v) SELECT n, jsonb_build_object('x', n::text), n
+    FROM generate_series(1, 50) AS n;
+CREATE INDEX ON m.t ((data->>'x')) WHERE (data->>'x')::numeric > 3;
+CREATE INDEX ON m.t (((v)::int));
+"""
+    async with open_bench(any_server, schema) as bench:
+        assert await bench.lease("DELETE FROM m.t WHERE id = 7"), bench.why
+        assert await bench.look() == bench.pristine
+        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+
+
+VALUES = """\
+CREATE SCHEMA m;
+CREATE TABLE m.t (id int PRIMARY KEY, a text[], f float8, b bytea, i interval, d timestamptz,
+    s text, CHECK (s = NULL IS NULL));
+INSERT INTO m.t VALUES (1, ARRAY['a', NULL], 0.1, '\\x00ff5c', '-1 mon +1 day', '2026-01-01',
+    'a\\b');
+CREATE TABLE m.parted (id int, a text[]) PARTITION BY RANGE (id);
+CREATE TABLE m.part PARTITION OF m.parted FOR VALUES FROM (0) TO (9);
+INSERT INTO m.parted VALUES (1, '{NULL}');
+CREATE TABLE m.copied (id int, r int4range, a text[]);
+INSERT INTO m.copied VALUES (1, '[1,5)', ARRAY[NULL, 'NULL']);
+CREATE SEQUENCE m.s;
+GRANT USAGE ON SCHEMA m TO PUBLIC;
+GRANT ALL ON ALL TABLES IN SCHEMA m TO PUBLIC;
+GRANT ALL ON ALL SEQUENCES IN SCHEMA m TO PUBLIC;
+"""
+VALUES_CHANGED = """\
+SET default_transaction_read_only = off;
+DELETE FROM m.t; DELETE FROM m.part; UPDATE m.copied SET id = 2; SELECT nextval('m.s')
+"""
+SETTINGS = {
+    "values": [
+        "array_nulls = off", "xmloption = document", "xmlbinary = hex", "bytea_output = escape",
+        "extra_float_digits = -9", "DateStyle = 'SQL, DMY'", "IntervalStyle = iso_8601",
+        "TimeZone = 'Asia/Tokyo'", "timezone_abbreviations = 'India'",
+    ],
+    "statements": [
+        "standard_conforming_strings = off", "backslash_quote = off", "transform_null_equals = on",
+        "quote_all_identifiers = on", "search_path = m, public", "escape_string_warning = on",
+        "client_min_messages = debug5", "client_encoding = SQL_ASCII",
+    ],
+    "transactions": [
+        "default_transaction_read_only = on", "default_transaction_deferrable = on",
+        "default_transaction_isolation = serializable", "synchronous_commit = off",
+        "exit_on_error = on", "lock_timeout = 1", "track_counts = off",
+        "idle_in_transaction_session_timeout = 1", "idle_session_timeout = 1000",
+    ],
+    "plans": [
+        "enable_tidscan = off", "enable_seqscan = off", "constraint_exclusion = on",
+        "row_security = on", "session_replication_role = origin", "jit_above_cost = 0",
+        "default_toast_compression = pglz", "work_mem = 64",
+        "plan_cache_mode = force_generic_plan", "gin_fuzzy_search_limit = 1",
+    ],
+    "a role": ["role = pg_read_all_data"],
+}  # fmt: skip
+"""By what they decide, what a database may have set."""
+SINCE = {17: ["transaction_timeout = '20s'"], 18: ["vacuum_truncate = off"]}
+
+
+@pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
+async def test_what_a_database_has_set_changes_nothing(
+    any_server: EmbeddedServer, settings: list[str]
+) -> None:
+    set_all = "\n".join(of_database(f"SET {words}") for words in settings)
+    async with open_bench(any_server, f"{VALUES}\n{set_all}") as bench:
+        for _ in range(3):
+            assert await bench.lease(VALUES_CHANGED, verify_every=1), bench.why
+            assert await bench.look() == bench.pristine
+
+
+async def test_what_only_newer_versions_can_set_changes_nothing(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, VALUES) as bench:
+        major = bench.shop.capabilities.major
+    known = [words for since, all_ in SINCE.items() if major >= since for words in all_]
+    set_all = "\n".join(of_database(f"SET {words}") for words in known)
+    async with open_bench(any_server, f"{VALUES}\n{set_all}") as bench:
+        assert await bench.lease(VALUES_CHANGED), bench.why
+        assert await bench.look() == bench.pristine
+
+
+async def test_triggers_on_login_take_no_part(any_server: EmbeddedServer) -> None:
+    schema = f"""{VALUES}
+CREATE FUNCTION m.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN IF current_setting('session_replication_role') = 'replica' THEN
+        RAISE 'no rewinding today'; END IF; END $$;
+CREATE EVENT TRIGGER refuse ON login EXECUTE FUNCTION m.refuse();
+ALTER EVENT TRIGGER refuse ENABLE ALWAYS;
+"""
+    async with open_bench(any_server, VALUES) as bench:
+        if bench.shop.capabilities.major < LOGIN_MAJOR:
+            pytest.skip("no triggers on login")
+    async with open_bench(any_server, schema) as bench:
+        assert await bench.lease(VALUES_CHANGED), bench.why
+        assert await bench.look() == bench.pristine
