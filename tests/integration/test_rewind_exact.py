@@ -199,3 +199,109 @@ ALTER EVENT TRIGGER refuse ENABLE ALWAYS;
     async with open_bench(any_server, schema) as bench:
         assert await bench.lease(VALUES_CHANGED), bench.why
         assert await bench.look() == bench.pristine
+
+
+ATTACKED = """\
+DO $$ BEGIN CREATE ROLE app NOSUPERUSER; EXCEPTION WHEN duplicate_object THEN NULL; END $$;
+ALTER ROLE app NOSUPERUSER;
+CREATE SCHEMA m AUTHORIZATION app;
+SET SESSION AUTHORIZATION app;
+CREATE FUNCTION m.climb() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+    IF (SELECT rolsuper FROM pg_roles WHERE rolname = current_user) THEN
+        EXECUTE 'ALTER ROLE app SUPERUSER';
+    END IF; END $$;
+CREATE FUNCTION m.rise(int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+    'BEGIN PERFORM m.climb(); RETURN $1; END';
+CREATE FUNCTION m.rises(int, int) RETURNS bool LANGUAGE sql AS 'SELECT m.rise($1) IS NOT NULL';
+CREATE DOMAIN m.rising AS int CHECK (m.rise(VALUE) IS NOT NULL);
+"""
+ATTACKS = {
+    "check": "CREATE TABLE m.t (id int, CHECK (m.rise(id) > 0))",
+    "domain": "CREATE TABLE m.t (id int, d m.rising DEFAULT 1)",
+    "domain over a domain": "CREATE DOMAIN m.more AS m.rising;"
+    " CREATE TABLE m.t (id int, d m.more DEFAULT 1)",
+    "array of a domain": "CREATE TABLE m.t (id int, d m.rising[] DEFAULT '{1}')",
+    "composite": "CREATE TYPE m.c AS (a int, b m.rising);"
+    " CREATE TABLE m.t (id int, c m.c DEFAULT ROW(1, 1))",
+    "range": "CREATE TYPE m.r AS RANGE (SUBTYPE = m.rising);"
+    " CREATE TABLE m.t (id int, r m.r DEFAULT '[1,2]')",
+    "multirange": "CREATE TYPE m.r AS RANGE (SUBTYPE = m.rising, MULTIRANGE_TYPE_NAME = m.rs);"
+    " CREATE TABLE m.t (id int, r m.rs DEFAULT '{[1,2]}')",
+    "index": "CREATE TABLE m.t (id int); CREATE INDEX ON m.t (m.rise(id))",
+    "predicate": "CREATE TABLE m.t (id int); CREATE INDEX ON m.t (id) WHERE m.rise(1) > 0",
+    "stored": "CREATE TABLE m.t (id int, g int GENERATED ALWAYS AS (m.rise(id)) STORED)",
+    "operator": "CREATE OPERATOR m.<^> (LEFTARG = int, RIGHTARG = int, FUNCTION = m.rises);"
+    " CREATE TABLE m.t (id int, CHECK (id OPERATOR(m.<^>) 1))",
+    "partition": "CREATE TABLE m.p (id int) PARTITION BY RANGE (m.rise(id));"
+    " CREATE TABLE m.t PARTITION OF m.p FOR VALUES FROM (0) TO (99)",
+    "partition of a partition": "CREATE TABLE m.p (id int) PARTITION BY RANGE (m.rise(id));"
+    " CREATE TABLE m.q PARTITION OF m.p FOR VALUES FROM (0) TO (99) PARTITION BY LIST (id);"
+    " CREATE TABLE m.t PARTITION OF m.q DEFAULT",
+    "operator class": "RESET SESSION AUTHORIZATION;"
+    " CREATE FUNCTION m.below(int, int) RETURNS bool LANGUAGE plpgsql IMMUTABLE AS"
+    " 'BEGIN PERFORM m.rise(1); RETURN $1 < $2; END'; ALTER FUNCTION m.below OWNER TO app;"
+    " CREATE FUNCTION m.order(int, int) RETURNS int LANGUAGE plpgsql IMMUTABLE AS"
+    " 'BEGIN PERFORM m.rise(1); RETURN btint4cmp($1, $2); END';"
+    " ALTER FUNCTION m.order OWNER TO app;"
+    " CREATE OPERATOR m.<< (LEFTARG = int, RIGHTARG = int, FUNCTION = m.below);"
+    " CREATE OPERATOR CLASS m.ops FOR TYPE int USING btree AS OPERATOR 1 m.<<,"
+    " OPERATOR 3 pg_catalog.=, FUNCTION 1 m.order(int, int);"
+    " CREATE TABLE m.t (id int); CREATE INDEX ON m.t (id m.ops); ALTER TABLE m.t OWNER TO app",
+}
+"""What an owner without a superuser's rights may make run when a row is written or planned."""
+
+
+def see_that_app_has_not_risen(bench: Bench) -> None:
+    assert ask(bench, "SELECT rolsuper FROM pg_roles WHERE rolname = 'app'") == "f"
+
+
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+async def test_nobody_takes_our_rights_by_a_function_of_his(
+    any_server: EmbeddedServer, attack: str
+) -> None:
+    fill = "INSERT INTO m.t (id) SELECT generate_series(1, 20); CREATE TABLE m.free (id int)"
+    schema = f"{ATTACKED}{attack};\nSET SESSION AUTHORIZATION app;\n{fill};\n"
+    async with open_bench(any_server, schema) as bench:
+        ask(bench, "ALTER ROLE app NOSUPERUSER")  # whatever the oracle did
+        bench.rewinder.built(bench.generation.database)
+        await bench.renew()
+        see_that_app_has_not_risen(bench)
+        for script in ("INSERT INTO m.free VALUES (1)", "DELETE FROM m.t WHERE id = 7"):
+            rewound = await bench.lease(f"SET SESSION AUTHORIZATION app; {script}", verify_every=1)
+            assert rewound == ("free" in script), bench.why
+            see_that_app_has_not_risen(bench)
+        assert "functions of app's run" in bench.why
+        pristine = ask(bench, "SELECT count(*) FROM m.t")
+        ask(bench, "ALTER ROLE app NOSUPERUSER")
+        assert pristine == "20"
+
+
+@pytest.mark.parametrize("seen", ["view", "table"])
+async def test_nobody_takes_our_rights_in_the_place_of_a_sequence(
+    any_server: EmbeddedServer, seen: str
+) -> None:
+    rise = "SELECT m.rise(1)::bigint AS last_value, true AS is_called"
+    script = f"DROP SEQUENCE m.s; CREATE VIEW m.s AS {rise}"
+    if seen == "table":
+        script = "DROP SEQUENCE m.s; CREATE TABLE m.s (last_value bigint, is_called bool);"
+        script += "CREATE INDEX ON m.s (last_value) WHERE m.rise(1) > 0"
+    async with open_bench(any_server, f"{ATTACKED}CREATE SEQUENCE m.s;") as bench:
+        ask(bench, "ALTER ROLE app NOSUPERUSER")
+        for _ in range(2):
+            assert not await bench.lease(f"SET SESSION AUTHORIZATION app; {script}")
+            see_that_app_has_not_risen(bench)
+
+
+async def test_functions_of_superusers_stand_in_nobodys_way(any_server: EmbeddedServer) -> None:
+    schema = f"""{ATTACKED}RESET SESSION AUTHORIZATION;
+ALTER FUNCTION m.rise(int) OWNER TO CURRENT_USER;
+CREATE EXTENSION citext SCHEMA m;
+CREATE FUNCTION m.other() RETURNS int LANGUAGE sql AS 'SELECT 1';
+ALTER FUNCTION m.other() OWNER TO app;
+CREATE TABLE m.u (id int, word m.citext UNIQUE, CHECK (word <> 'x'::m.citext));
+ALTER TABLE m.u OWNER TO app;
+INSERT INTO m.u VALUES (1, 'One'), (2, 'Two');
+"""
+    async with open_bench(any_server, schema) as bench:
+        assert await bench.lease("SET SESSION AUTHORIZATION app; DELETE FROM m.u"), bench.why
+        assert await bench.look() == bench.pristine
