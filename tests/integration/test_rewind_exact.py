@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from clonepool.postgres.gateway import Session
 from support.health import ailments
 from support.rewinding import Bench, open_bench
 
@@ -305,3 +306,114 @@ INSERT INTO m.u VALUES (1, 'One'), (2, 'Two');
     async with open_bench(any_server, schema) as bench:
         assert await bench.lease("SET SESSION AUTHORIZATION app; DELETE FROM m.u"), bench.why
         assert await bench.look() == bench.pristine
+
+
+STATISTICS = """\
+CREATE SCHEMA m;
+CREATE TABLE m.t (id int PRIMARY KEY, v text, long text);
+INSERT INTO m.t SELECT n, 'row ' || n % 7, NULL FROM generate_series(1, 1500) AS n;
+CREATE TABLE m.large (id int PRIMARY KEY, v text);
+INSERT INTO m.large SELECT n, repeat(md5(n::text), 10) FROM generate_series(1, 6000) AS n;
+CREATE TABLE m.small (id int PRIMARY KEY, v text);
+INSERT INTO m.small SELECT n, 'v' FROM generate_series(1, 40) AS n;
+CREATE TABLE m.long (id int, v text);
+INSERT INTO m.long SELECT n, string_agg(md5((n * i)::text), '')
+    FROM generate_series(1, 5) AS n, generate_series(1, 200) AS i GROUP BY n;
+CREATE TABLE m.empty (id int PRIMARY KEY);
+CREATE TABLE m.bare (id int PRIMARY KEY) PARTITION BY RANGE (id);
+CREATE TABLE m.parted (id int PRIMARY KEY, v int) PARTITION BY RANGE (id);
+CREATE TABLE m.part PARTITION OF m.parted FOR VALUES FROM (0) TO (99);
+INSERT INTO m.parted SELECT n, n % 3 FROM generate_series(1, 90) AS n;
+CREATE STATISTICS m.more ON (id % 5), (id % 3) FROM m.t;
+CREATE MATERIALIZED VIEW m.seen AS SELECT id FROM m.t;
+"""
+KEEPS_STATISTICS = {
+    "analyzed as it was": "ANALYZE m.t, m.small, m.parted, m.long, m.large, m.seen",
+    "emptied": "TRUNCATE m.t, m.large, m.small",
+    "emptied and vacuumed": "TRUNCATE m.t; VACUUM m.t",
+    "deleted and vacuumed": "DELETE FROM m.t; DELETE FROM m.small; VACUUM m.t, m.small",
+    "filled and vacuumed": "INSERT INTO m.small SELECT n FROM generate_series(100, 9000) AS n;"
+    " INSERT INTO m.empty SELECT generate_series(1, 5000); VACUUM m.small, m.empty",
+    "filled": "INSERT INTO m.small SELECT n FROM generate_series(100, 9000) AS n;"
+    " INSERT INTO m.empty SELECT generate_series(1, 5000)",
+    "all rows changed": "UPDATE m.small SET v = 'other'; UPDATE m.part SET v = 5",
+    "all rows gone": "DELETE FROM m.small; DELETE FROM m.part",
+    "large vacuumed": "DELETE FROM m.large WHERE id < 50; VACUUM m.large",
+    "apart": "UPDATE m.long SET v = v || 'x'; VACUUM m.long",
+    "indexes only": "INSERT INTO m.part VALUES (95); DELETE FROM m.part WHERE id = 95;"
+    " VACUUM (INDEX_CLEANUP ON) m.part",
+    "temporary": "CREATE TEMP TABLE x AS SELECT n FROM generate_series(1, 50) AS n; ANALYZE x",
+    "frozen": "VACUUM (FREEZE) m.t, m.small, m.part",
+    "nobody's rows": "VACUUM m.t, m.bare; ANALYZE m.bare, m.empty",
+    "numbers written": "UPDATE pg_class SET reltuples = 1e6, relpages = 9 WHERE relname = 't'",
+    "uncounted": "SET track_counts = off; DELETE FROM m.part WHERE id < 50; VACUUM m.part",
+}
+CHANGES_STATISTICS = {
+    "with another target": "SET default_statistics_target = 2; ANALYZE m.t",
+    "of other rows": "UPDATE m.t SET v = 'same'; ANALYZE m.t",
+    "of a partitioned table": "DELETE FROM m.parted WHERE v = 1; ANALYZE m.parted",
+    "in part": "UPDATE m.t SET v = 'same'; ANALYZE m.t (v)",
+    "extended": "DELETE FROM m.t WHERE id % 5 = 0; ANALYZE m.t",
+    "removed": "DELETE FROM pg_statistic WHERE starelid = 'm.t'::regclass",
+}
+CLEARED_MAJOR = 18
+CLEARED = {
+    "cleared": "SELECT pg_clear_attribute_stats('m', 't', 'v', false)",
+    "restored": "SELECT pg_restore_attribute_stats('schemaname', 'm', 'relname', 't', 'attname',"
+    " 'v', 'inherited', false, 'null_frac', 0.9::real)",
+}
+CLEARED_RELATION = {
+    "numbers cleared": "SELECT pg_clear_relation_stats('m', 't')",
+    "numbers restored": "SELECT pg_restore_relation_stats('schemaname', 'm', 'relname', 't',"
+    " 'relpages', 77, 'reltuples', 5e5::real, 'relallvisible', 3)",
+}
+
+
+def rows_expected(bench: Bench) -> list[str]:
+    """Return how many rows the planner expects in each table."""
+    tables = ("m.t", "m.large", "m.small", "m.part", "m.empty", "m.long")
+    plans = [ask(bench, f"EXPLAIN SELECT FROM {table}") for table in tables]
+    return [plan.partition("rows=")[2].split()[0] for plan in plans]
+
+
+async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> None:
+    async with open_bench(any_server, STATISTICS) as bench:
+        major = bench.shop.capabilities.major
+        expected = [int(rows) for rows in rows_expected(bench)]
+        for name, script in (
+            KEEPS_STATISTICS | (CLEARED_RELATION if major >= CLEARED_MAJOR else {})
+        ).items():
+            for _ in range(2):
+                assert await bench.lease(script, verify_every=1), f"{name}: {bench.why}"
+                assert await bench.look() == bench.pristine, name
+                for was, found in zip(expected, map(int, rows_expected(bench)), strict=True):
+                    assert was // 2 <= found <= was * 2, f"{name}: {was} rows, {found} expected"
+        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+
+
+async def test_a_clone_with_other_statistics_is_recreated(any_server: EmbeddedServer) -> None:
+    async with open_bench(any_server, STATISTICS) as bench:
+        major = bench.shop.capabilities.major
+        for name, script in (
+            CHANGES_STATISTICS | (CLEARED if major >= CLEARED_MAJOR else {})
+        ).items():
+            assert not await bench.lease(script), f"{name} was rewound"
+            assert "catalog" in bench.why, f"{name}: {bench.why}"
+            assert await bench.look() == bench.pristine, name
+
+
+async def test_where_nobody_vacuumed_nothing_is_asked_of_statistics(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    real = Session.rows
+
+    async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
+        asked.append(sql)
+        return await real(self, sql, *arguments, **more)
+
+    async with open_bench(any_server, STATISTICS) as bench:
+        monkeypatch.setattr(Session, "rows", rows)
+        for _ in range(3):
+            assert await bench.lease("DELETE FROM m.small WHERE id = 3; UPDATE m.part SET v = 9")
+    assert not any("UPDATE pg_catalog.pg_class" in sql for sql in asked)
