@@ -59,12 +59,16 @@ class Estimates(msgspec.Struct, frozen=True):
     visible: list[int]
     frozen: list[int]
 
-    async def differ(self, session: Session, major: int) -> list[str]:
-        """Return the names of relations of which the planner believes something else."""
-        columns, wanted = _compared(major)
+    async def differ(self, session: Session) -> list[str]:
+        """Return the names of relations of which the planner believes something else.
+
+        Of one that has grown it may go on believing what it did until VACUUM has looked.
+        """
         rows = await session.rows(
             f"SELECT c.oid::regclass::text AS name FROM pg_catalog.pg_class AS c, {_COMPARED}"
-            f" AND ROW({columns}) IS DISTINCT FROM ROW({wanted})",
+            " AND (reltuples <> tuples"
+            " OR relpages NOT BETWEEN SYMMETRIC pages_then AND pages"
+            " OR relallvisible NOT BETWEEN SYMMETRIC visible_then AND visible)",
             *self._arguments,
         )
         return [row["name"] for row in rows]

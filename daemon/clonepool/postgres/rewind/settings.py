@@ -2,8 +2,8 @@
 
 A database may have others (ALTER DATABASE ... SET). Named here is what decides how values are read
 and written, how our statements are read, with whose rights they run, whether they may write, whose
-code takes part, and when the server gives up. Some settings are unknown to older versions, which
-refuse a connection that names them.
+code takes part, whether rows are read from the table itself, and when the server gives up. Some
+settings are unknown to older versions, which refuse a connection that names them.
 """
 
 from __future__ import annotations
@@ -25,6 +25,9 @@ _ALWAYS = {
     "track_counts": "on",
     "vacuum_cost_delay": "0",
     "constraint_exclusion": "partition",
+    "enable_seqscan": "on",
+    "enable_indexonlyscan": "off",
+    "enable_tidscan": "on",
     "TimeZone": "UTC",
     "timezone_abbreviations": "Default",
     "DateStyle": "ISO, MDY",

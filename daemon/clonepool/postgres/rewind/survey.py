@@ -42,6 +42,10 @@ RAW_PAGE = "pg_catalog.clonepool_raw_page"
 """The function of contrib's pageinspect, likewise."""
 PAGES = "pg_catalog.clonepool_pages"
 """The function of contrib's pgstattuple, likewise: a third of what pg_relation_size costs."""
+CHECK_BTREE = "pg_catalog.clonepool_bt_index_check"
+"""The function of contrib's amcheck that says whether an index has all rows of its table."""
+CHECK_GIN = "pg_catalog.clonepool_gin_index_check"
+"""Another of that, which PostgreSQL 18 has: whether an index is consistent in itself."""
 
 CREATE_MAP_SUMMARY = f"""\
 CREATE OR REPLACE FUNCTION {MAP_SUMMARY}(
@@ -56,10 +60,20 @@ CREATE_PAGES = f"""\
 CREATE OR REPLACE FUNCTION {PAGES}(regclass)
 RETURNS bigint LANGUAGE c STRICT AS '$libdir/pgstattuple', 'pg_relpagesbyid_v1_5'
 """
+CREATE_CHECK_BTREE = f"""\
+CREATE OR REPLACE FUNCTION {CHECK_BTREE}(regclass, boolean)
+RETURNS void LANGUAGE c STRICT AS '$libdir/amcheck', 'bt_index_check'
+"""
+CREATE_CHECK_GIN = f"""\
+CREATE OR REPLACE FUNCTION {CHECK_GIN}(regclass)
+RETURNS void LANGUAGE c STRICT AS '$libdir/amcheck', 'gin_index_check'
+"""
 MOST_SUMMED_PAGES = 2048
 """In the maps of larger tables bits are counted a page of the map at a time: there the function of
 pg_visibility, which asks for page after page of the table, would take most of a rewind."""
-CREATE_FUNCTIONS = (CREATE_MAP_SUMMARY, CREATE_RAW_PAGE, CREATE_PAGES)
+CREATE_FUNCTIONS = (
+    CREATE_MAP_SUMMARY, CREATE_RAW_PAGE, CREATE_PAGES, CREATE_CHECK_BTREE, CREATE_CHECK_GIN,
+)  # fmt: skip
 
 ALL_FROZEN_MAJOR = 18
 """From this version on pg_class says how many pages are all-frozen."""
