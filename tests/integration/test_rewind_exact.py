@@ -417,3 +417,37 @@ async def test_where_nobody_vacuumed_nothing_is_asked_of_statistics(
         for _ in range(3):
             assert await bench.lease("DELETE FROM m.small WHERE id = 3; UPDATE m.part SET v = 9")
     assert not any("UPDATE pg_catalog.pg_class" in sql for sql in asked)
+
+
+async def test_tables_of_another_access_method_are_not_touched(any_server: EmbeddedServer) -> None:
+    schema = """\
+CREATE SCHEMA m;
+CREATE ACCESS METHOD heap2 TYPE TABLE HANDLER heap_tableam_handler;
+CREATE TABLE m.t (id int PRIMARY KEY) USING heap2;
+INSERT INTO m.t SELECT generate_series(1, 50);
+CREATE TABLE m.u (id int);
+"""
+    async with open_bench(any_server, schema) as bench:
+        assert await bench.lease("INSERT INTO m.u VALUES (1)", verify_every=1), bench.why
+        assert not await bench.lease("DELETE FROM m.t WHERE id = 3")
+        assert "access method heap2" in bench.why
+        assert await bench.look() == bench.pristine
+
+
+async def test_clones_with_rows_elsewhere_are_told_from_others(any_server: EmbeddedServer) -> None:
+    async with open_bench(any_server, STATISTICS) as bench:
+        assert not bench.rewinder.has_moved_rows("nobody's")
+        for script, moved in (
+            ("SELECT FROM m.large", False),
+            ("DELETE FROM m.small WHERE id < 9", False),
+            ("INSERT INTO m.large VALUES (9000)", False),
+            ("SELECT FROM m.large WHERE id = 9 FOR UPDATE", False),
+            ("DELETE FROM m.large WHERE id = 9", True),
+            ("SELECT FROM m.large", True),
+        ):
+            assert await bench.lease(script), bench.why
+            assert bench.rewinder.has_moved_rows(bench.clone) == moved, script
+        await bench.renew()
+        assert not bench.rewinder.has_moved_rows(bench.clone)
+        assert await bench.lease("TRUNCATE m.large"), bench.why
+        assert bench.rewinder.has_moved_rows(bench.clone)

@@ -43,6 +43,8 @@ OBSTACLES = {
     "rule always",
     "stored by a function",
     "stored by the time zone",
+    "stored by settings",
+    "indexed by settings",
     "check not valid",
     "domain not valid",
     "publication",
@@ -52,8 +54,9 @@ OBSTACLES = {
 
 A table that is published may refuse every DELETE, for want of a replica identity.
 """
-LEGITIMATE = ("cannot be copied", "and it is too large")
-"""Why changed rows alone may mean that a clone is recreated; too large are only unlogged tables."""
+LEGITIMATE = ("cannot be copied", "and it is too large", "the catalog was changed: pg_statistic")
+"""Why changed rows alone may mean that a clone is recreated; too large are only unlogged tables,
+and ANALYZE finds other statistics of other rows."""
 
 
 class Round(NamedTuple):
