@@ -71,9 +71,8 @@ RETURNS void LANGUAGE c STRICT AS '$libdir/amcheck', 'gin_index_check'
 MOST_SUMMED_PAGES = 2048
 """In the maps of larger tables bits are counted a page of the map at a time: there the function of
 pg_visibility, which asks for page after page of the table, would take most of a rewind."""
-CREATE_FUNCTIONS = (
-    CREATE_MAP_SUMMARY, CREATE_RAW_PAGE, CREATE_PAGES, CREATE_CHECK_BTREE, CREATE_CHECK_GIN,
-)  # fmt: skip
+_CREATE_FUNCTIONS = (CREATE_MAP_SUMMARY, CREATE_RAW_PAGE, CREATE_PAGES, CREATE_CHECK_BTREE)
+_SINCE_GIN_MAJOR = 18
 
 ALL_FROZEN_MAJOR = 18
 """From this version on pg_class says how many pages are all-frozen."""
@@ -115,6 +114,13 @@ SELECT concat_ws(';', oid, CASE WHEN relkind = 'S' THEN ({_SEQUENCE}) ELSE
           FROM pg_catalog.pg_class
          WHERE relkind IN ('r', 'm', 't', 'S') AND NOT relisshared) AS relation
 """
+
+
+def create_functions(major: int) -> tuple[str, ...]:
+    """Return the statements that give a database the functions above, as far as there are any."""
+    if major >= _SINCE_GIN_MAJOR:
+        return (*_CREATE_FUNCTIONS, CREATE_CHECK_GIN)
+    return _CREATE_FUNCTIONS
 
 
 class Survey(NamedTuple):
