@@ -92,6 +92,7 @@ async def test_what_was_computed_under_other_settings_stays_what_it_was(
             assert not await bench.lease(f"DELETE FROM m.t{number} WHERE id = 7"), name
             assert "computed under settings" in bench.why, name
             assert await bench.look() == bench.pristine, name
+        assert await bench.lease("SELECT", verify_every=1)
 
 
 async def test_expressions_that_no_setting_changes_are_computed_again(

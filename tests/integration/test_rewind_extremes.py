@@ -108,8 +108,8 @@ def old_server(major: int, steps: list[int]) -> Iterator[EmbeddedServer]:
             for number in steps:
                 advance(server, state, binary, number)
             yield server
-            anyio.run(server.stop)
         finally:
+            anyio.run(server.stop)
             anyio.run(discard, state)
 
 

@@ -246,7 +246,7 @@ COPY (SELECT 'statistics', starelid::regclass, s.* FROM pg_statistic AS s) TO ST
 COPY (SELECT 'statistics', stxoid, d.* FROM pg_statistic_ext_data AS d) TO STDOUT;
 COPY (SELECT 'estimate', oid::regclass, reltuples, relpages = pages,
              relallvisible = relpages
-        FROM (SELECT *, CASE WHEN relkind IN ('r', 't', 'm', 'i') AND pg_relation_size(oid) / 8192
+        FROM (SELECT *, CASE WHEN relkind IN ('r', 'm', 'i') AND pg_relation_size(oid) / 8192
                              NOT BETWEEN relpages AND relpages + greatest(2, relpages)
                              THEN pg_relation_size(oid) / 8192 ELSE relpages END AS pages
                 FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 't', 'm', 'i', 'p', 'I')) AS c
