@@ -1,8 +1,7 @@
 """Whether a database is sound below its rows, by PostgreSQL's own checkers in contrib.
 
 Rows may read right from a table whose indexes miss them, or whose visibility map lies. An index
-whose name ends in `_by_settings` was made under others than ours: it is not compared with its
-table.
+on a column called `by_settings` was made under others than ours: it is not compared with its table.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ SELECT format('SELECT %L, * FROM pg_temp.check_heap(%s, false, true, ''none'', N
   FROM pg_class WHERE relkind IN ('r', 'm', 't') AND oid >= 16384
 \gexec
 SELECT format('SELECT WHERE pg_temp.check_index(%s, %L) IS NULL', i.oid,
-              i.relname !~ '_by_settings$')
+              pg_get_indexdef(i.oid) !~ 'by_settings')
   FROM pg_class AS i JOIN pg_index ON indexrelid = i.oid
  WHERE i.relkind = 'i' AND relam = 403 AND indisvalid AND indrelid >= 16384
 \gexec

@@ -73,7 +73,7 @@ TRAITS = {
     "stored by a function": "ALTER TABLE {t} ADD h int GENERATED ALWAYS AS (m.twice(id)) STORED",
     "stored by the time zone": "SET TimeZone = 'Asia/Tokyo'; ALTER TABLE {t} ADD at timestamptz DEFAULT '2026-01-01 23:30+00', ADD day date GENERATED ALWAYS AS (m.day(at)) STORED; RESET TimeZone",
     "stored by settings": "SET extra_float_digits = -6; ALTER TABLE {t} ADD part float8 DEFAULT 0.123456789, ADD said_part text GENERATED ALWAYS AS (part::text) STORED; RESET extra_float_digits",
-    "indexed by settings": "ALTER TABLE {t} ADD bytes bytea DEFAULT '\\x00ff'; SET bytea_output = escape; CREATE INDEX {s}_by_settings ON {t} ((bytes::text)); RESET bytea_output",
+    "indexed by settings": "ALTER TABLE {t} ADD by_settings bytea DEFAULT '\\x00ff'; SET bytea_output = escape; CREATE INDEX ON {t} ((by_settings::text)); RESET bytea_output",
     "virtual": "ALTER TABLE {t} ADD w int GENERATED ALWAYS AS (id * 2) VIRTUAL",
     "trigger": "CREATE TRIGGER x AFTER INSERT OR UPDATE OR DELETE ON {t} FOR EACH ROW EXECUTE FUNCTION m.note()",
     "trigger for truncation": "CREATE TRIGGER xt AFTER TRUNCATE ON {t} EXECUTE FUNCTION m.note()",
