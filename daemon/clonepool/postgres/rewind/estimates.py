@@ -11,7 +11,7 @@ are compared like all others.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 _MISSING, _FROZEN = "0 AS relallfrozen", "relallfrozen"
 _READ = f"""\
-SELECT oid::bigint AS oid, relpages, reltuples, relallvisible, {_MISSING}
+SELECT oid::bigint AS oid, relpages, reltuples, relallvisible, {_MISSING},
+       relkind IN ('r', 't', 'm', 'i')
+           AND relpages = pg_relation_size(oid) / {PAGE_BYTES} AS is_true
   FROM pg_catalog.pg_class
  WHERE oid >= {FIRST_USER_OID} AND relkind IN ('r', 't', 'm', 'i', 'p', 'I') ORDER BY oid
 """
 _COMPARED = f"""\
        (SELECT *, CASE WHEN visible_then = pages_then THEN pages ELSE visible_then END AS visible,
                CASE WHEN frozen_then = pages_then THEN pages ELSE frozen_then END AS frozen
-          FROM (SELECT *, CASE WHEN oid IN (SELECT oid FROM pg_catalog.pg_class
-                                             WHERE relkind IN ('r', 't', 'm', 'i'))
-                               THEN pg_relation_size(oid) / {PAGE_BYTES}
+          FROM (SELECT *, CASE WHEN true_then THEN pg_relation_size(oid) / {PAGE_BYTES}
                                ELSE pages_then END AS pages
-                  FROM unnest($1::oid[], $2::int[], $3::real[], $4::int[], $5::int[])
-                       AS was (oid, pages_then, tuples, visible_then, frozen_then)
+                  FROM unnest($1::oid[], $2::int[], $3::real[], $4::int[], $5::int[], $6::bool[])
+                       AS was (oid, pages_then, tuples, visible_then, frozen_then, true_then)
                ) AS sized) AS wanted
  WHERE c.oid = wanted.oid
 """
@@ -51,6 +51,8 @@ class Estimates(msgspec.Struct, frozen=True):
         tuples: how many rows or entries, -1 where nobody has counted.
         visible: how many pages were all-visible.
         frozen: how many were all-frozen, 0 in versions that do not say.
+        true: whether there were as many pages as that: VACUUM passes over indexes, and a parent of
+            partitions has no file.
     """
 
     oids: list[int]
@@ -58,6 +60,7 @@ class Estimates(msgspec.Struct, frozen=True):
     tuples: list[float]
     visible: list[int]
     frozen: list[int]
+    true: list[bool]
 
     async def differ(self, session: Session) -> list[str]:
         """Return the names of relations of which the planner believes something else.
@@ -87,8 +90,8 @@ class Estimates(msgspec.Struct, frozen=True):
         return bool(written)
 
     @property
-    def _arguments(self) -> tuple[list[int], list[int], list[float], list[int], list[int]]:
-        return self.oids, self.pages, self.tuples, self.visible, self.frozen
+    def _arguments(self) -> tuple[list[Any], ...]:
+        return self.oids, self.pages, self.tuples, self.visible, self.frozen, self.true
 
 
 async def read_estimates(session: Session, major: int) -> Estimates:
@@ -96,7 +99,7 @@ async def read_estimates(session: Session, major: int) -> Estimates:
     rows = await session.rows(
         _READ.replace(_MISSING, _FROZEN) if major >= ALL_FROZEN_MAJOR else _READ
     )
-    names = ("oid", "relpages", "reltuples", "relallvisible", "relallfrozen")
+    names = ("oid", "relpages", "reltuples", "relallvisible", "relallfrozen", "is_true")
     return Estimates(*([row[name] for row in rows] for name in names))
 
 
