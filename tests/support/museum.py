@@ -138,7 +138,6 @@ REWINDABLE = {
     "large uncounted": "SET track_counts = off; UPDATE m.large SET v = 'u' WHERE id = 7",
     "large uncounted again":
         "SET track_counts = off; UPDATE m.large SET v = 'v' WHERE id = 7; DELETE FROM m.large WHERE id = 2007",
-    "large analyzed": "DELETE FROM m.large WHERE id = 8; ANALYZE m.large",
     "large copied": "COPY m.large (id) FROM PROGRAM 'seq 9000 9500'",
     "large truncated": "TRUNCATE m.large CASCADE",
     "large after that": "UPDATE m.large SET v = 'z' WHERE id = 7",
@@ -167,6 +166,8 @@ NOT_REWINDABLE = {
     "catalog written": "SET allow_system_table_mods = on; UPDATE pg_class SET relname = 'plain2' WHERE relname = 'plain'",
     "clustered": "CLUSTER m.plain USING plain_pkey",
     "disabled trigger": "ALTER TABLE m.watched DISABLE TRIGGER say",
+    "large analyzed": "DELETE FROM m.large WHERE id = 8; ANALYZE m.large",
+    "analyzed otherwise": "SET default_statistics_target = 1; ANALYZE m.large",
     "new enum value": "ALTER TYPE m.mood ADD VALUE 'angry'",
 }  # fmt: skip
 """What it may do after which the clone is to be recreated."""
@@ -241,6 +242,15 @@ COPY (SELECT 'index', indexrelid, indisvalid, indisready, indisclustered, indisr
         FROM pg_index) TO STDOUT;
 COPY (SELECT 'trigger', oid, tgrelid::regclass, tgname, tgenabled FROM pg_trigger) TO STDOUT;
 COPY (SELECT 'constraint', oid, conname, convalidated FROM pg_constraint) TO STDOUT;
+COPY (SELECT 'statistics', starelid::regclass, s.* FROM pg_statistic AS s) TO STDOUT;
+COPY (SELECT 'statistics', stxoid, d.* FROM pg_statistic_ext_data AS d) TO STDOUT;
+COPY (SELECT 'estimate', oid::regclass, reltuples, relpages = pages,
+             relallvisible = relpages
+        FROM (SELECT *, CASE WHEN relkind IN ('r', 'm', 'i') AND pg_relation_size(oid) / 8192
+                             NOT BETWEEN relpages AND relpages + greatest(2, relpages)
+                             THEN pg_relation_size(oid) / 8192 ELSE relpages END AS pages
+                FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 't', 'm', 'i', 'p', 'I')) AS c
+     ) TO STDOUT;
 COPY (SELECT 'left behind', 'prepared', gid FROM pg_prepared_xacts
        WHERE database = current_database()) TO STDOUT;
 COPY (SELECT 'left behind', 'slot', slot_name FROM pg_replication_slots
@@ -260,7 +270,7 @@ def _run(command: list[str | Path], endpoint: Endpoint, database: str, text: str
     """Run a program of PostgreSQL's and return what it says."""
     done = subprocess.run(
         command, input=text, text=True, encoding="utf-8", capture_output=True, check=False,
-        env={**os.environ, **endpoint.env(database)}, timeout=60,
+        env={**os.environ, **endpoint.env(database), "PGOPTIONS": "-c role=none"}, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return done.stdout

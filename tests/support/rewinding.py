@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio.to_thread
+import pytest
 
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases, leftovers
@@ -12,11 +14,13 @@ from clonepool.postgres.clones import make_clone
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.rewinder import Rewinder
 from support.museum import contents, run_script
+from support.servers import Workshop, open_directory
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from clonepool.postgres.embedded.server import EmbeddedServer
     from clonepool.postgres.recipe import Generation
-    from support.servers import Workshop
 
 
 class Bench:
@@ -97,3 +101,29 @@ class Bench:
             await self.renew()
             return False
         return True
+
+
+@asynccontextmanager
+async def open_bench(server: EmbeddedServer, *schema: str) -> AsyncIterator[Bench]:
+    """Build a template of this SQL, each in a session of its own, and work on a clone of it.
+
+    Skips where nothing is rewound.
+    """
+    shop = await Workshop.open(server.endpoint, server.psql, "rewind")
+    try:
+        if not await shop.has_contrib():
+            pytest.skip("no contrib")
+        with open_directory() as directory:
+            for number, sql in enumerate(schema):
+                (directory / f"{number}.sql").write_text(sql)
+            generation = await shop.build(["*.sql"], directory, "museum", rewindable=True)
+        made = Bench(server, shop, generation)
+        try:
+            await made.renew()
+            yield made
+        finally:
+            await made.drop()
+            await made.rewinder.close()
+            await databases.drop(shop.gateway, generation.database, sealed=True)
+    finally:
+        await shop.gateway.close()

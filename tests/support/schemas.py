@@ -13,6 +13,7 @@ from support.traits import (
     KEYS,
     PARTS,
     PRELUDE,
+    SEED_SETTINGS,
     SETTINGS,
     TRAITS,
 )
@@ -104,10 +105,12 @@ def schemas(draw: st.DrawFn) -> Schema:
     made = [draw(_tables(number)) for number in range(draw(st.integers(1, 3)))]
     extras = draw(some(EXTRAS, 3))
     chosen = draw(some(SETTINGS, 2))
+    of_seed = draw(some(SEED_SETTINGS, 2))
     sql = "\n".join(
         [
             PRELUDE,
             "\\set ON_ERROR_STOP off",
+            *(f"SET {name} = {SEED_SETTINGS[name]};" for name in of_seed),
             *(table_sql for _, table_sql in made),
             *(f"{EXTRAS[name]};" for name in extras),
             *(_setting(name) for name in chosen),

@@ -102,6 +102,14 @@ class Workshop:
         await gateway.close()
         return cls(endpoint, psql, capabilities, instance, embedded=embedded)
 
+    async def has_contrib(self) -> bool:
+        """Say whether clones can be rewound on this server."""
+        async with self.gateway.control() as session:
+            found = await session.value(
+                "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_visibility'"
+            )
+        return bool(found)
+
     async def build(
         self,
         sql: list[str],

@@ -60,6 +60,13 @@ ROWS = (
     "SET track_counts = off; DELETE FROM {t} {w}; VACUUM {t};",
     "SET track_counts = off; DELETE FROM {t} {w}; VACUUM (FREEZE) {t}; RESET track_counts;",
     "SELECT pg_stat_force_next_flush();",
+    "SET default_statistics_target = 2; ANALYZE {t}; RESET default_statistics_target;",
+    "UPDATE pg_class SET reltuples = {n}, relpages = 3 WHERE oid = '{t}'::regclass;",
+    "INSERT INTO {t} (id) OVERRIDING SYSTEM VALUE SELECT n FROM generate_series(10000, 14000) AS n ON CONFLICT DO NOTHING;",
+    "INSERT INTO {t} (id) OVERRIDING SYSTEM VALUE SELECT n FROM generate_series(10000, 13000) AS n; DELETE FROM {t} WHERE id >= 10000; VACUUM {t};",
+    "SELECT pg_clear_attribute_stats('m', '{s}', 'id', false);",
+    "SELECT pg_clear_relation_stats('m', '{s}');",
+    "SELECT pg_restore_relation_stats('schemaname', 'm', 'relname', '{s}', 'relpages', 70, 'reltuples', 5e5::real);",
 )  # fmt: skip
 """After these a clone can be rewound, but for what the schema has against it."""
 

@@ -72,6 +72,8 @@ TRAITS = {
     "stored": "ALTER TABLE {t} ADD g text GENERATED ALWAYS AS (id::text || '!') STORED",
     "stored by a function": "ALTER TABLE {t} ADD h int GENERATED ALWAYS AS (m.twice(id)) STORED",
     "stored by the time zone": "SET TimeZone = 'Asia/Tokyo'; ALTER TABLE {t} ADD at timestamptz DEFAULT '2026-01-01 23:30+00', ADD day date GENERATED ALWAYS AS (m.day(at)) STORED; RESET TimeZone",
+    "stored by settings": "SET extra_float_digits = -6; ALTER TABLE {t} ADD part float8 DEFAULT 0.123456789, ADD said_part text GENERATED ALWAYS AS (part::text) STORED; RESET extra_float_digits",
+    "indexed by settings": "ALTER TABLE {t} ADD by_settings bytea DEFAULT '\\x00ff'; SET bytea_output = escape; CREATE INDEX ON {t} ((by_settings::text)); RESET bytea_output",
     "virtual": "ALTER TABLE {t} ADD w int GENERATED ALWAYS AS (id * 2) VIRTUAL",
     "trigger": "CREATE TRIGGER x AFTER INSERT OR UPDATE OR DELETE ON {t} FOR EACH ROW EXECUTE FUNCTION m.note()",
     "trigger for truncation": "CREATE TRIGGER xt AFTER TRUNCATE ON {t} EXECUTE FUNCTION m.note()",
@@ -157,5 +159,16 @@ SETTINGS = {
     "client_min_messages": "debug1",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
+    "transform_null_equals": "on",
+    "backslash_quote": "off",
+    "xmlbinary": "hex",
+    "default_statistics_target": "3",
+    "default_transaction_read_only": "on",
+    "role": "pg_read_all_data",
 }
 """What ALTER DATABASE may have set, for the rewinder's own sessions too."""
+SEED_SETTINGS = {
+    name: SETTINGS[name]
+    for name in ("extra_float_digits", "bytea_output", "TimeZone", "IntervalStyle", "array_nulls")
+}
+"""What the seed may have set for itself alone."""

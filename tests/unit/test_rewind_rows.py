@@ -35,7 +35,8 @@ def line(oid: int, place: int, row: str) -> str:
 def table(oid: int, rows: list[str]) -> Table:
     return Table(
         oid=oid, schema="s", relation=f"t{oid}", columns=["a"], obstacle="", toast=0, size=8192,
-        populated=True, paged=False, toasted=False, by_row=True,
+        populated=True,
+        readable=True, paged=False, toasted=False, by_row=True,
         rows=frozenset(line(oid, place, row) for place, row in enumerate(rows, 1)),
     )  # fmt: skip
 
@@ -85,8 +86,15 @@ def test_a_few_small_tables_stay_open_for_a_while() -> None:
     small = SmallTables()
     few = [table(oid, []) for oid in range(1, MOST_OPEN_TABLES + 1)]
     for _ in range(MOST_OPEN_REWINDS - 1):
-        assert small.leave_open(few) == []
+        assert small.leave_open(few, set()) == []
         assert list(small.open.values()) == few
-    assert small.leave_open(few) == few
+    assert small.leave_open(few, set()) == few
     assert (small.open, small.rewinds) == ({}, 0)
-    assert len(small.leave_open([*few, table(99, [])])) == MOST_OPEN_TABLES + 1
+    assert len(small.leave_open([*few, table(99, [])], set())) == MOST_OPEN_TABLES + 1
+
+
+def test_a_small_table_that_has_grown_is_vacuumed_at_once_and_no_other() -> None:
+    small = SmallTables()
+    one, grown = table(1, []), table(2, [])
+    assert small.leave_open([one, grown], {2}) == [grown]
+    assert list(small.open) == [1]

@@ -16,7 +16,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError
 from clonepool.postgres import databases, statistics
 from clonepool.postgres.clones import Contents, read_contents
-from clonepool.postgres.rewind.survey import CREATE_FUNCTIONS
+from clonepool.postgres.rewind.survey import create_functions
 from clonepool.postgres.statistics import QUIET
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.roles import Roles
 
 FREEZE_SECONDS = 600.0
+_MAJOR = "SELECT current_setting('server_version_num')::int / 10000"
 _FLUSH = (
     "SET synchronous_commit = on;"
     " SELECT pg_catalog.pg_logical_emit_message(true, 'clonepool', 'flush')"
@@ -169,7 +170,7 @@ class Generations:
         async with self._gateway.session(database) as session:
             await session.execute(QUIET)
             if rewindable:
-                for statement in CREATE_FUNCTIONS:
+                for statement in create_functions(await session.value(_MAJOR)):
                     with contextlib.suppress(StatementError):  # contrib is not installed
                         await session.execute(statement)
             await session.execute(_FLUSH)

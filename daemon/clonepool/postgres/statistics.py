@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 SESSIONS = 2
 ANALYZE_SECONDS = 600.0
-QUIET = "SET client_min_messages = error; SET default_transaction_read_only = off"
+QUIET = (
+    "SET client_min_messages = error; SET default_transaction_read_only = off;"
+    " SET exit_on_error = off"
+)
 _RELATIONS = """\
 SELECT c.oid::regclass::text AS name,
        coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(c.oid)),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 from clonepool.postgres.rewind.errors import CannotRewindError
-from clonepool.postgres.rewind.pristine import STATISTICS, read_digests
+from clonepool.postgres.rewind.pristine import read_digests
 from clonepool.postgres.rewind.survey import read_line
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ class Changes(msgspec.Struct, frozen=True):
         rolled_back: whether a transaction was rolled back, or VACUUM given up on its way.
         toasted: OIDs of tables whose values stored apart were changed.
         locked: tables of which rows were locked and nothing else.
-        analyzed: tables whose statistics are others.
+        grown: OIDs of tables that have more pages than the planner believes.
+        estimates: whether the planner believes other sizes of relations.
         catalogs: names of those that were written to, and say what they said.
         sequences: by OID, last value and whether it was called, as they are to be again.
     """
@@ -51,14 +52,15 @@ class Changes(msgspec.Struct, frozen=True):
     rolled_back: bool
     toasted: set[int]
     locked: list[Table]
-    analyzed: list[Table]
+    grown: set[int]
+    estimates: bool
     catalogs: list[str]
     sequences: dict[int, tuple[int, bool]]
 
     @property
     def nothing(self) -> bool:
         """Whether the lease only read."""
-        return not (self.tables or self.locked or self.analyzed or self.catalogs or self.sequences)
+        return not (self.tables or self.locked or self.estimates or self.catalogs or self.sequences)
 
 
 async def find_changes(
@@ -77,15 +79,11 @@ async def find_changes(
         CannotRewindError: something changed that cannot be undone, or is not understood.
     """
     was, found = _lines(before.lines - now.lines), _lines(now.lines - before.lines)
-    sequences = {
-        oid: (int(last), called == "true")
-        for oid in was.keys() & pristine.sequences.keys()
-        for last, _, called in [was.pop(oid).state.partition(",")]
-    }
-    for oid in sequences:
-        found.pop(oid, None)
     if was.keys() != found.keys():
         raise CannotRewindError("there are other relations than before")
+    sequences = {oid: was.pop(oid).value for oid in was.keys() & pristine.values.keys()}
+    for oid in sequences:
+        del found[oid]
     changed = unsettled | {oid for oid in was if _rows(was[oid]) != _rows(found[oid])}
     catalogs = {pristine.catalogs[oid] for oid in changed & pristine.catalogs.keys()}
     await _check_catalogs(session, pristine, catalogs)
@@ -99,8 +97,6 @@ async def find_changes(
     for table in tables:
         if table.obstacle:
             raise CannotRewindError(f"{table.name} was changed, and {table.obstacle}")
-    written = {pristine.catalogs.get(oid) for oid in changed & was.keys()}
-    analyzed = set() if written.isdisjoint(STATISTICS) else owners | set(was)
     return Changes(
         tables=tables,
         attempts={
@@ -111,7 +107,8 @@ async def find_changes(
         rolled_back=now.rollbacks != before.rollbacks,
         toasted={pristine.owner_of_toast[oid] for oid in changed & pristine.owner_of_toast.keys()},
         locked=[pristine.tables[oid] for oid in sorted(locked)],
-        analyzed=[pristine.tables[oid] for oid in sorted(analyzed & set(pristine.tables))],
+        grown={oid for oid, line in found.items() if line.grown},
+        estimates=now.estimates != before.estimates,
         catalogs=sorted(catalogs),
         sequences=sequences,
     )

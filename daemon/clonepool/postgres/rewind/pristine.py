@@ -14,6 +14,9 @@ import msgspec
 
 from clonepool.errors import StatementError
 from clonepool.postgres.gateway import identifier
+from clonepool.postgres.rewind.estimates import Estimates, read_estimates
+from clonepool.postgres.rewind.expressions import depends_on_settings
+from clonepool.postgres.rewind.owners import read_owners
 from clonepool.postgres.rewind.rows import TOLD_BY_TEXT, read_rows
 from clonepool.postgres.rewind.survey import FIRST_USER_OID
 
@@ -41,8 +44,6 @@ _CONDITIONS = {
     "pg_namespace": "nspname !~ '^pg_(toast_)?temp_[0-9]+$' OR nspacl IS NOT NULL",
 }
 """The first temporary table of a database makes schemas that stay."""
-STATISTICS = ("pg_statistic", "pg_statistic_ext_data")
-"""ANALYZE alone writes these: they are made anew and not compared."""
 
 _TABLES = f"""\
 SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname AS name,
@@ -72,6 +73,13 @@ SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname A
                        WHERE indrelid = c.oid AND classid = 'pg_class'::regclass
                              AND refclassid = 'pg_proc'::regclass AND refobjid >= {FIRST_USER_OID})
            AS computed,
+       ARRAY(SELECT adbin::text FROM pg_attrdef
+                    JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum
+              WHERE adrelid = c.oid AND attgenerated = 's'
+             UNION ALL
+             SELECT said FROM pg_index, unnest(ARRAY[indexprs::text, indpred::text]) AS said
+              WHERE indrelid = c.oid AND said IS NOT NULL) AS expressions,
+       (SELECT amname::text FROM pg_am WHERE oid = relam) AS method,
        relispopulated AS populated
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE relkind IN ('r', 'm') AND c.oid >= {FIRST_USER_OID}
@@ -109,7 +117,9 @@ class Table(msgspec.Struct, frozen=True):
         obstacle: why its rows cannot be put back; empty when they can.
         toast: OID of its TOAST table, 0 for none.
         size: in bytes, TOAST included.
-        populated: whether it can be read: not a materialized view that never was filled.
+        populated: whether there is anything in it: not a materialized view that never was filled.
+        readable: whether it can be read: not a materialized view that never was filled, nor a table
+            with functions of others, some of which run already when a query is planned.
         paged: whether its rows are put back by touched pages.
         toasted: whether values of it were stored apart.
         by_row: whether it is put back row by row.
@@ -127,6 +137,7 @@ class Table(msgspec.Struct, frozen=True):
     toast: int
     size: int
     populated: bool
+    readable: bool
     paged: bool
     toasted: bool
     by_row: bool = False
@@ -150,9 +161,9 @@ class Pristine(msgspec.Struct, frozen=True):
         catalogs: names by OID, those of their toast tables too.
         digest_sql: how the digest of a catalog is read, by name.
         digests: what that says of the template.
-        sequences: qualified and quoted names, by OID.
-        values: last value and whether it was called, by OID.
-        values_sql: reads these of all sequences.
+        values: of sequences, last value and whether it was called, by OID.
+        values_sql: reads these.
+        estimates: what the planner believes of the sizes of tables and indexes.
     """
 
     tables: dict[int, Table]
@@ -160,9 +171,9 @@ class Pristine(msgspec.Struct, frozen=True):
     catalogs: dict[int, str]
     digest_sql: dict[str, str]
     digests: dict[str, str]
-    sequences: dict[int, str]
     values: dict[int, tuple[int, bool]]
     values_sql: str
+    estimates: Estimates
 
     @property
     def pin(self) -> str:
@@ -180,8 +191,13 @@ class Pristine(msgspec.Struct, frozen=True):
         return all(table.digest or not table.populated for table in self.tables.values())
 
 
-async def read_pristine(session: Session) -> Pristine:
-    """Read the measure from a session to a clone that nobody has had."""
+async def read_pristine(session: Session, major: int) -> Pristine:
+    """Read the measure from a session to a clone that nobody has had.
+
+    Args:
+        session: to the clone.
+        major: the server's version.
+    """
     catalogs = await session.rows(_CATALOGS)
     digest_sql = {
         row["name"]: _digest_sql(row["name"], dict(zip(row["columns"], row["hashed"], strict=True)))
@@ -195,16 +211,16 @@ async def read_pristine(session: Session) -> Pristine:
     values_sql = _values_sql(sequences)
     values = await session.rows(values_sql) if values_sql else []
     return Pristine(
-        tables=await _read_tables(session, rows),
+        tables=await _read_tables(session, rows, await read_owners(session)),
         owner_of_toast={row["toast"]: row["oid"] for row in rows if row["toast"]},
         catalogs={
             oid: row["name"] for row in catalogs for oid in (row["oid"], row["toast"]) if oid
         },
         digest_sql=digest_sql,
         digests=await read_digests(session, digest_sql, set(digest_sql)),
-        sequences=sequences,
         values={row["oid"]: (row["last_value"], row["is_called"]) for row in values},
         values_sql=values_sql,
+        estimates=await read_estimates(session, major),
     )
 
 
@@ -212,7 +228,7 @@ async def read_digests(
     session: Session, digest_sql: dict[str, str], catalogs: set[str]
 ) -> dict[str, str]:
     """Return a digest of the rows of each of these catalogs."""
-    wanted = sorted(catalogs - set(STATISTICS))
+    wanted = sorted(catalogs)
     if not wanted:
         return {}
     (row,) = await session.rows(
@@ -255,16 +271,18 @@ def _values_sql(sequences: dict[int, str]) -> str:
     )
 
 
-async def _read_tables(session: Session, rows: list[dict[str, Any]]) -> dict[int, Table]:
+async def _read_tables(
+    session: Session, rows: list[dict[str, Any]], owners: dict[int, str]
+) -> dict[int, Table]:
     """Read the rows of small tables, the smallest first, as far as memory is meant to go."""
     tables: dict[int, Table] = {}
     left = LARGEST_ALL_BYTES
     for row in sorted(rows, key=lambda row: int(row["bytes"])):
-        table = _table(row, left)
+        table = _table(row, left, owners.get(row["oid"], ""))
         if not table.obstacle and not table.paged:
             table = await _with_rows(session, table, by_row=row["told_by_text"])
             left -= table.size
-        if table.populated and table.size <= LARGEST_DIGEST_BYTES:
+        if table.readable and table.size <= LARGEST_DIGEST_BYTES:
             digest = await read_rows_digest(session, table.name)
             table = msgspec.structs.replace(table, digest=digest)
         tables[table.oid] = table
@@ -282,18 +300,13 @@ async def _with_rows(session: Session, table: Table, *, by_row: bool) -> Table:
     return msgspec.structs.replace(table, copied=copied, count=count)
 
 
-def _table(row: dict[str, Any], memory: int) -> Table:
+def _table(row: dict[str, Any], memory: int, owner: str) -> Table:
     largest = LARGEST_IN_MEMORY_BYTES if row["logged"] else LARGEST_WITHOUT_PAGES_BYTES
     large = row["bytes"] > min(largest, memory)
     paged = large and row["logged"]
-    if row["kind"] == "m":
-        obstacle = "it is a materialized view"
-    elif row["computed"]:
-        obstacle = "functions of its own compute what it holds, or its indexes"
-    elif row["watched"]:
-        obstacle = "it has triggers or rules that cannot be kept out"
-    else:
-        obstacle = "it is too large" if large and not paged else ""
+    obstacle = _obstacle(row, owner)
+    if not obstacle and large and not paged:
+        obstacle = "it is too large"
     return Table(
         oid=row["oid"],
         schema=row["schema"],
@@ -303,6 +316,22 @@ def _table(row: dict[str, Any], memory: int) -> Table:
         toast=row["toast"],
         size=row["bytes"],
         populated=row["populated"],
+        readable=row["populated"] and not owner,
         paged=paged and not obstacle,
         toasted=row["toasted"],
     )
+
+
+def _obstacle(row: dict[str, Any], owner: str) -> str:
+    """Return what stands in the way of putting a table's rows back, whatever its size."""
+    reasons = {
+        "it is a materialized view": row["kind"] == "m",
+        f"it is kept by the access method {row['method']}": row["method"] != "heap",
+        f"functions of {owner}'s run when its rows are written": bool(owner),
+        "functions of its own compute what it holds, or its indexes": row["computed"],
+        "what it or its indexes hold was computed under settings": any(
+            map(depends_on_settings, row["expressions"])
+        ),
+        "it has triggers or rules that cannot be kept out": row["watched"],
+    }
+    return next((reason for reason, holds in reasons.items() if holds), "")

@@ -30,6 +30,7 @@ from clonepool.postgres.rewind.pages import wal_position
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
 from clonepool.postgres.rewind.proof import prove
 from clonepool.postgres.rewind.reference import References
+from clonepool.postgres.rewind.settings import settings_of
 from clonepool.postgres.rewind.survey import (
     CrowdedError,
     Survey,
@@ -39,7 +40,7 @@ from clonepool.postgres.rewind.survey import (
     survey_sql,
     take_survey,
 )
-from clonepool.postgres.rewind.undo import LargeTables, SmallTables, Undo
+from clonepool.postgres.rewind.undo import Done, LargeTables, SmallTables, Undo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -54,29 +55,9 @@ log = structlog.get_logger()
 BLOAT_FACTOR = 2
 BLOAT_BYTES = 8 * 1024 * 1024
 """A clone is recreated when it takes so many times what it took at first, and so much more."""
-SETTINGS = {
-    "search_path": "pg_catalog",
-    "session_replication_role": "replica",
-    "default_transaction_read_only": "off",
-    "default_transaction_isolation": "read committed",
-    "default_transaction_deferrable": "off",
-    "lock_timeout": "5s",
-    "idle_in_transaction_session_timeout": "0",
-    "TimeZone": "UTC",
-    "DateStyle": "ISO, MDY",
-    "IntervalStyle": "postgres",
-    "bytea_output": "hex",
-    "extra_float_digits": "1",
-    "xmlbinary": "base64",
-    "synchronous_commit": "on",
-    "row_security": "off",
-    "track_counts": "on",
-    "idle_session_timeout": "0",
-    "quote_all_identifiers": "off",
-}
-"""Whatever the template's own settings are, values are read and written in one way."""
 PINNED = "pinned"
 """Key of a generation's comment."""
+_CORRUPTED = "XX001"
 _PREPARED = 8
 """On a session that stays the same look is taken again and again."""
 MOST_KEPT_SESSIONS = 32
@@ -168,7 +149,8 @@ class Rewinder:
         self._most_kept = most_kept
         self._shared = shared
         self._kept: dict[str, Measure] = {}
-        self._references = References(gateway, make_reference, SETTINGS)
+        self._settings = settings_of(major)
+        self._references = References(gateway, make_reference, self._settings)
         self._pristine: dict[str, Pristine] = {}
         self._measures: dict[str, Measure] = {}
         self._epoch = 0
@@ -184,6 +166,16 @@ class Rewinder:
         """Forget a clone that is gone, or about to go."""
         self.step_aside(clone)
         self._measures.pop(clone, None)
+
+    def has_moved_rows(self, clone: str) -> bool:
+        """Say whether rows of large tables live elsewhere in this clone than in its generation.
+
+        Only this object knows where. A clone that is to be measured anew, by a later daemon say,
+        must not have any: they would be put back a second time.
+        """
+        measure = self._measures.get(clone)
+        places = measure.large.displaced.values() if measure is not None else ()
+        return any(known is None or known.batches for known in places)
 
     @property
     def kept(self) -> set[str]:
@@ -220,9 +212,10 @@ class Rewinder:
         """
         session = self._kept_session(clone)
         if session is not None:
-            sequences = self._kept[clone].pristine.sequences
             try:
-                facts, text = await read_facts_inside(session, survey_sql(sequences), self._shared)
+                facts, text = await read_facts_inside(
+                    session, survey_sql(self._major), self._shared
+                )
             except ServerUnavailableError:
                 self.step_aside(clone)  # the lease may have ended our session: anew, then
             else:
@@ -265,7 +258,7 @@ class Rewinder:
             PinError: a copy of the generation is not what the generation was when it was pinned.
             ServerUnavailableError, StatementError: there is no measure.
         """
-        async with self._gateway.session(clone, SETTINGS) as session:
+        async with self._gateway.session(clone, self._settings) as session:
             pristine = await self._know(generation, session)
             await self._measure(clone, generation, pristine, session)
 
@@ -299,7 +292,7 @@ class Rewinder:
             ServerUnavailableError, StatementError: there is no measure.
         """
         pristine = self._pristine[generation]
-        async with self._gateway.session(clone, SETTINGS) as session:
+        async with self._gateway.session(clone, self._settings) as session:
             await self._measure(clone, generation, pristine, session)
             facts = self._measures[clone].facts
             try:
@@ -318,7 +311,7 @@ class Rewinder:
         async with self._reading.setdefault(generation, anyio.Lock()):
             pristine = self._pristine.get(generation)
             if pristine is None:
-                pristine = await read_pristine(session)
+                pristine = await read_pristine(session, self._major)
                 await self._pin(generation, pristine.pin)
                 self._pristine[generation] = pristine
         return pristine
@@ -336,9 +329,12 @@ class Rewinder:
         self, clone: str, generation: str, pristine: Pristine, session: Session
     ) -> None:
         epoch, build = self._epoch, self._builds[generation]
-        survey = await take_survey(session, pristine.sequences)
+        survey = await take_survey(session, self._major)
         clean_at = await wal_position(session)
         lines = [read_line(line) for line in survey.lines]
+        sequences = [line for line in lines if line.oid in pristine.values]
+        if any(line.value != pristine.values[line.oid] for line in sequences):
+            raise StatementError("sequences do not say what is expected", sqlstate=_CORRUPTED)
         size = sum(line.size for line in lines)
         self._measures[clone] = Measure(
             generation,
@@ -457,7 +453,7 @@ class Rewinder:
                     yield session
             else:
                 # It has done its work: whoever gets the clone need not wait until it is gone.
-                async with self._gateway.session(clone, SETTINGS, awaited=False) as session:
+                async with self._gateway.session(clone, self._settings, awaited=False) as session:
                     yield session
         except CrowdedError:
             raise CannotRewindError("somebody else is connected") from None
@@ -469,7 +465,9 @@ class Rewinder:
     async def _staying(self, clone: str, measure: Measure) -> AsyncIterator[Session]:
         session, measure.session = measure.session, None
         if session is None or not session.usable:
-            session = await self._gateway.connect(clone, settings=SETTINGS, statements=_PREPARED)
+            session = await self._gateway.connect(
+                clone, settings=self._settings, statements=_PREPARED
+            )
         try:
             yield session
         except BaseException:
@@ -480,7 +478,7 @@ class Rewinder:
     async def _rewind_once(self, session: Session, measure: Measure, now: Survey | None) -> Changes:
         pristine = measure.pristine
         if now is None:
-            now = await take_survey(session, pristine.sequences)
+            now = await take_survey(session, self._major)
         changes = await find_changes(session, pristine, measure.survey, now, measure.unsettled)
         if not changes.nothing or measure.large.opened:
             undo = Undo(
@@ -488,15 +486,35 @@ class Rewinder:
                 measure.small,
                 measure.large,
                 lambda: self._reference(measure),
+                pristine.estimates,
                 self._major,
             )
-            touched = await undo.run(changes)
-            now = await _look_again(session, measure, changes, now, touched)
+            done = await undo.run(changes)
+            now = await self._look_again(session, measure, changes, now, done)
         _settle(measure, now)
         measure.large.clean_at = (
             await wal_position(session) if measure.large.opened or _has_pages(pristine) else 0
         )
         return changes
+
+    async def _look_again(
+        self, session: Session, measure: Measure, changes: Changes, now: Survey, done: Done
+    ) -> Survey:
+        """Return the survey with our own work in it; sequences must say what they said."""
+        if not (done.touched or done.catalogs or changes.sequences):
+            return now
+        if done.catalogs:
+            found = await take_survey(session, self._major, ends=True)
+        else:
+            oids = {oid for table in done.touched for oid in (table.oid, table.toast) if oid}
+            oids |= set(changes.sequences)
+            again = await take_survey(session, self._major, oids, ends=True)
+            lines = frozenset(again.lines | lines_without(now.lines, oids))
+            found = again._replace(lines=lines)
+        for line in measure.survey.lines - found.lines:
+            if read_line(line).oid in measure.pristine.values:
+                raise CannotRewindError("sequences do not say what they said")
+        return found
 
     @asynccontextmanager
     async def _reference(self, measure: Measure) -> AsyncIterator[Reference]:
@@ -516,27 +534,6 @@ class Rewinder:
 
 def _has_pages(pristine: Pristine) -> bool:
     return any(table.paged for table in pristine.tables.values())
-
-
-async def _look_again(
-    session: Session, measure: Measure, changes: Changes, now: Survey, touched: list[Table]
-) -> Survey:
-    """Return the survey with our own work in it; sequences must say what they said."""
-    pristine = measure.pristine
-    if not (touched or changes.catalogs or changes.sequences):
-        return now
-    if changes.catalogs or changes.analyzed:
-        found = await take_survey(session, pristine.sequences, ends=True)
-    else:
-        oids = {oid for table in touched for oid in (table.oid, table.toast) if oid}
-        sequences = {oid: pristine.sequences[oid] for oid in changes.sequences}
-        again = await take_survey(session, sequences, oids, ends=True)
-        oids |= set(sequences)
-        found = Survey(again.lines | lines_without(now.lines, oids), again.rollbacks)
-    for line in measure.survey.lines - found.lines:
-        if read_line(line).oid in pristine.sequences:
-            raise CannotRewindError("sequences do not say what they said")
-    return found
 
 
 def _settle(measure: Measure, now: Survey) -> None:

@@ -31,6 +31,8 @@ TOLD_BY_TEXT = ", ".join(f"'{name}', '_{name}'" for name in _SCALARS)
 """SQL list of types whose values come out as text and go in again bit for bit, under the settings
 of a rewind; enums do too."""
 
+_ROW_BYTES = 28
+"""What a row takes beside its values."""
 _MOST_ARGUMENTS = 90
 """A function of PostgreSQL has at most a hundred."""
 
@@ -46,6 +48,11 @@ class RowChanges(msgspec.Struct, frozen=True):
     table: Table
     delete: list[str]
     restore: list[str]
+
+    @property
+    def bytes(self) -> int:
+        """About how many more bytes the table takes when missing rows are put back."""
+        return sum(len(row) + _ROW_BYTES for row in self.restore)
 
     def statements(self) -> list[str]:
         """Return the SQL that does it."""

@@ -13,8 +13,12 @@ these:
 - TRUNCATE, CLUSTER, VACUUM FULL and REFRESH change the file.
 
 A counter that went backwards is a change as well; that the server lost them all is seen by when
-they were reset. Sequences count nothing and are compared themselves. The pages of TOAST tables are
-not looked at: nothing is written there without a row of the table that they belong to.
+they were reset. Sequences count nothing: of these it is what their one page says. It is read by
+OID and not by name, where the lease may have put a view of its own, whose functions would run with
+our rights. The pages of TOAST tables are not looked at: nothing is written there without a row of
+the table that they belong to.
+
+What the planner believes of tables and indexes (pg_class's numbers) goes into one digest.
 
 It is one query and one round trip, read as lines: two surveys are compared as sets of lines, and
 only lines that differ are ever taken apart.
@@ -25,7 +29,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from clonepool.postgres.gateway import Session
 
@@ -38,6 +42,10 @@ RAW_PAGE = "pg_catalog.clonepool_raw_page"
 """The function of contrib's pageinspect, likewise."""
 PAGES = "pg_catalog.clonepool_pages"
 """The function of contrib's pgstattuple, likewise: a third of what pg_relation_size costs."""
+CHECK_BTREE = "pg_catalog.clonepool_bt_index_check"
+"""The function of contrib's amcheck that says whether an index has all rows of its table."""
+CHECK_GIN = "pg_catalog.clonepool_gin_index_check"
+"""Another of that, which PostgreSQL 18 has: whether an index is consistent in itself."""
 
 CREATE_MAP_SUMMARY = f"""\
 CREATE OR REPLACE FUNCTION {MAP_SUMMARY}(
@@ -52,38 +60,67 @@ CREATE_PAGES = f"""\
 CREATE OR REPLACE FUNCTION {PAGES}(regclass)
 RETURNS bigint LANGUAGE c STRICT AS '$libdir/pgstattuple', 'pg_relpagesbyid_v1_5'
 """
+CREATE_CHECK_BTREE = f"""\
+CREATE OR REPLACE FUNCTION {CHECK_BTREE}(regclass, boolean)
+RETURNS void LANGUAGE c STRICT AS '$libdir/amcheck', 'bt_index_check'
+"""
+CREATE_CHECK_GIN = f"""\
+CREATE OR REPLACE FUNCTION {CHECK_GIN}(regclass)
+RETURNS void LANGUAGE c STRICT AS '$libdir/amcheck', 'gin_index_check'
+"""
 MOST_SUMMED_PAGES = 2048
 """In the maps of larger tables bits are counted a page of the map at a time: there the function of
 pg_visibility, which asks for page after page of the table, would take most of a rewind."""
-CREATE_FUNCTIONS = (CREATE_MAP_SUMMARY, CREATE_RAW_PAGE, CREATE_PAGES)
+_CREATE_FUNCTIONS = (CREATE_MAP_SUMMARY, CREATE_RAW_PAGE, CREATE_PAGES, CREATE_CHECK_BTREE)
+_SINCE_GIN_MAJOR = 18
 
+ALL_FROZEN_MAJOR = 18
+"""From this version on pg_class says how many pages are all-frozen."""
 DATABASE = 0
 """What stands for an OID in the line of the database as a whole."""
 _OF_DATABASE = b"%d;" % DATABASE
 
 _NO_NUMBER, _NUMBER = "'0'::xid8", "pg_current_xact_id()"
+_NUMBERS = "relallvisible"
 _DATABASE = f"""\
 SELECT concat_ws(';', {DATABASE}, pg_stat_get_db_numbackends(oid),
-           pg_stat_get_db_xact_rollback(oid), {_NO_NUMBER}) AS line
+           concat_ws(',', pg_stat_get_db_xact_rollback(oid),
+               (SELECT coalesce(sum(hash_record_extended(
+                               ROW(pg_class.oid, relpages, reltuples, {_NUMBERS}), 0)), 0)
+                  FROM pg_catalog.pg_class WHERE pg_class.oid >= {FIRST_USER_OID})),
+           {_NO_NUMBER}) AS line
   FROM pg_catalog.pg_database WHERE datname = current_database()
 """
 _ALL = "NOT relisshared"
 _BITS = f"""\
 SELECT '[' || sum(bit_count(substr({RAW_PAGE}(oid::regclass::text, 'vm', n), 25))) || ']'
   FROM generate_series(0, pg_relation_size(oid, 'vm') / {PAGE_BYTES} - 1) AS n"""
+_SEQUENCE = f"""\
+SELECT encode(substr(page, 8161, 8) || substr(page, 8177, 1), 'hex')
+  FROM {RAW_PAGE}(oid::regclass::text, 'main', 0) AS page"""
+"""A sequence's last value and whether it was called; between them stands how many more the WAL
+allows, which says nothing."""
 _RELATIONS = f"""\
-SELECT concat_ws(';', oid, concat_ws(',', relfilenode, relfrozenxid, relminmxid,
+SELECT concat_ws(';', oid, CASE WHEN relkind = 'S' THEN ({_SEQUENCE}) ELSE
+       concat_ws(',', relfilenode, relfrozenxid, relminmxid,
            pg_stat_get_vacuum_count(oid) + pg_stat_get_autovacuum_count(oid),
            pg_stat_get_tuples_inserted(oid), pg_stat_get_tuples_updated(oid),
            pg_stat_get_tuples_deleted(oid),
            CASE WHEN relkind = 't' THEN NULL
                 WHEN pages > {MOST_SUMMED_PAGES} THEN ({_BITS})
-                ELSE {MAP_SUMMARY}(oid)::text END),
-       concat_ws(',', relpages, reltuples), pages * {PAGE_BYTES}) AS line
-  FROM (SELECT *, CASE WHEN relkind = 't' THEN 0 ELSE {PAGES}(oid) END AS pages
+                ELSE {MAP_SUMMARY}(oid)::text END) END,
+       pages * {PAGE_BYTES}, relpages) AS line
+  FROM (SELECT *, CASE WHEN relkind IN ('t', 'S') THEN 0 ELSE {PAGES}(oid) END AS pages
           FROM pg_catalog.pg_class
-         WHERE relkind IN ('r', 'm', 't') AND NOT relisshared) AS relation
+         WHERE relkind IN ('r', 'm', 't', 'S') AND NOT relisshared) AS relation
 """
+
+
+def create_functions(major: int) -> tuple[str, ...]:
+    """Return the statements that give a database the functions above, as far as there are any."""
+    if major >= _SINCE_GIN_MAJOR:
+        return (*_CREATE_FUNCTIONS, CREATE_CHECK_GIN)
+    return _CREATE_FUNCTIONS
 
 
 class Survey(NamedTuple):
@@ -92,10 +129,12 @@ class Survey(NamedTuple):
     Attributes:
         lines: of relations and sequences.
         rollbacks: how many transactions were ever rolled back there.
+        estimates: a digest of what the planner believes of the sizes of relations.
     """
 
     lines: frozenset[bytes]
     rollbacks: int
+    estimates: int
 
 
 class Line(NamedTuple):
@@ -103,14 +142,14 @@ class Line(NamedTuple):
 
     Attributes:
         state: what every change of rows changes, but for the size.
-        statistics: what only ANALYZE and VACUUM change.
         size: in bytes, without TOAST and indexes.
+        pages: how many it is believed to have.
     """
 
     oid: int
     state: str
-    statistics: str
     size: int
+    pages: int
 
     @property
     def settled(self) -> bool:
@@ -121,11 +160,22 @@ class Line(NamedTuple):
             return self.state.endswith(f"({pages},{pages})")
         return not frozen.endswith("]") or frozen == f"[{2 * pages}]"
 
+    @property
+    def grown(self) -> bool:
+        """Whether there are so many pages more than the planner believes that it would notice."""
+        return self.size // PAGE_BYTES > self.pages + max(1, self.pages // 2)
+
+    @property
+    def value(self) -> tuple[int, bool]:
+        """A sequence's last value, and whether it was called."""
+        value, called = bytes.fromhex(self.state[:16]), self.state[16:]
+        return int.from_bytes(value, "little", signed=True), called != "00"
+
 
 def read_line(line: bytes) -> Line:
     """Take a line of a survey apart."""
-    oid, state, statistics, size = line.decode().split(";")
-    return Line(int(oid), state, statistics, int(size))
+    oid, state, size, pages = line.decode().split(";")
+    return Line(int(oid), state, int(size), int(pages))
 
 
 def lines_without(lines: Iterable[bytes], oids: Iterable[int]) -> set[bytes]:
@@ -140,7 +190,7 @@ class CrowdedError(Exception):
 
 async def take_survey(
     session: Session,
-    sequences: Mapping[int, str],
+    major: int,
     only: Collection[int] | None = None,
     *,
     ends: bool = False,
@@ -149,27 +199,27 @@ async def take_survey(
 
     Args:
         session: to the clone.
-        sequences: names by OID, of those that are to be looked at.
-        only: OIDs of the relations to look at; None for all.
+        major: the server's version.
+        only: OIDs of the relations and sequences to look at; None for all.
         ends: whether this ends a rewind. It takes a transaction number then, so that the next
             lease's are above the age that VACUUM gave a table, and VACUUM moves that age again.
 
     Raises:
         CrowdedError: somebody else is connected: what is seen may change at any moment.
-        StatementError: a sequence is gone, say.
+        StatementError: the server does not say.
     """
     oids = [] if only is None else [sorted(only)]
     if session.prepares:
         which = "" if only is None else "= ANY ($1::oid[])"
-        text = await session.value(_aggregated(_query(sequences, which, ends=ends)), *oids)
+        text = await session.value(_aggregated(_query(major, which, ends=ends)), *oids)
         return read_survey(text)
     which = f"IN ({', '.join(map(str, *oids)) or 0})" if oids else ""
-    return _survey(await session.lines(_query(sequences, which, ends=ends)))
+    return _survey(await session.lines(_query(major, which, ends=ends)))
 
 
-def survey_sql(sequences: Mapping[int, str]) -> str:
+def survey_sql(major: int) -> str:
     """Return the query of a whole survey as one text, to be read by `read_survey`."""
-    return _aggregated(_query(sequences, "", ends=False))
+    return _aggregated(_query(major, "", ends=False))
 
 
 def read_survey(text: str) -> Survey:
@@ -187,19 +237,16 @@ def _aggregated(query: str) -> str:
 
 def _survey(lines: list[bytes]) -> Survey:
     (whole,) = (line for line in lines if line.startswith(_OF_DATABASE))
-    database = read_line(whole)
-    if database.state != "1":
+    _, backends, counts, _ = whole.split(b";")
+    if int(backends) != 1:
         raise CrowdedError
-    return Survey(frozenset(lines) - {whole}, int(database.statistics))
+    rollbacks, estimates = map(int, counts.split(b","))
+    return Survey(frozenset(lines) - {whole}, rollbacks, estimates)
 
 
-def _query(sequences: Mapping[int, str], which: str, *, ends: bool) -> str:
-    parts = [
-        _DATABASE.replace(_NO_NUMBER, _NUMBER) if ends else _DATABASE,
-        _RELATIONS.replace(_ALL, f"{_ALL} AND oid {which}") if which else _RELATIONS,
-    ]
-    parts += [
-        f"SELECT concat_ws(';', {oid}, last_value || ',' || is_called, '', 0) AS line FROM {name}"
-        for oid, name in sequences.items()
-    ]
-    return " UNION ALL ".join(parts)
+def _query(major: int, which: str, *, ends: bool) -> str:
+    relations = _RELATIONS.replace(_ALL, f"{_ALL} AND oid {which}") if which else _RELATIONS
+    database = _DATABASE.replace(_NO_NUMBER, _NUMBER) if ends else _DATABASE
+    if major >= ALL_FROZEN_MAJOR:
+        database = database.replace(_NUMBERS, f"{_NUMBERS}, relallfrozen")
+    return f"{database} UNION ALL {relations}"

@@ -9,7 +9,7 @@ All tables are put back in one transaction, and nobody's triggers or foreign key
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
@@ -17,6 +17,7 @@ from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.pages import open_pages
 from clonepool.postgres.rewind.repair import Displaced, check_repair, plan_repair
 from clonepool.postgres.rewind.rows import compare_rows
+from clonepool.postgres.rewind.survey import PAGE_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.changes import Attempts, Changes
+    from clonepool.postgres.rewind.estimates import Estimates
     from clonepool.postgres.rewind.pristine import Table
     from clonepool.postgres.rewind.reference import Reference
     from clonepool.postgres.rewind.repair import Repair
@@ -38,6 +40,7 @@ MOST_OPEN_TABLES = 8
 MOST_OPEN_REWINDS = 16
 """With more small tables that lack bits, or after so many rewinds, VACUUM gives them back."""
 _SKIP_DATABASE_STATS_MAJOR = 16
+_PG_CLASS = "pg_class"
 _FLUSH = "SELECT pg_stat_force_next_flush()"
 """Our own work is to be counted before the clone is looked at again."""
 
@@ -54,14 +57,16 @@ class SmallTables(msgspec.Struct):
     open: dict[int, Table] = {}
     rewinds: int = 0
 
-    def leave_open(self, tables: list[Table]) -> list[Table]:
-        """Remember these in place of those of before; return those that are to be vacuumed now."""
-        self.open = {table.oid: table for table in tables}
+    def leave_open(self, tables: list[Table], grown: set[int]) -> list[Table]:
+        """Remember these in place of those of before; return those that are to be vacuumed now.
+
+        Those that have `grown` are: else the planner would expect more rows in them than there are.
+        """
+        self.open = {table.oid: table for table in tables if table.oid not in grown}
         self.rewinds = self.rewinds + 1 if self.open else 0
-        if len(self.open) <= MOST_OPEN_TABLES and self.rewinds < MOST_OPEN_REWINDS:
-            return []
-        due, self.open, self.rewinds = list(self.open.values()), {}, 0
-        return due
+        if len(self.open) > MOST_OPEN_TABLES or self.rewinds >= MOST_OPEN_REWINDS:
+            self.open, self.rewinds = {}, 0
+        return [table for table in tables if table.oid not in self.open]
 
 
 class LargeTables(msgspec.Struct):
@@ -80,6 +85,18 @@ class LargeTables(msgspec.Struct):
     moved_bytes: int = 0
 
 
+class Done(NamedTuple):
+    """What a rewind wrote to.
+
+    Attributes:
+        touched: tables that are to be measured anew.
+        catalogs: whether catalogs are, too.
+    """
+
+    touched: list[Table]
+    catalogs: bool
+
+
 class Undo:
     """One rewind of one clone.
 
@@ -88,6 +105,7 @@ class Undo:
         small: what is remembered of the clone's small tables.
         large: what is remembered of its large tables.
         borrow: lends the reference.
+        estimates: what the planner is to believe.
         major: the server's version.
     """
 
@@ -97,16 +115,20 @@ class Undo:
         small: SmallTables,
         large: LargeTables,
         borrow: Borrow,
+        estimates: Estimates,
         major: int,
     ) -> None:
         self._session = session
         self._small = small
         self._large = large
         self._borrow = borrow
+        self._estimates = estimates
+        self._major = major
+        self._vacuumed = False
         self._skip = ", SKIP_DATABASE_STATS" if major >= _SKIP_DATABASE_STATS_MAJOR else ""
 
-    async def run(self, changes: Changes) -> list[Table]:
-        """Put everything back, and return the tables that are to be measured anew.
+    async def run(self, changes: Changes) -> Done:
+        """Put everything back, and return what is to be measured anew.
 
         Raises:
             CannotRewindError: it cannot be put back, or is not what it should be.
@@ -122,21 +144,28 @@ class Undo:
         locked = [table for table in changes.locked if not table.by_row]
         opened = [table for table in changes.locked if table.by_row]
         frozen = [*filled, *(table for table in locked if not table.paged)]
-        frozen += self._small.leave_open([*by_row, *opened])
+        grown = changes.grown | {one.table.oid for one in differing if one.bytes > PAGE_BYTES}
+        frozen += self._small.leave_open([*by_row, *opened], grown)
         await self._freeze(frozen, changes.toasted)
-        if changes.analyzed:
-            names = ", ".join(table.name for table in changes.analyzed)
-            await self._session.execute(f"ANALYZE {names}")
-            await self._session.execute(_FLUSH)
-        # Few rows died: without being told to, VACUUM would leave their places and so their pages.
-        await self._vacuum(changes.catalogs, "FREEZE, INDEX_CLEANUP ON")
         for repair in repairs:
             await self._check(repair, xmin)
         for table in locked:
             if table.paged:
                 await self._remember(table, await open_pages(self._session, table))
         self._large.displaced |= {table.oid: None for table in whole if table.paged}
-        return [*frozen, *locked, *changes.analyzed, *(repair.table for repair in repairs)]
+        catalogs = await self._settle_catalogs(changes)
+        return Done([*frozen, *locked, *(repair.table for repair in repairs)], catalogs=catalogs)
+
+    async def _settle_catalogs(self, changes: Changes) -> bool:
+        """Let the planner believe what it did, and vacuum the catalogs that were written to."""
+        catalogs = set(changes.catalogs)
+        drifted = changes.estimates or self._vacuumed
+        if drifted and await self._estimates.put_back(self._session, self._major):
+            catalogs.add(_PG_CLASS)
+            await self._session.execute(_FLUSH)
+        # Few rows died: without being told to, VACUUM would leave their places and so their pages.
+        await self._vacuum(sorted(catalogs), "FREEZE, INDEX_CLEANUP ON")
+        return bool(catalogs)
 
     async def _plan(self, changes: Changes) -> tuple[list[Table], list[Repair]]:
         """Choose for each table, and find out what is wrong with the large ones."""
@@ -251,4 +280,5 @@ class Undo:
 
     async def _vacuum(self, names: list[str], how: str) -> None:
         if names:
+            self._vacuumed = True
             await self._session.execute(f"VACUUM ({how}{self._skip}) {', '.join(names)}")

@@ -1,0 +1,58 @@
+"""The settings of a rewind's own sessions.
+
+A database may have others (ALTER DATABASE ... SET). Named here is what decides how values are read
+and written, how our statements are read, with whose rights they run, whether they may write, whose
+code takes part, whether rows are read from the table itself, and when the server gives up. Some
+settings are unknown to older versions, which refuse a connection that names them.
+"""
+
+from __future__ import annotations
+
+_ALWAYS = {
+    "role": "none",
+    "search_path": "pg_catalog",
+    "session_replication_role": "replica",
+    "row_security": "off",
+    "default_transaction_read_only": "off",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    "lock_timeout": "5s",
+    "idle_in_transaction_session_timeout": "0",
+    "idle_session_timeout": "0",
+    "exit_on_error": "off",
+    "client_min_messages": "warning",
+    "synchronous_commit": "on",
+    "track_counts": "on",
+    "vacuum_cost_delay": "0",
+    "constraint_exclusion": "partition",
+    "enable_seqscan": "on",
+    "enable_indexonlyscan": "off",
+    "enable_tidscan": "on",
+    "TimeZone": "UTC",
+    "timezone_abbreviations": "Default",
+    "DateStyle": "ISO, MDY",
+    "IntervalStyle": "postgres",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "xmlbinary": "base64",
+    "xmloption": "content",
+    "array_nulls": "on",
+    "quote_all_identifiers": "off",
+    "standard_conforming_strings": "on",
+    "backslash_quote": "safe_encoding",
+    "transform_null_equals": "off",
+}
+_SINCE = {
+    17: {"event_triggers": "off", "transaction_timeout": "0"},
+    18: {"vacuum_truncate": "on"},
+}
+
+
+def settings_of(major: int) -> dict[str, str]:
+    """Return what a session to a server of this version is opened with."""
+    return _ALWAYS | {
+        name: value
+        for since, settings in _SINCE.items()
+        if major >= since
+        for name, value in settings.items()
+    }
