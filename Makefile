@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test check bench conscience soak docs clean
+.PHONY: demo test check bench conscience endurance soak docs clean
 
 demo: $(STAMP)
 	$(BIN)/clonepool demo
@@ -26,6 +26,9 @@ conscience: $(STAMP)
 	CLONEPOOL_CONSCIENCE_ROUNDS=1000 $(BIN)/pytest --timeout 7200 \
 	    tests/integration/test_rewind.py tests/integration/test_rewind_mutations.py \
 	    tests/property/test_conscience.py
+
+endurance: $(STAMP)
+	CLONEPOOL_ENDURANCE_LEASES=20000 $(BIN)/pytest --timeout 7200 tests/acceptance/test_endurance.py
 
 soak: $(STAMP)
 	$(BIN)/python -m bench.soak --minutes 5

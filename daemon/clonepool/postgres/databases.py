@@ -116,6 +116,18 @@ async def annotate(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
     await gateway.ddl(f"COMMENT ON DATABASE {identifier(name)} IS {text}")
 
 
+async def vacuum_shared(gateway: Gateway) -> None:
+    """Give back the room of databases, logins and comments that are gone, where autovacuum is off.
+
+    Raises:
+        StatementError, ServerUnavailableError: some of it may not be given back.
+    """
+    await gateway.ddl(
+        "VACUUM pg_authid, pg_auth_members, pg_database, pg_db_role_setting, pg_shdepend,"
+        " pg_shdescription"
+    )
+
+
 async def read_comment(gateway: Gateway, name: str) -> dict[str, Any]:
     """Return the facts in a database's comment; none where there is no such database."""
     async with gateway.control() as session:

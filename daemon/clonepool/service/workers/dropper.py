@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
+from clonepool.config import EMBEDDED
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import databases
 from clonepool.service.drops import Governor, look_at
@@ -24,6 +25,9 @@ LARGEST_BACKLOG_SHARE, SMALLEST_BACKLOG = 8, 4
 """Drops that are put off at a time: one in so many of all clones, and a few in any case."""
 PATIENCE_SECONDS = 1.0
 """How long a drop may hold one of the places that creating clones needs too."""
+VACUUM_EVERY = 200
+"""Drops, after which the shared catalogs of the embedded server are vacuumed."""
+VACUUM_FAILED = "server.vacuum_failed"
 _ENDING_SECONDS = 0.5
 _FIRST_PAUSE_SECONDS = 0.2
 _LONGEST_PAUSE_SECONDS = 2.0
@@ -44,6 +48,7 @@ class Dropper:
         most = context.config.pool.max_clones // LARGEST_BACKLOG_SHARE
         self._governor = Governor(max(SMALLEST_BACKLOG, most))
         self._deferral = Deferral(self._look, self._governor, context.now)
+        self._drops = 0
 
     def stir(self) -> None:
         """Look whether drops that were put off may begin: something changed."""
@@ -59,6 +64,17 @@ class Dropper:
         context = self._context
         context.troubles.end(DROP_FAILED, decision.template, decision.clone)
         context.carry_out(context.fleet.dropped(decision.template, decision.clone, context.now()))
+        self._drops += 1
+        if self._drops % VACUUM_EVERY == 0 and context.config.server == EMBEDDED:
+            await self._vacuum()
+
+    async def _vacuum(self) -> None:
+        try:
+            await databases.vacuum_shared(self._context.gateway)
+        except ClonepoolError as error:
+            self._context.troubles.begin(VACUUM_FAILED, "", error)
+        else:
+            self._context.troubles.end(VACUUM_FAILED, "")
 
     async def _run_once(self, decision: Drop, asked_at: float) -> bool:
         """Try when it is its turn; what refuses to go away is found out before it holds a place."""

@@ -1,0 +1,90 @@
+"""Thousands of leases in a row: nothing grows, and nothing gets slower."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from support.daemons import CONFIG, Daemon, eventually, running_daemon
+from support.queries import ask
+
+if TYPE_CHECKING:
+    from clonepool.client import Client
+
+LEASES = int(os.environ.get("CLONEPOOL_ENDURANCE_LEASES") or 600)
+"""For each kind of lease; `make endurance` takes 20,000."""
+WARM_UP = 200
+MIB = 1024 * 1024
+CATALOGS = [
+    "pg_authid",
+    "pg_auth_members",
+    "pg_db_role_setting",
+    "pg_shdescription",
+    "pg_database",
+    "pg_shdepend",
+]
+SIZES = f"""\
+SELECT string_agg(pg_total_relation_size(name::regclass)::text, ' ' ORDER BY n)
+  FROM unnest('{{{",".join(CATALOGS)}}}'::text[]) WITH ORDINALITY AS c(name, n)
+"""
+ROWS = "SELECT string_agg(n::text, ' ') FROM (" + " UNION ALL ".join(
+    f"SELECT count(*) AS n FROM {name}" for name in CATALOGS
+)
+
+
+KINDS = {
+    "bound to the connection": (None, "", 1),
+    "with a time": (30.0, "", 1),
+    "recreated": (None, 'recycle = "recreate"\nrights = "owner"\n', 4),
+}
+
+
+@pytest.mark.timeout(300 + LEASES // 4)
+@pytest.mark.parametrize("kind", KINDS)
+def test_neither_memory_nor_files_nor_shared_catalogs_grow_with_leases(kind: str) -> None:
+    ttl, more, share = KINDS[kind]
+    with running_daemon(CONFIG + more) as daemon, daemon.client() as client:
+        eventually(daemon.at_rest)
+        lease_often(client, WARM_UP, ttl)
+        eventually(daemon.at_rest)
+        before, first = measure(daemon), lease_often(client, WARM_UP, ttl)
+        lease_often(client, LEASES // share, ttl)
+        last = lease_often(client, WARM_UP, ttl)
+        eventually(daemon.at_rest)
+        after = measure(daemon)
+    assert after["rows"] == before["rows"]
+    for name in ("resident", "log", *CATALOGS):
+        assert after[name] <= 1.3 * before[name] + MIB, name
+    assert after["files"] <= before["files"] + 8
+    assert statistics.median(last) <= 3 * statistics.median(first)
+
+
+def lease_often(client: Client, count: int, ttl: float | None) -> list[float]:
+    """Take and give back leases; return how long each acquire took, in seconds."""
+    times = []
+    for _ in range(count):
+        began = time.perf_counter()
+        lease = client.lease("blog", timeout=60, ttl=ttl)
+        times.append(time.perf_counter() - began)
+        lease.release()
+    return times
+
+
+def measure(daemon: Daemon) -> dict[str, float]:
+    assert daemon.process is not None
+    process = Path(f"/proc/{daemon.process.pid}")
+    resident = int(process.joinpath("status").read_text().split("VmRSS:")[1].split()[0]) * 1024
+    sizes = map(int, str(ask(daemon, SIZES)).split())
+    rows = ask(daemon, ROWS + ") AS rows")
+    return {
+        "resident": resident,
+        "files": len(list(process.joinpath("fd").iterdir())),
+        "log": daemon.log.stat().st_size,
+        "rows": hash(rows),
+        **dict(zip(CATALOGS, sizes, strict=True)),
+    }
