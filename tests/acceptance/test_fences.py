@@ -9,7 +9,7 @@ import pytest
 
 from clonepool.errors import ClonepoolError
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.queries import ask, run, value
+from support.queries import ask, clones_of, run, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,9 +95,7 @@ def test_a_former_holder_does_not_come_in_after_a_restart(one: Daemon) -> None:
 def test_a_stray_row_does_not_become_the_measure_of_what_is_clean(one: Daemon) -> None:
     """Whoever gets into a ready clone behind everybody's back is not made the template."""
     eventually(one.at_rest)
-    (clone,) = str(
-        ask(one, "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname ~ '_c[0-9a-z]+_'")
-    ).split()
+    (clone,) = clones_of(one)
     run(_behind(one, clone), STRAY)
     one.stop()
     one.start()
@@ -115,6 +113,38 @@ def _behind(daemon: Daemon, database: str) -> str:
     with daemon.client() as client:
         status = client.call("status")["server"]
     return f"postgresql://clonepool@/{database}?host={status['host']}&port={status['port']}"
+
+
+def test_a_clone_that_was_truncated_is_not_taken_over_and_nobody_is_warned(one: Daemon) -> None:
+    """It has other files than its template after the rewind, as it should."""
+    with one.client() as client:
+        lease = client.lease("blog", timeout=30)
+        run(lease.url, "TRUNCATE blog.tb_comment")
+        lease.release()
+    eventually(one.at_rest)
+    one.stop()
+    one.start()
+    eventually(one.at_rest)
+    assert not one.events("clone.adopt_failed")
+    with one.client() as client, client.lease("blog", timeout=30) as lease:
+        assert value(lease.url, "SELECT count(*) > 0 FROM blog.tb_comment") is True
+
+
+def test_a_reference_lets_nobody_in() -> None:
+    """What clones are put back from is read over one session, and closed to all others."""
+    rows = "SELECT n, repeat('x', 500) FROM generate_series(1, 9000) AS n"
+    config = ONE.split("[templates.blog]")[0] + '[templates.blog]\nsql = ["a.sql"]\nmin_ready = 1\n'
+    names = "SELECT string_agg(datname, ' ') FROM pg_database WHERE datname ~ '{}'"
+    with (
+        running_daemon(config, files={"a.sql": f"CREATE TABLE t AS {rows}"}) as daemon,
+        daemon.client() as client,
+    ):
+        with client.lease("blog", timeout=30) as lease:
+            run(lease.url, "DELETE FROM t WHERE n = 7")
+        eventually(daemon.at_rest)
+        (reference,) = str(ask(daemon, names.format("_r[0-9a-z]+_[0-9a-z]+$"))).split()
+        with pytest.raises(ClonepoolError, match="not currently accepting"):
+            run(_behind(daemon, reference), "DELETE FROM t")
 
 
 BREAKS = [

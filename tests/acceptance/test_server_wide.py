@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import binaries
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
 from support.queries import ask, connected, run, value
 
@@ -161,3 +162,23 @@ def test_roles_that_a_templates_files_make_are_no_leases() -> None:
             for _ in range(3):
                 with client.lease("blog", timeout=30) as lease:
                     run(lease.url, "CREATE ROLE other; SET ROLE reader; SELECT * FROM t")
+
+
+def test_what_alter_system_set_where_it_cannot_be_refused_is_reset() -> None:
+    older = [major for major in binaries.available() if major < 17]
+    if not older:
+        pytest.skip("no PostgreSQL before 17 here")
+    with (
+        running_daemon(
+            f'[embedded]\nbinaries = "{binaries.available()[older[0]]}"\n' + FEW
+        ) as daemon,
+        daemon.client() as client,
+    ):
+        lease = client.lease("blog", timeout=30)
+        run(lease.url, "ALTER SYSTEM SET default_transaction_read_only = on")
+        run(lease.url, "SELECT pg_reload_conf()")
+        assert [each["what"] for each in lease.release() or []] == [
+            "setting of the server default_transaction_read_only was made; undone"
+        ]
+        with client.lease("blog", timeout=30) as later:
+            eventually(lambda: value(later.url, "SHOW default_transaction_read_only") == "off")

@@ -60,10 +60,14 @@ and ANALYZE finds other statistics of other rows."""
 
 
 class Round(NamedTuple):
-    """What one lease does, and whether the rewinder is to prove its work."""
+    """What one lease does, whether that is to be proven, and whether a restart follows.
+
+    After a restart the clone is another daemon's, which believes nothing.
+    """
 
     script: Script
     proven: bool
+    restarted: bool
 
     def __repr__(self) -> str:
         """Stay short: the test notes the script."""
@@ -74,16 +78,20 @@ class Round(NamedTuple):
 def cases(draw: st.DrawFn) -> tuple[Schema, list[Round]]:
     """Make a template, and what a few leases do to one clone of it, one after another."""
     schema = draw(schemas())
-    rounds = st.builds(Round, scripts(schema), st.booleans())
+    rounds = st.builds(Round, scripts(schema), st.booleans(), st.booleans())
     return schema, draw(st.lists(rounds, min_size=1, max_size=6))
 
 
 class Conscience(Bench):
     """Recycles as the daemon does: what cannot be measured or rewound is made anew."""
 
+    is_measured = False
+
     async def measure(self) -> None:
+        self.is_measured = False
         try:
             await super().measure()
+            self.is_measured = True
         except StatementError as error:
             note(f"not measured: {error}")
 
@@ -152,6 +160,10 @@ async def see_that_nothing_is_left(
             note(f"-- {'rewound' if rewound else bench.why}")
             count(tally, schema, made_up.script, rewound=rewound)
             assert_same(bench.pristine, await bench.look())
+            if made_up.restarted and bench.is_measured:
+                await bench.restart()
+                note("-- restarted")
+                assert_same(bench.pristine, await bench.look())
             if made_up.script.only_rows and OBSTACLES.isdisjoint(schema.traits):
                 assert rewound or any(why in bench.why for why in LEGITIMATE), bench.why
         assert ailments(server.psql, server.endpoint, bench.clone) == []

@@ -10,7 +10,7 @@ import pytest
 
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases, leftovers
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone, park
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.rewinder import Rewinder
 from support.museum import contents, run_script
@@ -46,6 +46,29 @@ class Bench:
     async def measure(self) -> None:
         """Take the measure of the new clone."""
         await self.rewinder.measure(self.clone, self.generation.database)
+
+    async def restart(self) -> None:
+        """Leave the clone to another daemon, as a stop and a start do; it is new if that cannot be.
+
+        Raises:
+            ProofError: it was rewound, and the next daemon says that it is not clean.
+        """
+        provable = self.rewinder.is_provable(self.clone)
+        self.rewinder.forget(self.clone)
+        await self.rewinder.close()
+        gateway = self.shop.gateway
+        self.rewinder = Rewinder(gateway, self._make_reference, self.shop.capabilities.major)
+        if not provable:
+            await self.renew()
+            return
+        await park(gateway, self.clone, {})
+        await self.rewinder.know(self.generation.database)
+        try:
+            await adopt(gateway, self.clone, self.generation.contents, {}, 30)
+        except IncompleteCloneError:  # a file is another one, after TRUNCATE
+            await self.renew()
+            return
+        await self.rewinder.measure_found(self.clone, self.generation.database)
 
     async def drop(self) -> None:
         """Leave nothing of the clone."""

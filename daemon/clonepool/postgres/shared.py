@@ -32,6 +32,7 @@ class Kind(StrEnum):
     ROLE = "role"
     MEMBERSHIP = "membership"
     SETTING = "setting"
+    SYSTEM = "setting of the server"
     SLOT = "replication slot"
     ORIGIN = "replication origin"
 
@@ -114,8 +115,11 @@ SELECT parname, {_ACL.format(column="paracl", kind="p", owner="10")} FROM pg_par
 _SLOTS = f"""\
 SELECT slot_name, slot_type, database FROM pg_replication_slots
  WHERE database IS NULL OR {_NOT_OURS.format(column="database")}"""
+_SYSTEM = """\
+SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'"""
 _ORIGINS = "SELECT roname FROM pg_replication_origin"
 _PARAMETERS_MAJOR = 15
+_ALTER_SYSTEM_REFUSED_MAJOR = 17
 _QUERIES = {
     Kind.ROLE: (_ROLES, "oid::text", "rolname", "0"),
     Kind.MEMBERSHIP: (
@@ -133,17 +137,19 @@ _QUERIES = {
     Kind.DATABASE: (_DATABASES, "oid::text", "datname", "datdba"),
     Kind.TABLESPACE: (_TABLESPACES, "oid::text", "spcname", "spcowner"),
     Kind.PARAMETER: (_PARAMETERS, "parname", "parname", "0"),
+    Kind.SYSTEM: (_SYSTEM, "name", "name", "0"),
     Kind.SLOT: (_SLOTS, "slot_name::text", "slot_name", "0"),
     Kind.ORIGIN: (_ORIGINS, "roname", "roname", "0"),
 }
 
 
 def _queries(major: int) -> dict[Kind, tuple[str, str, str, str]]:
-    return {
-        kind: query
-        for kind, query in _QUERIES.items()
-        if kind is not Kind.PARAMETER or major >= _PARAMETERS_MAJOR
-    }
+    left_out = set()
+    if major < _PARAMETERS_MAJOR:
+        left_out.add(Kind.PARAMETER)
+    if major >= _ALTER_SYSTEM_REFUSED_MAJOR:
+        left_out.add(Kind.SYSTEM)
+    return {kind: query for kind, query in _QUERIES.items() if kind not in left_out}
 
 
 def digest_sql(major: int) -> str:
@@ -235,6 +241,9 @@ def _statements(difference: Difference) -> list[str]:
     changed = _CHANGED.get(entry.kind)
     if changed is not None:
         return changed(difference.before, difference.now)
+    if entry.kind is Kind.SYSTEM:
+        # The embedded server has none of its own there.
+        return ["ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()"]
     if difference.is_new and entry.kind in _REMOVED:
         sql, quoted = _REMOVED[entry.kind]
         return [sql.format(quoted(entry.name))]

@@ -212,7 +212,9 @@ class ServerWide:
         return entry.owner != 0 and await self._owner(entry.owner) == self._gateway.endpoint.user
 
     def _is_of_baseline(self, entry: shared.Entry) -> bool:
-        """Say whether a new setting is one of everybody's, or of a role that was there before."""
+        """Say whether a new setting is everybody's, or of a role that was there before."""
+        if entry.kind is shared.Kind.SYSTEM:
+            return True
         if entry.kind is not shared.Kind.SETTING:
             return False
         role = str(entry.value["setrole"])

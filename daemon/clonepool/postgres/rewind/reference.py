@@ -142,6 +142,12 @@ class References:
     async def _new(self, generation: str) -> Reference:
         name = await self._make(generation)
         session = await self._gateway.connect(name, settings=self._settings)
+        try:
+            # Whoever could write here would write into every clone.
+            await databases.close(self._gateway, name)
+        except BaseException:
+            await session.close()
+            raise
         log.info("reference.made", database=name)
         return Reference(name, session)
 
