@@ -164,6 +164,23 @@ def test_roles_that_a_templates_files_make_are_no_leases() -> None:
                     run(lease.url, "CREATE ROLE other; SET ROLE reader; SELECT * FROM t")
 
 
+def test_what_a_killed_daemon_left_goes_after_the_next_ones_first_lease() -> None:
+    left = "SELECT count(*) FROM pg_roles WHERE rolname = 'mine'"
+    with running_daemon(FEW) as daemon:
+        with daemon.client() as client:
+            lease = client.lease("blog", timeout=30)
+            run(lease.url, "CREATE ROLE mine")
+            run(lease.url, "CREATE DATABASE theirs")
+            daemon.stop(9)
+        daemon.start()
+        eventually(daemon.at_rest)
+        with daemon.client() as client, client.lease("blog", timeout=30):
+            pass
+        eventually(lambda: ask(daemon, left) == 0)
+        database = "SELECT count(*) FROM pg_database WHERE datname = 'theirs'"
+        eventually(lambda: ask(daemon, database) == 0)
+
+
 def test_what_alter_system_set_where_it_cannot_be_refused_is_reset() -> None:
     older = [major for major in binaries.available() if major < 17]
     if not older:

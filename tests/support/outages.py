@@ -38,13 +38,19 @@ RECOVERY_SECONDS = 5.0
 COUNT = "SELECT count(*) FROM blog.tb_user"
 
 
+async def _make_admin(server: EmbeddedServer) -> None:
+    """Make the role that a daemon by URL logs in as."""
+    gateway = Gateway(server.endpoint, "clonepool test")
+    await gateway.ddl("CREATE ROLE admin LOGIN SUPERUSER PASSWORD 'plain'")
+    await gateway.close()
+
+
 class Victim:
     """A real server that the test stops, kills and starts; a daemon knows it by URL."""
 
     def __init__(self, server: EmbeddedServer) -> None:
         self.server = server
-        itself = Gateway(server.endpoint, "clonepool test")
-        anyio.run(itself.ddl, "CREATE ROLE admin LOGIN SUPERUSER PASSWORD 'plain'")
+        anyio.run(_make_admin, server)
         self.endpoint = role_of(server.clients, "admin")
         self.url = self.endpoint.url("postgres")
 

@@ -198,7 +198,7 @@ class _Daemon:
             Digests(self._server.state / "digests.json"),
         )
         builder = TemplateBuilder(context, build)
-        await context.server_wide.begin()
+        await context.server_wide.begin(capabilities.system_identifier)
         async with anyio.create_task_group() as workers:
             broker = self._make_broker(context, workers)
             made = ClientTemplates(context, build.generations, workers)
@@ -286,7 +286,12 @@ class _Daemon:
                 shared.digest_sql(capabilities.major) if alone else facts.NOTHING_SHARED,
             ),
             server_wide=ServerWide(
-                gateway, capabilities.major, fleet, self._metrics, takes_back=alone
+                gateway,
+                capabilities.major,
+                fleet,
+                self._metrics,
+                self._server.state / "server.json",
+                takes_back=alone,
             ),
             storage=StorageGuard(
                 self._config,

@@ -11,16 +11,21 @@ anything of it. What cannot be removed is told.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import anyio
+import msgspec
 import structlog
 
+from clonepool import own_files
 from clonepool.core.clone import State as CloneState
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import shared
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clonepool.core.fleet import Fleet
     from clonepool.observe.metrics import Metrics
     from clonepool.postgres.gateway import Gateway
@@ -30,6 +35,7 @@ log = structlog.get_logger()
 
 AGAIN_SECONDS = 5.0
 """When what could not be taken back is tried again."""
+_MOST_BYTES = 1024 * 1024
 _Key = tuple[shared.Kind, str]
 _BEFORE_ROLES = {shared.Kind.DATABASE, shared.Kind.TABLESPACE, shared.Kind.PARAMETER}
 
@@ -54,6 +60,13 @@ _MADE_BY_BUILDS = {
 }
 
 
+class _Remembered(msgspec.Struct, frozen=True):
+    """What the next daemon is told: of which server, and the keys of the baseline."""
+
+    server: str
+    keys: list[str]
+
+
 class ServerWide:
     """Knows what the server is to be, and what became of it.
 
@@ -62,6 +75,7 @@ class ServerWide:
         major: its version.
         fleet: who holds what.
         metrics: count what is met.
+        path: of a file that says to the next daemon what there was, and was no lease's.
         takes_back: whether differences are taken back; on a server that others use too they are not
             even looked for.
     """
@@ -72,6 +86,7 @@ class ServerWide:
         major: int,
         fleet: Fleet,
         metrics: Metrics,
+        path: Path,
         *,
         takes_back: bool,
     ) -> None:
@@ -79,21 +94,35 @@ class ServerWide:
         self._major = major
         self._fleet = fleet
         self._metrics = metrics
+        self._path = path
         self._takes_back = takes_back
         self._lock = anyio.Lock()
         self._baseline: State = {}
         self._digest = ""
+        self._identity = ""
         self._suspects: dict[_Key, set[str]] = {}
         self._told: set[_Key] = set()
         self._builds: set[str] = set()
         self._again_at = 0.0
 
-    async def begin(self) -> None:
-        """Take what there is for the baseline."""
+    async def begin(self, system_identifier: int) -> None:
+        """Take what there is for the baseline, but for what leases of an earlier daemon left.
+
+        That one may have been killed before it could take it back; it goes after the first lease.
+        """
+        self._identity = str(system_identifier)
         if self._takes_back:
             async with self._lock:
-                self._baseline = await shared.read_state(self._gateway, self._major)
+                found = await shared.read_state(self._gateway, self._major)
+                known = self._remembered()
+                self._baseline = {
+                    key: entry
+                    for key, entry in found.items()
+                    if known is None or f"{key[0]}:{key[1]}" in known
+                }
+                self._suspects = {key: set() for key in found.keys() - self._baseline.keys()}
                 self._digest = await self._read_digest()
+                self._remember()
 
     def enter(self, build: str) -> None:
         """A build begins: what is new from now on may be its."""
@@ -124,7 +153,26 @@ class ServerWide:
                 and self._suspects.get((each.entry.kind, each.entry.key), self._builds)
                 & self._builds
             ]
-            self._baseline |= {(entry.kind, entry.key): entry for entry in accepted}
+            if accepted:
+                self._baseline |= {(entry.kind, entry.key): entry for entry in accepted}
+                self._remember()
+
+    def _remembered(self) -> set[str] | None:
+        """Return the keys of what an earlier daemon knew; None when it says nothing of it."""
+        try:
+            found = msgspec.json.decode(
+                own_files.read_own(self._path, own_files.ours(), _MOST_BYTES), type=_Remembered
+            )
+        except (OSError, msgspec.DecodeError):
+            return None
+        return set(found.keys) if found.server == self._identity else None
+
+    def _remember(self) -> None:
+        """Write down what is known; a daemon that can't read it takes all for known."""
+        keys = sorted(f"{kind}:{key}" for kind, key in self._baseline)
+        content = msgspec.json.encode(_Remembered(self._identity, keys))
+        with contextlib.suppress(OSError):
+            own_files.replace_own(self._path, content)
 
     async def look(self, clone: str, digest: str | None) -> list[str]:
         """Take back what a lease left in the server as a whole; return what it was, for people.

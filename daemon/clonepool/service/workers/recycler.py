@@ -45,7 +45,7 @@ class Recycler:
             await self._write_end(decision)
         rewindable = context.can_rewind(decision.template) and await self._lock_out(decision)
         seen = await self._look(decision) if rewindable else None
-        leaks = await self._look_at_server(decision, seen)
+        leaks = await self._look_at_server(decision.clone, seen)
         if report is not None:
             strays = await self._name_strays(decision, seen)
             report(strays if strays is None else [*strays, *leaks])
@@ -95,16 +95,14 @@ class Recycler:
 
         return await self._ask(decision.template, decision.clone, look)
 
-    async def _look_at_server(self, decision: Recycle, seen: Seen | None) -> list[dict[str, Any]]:
+    async def _look_at_server(self, clone: str, seen: Seen | None) -> list[dict[str, Any]]:
         """Take back what the lease left in the server as a whole; return what that was."""
         context = self._context
         try:
             with anyio.fail_after(ASKING_SECONDS):
-                found = await context.server_wide.look(
-                    decision.clone, seen.facts.shared if seen else None
-                )
+                found = await context.server_wide.look(clone, seen.facts.shared if seen else None)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.troubles.begin(SERVER_LOOK_FAILED, "", error, clone=decision.clone)
+            context.troubles.begin(SERVER_LOOK_FAILED, "", error, clone=clone)
             return []
         context.troubles.end(SERVER_LOOK_FAILED, "")
         return [{"what": what} for what in found]
@@ -207,6 +205,8 @@ class Recycler:
             decision.template, decision.generation, decision.label, decision.seconds
         )
         strays = await self._strays(decision.template, decision.clone)
+        leaks = await self._look_at_server(decision.clone, None)
+        strays = strays if strays is None else [*strays, *leaks]
         context.rewinder.forget(decision.clone)
         try:
             await databases.end_sessions(context.gateway, decision.clone, seconds=ASKING_SECONDS)
