@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import structlog
 
-from clonepool.errors import ServerUnavailableError
+from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import databases
 from clonepool.postgres.recycling import ENDING_SECONDS, look_at_returned, stray_sessions
 from clonepool.postgres.rewind.errors import CannotRewindError
@@ -43,12 +43,15 @@ class Recycler:
         context, pool = self._context, self._context.fleet.pools[decision.template]
         if decision.written_down:
             await self._write_end(decision)
-        rewindable = context.can_rewind(decision.template) and await self._lock_out(decision)
-        seen = await self._look(decision) if rewindable else None
-        leaks = await self._look_at_server(decision.clone, seen)
+        rewindable = context.can_rewind(decision.template)
+        locked_out = await self._lock_out(decision) if rewindable else False
+        seen = await self._look(decision) if locked_out else None
+        if locked_out is None:
+            leaks = None  # the server does not answer: nobody has to wait for it once more
+        else:
+            leaks = await self._name_leaks(decision, seen, asked=report is not None)
         if report is not None:
-            strays = await self._name_strays(decision, seen)
-            report(strays if strays is None else [*strays, *leaks])
+            report(leaks)
         try:
             alone = seen is not None and not seen.facts.sessions
             clean = await self._rewind(
@@ -58,14 +61,16 @@ class Recycler:
             await self._suspect(decision, error)
             return
         if clean:
-            locked_out = not decision.same_holder
-            rewound = pool.rewound(decision.clone, context.now(), locked_out=locked_out)
-            context.carry_out(rewound)
+            given = not decision.same_holder
+            context.carry_out(pool.rewound(decision.clone, context.now(), locked_out=given))
         else:
             context.carry_out(pool.unusable(decision.clone, context.now()))
 
-    async def _lock_out(self, decision: Recycle) -> bool:
-        """See that nobody comes in any more who had the clone; say whether that is certain.
+    async def _lock_out(self, decision: Recycle) -> bool | None:
+        """See that nobody comes in any more who had the clone.
+
+        Returns:
+            Whether that is certain; None when the server does not answer.
 
         Before anything is looked at: who comes in afterwards would not be seen. A holder that is to
         have the clone again is let in again afterwards.
@@ -73,13 +78,21 @@ class Recycler:
         context, template = self._context, decision.template
         credentials, section = context.credentials, context.sections[template]
         try:
-            if decision.same_holder:
-                await credentials.suspend(decision.clone, section)
-            else:
-                await credentials.renew(decision.clone, section)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            with anyio.fail_after(ASKING_SECONDS):
+                if decision.same_holder:
+                    await credentials.suspend(decision.clone, section)
+                else:
+                    await credentials.renew(decision.clone, section)
+        except StatementError as error:
             context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
             return False
+        except TimeoutError:
+            late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of {decision.clone}")
+            context.troubles.begin(LOCK_OUT_FAILED, template, late, clone=decision.clone)
+            return None
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
+            return None
         context.troubles.end(LOCK_OUT_FAILED, template)
         return True
 
@@ -94,6 +107,14 @@ class Recycler:
                 return None
 
         return await self._ask(decision.template, decision.clone, look)
+
+    async def _name_leaks(
+        self, decision: Recycle, seen: Seen | None, *, asked: bool
+    ) -> list[dict[str, Any]] | None:
+        """Return what the lease left: in the server as a whole, and sessions if that is asked."""
+        changes = await self._look_at_server(decision.clone, seen)
+        strays = await self._name_strays(decision, seen) if asked else []
+        return strays if strays is None else [*strays, *changes]
 
     async def _look_at_server(self, clone: str, seen: Seen | None) -> list[dict[str, Any]]:
         """Take back what the lease left in the server as a whole; return what that was."""
