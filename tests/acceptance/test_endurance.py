@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 LEASES = int(os.environ.get("CLONEPOOL_ENDURANCE_LEASES") or 600)
 """For each kind of lease; `make endurance` takes 20,000."""
 WARM_UP = 200
+ROWS_OF_A_CLONE = 8
 MIB = 1024 * 1024
 CATALOGS = [
     "pg_authid",
@@ -32,9 +33,7 @@ SIZES = f"""\
 SELECT string_agg(pg_total_relation_size(name::regclass)::text, ' ' ORDER BY n)
   FROM unnest('{{{",".join(CATALOGS)}}}'::text[]) WITH ORDINALITY AS c(name, n)
 """
-ROWS = "SELECT string_agg(n::text, ' ') FROM (" + " UNION ALL ".join(
-    f"SELECT count(*) AS n FROM {name}" for name in CATALOGS
-)
+ROWS = " UNION ALL ".join(f"SELECT count(*) AS n FROM {name}" for name in CATALOGS)
 
 
 KINDS = {
@@ -57,7 +56,8 @@ def test_neither_memory_nor_files_nor_shared_catalogs_grow_with_leases(kind: str
         last = lease_often(client, WARM_UP, ttl)
         eventually(daemon.at_rest)
         after = measure(daemon)
-    assert after["rows"] == before["rows"]
+    # Each clone has some, and how many are held ready follows the demand.
+    assert after["rows"] <= before["rows"] + 12 * ROWS_OF_A_CLONE
     for name in ("resident", "log", *CATALOGS):
         assert after[name] <= 1.3 * before[name] + MIB, name
     assert after["files"] <= before["files"] + 8
@@ -80,11 +80,11 @@ def measure(daemon: Daemon) -> dict[str, float]:
     process = Path(f"/proc/{daemon.process.pid}")
     resident = int(process.joinpath("status").read_text().split("VmRSS:")[1].split()[0]) * 1024
     sizes = map(int, str(ask(daemon, SIZES)).split())
-    rows = ask(daemon, ROWS + ") AS rows")
+    rows = ask(daemon, f"SELECT sum(n)::int FROM ({ROWS}) AS counted")
     return {
         "resident": resident,
         "files": len(list(process.joinpath("fd").iterdir())),
         "log": daemon.log.stat().st_size,
-        "rows": hash(rows),
+        "rows": int(str(rows)),
         **dict(zip(CATALOGS, sizes, strict=True)),
     }

@@ -9,7 +9,7 @@ import pytest
 
 from clonepool.errors import ClonepoolError
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.queries import ask, clones_of, run, value
+from support.queries import ask, clones_of, own_url, run, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -96,7 +96,7 @@ def test_a_stray_row_does_not_become_the_measure_of_what_is_clean(one: Daemon) -
     """Whoever gets into a ready clone behind everybody's back is not made the template."""
     eventually(one.at_rest)
     (clone,) = clones_of(one)
-    run(_behind(one, clone), STRAY)
+    run(own_url(one, clone), STRAY)
     one.stop()
     one.start()
     eventually(one.at_rest)
@@ -106,13 +106,6 @@ def test_a_stray_row_does_not_become_the_measure_of_what_is_clean(one: Daemon) -
                 assert value(lease.url, f"{TAGS} WHERE name = 'stray'") == 0
                 run(lease.url, "DELETE FROM blog.tb_comment")
     assert not one.events("clone.proof_failed")
-
-
-def _behind(daemon: Daemon, database: str) -> str:
-    """Return the URL by which the daemon itself would come in."""
-    with daemon.client() as client:
-        status = client.call("status")["server"]
-    return f"postgresql://clonepool@/{database}?host={status['host']}&port={status['port']}"
 
 
 def test_a_clone_that_was_truncated_is_not_taken_over_and_nobody_is_warned(one: Daemon) -> None:
@@ -144,7 +137,7 @@ def test_a_reference_lets_nobody_in() -> None:
         eventually(daemon.at_rest)
         (reference,) = str(ask(daemon, names.format("_r[0-9a-z]+_[0-9a-z]+$"))).split()
         with pytest.raises(ClonepoolError, match="not currently accepting"):
-            run(_behind(daemon, reference), "DELETE FROM t")
+            run(own_url(daemon, reference), "DELETE FROM t")
 
 
 BREAKS = [

@@ -21,6 +21,7 @@ from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.server import MARKER, EmbeddedServer, discard
 from support import binaries
 from support.daemons import eventually, free_port
+from support.servers import role_of
 from support.visitors import Visitor
 
 if TYPE_CHECKING:
@@ -176,8 +177,14 @@ async def test_without_a_port_no_tcp_port_is_open_and_with_one_it_is(state: Path
     await server.stop()
     by_tcp = make(state, port=free_port())
     await by_tcp.start()
-    assert by_tcp.endpoint.host == "127.0.0.1"
-    assert await query(by_tcp, "SELECT inet_client_addr() IS NOT NULL")
+    assert by_tcp.clients.host == "127.0.0.1"
+    await execute(by_tcp, "CREATE ROLE guest LOGIN PASSWORD 'plain'")
+    guest = Visitor(role_of(by_tcp.clients, "guest"), "test")
+    async with guest.session("postgres") as session:
+        assert await session.value("SELECT inet_client_addr() IS NOT NULL")
+    itself = msgspec.structs.replace(by_tcp.clients, user=by_tcp.endpoint.user)
+    with pytest.raises(StatementError, match="pg_hba"):  # the daemon itself never comes by TCP
+        await Visitor(itself, "test").connect("postgres")
     await by_tcp.stop()
 
 

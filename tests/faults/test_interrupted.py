@@ -25,7 +25,7 @@ from clonepool.postgres.endpoint import from_url
 from support.daemons import Daemon, clean_up, eventually
 from support.interrupted import NOWHERE, spawn
 from support.lines import Lines
-from support.queries import ask, clones_of, value
+from support.queries import ask, clones_of, own_url, value
 from support.servers import ROOT, open_directory
 from support.visitors import Visitor
 
@@ -190,17 +190,16 @@ def check(daemon: Daemon, book: Book) -> None:
             with pytest.raises(NotYourLeaseError):
                 client.call("renew", lease=token)
         ready = [client.lease("blog") for _ in range(daemon.pool()["ready"])]
-        server = ready[0].url
         eventually(lambda: is_complete(daemon, client, book), what="no database without owner")
         for lease in ready:
             assert value(lease.url, MARKED) is False, "a clone that was used was granted again"
             assert value(lease.url, COUNT) == USERS
         for token, database in book.held.items():
             assert client.call("renew", lease=token, ttl=TTL)["expires_in_seconds"] > TTL / 2
-            assert value(with_database(server, database), MARKED) is True, "a lease lost its data"
+            assert value(own_url(daemon, database), MARKED) is True, "a lease lost its data"
             client.call("release", lease=token)
         for database in book.kept:
-            assert value(with_database(server, database), MARKED) is True
+            assert value(own_url(daemon, database), MARKED) is True
     eventually(lambda: is_whole(daemon.pool()), what="the pool is whole")
     for event in ("request.failed", "worker.failed", "work.failed"):
         assert not daemon.events(event)
@@ -231,10 +230,6 @@ async def _execute(url: str, sql: str) -> None:
     endpoint = from_url(url)
     async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
         await session.execute(sql)
-
-
-def with_database(url: str, database: str) -> str:
-    return from_url(url).url(database)
 
 
 @pytest.mark.parametrize("killed_at", STARTS)

@@ -56,24 +56,25 @@ def connected(url: str) -> Iterator[Callable[[str], object]]:
 
 def ask(daemon: Daemon, sql: str) -> object:
     """Ask the embedded server behind the daemon's back."""
-    return value(_superuser_url(daemon), sql)
+    return value(own_url(daemon), sql)
 
 
 def tell(daemon: Daemon, sql: str) -> None:
     """Run a statement on the embedded server behind the daemon's back."""
 
     async def run() -> None:
-        async with Visitor(from_url(_superuser_url(daemon)), "test").session("postgres") as session:
+        async with Visitor(from_url(own_url(daemon)), "test").session("postgres") as session:
             await session.execute(sql)
 
     anyio.run(run)
 
 
-def _superuser_url(daemon: Daemon) -> str:
+def own_url(daemon: Daemon, database: str = "postgres") -> str:
+    """Return the URL by which the daemon itself comes into its embedded server."""
     marker = cluster.read_marker(daemon.state / MARKER)
     assert marker is not None
     host = str(Storage(Path(marker.root), in_memory=False).socket)
-    return Endpoint(host, DEFAULT_PORT, SUPERUSER, "").url("postgres")
+    return Endpoint(host, DEFAULT_PORT, SUPERUSER, "").url(database)
 
 
 def clones_of(daemon: Daemon) -> set[str]:

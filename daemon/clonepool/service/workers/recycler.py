@@ -88,10 +88,10 @@ class Recycler:
             return False
         except TimeoutError:
             late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of {decision.clone}")
-            context.troubles.begin(LOCK_OUT_FAILED, template, late, clone=decision.clone)
+            context.troubles.begin(RECYCLE_FAILED, template, late, clone=decision.clone)
             return None
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
+            context.troubles.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
             return None
         context.troubles.end(LOCK_OUT_FAILED, template)
         return True
