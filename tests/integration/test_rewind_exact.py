@@ -329,6 +329,8 @@ CREATE STATISTICS m.more ON (id % 5), (id % 3) FROM m.t;
 CREATE MATERIALIZED VIEW m.seen AS SELECT id FROM m.t;
 """
 KEEPS_STATISTICS = {
+    "large filled": "INSERT INTO m.large SELECT n, repeat(md5(n::text), 10)"
+    " FROM generate_series(10000, 19000) AS n",
     "analyzed as it was": "ANALYZE m.t, m.small, m.parted, m.long, m.large, m.seen",
     "emptied": "TRUNCATE m.t, m.large, m.small",
     "emptied and vacuumed": "TRUNCATE m.t; VACUUM m.t",
