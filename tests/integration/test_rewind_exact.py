@@ -100,7 +100,8 @@ async def test_expressions_that_no_setting_changes_are_computed_again(
 ) -> None:
     schema = """\
 CREATE SCHEMA m;
-CREATE TABLE m.t (id int PRIMARY KEY, data jsonb, v varchar(9),
+CREATE DOMAIN m.positive AS int CHECK (VALUE > 0);
+CREATE TABLE m.t (id m.positive PRIMARY KEY, data jsonb, v varchar(9),
     x int GENERATED ALWAYS AS ((data->>'x')::int) STORED,
     n text GENERATED ALWAYS AS (id::text || '!') STORED,
     w text GENERATED ALWAYS AS (upper(v)) STORED);
