@@ -100,7 +100,8 @@ async def test_expressions_that_no_setting_changes_are_computed_again(
 ) -> None:
     schema = """\
 CREATE SCHEMA m;
-CREATE TABLE m.t (id int PRIMARY KEY, data jsonb, v varchar(9),
+CREATE DOMAIN m.positive AS int CHECK (VALUE > 0);
+CREATE TABLE m.t (id m.positive PRIMARY KEY, data jsonb, v varchar(9),
     x int GENERATED ALWAYS AS ((data->>'x')::int) STORED,
     n text GENERATED ALWAYS AS (id::text || '!') STORED,
     w text GENERATED ALWAYS AS (upper(v)) STORED);
@@ -329,6 +330,8 @@ CREATE STATISTICS m.more ON (id % 5), (id % 3) FROM m.t;
 CREATE MATERIALIZED VIEW m.seen AS SELECT id FROM m.t;
 """
 KEEPS_STATISTICS = {
+    "large filled": "INSERT INTO m.large SELECT n, repeat(md5(n::text), 10)"
+    " FROM generate_series(10000, 19000) AS n",
     "analyzed as it was": "ANALYZE m.t, m.small, m.parted, m.long, m.large, m.seen",
     "emptied": "TRUNCATE m.t, m.large, m.small",
     "emptied and vacuumed": "TRUNCATE m.t; VACUUM m.t",

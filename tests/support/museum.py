@@ -244,13 +244,12 @@ COPY (SELECT 'trigger', oid, tgrelid::regclass, tgname, tgenabled FROM pg_trigge
 COPY (SELECT 'constraint', oid, conname, convalidated FROM pg_constraint) TO STDOUT;
 COPY (SELECT 'statistics', starelid::regclass, s.* FROM pg_statistic AS s) TO STDOUT;
 COPY (SELECT 'statistics', stxoid, d.* FROM pg_statistic_ext_data AS d) TO STDOUT;
-COPY (SELECT 'estimate', oid::regclass, reltuples, relpages = pages,
-             relallvisible = relpages
-        FROM (SELECT *, CASE WHEN relkind IN ('r', 'm', 'i') AND pg_relation_size(oid) / 8192
-                             NOT BETWEEN relpages AND relpages + greatest(2, relpages)
-                             THEN pg_relation_size(oid) / 8192 ELSE relpages END AS pages
-                FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 't', 'm', 'i', 'p', 'I')) AS c
-     ) TO STDOUT;
+COPY (SELECT 'estimate', oid::regclass, reltuples,
+             CASE WHEN relkind IN ('r', 'm')
+                  THEN pg_relation_size(oid) / 8192
+                       BETWEEN relpages AND relpages + greatest(2, relpages) END,
+             relallvisible = relpages OR relkind NOT IN ('r', 'm')
+        FROM pg_class WHERE oid >= 16384 AND relkind IN ('r', 't', 'm', 'i', 'p', 'I')) TO STDOUT;
 COPY (SELECT 'left behind', 'prepared', gid FROM pg_prepared_xacts
        WHERE database = current_database()) TO STDOUT;
 COPY (SELECT 'left behind', 'slot', slot_name FROM pg_replication_slots

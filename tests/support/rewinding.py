@@ -127,10 +127,17 @@ class Bench:
 
 
 @asynccontextmanager
-async def open_bench(server: EmbeddedServer, *schema: str) -> AsyncIterator[Bench]:
+async def open_bench(
+    server: EmbeddedServer, *schema: str, looks: bool = True
+) -> AsyncIterator[Bench]:
     """Build a template of this SQL, each in a session of its own, and work on a clone of it.
 
     Skips where nothing is rewound.
+
+    Args:
+        server: where.
+        schema: files of SQL.
+        looks: whether the oracle is asked; not where it would read too much.
     """
     shop = await Workshop.open(server.endpoint, server.psql, "rewind")
     try:
@@ -141,6 +148,7 @@ async def open_bench(server: EmbeddedServer, *schema: str) -> AsyncIterator[Benc
                 (directory / f"{number}.sql").write_text(sql)
             generation = await shop.build(["*.sql"], directory, "museum", rewindable=True)
         made = Bench(server, shop, generation)
+        made.pristine = [] if looks else ["never looked at"]
         try:
             await made.renew()
             yield made

@@ -53,6 +53,13 @@ def test_what_reads_settings_is_told(expression: str) -> None:
     assert depends_on_settings(expression)
 
 
+def test_a_domain_is_what_it_is_made_of() -> None:
+    domains = [("99998", "23"), ("99999", "99998"), ("99999", "23"), ("99997", "701")]
+    assert not depends_on_settings(cast(column(99_998), 25), domains)
+    assert not depends_on_settings(cast(column(99_999), 25), domains)
+    assert depends_on_settings(cast(column(99_997), 25), domains)
+
+
 @pytest.mark.parametrize("expression", SAME.values(), ids=SAME)
 def test_what_reads_none_is_not(expression: str) -> None:
     assert not depends_on_settings(expression)

@@ -13,7 +13,7 @@ import re
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Set
 
 _TOKEN = re.compile(r"\{\w+|[{}()]|(?:\\.|[^\s(){}\\])+")
 _END = "}"
@@ -44,6 +44,17 @@ _FUNCTIONS = {"1199", "1282"}
 quote_ident(text) `quote_all_identifiers`."""
 
 
+DOMAINS = """\
+WITH RECURSIVE domain (oid, base) AS (
+    SELECT oid, typbasetype FROM pg_type WHERE typtype = 'd'
+    UNION SELECT domain.oid, typbasetype FROM domain JOIN pg_type AS t ON t.oid = base
+           WHERE typtype = 'd'
+)
+SELECT oid::text AS domain, base::text AS base FROM domain
+"""
+"""Reads what each domain is made of, at every depth."""
+
+
 class _Node(NamedTuple):
     name: str
     fields: dict[str, str]
@@ -53,21 +64,22 @@ class _Node(NamedTuple):
     def type(self) -> str:
         return self.fields.get(_TYPE_FIELDS.get(self.name, ""), "")
 
-    @property
-    def varies(self) -> bool:
-        """Whether this node itself reads settings."""
+    def varies(self, one_text: Set[str]) -> bool:
+        """Say whether this node itself reads settings."""
         if self.name == "COERCEVIAIO":
-            return not self.nested or self.nested[0].type not in _ONE_TEXT
+            return not self.nested or self.nested[0].type not in one_text
         return self.name in _PRINTING or self.fields.get(":funcid") in _FUNCTIONS
 
 
-def depends_on_settings(expression: str) -> bool:
+def depends_on_settings(expression: str, domains: Iterable[tuple[str, str]] = ()) -> bool:
     """Say whether what an expression says may depend on settings.
 
     Args:
         expression: the text of a pg_node_tree.
+        domains: OIDs of domains, each with that of a type that it is made of.
     """
-    return any(node.varies for node in _nodes(expression))
+    one_text = _ONE_TEXT | {domain for domain, base in domains if base in _ONE_TEXT}
+    return any(node.varies(one_text) for node in _nodes(expression))
 
 
 def _nodes(expression: str) -> Iterator[_Node]:

@@ -15,7 +15,7 @@ import msgspec
 from clonepool.errors import StatementError
 from clonepool.postgres.gateway import identifier
 from clonepool.postgres.rewind.estimates import Estimates, read_estimates
-from clonepool.postgres.rewind.expressions import depends_on_settings
+from clonepool.postgres.rewind.expressions import DOMAINS, depends_on_settings
 from clonepool.postgres.rewind.owners import read_owners
 from clonepool.postgres.rewind.rows import TOLD_BY_TEXT, read_rows
 from clonepool.postgres.rewind.survey import FIRST_USER_OID
@@ -275,10 +275,12 @@ async def _read_tables(
     session: Session, rows: list[dict[str, Any]], owners: dict[int, str]
 ) -> dict[int, Table]:
     """Read the rows of small tables, the smallest first, as far as memory is meant to go."""
+    domains = [(row["domain"], row["base"]) for row in await session.rows(DOMAINS)]
     tables: dict[int, Table] = {}
     left = LARGEST_ALL_BYTES
     for row in sorted(rows, key=lambda row: int(row["bytes"])):
-        table = _table(row, left, owners.get(row["oid"], ""))
+        owner = owners.get(row["oid"], "")
+        table = _table(row, left, _obstacle(row, owner, domains), trusted=not owner)
         if not table.obstacle and not table.paged:
             table = await _with_rows(session, table, by_row=row["told_by_text"])
             left -= table.size
@@ -300,11 +302,10 @@ async def _with_rows(session: Session, table: Table, *, by_row: bool) -> Table:
     return msgspec.structs.replace(table, copied=copied, count=count)
 
 
-def _table(row: dict[str, Any], memory: int, owner: str) -> Table:
+def _table(row: dict[str, Any], memory: int, obstacle: str, *, trusted: bool) -> Table:
     largest = LARGEST_IN_MEMORY_BYTES if row["logged"] else LARGEST_WITHOUT_PAGES_BYTES
     large = row["bytes"] > min(largest, memory)
     paged = large and row["logged"]
-    obstacle = _obstacle(row, owner)
     if not obstacle and large and not paged:
         obstacle = "it is too large"
     return Table(
@@ -316,13 +317,13 @@ def _table(row: dict[str, Any], memory: int, owner: str) -> Table:
         toast=row["toast"],
         size=row["bytes"],
         populated=row["populated"],
-        readable=row["populated"] and not owner,
+        readable=row["populated"] and trusted,
         paged=paged and not obstacle,
         toasted=row["toasted"],
     )
 
 
-def _obstacle(row: dict[str, Any], owner: str) -> str:
+def _obstacle(row: dict[str, Any], owner: str, domains: list[tuple[str, str]]) -> str:
     """Return what stands in the way of putting a table's rows back, whatever its size."""
     reasons = {
         "it is a materialized view": row["kind"] == "m",
@@ -330,7 +331,7 @@ def _obstacle(row: dict[str, Any], owner: str) -> str:
         f"functions of {owner}'s run when its rows are written": bool(owner),
         "functions of its own compute what it holds, or its indexes": row["computed"],
         "what it or its indexes hold was computed under settings": any(
-            map(depends_on_settings, row["expressions"])
+            depends_on_settings(said, domains) for said in row["expressions"]
         ),
         "it has triggers or rules that cannot be kept out": row["watched"],
     }

@@ -148,7 +148,7 @@ class Undo:
         frozen += self._small.leave_open([*by_row, *opened], grown)
         await self._freeze(frozen, changes.toasted)
         for repair in repairs:
-            await self._check(repair, xmin)
+            await self._check(repair, xmin, grown=repair.table.oid in grown)
         for table in locked:
             if table.paged:
                 await self._remember(table, await open_pages(self._session, table))
@@ -255,18 +255,21 @@ class Undo:
         if written != count:
             raise CannotRewindError(f"{table.name}: {written} rows instead of {count}")
 
-    async def _check(self, repair: Repair, xmin: int) -> None:
+    async def _check(self, repair: Repair, xmin: int, *, grown: bool) -> None:
         async with self._borrow() as reference:
             now, opened = await check_repair(
                 self._session, repair, xmin, self._large.clean_at, reference
             )
         self._large.displaced[repair.table.oid] = now
-        await self._remember(repair.table, opened)
+        await self._remember(repair.table, opened, grown=grown)
 
-    async def _remember(self, table: Table, opened: list[int]) -> None:
-        """Remember that a large table has pages without their bits; with too many, VACUUM."""
+    async def _remember(self, table: Table, opened: list[int], *, grown: bool = False) -> None:
+        """Remember that a large table has pages without their bits; with too many, VACUUM.
+
+        So too when it has grown: else the planner would expect more rows in it than there are.
+        """
         self._large.opened.pop(table.oid, None)
-        if len(opened) > MOST_OPEN_PAGES:
+        if grown or len(opened) > MOST_OPEN_PAGES:
             await self._vacuum([table.name], "FREEZE, INDEX_CLEANUP ON, TRUNCATE OFF")
         elif opened:
             self._large.opened[table.oid] = table
