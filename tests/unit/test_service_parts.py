@@ -31,6 +31,7 @@ from clonepool.service.troubles import Troubles
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from clonepool.postgres.gateway import Session
     from clonepool.postgres.roles import Ownership, Roles
 
 LEASE = Lease("secret", "blog", "abcdefgh", "clone_1", 1, "me", 10.0, 60.0, 70.0)
@@ -114,7 +115,10 @@ class FakeRoles:
     async def give(self, clone: str, _: Ownership, password: str) -> None:
         self.passwords[clone] = [password]
 
-    async def renew(self, clone: str, _: Ownership, password: str) -> None:
+    async def renew(
+        self, clone: str, _: Ownership, password: str, session: Session | None = None
+    ) -> None:
+        assert session is None
         self.passwords[clone].append(password)
 
 

@@ -36,7 +36,7 @@ async def stray_sessions(gateway: Gateway, name: str, ours: int = 0) -> list[dic
     return await _without_leaving(lambda: databases.sessions(gateway, name, ours), list)
 
 
-async def look_at_returned(rewinder: Rewinder, name: str) -> Seen:
+async def look_at_returned(rewinder: Rewinder, name: str, *, at_server: bool) -> Seen:
     """Return what is known of a clone that its former holder can't come into any more.
 
     Sessions just leaving are left out. Whoever was logging in when the password was changed may
@@ -46,11 +46,12 @@ async def look_at_returned(rewinder: Rewinder, name: str) -> Seen:
     Args:
         rewinder: of the server, ours being a superuser's.
         name: of the clone.
+        at_server: whether to look at the server as a whole, too.
 
     Raises:
         CannotRewindError: one of them does not get on: it may come in at any time.
     """
-    seen = await rewinder.look(name)
+    seen = await rewinder.look(name, at_server=at_server)
     deadline, pause = anyio.current_time() + ARRIVING_SECONDS, FIRST_PAUSE_SECONDS
     arriving = set(seen.facts.arriving)
     while arriving:
@@ -58,9 +59,9 @@ async def look_at_returned(rewinder: Rewinder, name: str) -> Seen:
             raise CannotRewindError("somebody began to log in and does not get on")
         await anyio.sleep(pause)
         pause *= 2
-        seen = await rewinder.look(name)
+        seen = await rewinder.look(name, at_server=at_server)
         arriving &= set(seen.facts.arriving)
-    return await _without_leaving(lambda: rewinder.look(name), _sessions, seen)
+    return await _without_leaving(lambda: rewinder.look(name, at_server=at_server), _sessions, seen)
 
 
 def _sessions(seen: Seen) -> list[dict[str, Any]]:

@@ -225,17 +225,30 @@ class Roles:
             )
         await self.remove(builder)
 
-    async def renew(self, name: str, ownership: Ownership, password: str) -> None:
+    async def renew(
+        self, name: str, ownership: Ownership, password: str, session: Session | None = None
+    ) -> None:
         """Make a login as it was when it was made, with another password.
 
         From then on nobody comes in who knew the one before. What is in its settings is gone.
+
+        Args:
+            name: the login's.
+            ownership: of its template.
+            password: the new one.
+            session: of ours, to be used instead of one to the maintenance database: waking up one
+                backend for this and another for what follows takes longer than all the rest.
         """
         role = identifier(name)
-        async with self._gateway.control() as session:
-            await session.execute(
-                f"ALTER ROLE {role} WITH {self._attributes(ownership, password)};"
-                f" ALTER ROLE {role} RESET ALL"
-            )
+        sql = (
+            f"ALTER ROLE {role} WITH {self._attributes(ownership, password)};"
+            f" ALTER ROLE {role} RESET ALL"
+        )
+        if session is not None:
+            await session.execute(sql)
+            return
+        async with self._gateway.control() as another:
+            await another.execute(sql)
 
     async def remove(self, name: str) -> None:
         """Remove the login of a database that is gone; there need not be one."""

@@ -152,13 +152,34 @@ def _queries(major: int) -> dict[Kind, tuple[str, str, str, str]]:
     return {kind: query for kind, query in _QUERIES.items() if kind not in left_out}
 
 
+_LOGINS_LEFT_OUT = _NOT_OURS.format(column="u.rolname")
+_DATABASES_LEFT_OUT = _NOT_OURS.format(column="datname")
+_OF_DATABASE = (
+    "concat_ws(',', oid, datname, datdba, datistemplate, datallowconn, datconnlimit, dattablespace,"
+    " datacl::text)"
+)
+_MEMBERS = "pg_auth_members m JOIN pg_authid u ON u.oid = member"
+_SUMMED = [
+    f"SELECT sum(hashtextextended(u::text, 1)) FROM pg_authid u WHERE {_LOGINS_LEFT_OUT}",
+    f"SELECT sum(hashtextextended(m::text, 2)) FROM {_MEMBERS} WHERE {_LOGINS_LEFT_OUT}",
+    f"SELECT sum(hashtextextended(e::text, 3)) FROM ({_SETTINGS}) AS e",
+    f"SELECT sum(hashtextextended({_OF_DATABASE}, 4)) FROM pg_database WHERE {_DATABASES_LEFT_OUT}",
+    "SELECT sum(hashtextextended(t::text, 5)) FROM pg_tablespace t",
+    f"SELECT sum(hashtextextended(e::text, 6)) FROM ({_SLOTS}) AS e",
+    "SELECT sum(hashtextextended(o::text, 7)) FROM pg_replication_origin o",
+]
+_SUMMED_PARAMETERS = "SELECT sum(hashtextextended(p::text, 8)) FROM pg_parameter_acl p"
+_SUMMED_SYSTEM = f"SELECT sum(hashtextextended(e::text, 9)) FROM ({_SYSTEM}) AS e"
+
+
 def digest_sql(major: int) -> str:
-    """Return an SQL expression for one number that changes with any entry."""
-    sums = " UNION ALL ".join(
-        f"SELECT coalesce(sum(hashtextextended(e::text, {number})), 0) AS n FROM ({query}) AS e"
-        for number, (query, _, _, _) in enumerate(_queries(major).values())
-    )
-    return f"(SELECT sum(n)::text FROM ({sums}) AS sums)"
+    """Return an SQL expression for a text that changes with any entry, and costs little."""
+    sums = list(_SUMMED)
+    if major >= _PARAMETERS_MAJOR:
+        sums.append(_SUMMED_PARAMETERS)
+    if major < _ALTER_SYSTEM_REFUSED_MAJOR:
+        sums.append(_SUMMED_SYSTEM)
+    return f"concat_ws(';', {', '.join(f'coalesce(({each}), 0)' for each in sums)})"
 
 
 async def read_state(gateway: Gateway, major: int) -> State:

@@ -124,6 +124,11 @@ class ServerWide:
                 self._digest = await self._read_digest()
                 self._remember()
 
+    @property
+    def digest(self) -> str:
+        """What the server as a whole was when it was last looked at."""
+        return self._digest
+
     def enter(self, build: str) -> None:
         """A build begins: what is new from now on may be its."""
         self._builds.add(build)

@@ -17,8 +17,7 @@ _COLUMNS = """\
            (SELECT string_agg(concat_ws(',', setrole, setconfig::text), ';' ORDER BY setrole)
               FROM pg_db_role_setting WHERE setdatabase = d.oid),
            (SELECT string_agg(concat_ws(',', roleid, member), ';' ORDER BY roleid, member)
-              FROM pg_auth_members JOIN pg_authid a ON a.oid IN (roleid, member)
-             WHERE a.rolname = d.datname),
+              FROM pg_auth_members WHERE login.oid IN (roleid, member)),
            (SELECT string_agg(concat_ws(',', provider, label), ';' ORDER BY provider)
               FROM pg_shseclabel WHERE objoid = d.oid AND classoid = 'pg_database'::regclass)
        ) AS properties,
@@ -50,13 +49,14 @@ _BUSY = """\
 To be asked before who is connected, and so it stands in FROM: else one could be missed that comes
 in between the two questions.
 """
+_DATABASE = "pg_database d LEFT JOIN pg_authid login ON login.rolname = d.datname"
 _FROM_OUTSIDE = f"""\
-SELECT {_COLUMNS.format(ours=0, pid="$2")} FROM {_BUSY} CROSS JOIN pg_database d WHERE datname = $1
+SELECT {_COLUMNS.format(ours=0, pid="$2")} FROM {_BUSY} CROSS JOIN {_DATABASE} WHERE datname = $1
 """
 _FROM_INSIDE = f"""\
 SELECT {_COLUMNS.format(ours=1, pid="pg_backend_pid()")},
        CASE WHEN pg_stat_get_db_numbackends(d.oid) = 1 THEN ({{more}}) END AS more
-  FROM {_BUSY} CROSS JOIN pg_database d WHERE datname = current_database()
+  FROM {_BUSY} CROSS JOIN {_DATABASE} WHERE datname = current_database()
 """
 _NO_LEFTOVERS = "0;0;0"
 

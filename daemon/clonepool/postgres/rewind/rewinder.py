@@ -190,10 +190,11 @@ class Rewinder:
 
     def backend(self, clone: str) -> int:
         """Return the process id of the backend that is kept on a clone, 0 for none."""
-        session = self._kept_session(clone)
+        session = self.kept_session(clone)
         return session.pid if session is not None else 0
 
-    def _kept_session(self, clone: str) -> Session | None:
+    def kept_session(self, clone: str) -> Session | None:
+        """Return the session that is kept on a clone, None if there is none to be used."""
         measure = self._kept.get(clone)
         session = measure.session if measure is not None else None
         return session if session is not None and session.usable else None
@@ -204,23 +205,26 @@ class Rewinder:
         while len(self._kept) > self._most_kept:
             self.step_aside(next(iter(self._kept)))
 
-    async def look(self, clone: str) -> Seen:
+    async def look(self, clone: str, *, at_server: bool = True) -> Seen:
         """Look at a clone that came back, in one round trip where a session stays on it.
+
+        Args:
+            clone: its name.
+            at_server: whether to look at the server as a whole, too.
 
         Raises:
             ServerUnavailableError, StatementError: the server does not say.
         """
-        session = self._kept_session(clone)
+        session = self.kept_session(clone)
+        shared = self._shared if at_server else NOTHING_SHARED
         if session is not None:
             try:
-                facts, text = await read_facts_inside(
-                    session, survey_sql(self._major), self._shared
-                )
+                facts, text = await read_facts_inside(session, survey_sql(self._major), shared)
             except ServerUnavailableError:
                 self.step_aside(clone)  # the lease may have ended our session: anew, then
             else:
                 return Seen(facts, read_survey(text) if text else None)
-        return Seen(await read_facts(self._gateway, clone, shared=self._shared))
+        return Seen(await read_facts(self._gateway, clone, shared=shared))
 
     def built(self, generation: str) -> None:
         """Forget what a generation of that name held: it was built anew, with other OIDs.

@@ -12,6 +12,7 @@ from clonepool.postgres import databases
 from clonepool.postgres.recycling import ENDING_SECONDS, look_at_returned, stray_sessions
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.proof import ProofError
+from clonepool.postgres.roles import Rights
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -82,7 +83,7 @@ class Recycler:
                 if decision.same_holder:
                     await credentials.suspend(decision.clone, section)
                 else:
-                    await credentials.renew(decision.clone, section)
+                    await self._renew(decision)
         except StatementError as error:
             context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
             return False
@@ -96,12 +97,32 @@ class Recycler:
         context.troubles.end(LOCK_OUT_FAILED, template)
         return True
 
+    async def _renew(self, decision: Recycle) -> None:
+        """Give the login another password, over the session that stays there if it still does."""
+        context = self._context
+        section, session = (
+            context.sections[decision.template],
+            context.rewinder.kept_session(decision.clone),
+        )
+        if session is not None:
+            try:
+                await context.credentials.renew(decision.clone, section, session)
+            except ServerUnavailableError:
+                context.rewinder.step_aside(decision.clone)  # the lease may have ended it
+            else:
+                return
+        await context.credentials.renew(decision.clone, section)
+
     async def _look(self, decision: Recycle) -> Seen | None:
         """Return what is known of the clone; None if that is not enough to rewind it."""
 
         async def look() -> Seen | None:
             try:
-                return await look_at_returned(self._context.rewinder, decision.clone)
+                return await look_at_returned(
+                    self._context.rewinder,
+                    decision.clone,
+                    at_server=self._may_change_server(decision.template),
+                )
             except CannotRewindError as reason:
                 log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
                 return None
@@ -112,16 +133,27 @@ class Recycler:
         self, decision: Recycle, seen: Seen | None, *, asked: bool
     ) -> list[dict[str, Any]] | None:
         """Return what the lease left: in the server as a whole, and sessions if that is asked."""
-        changes = await self._look_at_server(decision.clone, seen)
+        changes = await self._look_at_server(decision.template, decision.clone, seen)
         strays = await self._name_strays(decision, seen) if asked else []
         return strays if strays is None else [*strays, *changes]
 
-    async def _look_at_server(self, clone: str, seen: Seen | None) -> list[dict[str, Any]]:
+    def _may_change_server(self, template: str) -> bool:
+        """Say whether a lease of that template can change anything beyond its database."""
+        context = self._context
+        ownership = context.credentials.ownership(context.sections[template])
+        return ownership.rights is Rights.SUPERUSER
+
+    async def _look_at_server(
+        self, template: str, clone: str, seen: Seen | None
+    ) -> list[dict[str, Any]]:
         """Take back what the lease left in the server as a whole; return what that was."""
         context = self._context
+        digest = seen.facts.shared if seen else None
+        if not self._may_change_server(template):
+            digest = context.server_wide.digest
         try:
             with anyio.fail_after(ASKING_SECONDS):
-                found = await context.server_wide.look(clone, seen.facts.shared if seen else None)
+                found = await context.server_wide.look(clone, digest)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(SERVER_LOOK_FAILED, "", error, clone=clone)
             return []
@@ -226,7 +258,7 @@ class Recycler:
             decision.template, decision.generation, decision.label, decision.seconds
         )
         strays = await self._strays(decision.template, decision.clone)
-        leaks = await self._look_at_server(decision.clone, None)
+        leaks = await self._look_at_server(decision.template, decision.clone, None)
         strays = strays if strays is None else [*strays, *leaks]
         context.rewinder.forget(decision.clone)
         try:
