@@ -1,7 +1,7 @@
 """Texts of others made fit for a terminal: they are shown, and obeyed by nothing.
 
 Labels, names of clients, queries and what programs said come from whoever may lease. An escape
-sequence in them would be carried out by the terminal of who looks, a line break would forge a line,
+sequence in them would be carried out by the reader's terminal, a line break would forge a line,
 and marks of direction would show another text than is there. Standard library only.
 """
 

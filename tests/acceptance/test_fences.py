@@ -124,6 +124,24 @@ def test_a_clone_that_was_truncated_is_not_taken_over_and_nobody_is_warned(one: 
         assert value(lease.url, "SELECT count(*) > 0 FROM blog.tb_comment") is True
 
 
+def test_rows_that_a_rewind_put_elsewhere_are_not_put_back_twice_after_a_restart() -> None:
+    rows = "SELECT n, repeat('x', 300) FROM generate_series(1, 6000) AS n"
+    config = ONE.split("[templates.blog]")[0] + '[templates.blog]\nsql = ["a.sql"]\nmin_ready = 1\n'
+    with running_daemon(config, files={"a.sql": f"CREATE TABLE t AS {rows}"}) as daemon:
+        for _ in range(3):
+            with daemon.client() as client, client.lease("blog", timeout=30) as lease:
+                counted = "SELECT count(*) || ' ' || count(DISTINCT n) FROM t"
+                assert value(lease.url, counted) == "6000 6000"
+                run(lease.url, "DELETE FROM t WHERE n IN (7, 3000, 5999)")
+            eventually(daemon.at_rest)
+            with daemon.client() as client, client.lease("blog", timeout=30) as lease:
+                run(lease.url, "DELETE FROM t WHERE n = 8")
+            eventually(daemon.at_rest)
+            daemon.stop()
+            daemon.start()
+            eventually(daemon.at_rest)
+
+
 def test_a_reference_lets_nobody_in() -> None:
     """What clones are put back from is read over one session, and closed to all others."""
     rows = "SELECT n, repeat('x', 500) FROM generate_series(1, 9000) AS n"
@@ -244,6 +262,7 @@ def test_fixture_loaders_can_keep_triggers_and_foreign_keys_out(one: Daemon) -> 
             "SET session_replication_role = replica; DELETE FROM blog.tb_user;"
             " ALTER TABLE blog.tb_comment DISABLE TRIGGER USER",
         )
+        assert value(lease.url, "SELECT count(*) FROM blog.tb_user") == 0
 
 
 def test_what_a_templates_files_say_runs_without_a_superusers_rights() -> None:

@@ -1,4 +1,4 @@
-"""Labels, failures, queries and names that are written for the terminal of who looks."""
+"""Labels, failures, queries and names that are written for the reader's terminal."""
 
 from __future__ import annotations
 

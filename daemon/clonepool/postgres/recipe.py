@@ -247,7 +247,7 @@ async def _versions(gateway: Gateway, extensions: list[str]) -> dict[str, str]:
 
 
 def _place(url: str) -> str:
-    """Return where a database is, and nothing of who logs in there."""
+    """Return where a database is, and nothing of the login."""
     try:
         parts = split_url(url)
         if "," in parts.netloc:

@@ -306,9 +306,10 @@ class Rewinder:
                 raise
 
     def is_provable(self, clone: str) -> bool:
-        """Say whether a later daemon could see that this clone is clean, were it left to it."""
+        """Say whether a later daemon could see that this clone is clean, and go on with it."""
         measure = self._measures.get(clone)
-        return measure is not None and measure.pristine.is_small
+        known = measure is not None and measure.pristine.is_small
+        return known and not self.has_moved_rows(clone)
 
     async def _know(self, generation: str, session: Session) -> Pristine:
         """Return what a generation holds, read from a copy of it that nobody ever had."""

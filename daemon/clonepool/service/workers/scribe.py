@@ -50,7 +50,7 @@ class Scribe:
         provable = context.rewinder.is_provable(decision.clone)
         context.rewinder.forget(decision.clone)
         if decision.used and not provable:
-            # Who had it may have left in it what the next daemon could not see.
+            # The next daemon could not see that it is clean, or not where its rows are.
             context.carry_out(pool.unusable(decision.clone, context.now()))
             return
         try:
