@@ -92,6 +92,12 @@ class NotYourLeaseError(ClonepoolError):
     code = "not_your_lease"
 
 
+class LeaseBusyError(ClonepoolError):
+    """The lease is being reset; it goes on, and what was asked for was not done."""
+
+    code = "lease_busy"
+
+
 class NotYourDefinitionError(ClonepoolError):
     """The token names no template to be filled: wrong, finalized, given up, or too late."""
 
@@ -212,6 +218,7 @@ BY_CODE: dict[str, type[ClonepoolError]] = {
         ClientLimitError,
         TemplateFailedError,
         NotYourLeaseError,
+        LeaseBusyError,
         NotYourDefinitionError,
         NotAllowedError,
         CloneInUseError,

@@ -33,6 +33,7 @@ from clonepool.core.naming import Identity, Kind, Namer
 from clonepool.core.reservations import LASTS_SECONDS
 from clonepool.errors import (
     DrainingError,
+    LeaseBusyError,
     ResourceError,
     ServerUnavailableError,
     TemplateFailedError,
@@ -40,7 +41,7 @@ from clonepool.errors import (
 from support.pools import make_fleet, request
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from clonepool.core.decisions import Decision, Lease, Request
     from clonepool.core.fleet import Fleet
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
 TEMPLATES = ("blog", "shop")
 MAX_CLONES = {"blog": 3, "shop": 4}
 MAX_ALL = 5
+PLACES = (1, 2, 3)
+"""Of clients: whoever comes to one after another has left has a connection with a new number."""
 GENERATIONS = ("abcdefgh", "abcdefgh", "bcdefghi")
 NAMER = Namer("test", 1)
 PICK = st.integers(min_value=0, max_value=1_000)
@@ -81,6 +84,13 @@ class PoolMachine(RuleBasedStateMachine):
         self.last_waiter = 0
         self.queued: dict[str, list[int]] = {template: [] for template in TEMPLATES}
         self.resetting: dict[str, int] = {}
+        self.being_reset: dict[str, Held] = {}
+        self.reset_by: dict[int, str] = {}
+        self.orphaned: set[int] = set()
+        self.connections = dict.fromkeys(PLACES, 0)
+        self.last_connection = 0
+        for place in PLACES:
+            self.connect(place)
         self.asked: set[int] = set()
         self.answered: set[int] = set()
         self.deadlines: dict[int, float] = {}
@@ -113,15 +123,19 @@ class PoolMachine(RuleBasedStateMachine):
                 first += pool.template_ready("abcdefgh", 0.0)
         self.apply(first)
 
+    def connect(self, place: int) -> None:
+        self.last_connection += 1
+        self.connections[place] = self.last_connection
+
     def apply(self, decisions: Iterable[Decision]) -> None:  # noqa: C901 - one case a decision
-        for decision in decisions:
+        for decision in [*decisions, *self.fleet.make_way(self.now)]:
             match decision:
                 case Grant():
                     self.note_grant(decision)
                 case Record():
                     self.note_record(decision)
                 case Refuse():
-                    self.note_answer(decision.waiter)
+                    self.note_refusal(decision.waiter)
                 case Renewed():
                     self.note_renewal(decision)
                 case Notice():
@@ -198,6 +212,7 @@ class PoolMachine(RuleBasedStateMachine):
             assert not lease.outlives_connection, "told before it was written down"
             self.take(grant.waiter, lease)
         self.note_answer(grant.waiter)
+        self.being_reset.pop(lease.token, None)
         self.held[lease.token] = Held(
             lease.template, lease.holder, lease.clone, lease.outlives_connection
         )
@@ -205,20 +220,28 @@ class PoolMachine(RuleBasedStateMachine):
     def note_renewal(self, renewed: Renewed) -> None:
         self.note_answer(renewed.waiter)
         lease = renewed.lease
-        self.held[lease.token] = self.held[lease.token]._replace(
+        leases = self.held if lease.token in self.held else self.being_reset
+        leases[lease.token] = leases[lease.token]._replace(
             lasting=lease.outlives_connection, holder=lease.holder
         )
 
     def note_notice(self, notice: Notice) -> None:
         lease = notice.lease
-        assert lease.expires_at is not None
         if notice.news is News.EXPIRED:
-            assert lease.expires_at <= self.now
+            over_in_time = lease.expires_at is not None and lease.expires_at <= self.now
+            assert over_in_time or lease.token in self.being_reset or notice.seconds == 0
             self.held.pop(lease.token, None)
+            self.being_reset.pop(lease.token, None)
+
+    def note_refusal(self, waiter: int) -> None:
+        """Count an answer; a lease whose reset is refused is over."""
+        self.note_answer(waiter)
+        self.being_reset.pop(self.reset_by.get(waiter, ""), None)
 
     def note_answer(self, waiter: int) -> None:
         assert waiter not in self.answered, "answered twice"
         self.answered.add(waiter)
+        self.orphaned.discard(waiter)
         self.writing.pop(waiter, None)
         for queue in self.queued.values():
             if waiter in queue:
@@ -240,15 +263,16 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(
         template=st.sampled_from(TEMPLATES),
-        holder=st.integers(1, 3),
+        place=st.sampled_from(PLACES),
         timeout=st.sampled_from([0.0, 1.0, 5.0]),
         ttl=st.sampled_from([None, None, 0.5, 3.0]),
         fresh=st.booleans(),
     )
     def acquire(
-        self, template: str, holder: int, timeout: float, ttl: float | None, fresh: bool
+        self, template: str, place: int, timeout: float, ttl: float | None, fresh: bool
     ) -> None:
-        asked = msgspec.structs.replace(self.ask(holder, timeout, ttl), fresh=fresh)
+        asked = self.ask(self.connections[place], timeout, ttl)
+        asked = msgspec.structs.replace(asked, fresh=fresh)
         self.picky |= {asked.waiter} if fresh else set()
         self.queued[template].append(asked.waiter)
         self.apply(self.fleet.acquire(template, asked, self.now))
@@ -263,21 +287,42 @@ class PoolMachine(RuleBasedStateMachine):
         else:
             self.apply(self.fleet.release(token))
 
+    @precondition(lambda self: self.being_reset)
+    @rule(pick=PICK)
+    def release_while_it_is_reset(self, pick: int) -> None:
+        token = sorted(self.being_reset)[pick % len(self.being_reset)]
+        attempts: list[Callable[[], object]] = [
+            lambda: self.fleet.keep(token, 2.0, self.now),
+            lambda: self.fleet.reset(token, request(10**9), self.now),
+            lambda: self.fleet.renew(token, 1.0, request(10**9)),
+        ]
+        for attempt in attempts:
+            if not self.is_written_for(token):
+                with pytest.raises(LeaseBusyError):
+                    attempt()
+        del self.being_reset[token]
+        self.apply(self.fleet.release(token))
+
+    def is_written_for(self, token: str) -> bool:
+        """Say whether a reset lease has its clone already, and only that is not written down."""
+        return any(record.lease.token == token for record in self.writing.values())
+
     @precondition(lambda self: self.held)
-    @rule(pick=PICK, ttl=st.sampled_from([None, 0.5, 3.0]))
-    def renew(self, pick: int, ttl: float | None) -> None:
+    @rule(pick=PICK, ttl=st.sampled_from([None, 0.5, 3.0]), place=st.sampled_from(PLACES))
+    def renew(self, pick: int, ttl: float | None, place: int) -> None:
         token = self.pick_held(pick)
-        asked = self.ask(self.held[token].holder, 5.0)
+        asked = self.ask(self.connections[place], 5.0)
         self.apply(self.fleet.renew(token, ttl, asked))
 
     @precondition(lambda self: self.held)
-    @rule(pick=PICK, timeout=st.sampled_from([0.0, 1.0]))
-    def reset(self, pick: int, timeout: float) -> None:
+    @rule(pick=PICK, timeout=st.sampled_from([0.0, 1.0, 5.0]), place=st.sampled_from(PLACES))
+    def reset(self, pick: int, timeout: float, place: int) -> None:
         token = self.pick_held(pick)
-        held = self.held.pop(token)
-        asked = self.ask(held.holder, timeout)
+        held = self.being_reset[token] = self.held.pop(token)
+        asked = self.ask(self.connections[place], timeout)
+        self.reset_by[asked.waiter] = token
         pool = self.fleet.pools[held.template]
-        if pool.limits.rewinds and pool.phase != "failed":
+        if pool.limits.rewinds:
             self.resetting[held.clone] = asked.waiter
         else:
             self.queue_reset(held.template, asked.waiter)
@@ -288,25 +333,32 @@ class PoolMachine(RuleBasedStateMachine):
         line = self.fleet.pools[template].line
         self.queued[template].insert(len(line._continuing), waiter)
 
-    @rule(holder=st.integers(1, 3))
-    def disconnect(self, holder: int) -> None:
-        for token, held in list(self.held.items()):
-            if held.holder == holder and not held.lasting:
-                del self.held[token]
+    @rule(place=st.sampled_from(PLACES))
+    def disconnect(self, place: int) -> None:
+        holder = self.connections[place]
+        self.connect(place)
+        for leases in (self.held, self.being_reset):
+            for token, held in list(leases.items()):
+                if held.holder == holder and not held.lasting:
+                    del leases[token]
         gone = [waiter for waiter in self.asked - self.answered if self.holder_of[waiter] == holder]
         for waiter in gone:
-            self.note_answer(waiter)
+            if waiter in self.reset_by:
+                self.orphaned.add(waiter)  # the lease may be another's, and goes on then
+            else:
+                self.note_answer(waiter)
         for announced in self.announced.values():
             announced.pop(holder, None)
         self.apply(self.fleet.holder_gone(holder, gone, self.now))
 
     @rule(
         template=st.sampled_from(TEMPLATES),
-        holder=st.integers(1, 3),
+        place=st.sampled_from(PLACES),
         tests=st.integers(0, 6),
         parallelism=st.integers(1, 6),
     )
-    def reserve(self, template: str, holder: int, tests: int, parallelism: int) -> None:
+    def reserve(self, template: str, place: int, tests: int, parallelism: int) -> None:
+        holder = self.connections[place]
         pool = self.fleet.pools[template]
         if tests and (pool.draining or pool.phase == "failed"):
             with pytest.raises((DrainingError, TemplateFailedError)):
@@ -470,6 +522,21 @@ class PoolMachine(RuleBasedStateMachine):
                 assert getattr(snapshot, state) == actual
 
     @invariant()
+    def nobody_waits_for_a_place_that_an_idle_clone_takes(self) -> None:
+        assert self.fleet.budget.to_evict(self.now) == 0
+
+    @invariant()
+    def each_lease_has_a_living_holder_or_a_time(self) -> None:
+        living = set(self.connections.values())
+        for lease in self.fleet.leases():
+            assert lease.holder in living or lease.expires_at is not None
+            waits = lease in self.fleet.pools[lease.template].resets
+            assert waits or self.fleet.pools[lease.template].stock.state(lease.clone) == "leased"
+        known = {lease.token for lease in self.fleet.leases()}
+        unwritten = {record.lease.token for record in self.writing.values()}
+        assert known - unwritten == (self.held.keys() | self.being_reset.keys()) - unwritten
+
+    @invariant()
     def whoever_waits_has_something_to_wait_for(self) -> None:
         for pool in self.fleet.pools.values():
             if pool.waiting and pool.phase == "ready":
@@ -481,14 +548,33 @@ class PoolMachine(RuleBasedStateMachine):
         if not hasattr(self, "fleet"):
             return
         self.apply(self.fleet.stop())
-        for waiter in list(self.writing):
-            record = self.writing[waiter]
-            pool = self.fleet.pools[record.lease.template]
-            self.apply(pool.recorded(waiter, self.now))
-        assert self.answered == self.asked, "somebody was never answered"
+        self.finish_all()
+        assert self.answered | self.orphaned == self.asked, "somebody was never answered"
+        assert not self.being_reset, "a lease was never given its clone back"
         self.held = {token: held for token, held in self.held.items() if held.lasting}
         self.apply(self.fleet.end_leases())
         assert {lease.clone for lease in self.fleet.leases()} == self.occupied()
+        self.finish_all()
+        for pool in self.fleet.pools.values():
+            states = pool.snapshot()
+            assert not states.recycling
+            assert states.leased == len(pool.leases)
+
+    def finish_all(self) -> None:
+        """Let all hands finish what they do."""
+        while self.recycling or self.writing or self.creating or self.adopting or self.dropping:
+            if self.recycling:
+                self.finish_recycle(0, rewound=True)
+            if self.creating:
+                self.finish_create(0, works=True, declined=False)
+            if self.adopting:
+                self.finish_adopt(0, works=True)
+            if self.dropping:
+                self.finish_drop(0)
+            for waiter, record in list(self.writing.items()):
+                pool = self.fleet.pools[record.lease.template]
+                self.apply(pool.recorded(waiter, self.now))
+                self.writing.pop(waiter, None)
 
 
 PoolMachine.TestCase.settings = settings(max_examples=300, stateful_step_count=60, deadline=None)

@@ -25,16 +25,30 @@ from clonepool.core.leases import LeaseBook, token_digest
 from clonepool.core.limits import Limits
 from clonepool.core.naming import Namer, Serials
 from clonepool.errors import (
+    AcquireTimeoutError,
     DrainingError,
+    LeaseBusyError,
     NotYourLeaseError,
     QueueFullError,
     ServerUnavailableError,
     ShuttingDownError,
+    TemplateFailedError,
 )
-from support.pools import creates, drops, finish_creates, grants, make_fleet, refusals, request
+from support.pools import (
+    creates,
+    drops,
+    finish_creates,
+    grants,
+    make_fleet,
+    recycles,
+    refusals,
+    request,
+)
 
 if TYPE_CHECKING:
-    from clonepool.core.decisions import Request
+    from collections.abc import Callable
+
+    from clonepool.core.decisions import Decision, Request
     from clonepool.core.pool import Pool
 
 
@@ -234,7 +248,7 @@ def test_a_reset_waits_for_its_own_clone_where_that_is_rewound() -> None:
     assert isinstance(recycle, Recycle)
     (grant,) = pool.rewound(recycle.clone, 2.0)
     assert isinstance(grant, Grant)
-    assert grant.lease == lease
+    assert grant.lease == msgspec.structs.replace(lease, resets=1)
     assert grant.waiter == 3
     assert pool.snapshot().leased == 1
     assert not fleet.release(lease.token)[1:]
@@ -250,22 +264,147 @@ def test_a_reset_whose_clone_is_not_to_be_had_gets_another() -> None:
     assert grant.lease.clone != lease.clone
 
 
-@pytest.mark.parametrize("end", ["late", "gone", "stopped"])
-def test_a_reset_that_nobody_waits_for_any_more_ends_the_lease(end: str) -> None:
+@pytest.mark.parametrize("end", ["late", "gone", "released", "stopped"])
+def test_a_reset_whose_lease_ends_meanwhile_brings_it_back_to_nobody(end: str) -> None:
     fleet, pool = ready_fleet(min_ready=1, max_clones=1, rewinds=True)
     lease = held(fleet)
     (recycle,) = fleet.reset(lease.token, request(3, timeout=1.0), 0.0)
     assert isinstance(recycle, Recycle)
     assert fleet.next_timer() == 1.0
-    ended = {
+    endings: dict[str, Callable[[], list[Decision]]] = {
         "late": lambda: fleet.expire(1.0),
         "gone": lambda: fleet.holder_gone(1, [3], 0.5),
-        "stopped": fleet.stop,
-    }[end]()
-    assert len(refusals(ended)) == (end != "gone")
+        "released": lambda: fleet.release(lease.token),
+        "stopped": lambda: [*fleet.stop(), *fleet.end_leases()],
+    }
+    ended = endings[end]()
+    (refusal,) = refusals(ended)
+    assert refusal.waiter == 3
+    assert not isinstance(refusal.error, ShuttingDownError)
+    assert not recycles(ended)
     assert not grants(pool.rewound(recycle.clone, 2.0))
     with pytest.raises(NotYourLeaseError):
         fleet.lease(lease.token)
+
+
+def being_reset(
+    *, ttl: float | None = None, rewinds: bool = True, by: int = 2
+) -> tuple[Fleet, Pool, Lease, Recycle]:
+    """Return the lease of connection 1 that connection `by` has begun to reset, as waiter 3."""
+    fleet, pool = ready_fleet(min_ready=1, max_clones=1, rewinds=rewinds)
+    lease = held(fleet, ttl=ttl)
+    begun = fleet.reset(lease.token, request(3, holder=by, timeout=5.0), 0.0)
+    (recycle,) = recycles(begun)
+    return fleet, pool, lease, recycle
+
+
+@pytest.mark.parametrize("rewinds", [True, False])
+def test_a_lease_ends_with_its_connection_while_another_resets_it(rewinds: bool) -> None:
+    fleet, pool, lease, recycle = being_reset(rewinds=rewinds)
+    (refusal,) = refusals(fleet.holder_gone(1, [], 0.5))
+    assert (refusal.waiter, type(refusal.error)) == (3, NotYourLeaseError)
+    after = pool.rewound(recycle.clone, 1.0) if rewinds else pool.unusable(recycle.clone, 1.0)
+    assert not grants(after)
+    assert not fleet.leases()
+    with pytest.raises(NotYourLeaseError):
+        fleet.release(lease.token)
+
+
+@pytest.mark.parametrize("rewinds", [True, False])
+@pytest.mark.parametrize("ttl", [None, 60.0])
+def test_a_lease_goes_on_when_only_the_connection_that_resets_it_ends(
+    rewinds: bool, ttl: float | None
+) -> None:
+    fleet, pool, lease, recycle = being_reset(rewinds=rewinds, ttl=ttl)
+    assert not refusals(fleet.holder_gone(2, [3], 0.5))
+    if rewinds:
+        given = pool.rewound(recycle.clone, 1.0)
+    else:
+        (drop,) = drops(pool.unusable(recycle.clone, 1.0))
+        (create,) = creates(fleet.dropped("blog", drop.clone, 1.0))
+        given = pool.created(create.clone, 1.0)
+    assert not drops(given)
+    if ttl is not None:
+        assert not fleet.holder_gone(2, [3], 1.1)
+        assert not refusals(pool.recorded(3, 1.2))
+    (again,) = fleet.leases()
+    assert (again.token, again.holder, again.resets) == (lease.token, 1, 1)
+    assert recycles(fleet.release(lease.token))
+
+
+def test_a_lease_runs_out_while_it_is_reset() -> None:
+    fleet, pool, lease, recycle = being_reset(ttl=3.0)
+    ended = fleet.expire(3.0)
+    expired = [d for d in ended if isinstance(d, Notice) and d.news is News.EXPIRED]
+    assert [d.lease for d in expired] == [lease]
+    (refusal,) = refusals(ended)
+    assert isinstance(refusal.error, NotYourLeaseError)
+    assert not grants(pool.rewound(recycle.clone, 4.0))
+    assert not fleet.leases()
+
+
+def test_a_lease_that_is_being_reset_can_be_released_and_nothing_else() -> None:
+    fleet, _, lease, _ = being_reset()
+    assert fleet.leases() == [lease]
+    assert fleet.held_by(1) == fleet.leased("blog") == fleet.mortal_leases == 1
+    attempts: list[Callable[[], object]] = [
+        lambda: fleet.renew(lease.token, 5.0, request(8)),
+        lambda: fleet.keep(lease.token, 5.0, 0.0),
+        lambda: fleet.reset(lease.token, request(8), 0.0),
+        lambda: fleet.lease(lease.token),
+    ]
+    for attempt in attempts:
+        with pytest.raises(LeaseBusyError):
+            attempt()
+    fleet.release(lease.token)
+
+
+def test_a_renewal_that_was_under_way_survives_the_reset() -> None:
+    fleet, pool = ready_fleet(min_ready=1, max_clones=1, rewinds=True)
+    lease = held(fleet, ttl=100.0)
+    fleet.renew(lease.token, 500.0, request(7, at=50.0))
+    (recycle,) = recycles(fleet.reset(lease.token, request(8, at=50.0), 50.0))
+    assert [type(d) for d in pool.recorded(7, 51.0)] == [Renewed]
+    (record,) = pool.rewound(recycle.clone, 52.0)
+    assert isinstance(record, Record)
+    assert record.lease.expires_at == 550.0
+
+
+def test_a_drain_and_a_stop_leave_a_reset_alone_that_waits_for_its_own_clone() -> None:
+    fleet, pool, lease, recycle = being_reset(ttl=60.0)
+    assert not refusals(fleet.drain("blog", 0.5, on=True))
+    assert not refusals(fleet.stop())
+    assert fleet.unsettled == 1
+    (record,) = pool.rewound(recycle.clone, 1.0)
+    assert isinstance(record, Record)
+    (grant,) = grants(pool.recorded(3, 1.1))
+    assert grant.lease.token == lease.token
+    assert fleet.unsettled == 0
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_a_stop_says_that_the_lease_is_over_for_which_there_is_no_other_clone(when: str) -> None:
+    fleet, pool, _, recycle = being_reset()
+    ended = fleet.stop() if when == "before" else []
+    ended += pool.unusable(recycle.clone, 1.0)
+    ended += fleet.stop() if when == "after" else []
+    (refusal,) = refusals(ended)
+    assert isinstance(refusal.error, AcquireTimeoutError)
+    assert "over" in str(refusal.error)
+    assert not fleet.leases()
+
+
+def test_a_failed_build_of_the_next_generation_leaves_a_reset_alone() -> None:
+    _, pool, lease, recycle = being_reset()
+    assert not refusals(pool.template_failed(TemplateFailedError("x")))
+    (grant,) = grants(pool.rewound(recycle.clone, 1.0))
+    assert grant.lease.token == lease.token
+
+
+def test_the_holder_hears_that_its_lease_is_over_when_anothers_reset_fails() -> None:
+    fleet, _, lease, _ = being_reset()
+    over = fleet.expire(5.0)
+    assert [(d.news, d.lease) for d in over if isinstance(d, Notice)] == [(News.EXPIRED, lease)]
 
 
 def test_a_reset_that_finds_nothing_in_time_ends_the_lease() -> None:

@@ -52,6 +52,7 @@ class Lease(msgspec.Struct, frozen=True):
         granted_at: monotonic seconds.
         ttl: seconds that each renewal gives it; None when it ends with its connection.
         expires_at: monotonic seconds; None when time does not end it.
+        resets: how many times it has been given a clean clone.
     """
 
     token: str
@@ -63,6 +64,7 @@ class Lease(msgspec.Struct, frozen=True):
     granted_at: float
     ttl: float | None = None
     expires_at: float | None = None
+    resets: int = 0
 
     @property
     def outlives_connection(self) -> bool:

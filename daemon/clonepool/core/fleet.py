@@ -1,7 +1,7 @@
 """All pools of one server under one limit, and who holds which lease.
 
-Routes an event to the pool that it concerns. Beyond that it decides one thing that no pool can
-decide alone: whose ready clone gives way when a request waits and the common limit is reached.
+Routes an event to the pool that it concerns. Beyond that it decides what no pool can decide alone:
+whose waiter has the next place under the common limit, and whose ready clone gives way to a waiter.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clonepool.core import refusals
-from clonepool.core.limits import Budget, Limits
+from clonepool.core.budget import Budget
 from clonepool.core.pool import Pool
 from clonepool.errors import UnknownTemplateError
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from clonepool.core.decisions import Decision, Lease, Request
+    from clonepool.core.limits import Limits
     from clonepool.core.naming import Namer, Serials
     from clonepool.errors import ClonepoolError
 
@@ -34,7 +35,7 @@ class Fleet:
         self.pools: dict[str, Pool] = {}
         for name, limit in limits.items():
             self.enter(name, limit)
-        self.budget.owed = lambda: sum(pool.shortage.owed for pool in self.pools.values())
+        self.budget.pools = self.pools
 
     # Clients ------------------------------------------------------------------------------
 
@@ -49,7 +50,7 @@ class Fleet:
         if self.stopping:
             raise refusals.shutting_down()
         decisions = pool.acquire(request, now)
-        return [*decisions, *self._make_way(now)] if pool.waiting else decisions
+        return [*decisions, *self.make_way(now)] if pool.waiting else decisions
 
     def reserve(
         self, template: str, holder: int, tests: int, parallelism: int, now: float
@@ -98,32 +99,35 @@ class Fleet:
         """End a lease and keep its clone for a person.
 
         Raises:
-            NotYourLeaseError: the token is stale or wrong; nothing changed.
+            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
+                reset; nothing changed.
         """
-        pool, lease = self._find(token)
+        pool, lease = self._find_at_rest(token)
         return pool.keep(lease, seconds, now)
 
     def renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
         """Let a lease last longer.
 
         Raises:
-            NotYourLeaseError: the token is stale or wrong; nothing changed.
+            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
+                reset; nothing changed.
         """
-        pool, lease = self._find(token)
+        pool, lease = self._find_at_rest(token)
         return pool.renew(lease, ttl, request)
 
     def reset(self, token: str, request: Request, now: float) -> list[Decision]:
         """Give a lease a clean clone.
 
         Raises:
-            NotYourLeaseError: the token is stale or wrong; nothing changed.
+            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
+                reset; nothing changed.
             ShuttingDownError: `stop` was called; nothing changed.
         """
-        pool, lease = self._find(token)
+        pool, lease = self._find_at_rest(token)
         if self.stopping:
             raise refusals.shutting_down()
         decisions = pool.reset(lease, request, now)
-        return [*decisions, *self._make_way(now)] if pool.waiting else decisions
+        return [*decisions, *self.make_way(now)] if pool.waiting else decisions
 
     def holder_gone(self, holder: int, waiters: Collection[int], now: float) -> list[Decision]:
         """End the leases of a connection that ended, and take back what it asked for."""
@@ -137,8 +141,12 @@ class Fleet:
         return [*decisions, *self.plan(now)]
 
     def lease(self, token: str) -> Lease:
-        """Return the lease of that token, or raise NotYourLeaseError."""
-        return self._find(token)[1]
+        """Return the lease of that token, which has its clone.
+
+        Raises:
+            NotYourLeaseError, LeaseBusyError: there is none, or it is being reset.
+        """
+        return self._find_at_rest(token)[1]
 
     def held_by(self, holder: int) -> int:
         """Return how many leases would end with that connection."""
@@ -187,13 +195,29 @@ class Fleet:
         return [*due, *self.plan(now)]
 
     def plan(self, now: float) -> list[Decision]:
-        """Let every pool start what it misses: first what tests wait for, then refills."""
+        """Let every pool start what it misses: what was waited for longest first, then refills."""
         if self.stopping:
             return []
         pools = self.pools.values()
-        decisions = [d for pool in pools for d in pool.plan(now, refill=False)]
+        decisions = [decision for pool in pools for decision in pool.serve(now)]
+        decisions += [pool.start_one() for pool in self.budget.claimants(self.budget.room, now)]
+        decisions += [d for pool in pools for d in pool.plan(now, refill=False)]
         decisions += [d for pool in pools for d in pool.plan(now)]
-        return [*decisions, *self._make_way(now)]
+        return [*decisions, *self.make_way(now)]
+
+    def make_way(self, now: float) -> list[Decision]:
+        """Where requests wait in vain for the common limit, let the richest pools give way.
+
+        To be asked after whatever happened: a clone that was in use may lie idle now, while another
+        pool's waiters need its place.
+        """
+        decisions: list[Decision] = []
+        if self.stopping:
+            return decisions
+        pools = self.pools.values()
+        for _ in range(self.budget.to_evict(now)):
+            decisions += max(pools, key=lambda pool: pool.ready).give_up_ready()
+        return decisions
 
     def pause(self) -> None:
         """Grant and start nothing: the server is away. Leases and waiters stay."""
@@ -257,19 +281,9 @@ class Fleet:
                 return pool, lease
         raise refusals.not_your_lease()
 
-    def _make_way(self, now: float) -> list[Decision]:
-        """Where requests wait in vain for the common limit, let the richest pools give way."""
-        decisions: list[Decision] = []
-        pools = self.pools.values()
-        freed = sum(pool.leaving for pool in pools) + self.budget.room
-        if self.budget.paused:
-            return decisions
-        for needy in pools:
-            if not needy.can_create or needy.retries.is_pausing(now):
-                continue
-            own_room = needy.limits.max_clones - needy.databases
-            wanted = min(needy.waiting - needy.coming, own_room)
-            for _ in range(max(0, wanted - freed)):
-                decisions += max(pools, key=lambda pool: pool.ready).give_up_ready()
-            freed = max(0, freed - wanted) if wanted > 0 else freed
-        return decisions
+    def _find_at_rest(self, token: str) -> tuple[Pool, Lease]:
+        """Return the lease of that token and its pool, unless it is being reset."""
+        pool, lease = self._find(token)
+        if lease in pool.resets:
+            raise refusals.being_reset()
+        return pool, lease

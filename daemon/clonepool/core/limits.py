@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import TYPE_CHECKING
 
 import msgspec
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 
 class Limit(StrEnum):
@@ -43,23 +39,3 @@ class Limits(msgspec.Struct, frozen=True):
     shrink_after: float = 60.0
     keep_for: float = 3600.0
     rewinds: bool = False
-
-
-class Budget:
-    """The number of clones that all pools together may hold.
-
-    Attributes:
-        paused: whether the server is away: nothing is granted or started.
-        owed: returns how many clones all pools together lack of what min_ready promises.
-    """
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.used = 0
-        self.paused = False
-        self.owed: Callable[[], int] = lambda: 0
-
-    @property
-    def room(self) -> int:
-        """How many more may be made now; negative when an earlier run left too many."""
-        return 0 if self.paused else self.limit - self.used

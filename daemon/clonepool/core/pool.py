@@ -11,11 +11,13 @@ who waits in `waiting`, who holds what and until when in `tenancy`, how many are
 from __future__ import annotations
 
 from enum import StrEnum
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from clonepool.core import refusals
+from clonepool.core.budget import rank
 from clonepool.core.clone import Event, State
 from clonepool.core.decisions import (
     Adopt,
@@ -33,7 +35,7 @@ from clonepool.core.decisions import (
     Request,
     Source,
 )
-from clonepool.core.limits import Budget, Limit, Limits
+from clonepool.core.limits import Limit, Limits
 from clonepool.core.naming import Identity, Kind, Namer, Serials
 from clonepool.core.resets import Resets
 from clonepool.core.retries import Retries
@@ -44,8 +46,9 @@ from clonepool.core.tenancy import Tenancy
 from clonepool.core.waiting import WaitingLine
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
+    from clonepool.core.budget import Budget
     from clonepool.errors import ClonepoolError
 
 
@@ -83,7 +86,7 @@ class Pool:
         self.failure: ClonepoolError | None = None
         self.tenancy = Tenancy(template, limits.max_lease)
         self.leases = self.tenancy.book
-        self.line = WaitingLine()
+        self.line = WaitingLine(budget)
         self.resets = Resets()
         self.stock = Stock(budget)
         self.demand = Demand(limits, self.stock, self.line)
@@ -98,13 +101,13 @@ class Pool:
     def acquire(self, request: Request, now: float) -> list[Decision]:
         """Grant a ready clone, queue the request, or refuse it."""
         if refusal := self._refusal(request):
-            return [Refuse(request.waiter, self.template, refusal)]
+            return self._refuse(request, refusal)
         suitable = self.stock.fresh if request.fresh else self.stock.ready
         first = request.stale_ok if self.stale else not self.line
         if suitable and first and not self._budget.paused:
             return [self._grant(request, Source.READY, now), *self.plan(now)]
         if request.deadline <= now:
-            return [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
+            return self._refuse_late(request, now)
         self.line.add(request)
         if self.can_create and not self._budget.paused:
             self.demand.asked(now)
@@ -122,19 +125,25 @@ class Pool:
         return self.plan(now)
 
     def forget(self, waiter: int) -> list[Decision]:
-        """Take a request back: whoever asked has gone away."""
-        if self.line.remove(waiter) is not None or self.resets.remove(waiter) is not None:
+        """Take a request back: its client has gone away.
+
+        A reset goes on, to be answered to nobody: the lease is its holder's, or time's, still.
+        """
+        if self.line.withdraw(waiter) is not None:
             return []
-        unwritten = self.tenancy.take_back(waiter)
+        unwritten = self.tenancy.withdraw(waiter)
         if unwritten is not None and self.tenancy.is_new(unwritten):
             return self.release(unwritten.lease)
         return []
 
-    def release(self, lease: Lease, *, same_holder: bool = False) -> list[Decision]:
-        """End a lease, which must be one of `leases`; `same_holder` is to have the clone again."""
-        written_down = self.tenancy.end(lease)
-        self.stock.move(lease.clone, Event.RETURN, Event.RECYCLE)
-        return [Recycle(self.template, lease.generation, lease.clone, written_down, same_holder)]
+    def release(self, lease: Lease) -> list[Decision]:
+        """End a lease, which must be one of `leases`; a reset of it is refused."""
+        request = self.resets.end(lease)
+        if request is None:
+            return [self._recycle(lease, self.tenancy.end(lease))]
+        self.line.remove(request.waiter)
+        self.tenancy.end(lease)  # its clone is being recycled already
+        return [Refuse(request.waiter, self.template, refusals.ended_while_reset())]
 
     def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
         """End a lease and set its clone aside for a person; the oldest kept one may have to go."""
@@ -154,24 +163,25 @@ class Pool:
         """Give a lease its clone as it was, or another one, before anybody else.
 
         The clone is recycled; where that is expected to rewind it, the lease waits for it, and
-        otherwise gets another at once. When there is none by the deadline, the request is refused
-        and the lease is over.
+        otherwise gets another at once. The lease goes on meanwhile, and ends as ever. When there is
+        no clone by the deadline, the request is refused and the lease is over.
         """
         continued = msgspec.structs.replace(request, continues=lease)
-        if not self.limits.rewinds or self._refusal(continued):
-            return [*self.release(lease), *self.acquire(continued, now)]
-        self.resets.add(lease.clone, continued)
-        return self.release(lease, same_holder=True)
+        own_clone = self.limits.rewinds
+        self.resets.begin(lease, continued, own_clone=own_clone)
+        recycle = self._recycle(lease, self.tenancy.part(lease), same_holder=own_clone)
+        return [recycle] if own_clone else [recycle, *self.acquire(continued, now)]
 
     def refuse_all(self, error: ClonepoolError) -> list[Decision]:
-        """Empty the queue, each request answered with `error`."""
-        everybody = [*self.resets.pop_all(), *self.line.pop_all()]
-        return [Refuse(request.waiter, self.template, error) for request in everybody]
+        """Refuse all that wait in the line; a reset that waits for its own clone goes on."""
+        return [d for request in self.line.pop_all() for d in self._refuse(request, error)]
 
     def drain(self, *, on: bool) -> list[Decision]:
-        """Grant no new leases, or do so again; who holds one is left alone."""
+        """Grant no new leases, or do so again; those that are held, or reset, are left alone."""
         self.draining = on
-        return self.refuse_all(refusals.draining(self.template)) if on else []
+        refusal = refusals.draining(self.template)
+        new = self.line.pop_new() if on else []
+        return [Refuse(request.waiter, self.template, refusal) for request in new]
 
     def expire(self, now: float) -> list[Decision]:
         """Do what is due: refuse late requests, end or announce the end of leases, drop clones.
@@ -180,8 +190,9 @@ class Pool:
         being written down past the deadline of its request is taken back.
         """
         decisions: list[Decision] = [
-            Refuse(request.waiter, self.template, self._timeout_error(request, now))
+            decision
             for request in [*self.resets.pop_overdue(now), *self.line.pop_overdue(now)]
+            for decision in self._refuse_late(request, now)
         ]
         for waiter, unwritten in list(self.tenancy.unwritten()):
             if unwritten.request.deadline <= now:
@@ -225,7 +236,7 @@ class Pool:
         return [*stale, *self._adopt_parked(), *self.plan(now)]
 
     def template_failed(self, error: ClonepoolError) -> list[Decision]:
-        """Refuse everybody who waits and will ask, with the cause."""
+        """Refuse all waiters and all that will ask, with the cause."""
         if self.is_over:
             return []
         self.phase, self.failure = Phase.FAILED, error
@@ -261,17 +272,16 @@ class Pool:
         request = self.resets.take(name)
         late: list[Decision] = []
         if request is not None and request.deadline <= now:
-            late = [Refuse(request.waiter, self.template, self._timeout_error(request, now))]
+            late = self._refuse_late(request, now)
             request = None
         if request is None and not locked_out:
             return [*late, *self._drop(name), *self.plan(now)]
         if request is None:
             return [*late, *self._became_ready(name, Event.REWIND, now)]
         if not self._is_current(name):
-            self.line.add(request)
-            return [*self._drop(name), *self.plan(now)]
+            return [*self._wait_for_another(request), *self._drop(name), *self.plan(now)]
         self.stock.move(name, Event.REWIND, Event.GRANT)
-        return [self.tenancy.begin(request, Source.READY, name, self.generation, now)]
+        return [self._begin(request, Source.READY, name, now)]
 
     def adopted(self, name: str, now: float) -> list[Decision]:
         """The parked clone was checked and is open."""
@@ -292,17 +302,16 @@ class Pool:
         """A returned or parked clone cannot be made good in place: drop it, make another."""
         if self.stock.state(name) is State.RECYCLING:
             self.demand.recycled(rewound=False)
-        self._give_up_reset(name)
-        return [*self._drop(name), *self.plan(now)]
+        return [*self._give_up_reset(name), *self._drop(name), *self.plan(now)]
 
     def suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
         """A rewound clone is not what it should be: keep it for a person, make another."""
-        self._give_up_reset(name)
+        given_up = self._give_up_reset(name)
         if self.phase is Phase.RETIRED:
-            return self._drop(name)
+            return [*given_up, *self._drop(name)]
         self.stock.move(name, Event.KEEP)
         self.stock.kept[name] = now + seconds
-        return self.plan(now)
+        return [*given_up, *self.plan(now)]
 
     def parked(self, name: str) -> None:
         """The clone lies sealed: it is the next daemon's now."""
@@ -343,24 +352,32 @@ class Pool:
     # Upkeep -------------------------------------------------------------------------------
 
     def plan(self, now: float, *, refill: bool = True) -> list[Decision]:
-        """Serve who waits, then start the clones that are missing: without `refill`, for them."""
-        if self.is_over or self._budget.paused:
-            return []
-        decisions: list[Decision] = []
-        while (
-            not self.stale
-            and self.stock.ready
-            and (request := self.line.pop(fresh=self.stock.fresh > 0))
-        ):
-            if request.deadline <= now:
-                error = self._timeout_error(request, now)
-                decisions.append(Refuse(request.waiter, self.template, error))
-            else:
-                decisions.append(self._grant(request, Source.WAITED, now))
-        if self.can_create and not self.retries.is_pausing(now):
+        """Serve the waiters, then start the clones that are missing: without `refill`, for them."""
+        decisions = self.serve(now)
+        if self.can_create and not self._budget.paused and not self.retries.is_pausing(now):
             decisions += self._make_room_for_fresh()
             decisions += [self._create() for _ in range(self._missing(refill=refill))]
         return decisions
+
+    def serve(self, now: float) -> list[Decision]:
+        """Grant the ready clones to the waiters, unless another pool's have waited for longer."""
+        decisions: list[Decision] = []
+        if self.is_over or self.stale or self._budget.paused:
+            return decisions
+        while self.stock.ready and (request := self.line.first(fresh=self.stock.fresh > 0)):
+            if request.deadline <= now:
+                self.line.remove(request.waiter)
+                decisions += self._refuse_late(request, now)
+            elif self._budget.is_overtaken(self, request, now):
+                decisions += self.give_up_ready()
+            else:
+                self.line.remove(request.waiter)
+                decisions.append(self._grant(request, Source.WAITED, now))
+        return decisions
+
+    def start_one(self) -> Decision:
+        """Start a clone for a waiter, whom the common limit has a place for."""
+        return self._create()
 
     def distrust(self) -> list[Decision]:
         """Drop what is ready: something befell the server that may have changed it."""
@@ -371,14 +388,21 @@ class Pool:
         return self._drop(self.stock.idlest()) if self.stock.ready else []
 
     def stop(self) -> list[Decision]:
-        """Refuse who waits, park what is ready, and make no more; leases go on."""
+        """Refuse the waiters, park what is ready, and make no more; leases go on.
+
+        So does a reset that waits for its own clone.
+        """
         if self.phase is Phase.RETIRED:
             return []
         self.phase, self.is_over = Phase.STOPPING, True
-        return [*self.refuse_all(refusals.shutting_down()), *self._park_ready()]
+        new = [
+            Refuse(request.waiter, self.template, refusals.shutting_down())
+            for request in self.line.pop_new()
+        ]
+        return [*new, *self.refuse_all(refusals.stopped_while_reset()), *self._park_ready()]
 
     def retire(self) -> list[Decision]:
-        """Refuse who waits, drop what is ready, and make no more: the template is given up."""
+        """Refuse the waiters, drop what is ready, and make no more: the template is given up."""
         self.phase, self.is_over = Phase.RETIRED, True
         parked = [drop for name in list(self.stock.parked) for drop in self._drop(name)]
         return [*self.refuse_all(refusals.retired(self.template)), *self.distrust(), *parked]
@@ -407,14 +431,31 @@ class Pool:
 
     @property
     def leaving(self) -> int:
-        """How many clones are on their way out, or may be: each will make room."""
-        return self.stock.count[State.DROPPING] + self.stock.count[State.RECYCLING]
+        """How many clones are on their way out: each will make room."""
+        recycling = self.stock.count[State.RECYCLING]
+        return self.stock.count[State.DROPPING] + recycling - self.returning
+
+    @property
+    def returning(self) -> int:
+        """How many clones are being recycled, and are expected to be good again."""
+        return self.stock.count[State.RECYCLING] if self.demand.rewinds_mostly else 0
+
+    def claims(self, now: float) -> Iterator[float]:
+        """Yield the ranks of the waiters for whom no clone is on its way, though one could be.
+
+        In order; see `budget.rank`.
+        """
+        if not self.line or not self.can_create or self.retries.is_pausing(now):
+            return iter(())
+        served = self.stock.coming + min(self.returning, len(self.line) - self.line.fresh)
+        possible = max(0, self.limits.max_clones - len(self.stock))
+        return (rank(request) for request in islice(self.line, served, served + possible))
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody holds, waits for or has announced anything."""
         announced = self.demand.reservations.ready
-        return not (len(self.leases) or self.line or self.resets or announced or self.stock.kept)
+        return not (len(self.leases) or self.line or announced or self.stock.kept)
 
     @property
     def can_create(self) -> bool:
@@ -433,7 +474,9 @@ class Pool:
         What is parked when the daemon was never able to adopt it stays, and so do kept clones and
         those of leases that go on.
         """
-        lasting = sum(lease.outlives_connection for lease in self.leases.values())
+        lasting = sum(
+            lease.outlives_connection and lease not in self.resets for lease in self.leases.values()
+        )
         return len(self.stock) - len(self.stock.kept) - len(self.stock.parked) - lasting
 
     def next_timer(self) -> float | None:
@@ -497,18 +540,50 @@ class Pool:
     def _grant(self, request: Request, source: Source, now: float) -> Decision:
         clone = self.stock.take(Event.GRANT, fresh=request.fresh)
         self.demand.took(request.holder, now)
+        return self._begin(request, source, clone, now)
+
+    def _begin(self, request: Request, source: Source, clone: str, now: float) -> Decision:
+        """Begin the lease of a clone that was taken, or let one go on that was reset."""
+        if request.continues is not None:
+            self.resets.end(request.continues)
         return self.tenancy.begin(request, source, clone, self.generation, now)
+
+    def _recycle(self, lease: Lease, written_down: bool, *, same_holder: bool = False) -> Recycle:
+        self.stock.move(lease.clone, Event.RETURN, Event.RECYCLE)
+        return Recycle(self.template, lease.generation, lease.clone, written_down, same_holder)
+
+    def _refuse_late(self, request: Request, now: float) -> list[Decision]:
+        return self._refuse(request, self._timeout_error(request, now))
+
+    def _refuse(self, request: Request, error: ClonepoolError) -> list[Decision]:
+        """Answer with an error; if that was a reset, its lease is over, and the holder is told."""
+        refused: list[Decision] = [Refuse(request.waiter, self.template, error)]
+        lease = None if request.continues is None else self.leases.current(request.continues)
+        if lease is not None:
+            self.resets.end(lease)
+            self.tenancy.end(lease)
+            told = lease.holder == request.holder
+            refused += [] if told else [Notice(News.EXPIRED, lease, 0.0)]
+        return refused
 
     def _is_current(self, name: str) -> bool:
         """Say whether it is a clone of today's generation: the template may be another by now."""
         identity = self._namer.parse(name)
         return identity is None or identity.generation == self.generation
 
-    def _give_up_reset(self, name: str) -> None:
+    def _give_up_reset(self, name: str) -> list[Decision]:
         """Let a lease whose clone is not to be had any more wait for another one."""
         request = self.resets.take(name)
-        if request is not None:
-            self.line.add(request)
+        return [] if request is None else self._wait_for_another(request)
+
+    def _wait_for_another(self, request: Request) -> list[Decision]:
+        """Let a lease that is being reset wait for another clone, if there will be any."""
+        if self.phase is Phase.STOPPING:
+            return self._refuse(request, refusals.stopped_while_reset())
+        if closed := self._closed(continues=True):
+            return self._refuse(request, closed)
+        self.line.add(request)
+        return []
 
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
         if not self._is_current(name) or self.phase is Phase.RETIRED:
@@ -554,7 +629,9 @@ class Pool:
 
     def _make_room_for_fresh(self) -> list[Decision]:
         """Let used clones go, where the limits leave no room for the fresh ones that are wanted."""
-        wanted = self.shortage.fresh - max(0, self.shortage.room) - self.leaving
+        recycling = self.stock.count[State.RECYCLING]
+        leaving = self.stock.count[State.DROPPING] + recycling
+        wanted = self.shortage.fresh - max(0, self.shortage.room) - leaving
         return [drop for _ in range(wanted) for drop in self.give_up_ready()]
 
     def _limited_by(self, asking: int = 0) -> Limit | None:
@@ -573,9 +650,11 @@ class Pool:
         if self._budget.paused:
             return refusals.server_away(waited)
         limit = self._limited_by(asking=1)
-        if limit in {Limit.TEMPLATE, Limit.POOL} and len(self.leases):
-            most = self.limits.max_clones if limit is Limit.TEMPLATE else self._budget.limit
-            return refusals.pool_full(waited, self.template, self.leases.values(), limit, most, now)
+        if limit is Limit.TEMPLATE and len(self.leases):
+            held, most = list(self.leases.values()), self.limits.max_clones
+            return refusals.pool_full(waited, self.template, held, limit, most, now)
+        if limit is Limit.POOL and (held := self._budget.leases()):
+            return refusals.pool_full(waited, self.template, held, limit, self._budget.limit, now)
         if self.retries.last_error is not None:
             return refusals.creating_fails(waited, self.retries.last_error)
         return refusals.too_slow(waited)

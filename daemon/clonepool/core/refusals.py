@@ -9,6 +9,7 @@ from clonepool.errors import (
     AcquireTimeoutError,
     ClonepoolError,
     DrainingError,
+    LeaseBusyError,
     NotYourDefinitionError,
     NotYourLeaseError,
     PoolFullError,
@@ -64,6 +65,29 @@ def not_your_lease() -> NotYourLeaseError:
     )
 
 
+def being_reset() -> LeaseBusyError:
+    """The lease has no clone at the moment."""
+    return LeaseBusyError(
+        "the lease is being reset", remedy="wait for the answer to that; a release ends both"
+    )
+
+
+def ended_while_reset() -> NotYourLeaseError:
+    """The lease ended before its clone was clean."""
+    return NotYourLeaseError(
+        "the lease ended while it was being reset",
+        remedy="it was released, its time was over, its connection ended, or the daemon stopped",
+    )
+
+
+def stopped_while_reset() -> AcquireTimeoutError:
+    """The daemon stops, and makes no more clones: there is none for the lease."""
+    return AcquireTimeoutError(
+        "the daemon is stopping and has no clean clone for the lease, which is over",
+        remedy="acquire another when the daemon has been started",
+    )
+
+
 def not_your_definition() -> NotYourDefinitionError:
     """The token names no template that is being filled."""
     return NotYourDefinitionError(
@@ -116,10 +140,20 @@ def creating_fails(waited: str, cause: ClonepoolError) -> AcquireTimeoutError:
 def pool_full(
     waited: str, template: str, leases: Collection[Lease], limit: Limit, most: int, now: float
 ) -> PoolFullError:
-    """All that may exist are leased: how many, by whom, for how long."""
+    """All that may exist are leased: how many, by whom, for how long.
+
+    Args:
+        waited: how the sentence begins.
+        template: which was asked for.
+        leases: of this template, or of all where the common limit is reached.
+        limit: which.
+        most: how many clones it allows.
+        now: monotonic seconds.
+    """
     key = f"templates.{template}.max_clones" if limit is Limit.TEMPLATE else "pool.max_clones"
+    of_all = "" if limit is Limit.TEMPLATE else ", all templates together"
     return PoolFullError(
-        f"{waited}: {len(leases)} of {most} are leased, {_holders(leases, now)}",
+        f"{waited}: {len(leases)} of {most} are leased, {_holders(leases, now)}{of_all}",
         remedy=f"raise {key}, or release leases sooner",
     )
 

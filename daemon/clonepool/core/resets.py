@@ -1,4 +1,8 @@
-"""Leases that are being reset: each waits for its own clone to be rewound."""
+"""Leases that are being reset: each waits for its own clone to be rewound, or for another one.
+
+A lease stays in the book while it is reset, so that it ends as ever: when it is released, with its
+connection, or in time. What is here is the request that its reset goes back to.
+"""
 
 from __future__ import annotations
 
@@ -7,41 +11,50 @@ from typing import TYPE_CHECKING
 from clonepool.core.waiting import WaitingLine
 
 if TYPE_CHECKING:
-    from clonepool.core.decisions import Request
+    from clonepool.core.decisions import Lease, Request
 
 
 class Resets:
-    """The requests by the clone that each waits for."""
+    """The requests by the lease that each continues, and by the clone that it waits for.
+
+    A request whose clone cannot be rewound waits in the pool's line instead; it stays known here
+    until `end`.
+    """
 
     def __init__(self) -> None:
         self._line = WaitingLine()
-        self._waiters: dict[str, Request] = {}
+        self._for_clone: dict[str, Request] = {}
+        self._of: dict[str, Request] = {}
 
-    def __len__(self) -> int:
-        return len(self._line)
+    def __contains__(self, lease: Lease) -> bool:
+        return lease.token in self._of
 
-    def add(self, clone: str, request: Request) -> None:
-        """Let a request wait for this clone."""
-        self._line.add(request)
-        self._waiters[clone] = request
+    def begin(self, lease: Lease, request: Request, *, own_clone: bool) -> None:
+        """Note that a lease is being reset, waiting for its own clone or in the pool's line."""
+        self._of[lease.token] = request
+        if own_clone:
+            self._line.add(request)
+            self._for_clone[lease.clone] = request
+
+    def end(self, lease: Lease) -> Request | None:
+        """Forget the reset of a lease, wherever it waits here; None when there was none."""
+        request = self._of.pop(lease.token, None)
+        if request is not None:
+            self._line.remove(request.waiter)
+        return request
 
     def take(self, clone: str) -> Request | None:
-        """Take out the request that waits for this clone, if it still does."""
-        request = self._waiters.pop(clone, None)
+        """Return the request that waits for this clone, if it still does, to serve it or queue it.
+
+        The lease counts as being reset until `end`.
+        """
+        request = self._for_clone.pop(clone, None)
         return self._line.remove(request.waiter) if request is not None else None
 
-    def remove(self, waiter: int) -> Request | None:
-        """Take a request out, None when it does not wait."""
-        return self._line.remove(waiter)
-
     def pop_overdue(self, now: float) -> list[Request]:
-        """Take out every request whose deadline has come."""
+        """Take out every request that waits here and whose deadline has come."""
         return self._line.pop_overdue(now)
 
-    def pop_all(self) -> list[Request]:
-        """Take out all."""
-        return self._line.pop_all()
-
     def first_deadline(self) -> float | None:
-        """Return when the next deadline comes, in monotonic seconds."""
+        """Return when the next deadline comes of those that wait here, in monotonic seconds."""
         return self._line.first_deadline()

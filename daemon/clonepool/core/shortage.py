@@ -9,7 +9,8 @@ from clonepool.core.sizing import clones_to_create
 from clonepool.errors import ResourceError
 
 if TYPE_CHECKING:
-    from clonepool.core.limits import Budget, Limits
+    from clonepool.core.budget import Budget
+    from clonepool.core.limits import Limits
     from clonepool.core.sizing import Demand
     from clonepool.core.stock import Stock
     from clonepool.core.waiting import WaitingLine
@@ -55,7 +56,7 @@ class Shortage:
         missing = self._missing(self._limits.min_ready if refill else 0, room)
         missing = max(missing, min(self.fresh, room))
         if shelf and (target := self._demand.target) > self._limits.min_ready and not self._line:
-            spare = room - max(0, self._budget.owed() - missing)
+            spare = room - max(0, self._budget.owed - missing)
             missing = max(missing, self._missing(target, spare))
         return missing
 

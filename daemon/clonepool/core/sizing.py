@@ -25,6 +25,7 @@ SPARE_SHARE = 4
 DROP_AT_A_TIME = 4
 DROP_EVERY_SECONDS = 1.0
 """How quickly a surplus goes: slowly, for dropping takes from the server what tests could use."""
+MOSTLY = 0.5
 LESSON = 0.125
 """How much the last clone that was recycled counts, against all before it, in what is expected."""
 
@@ -130,6 +131,11 @@ class Demand:
         if self.reservations.end(holder):
             self._awake = True
             self._aim()
+
+    @property
+    def rewinds_mostly(self) -> bool:
+        """Whether a clone that is being recycled is expected to be rewound, and not dropped."""
+        return self._rewound > MOSTLY
 
     # Time ---------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from clonepool.core.clone import Clone, Event, State
 
 if TYPE_CHECKING:
-    from clonepool.core.limits import Budget
+    from clonepool.core.budget import Budget
 
 
 class Stock:

@@ -86,12 +86,26 @@ class Tenancy:
         del self._unwritten[waiter]
         if unwritten.source is not None:
             return _grant(unwritten.request, unwritten.lease, unwritten.source, now)
-        self.book.enter(unwritten.lease)
-        return Renewed(waiter, unwritten.lease)
+        longer = unwritten.lease
+        renewed = msgspec.structs.replace(
+            current, ttl=longer.ttl, expires_at=longer.expires_at, holder=longer.holder
+        )
+        self.book.enter(renewed)
+        return Renewed(waiter, renewed)
 
     def take_back(self, waiter: int) -> Unwritten | None:
         """Stop to wait for a writing; return what was being written."""
         return self._unwritten.pop(waiter, None)
+
+    def withdraw(self, waiter: int) -> Unwritten | None:
+        """Do the same for a client that has gone, unless what is written is an older lease's clone.
+
+        That lease goes on, though its reset is told to nobody.
+        """
+        unwritten = self._unwritten.get(waiter)
+        if unwritten is not None and unwritten.request.continues is not None:
+            return None
+        return self.take_back(waiter)
 
     def is_new(self, unwritten: Unwritten) -> bool:
         """Say whether the lease itself is to be taken back, and still is the same."""
@@ -101,6 +115,10 @@ class Tenancy:
     def end(self, lease: Lease) -> bool:
         """Strike a lease out; say whether it is, or may yet be, written down as living."""
         self.book.end(lease)
+        return self.part(lease)
+
+    def part(self, lease: Lease) -> bool:
+        """Part a lease that goes on from its clone; say as `end` does what is written down."""
         begun = lease.clone in self._begun
         self._begun.discard(lease.clone)
         return begun or lease.outlives_connection
@@ -117,7 +135,10 @@ class Tenancy:
 
     def _lease(self, request: Request, clone: str, generation: str, now: float) -> Lease:
         if request.continues is not None:
-            return msgspec.structs.replace(request.continues, clone=clone, generation=generation)
+            lease = self.book.current(request.continues) or request.continues
+            return msgspec.structs.replace(
+                lease, clone=clone, generation=generation, resets=lease.resets + 1
+            )
         return Lease(
             token=request.token,
             template=self._template,

@@ -14,17 +14,28 @@ if TYPE_CHECKING:
 _SPARE_ENTRIES = 64
 
 
+class Crowd:
+    """How many wait in all lines together."""
+
+    def __init__(self) -> None:
+        self.waiting = 0
+
+
 class WaitingLine:
     """First come, first served; those who continue a lease before those who have none.
 
     Every operation takes time that grows at most with the logarithm of the line's length: a line
     of thousands is what overload looks like, and then each event must stay cheap.
 
+    Args:
+        crowd: counts the waiters of several lines together; None to count none.
+
     Attributes:
-        fresh: how many of those who wait want a clone that nobody had before.
+        fresh: how many of the waiters want a clone that nobody had before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, crowd: Crowd | None = None) -> None:
+        self._crowd = Crowd() if crowd is None else crowd
         self._continuing: dict[int, Request] = {}
         self._others: dict[int, Request] = {}
         self._deadlines: list[tuple[float, int]] = []
@@ -44,27 +55,34 @@ class WaitingLine:
         line = self._others if request.continues is None else self._continuing
         line[request.waiter] = request
         self.fresh += request.fresh
+        self._crowd.waiting += 1
         heapq.heappush(self._deadlines, (request.deadline, request.waiter))
 
     def remove(self, waiter: int) -> Request | None:
         """Take a request out, wherever it stands; None when it does not wait."""
         request = self._others.pop(waiter, None) or self._continuing.pop(waiter, None)
         self.fresh -= request is not None and request.fresh
+        self._crowd.waiting -= request is not None
         if len(self._deadlines) > 2 * len(self) + _SPARE_ENTRIES:
             self._deadlines = [(waiting.deadline, waiting.waiter) for waiting in self]
             heapq.heapify(self._deadlines)
         return request
 
-    def pop(self, *, fresh: bool = True) -> Request | None:
-        """Take out the first, or the first that does not want a fresh clone; None if there is none.
+    def first(self, *, fresh: bool = True) -> Request | None:
+        """Return the first, or the first that does not want a fresh clone; None if there is none.
 
         Args:
             fresh: whether there is a fresh clone to be had.
         """
         for request in self:
             if fresh or not request.fresh:
-                return self.remove(request.waiter)
+                return request
         return None
+
+    def pop(self, *, fresh: bool = True) -> Request | None:
+        """Take out what `first` returns."""
+        request = self.first(fresh=fresh)
+        return None if request is None else self.remove(request.waiter)
 
     def pop_overdue(self, now: float) -> list[Request]:
         """Take out every request whose deadline has come, the most overdue first."""
@@ -74,14 +92,17 @@ class WaitingLine:
             late += [request] if request is not None else []
         return late
 
+    def withdraw(self, waiter: int) -> Request | None:
+        """Take a request out unless it continues a lease, which goes on without an answer too."""
+        return self.remove(waiter) if waiter in self._others else None
+
+    def pop_new(self) -> list[Request]:
+        """Take out all that continue no lease, in order."""
+        return [request for request in list(self._others.values()) if self.remove(request.waiter)]
+
     def pop_all(self) -> list[Request]:
         """Take out all, in order."""
-        everybody = list(self)
-        self._continuing.clear()
-        self._others.clear()
-        self._deadlines.clear()
-        self.fresh = 0
-        return everybody
+        return [request for request in list(self) if self.remove(request.waiter)]
 
     def first_deadline(self) -> float | None:
         """Return when the next deadline comes, in monotonic seconds."""

@@ -235,7 +235,7 @@ class Broker:
             decisions: in this order.
             report: is told of the sessions left on a clone that is recycled.
         """
-        for decision in decisions:
+        for decision in [*decisions, *self.fleet.make_way(self.now())]:
             match decision:
                 case Grant():
                     self._grant(decision)

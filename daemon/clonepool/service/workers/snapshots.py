@@ -130,5 +130,6 @@ class Snapshots:
 
     def _check_held(self, lease: Lease) -> None:
         """See that the clone is this lease's still, and so was all the time."""
-        if self._context.fleet.lease(lease.token).clone != lease.clone:
+        now = self._context.fleet.lease(lease.token)
+        if (now.clone, now.resets) != (lease.clone, lease.resets):
             raise not_your_lease()

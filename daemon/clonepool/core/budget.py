@@ -1,0 +1,119 @@
+"""The common limit: how many clones all pools together may hold, and who is first to have a place.
+
+A *claim* is a request that waits for a clone of which nothing is on its way, though its own pool's
+limit has room for one. Claims are served in the order in which they were made, whatever their
+template: by a place that is free, by one that a leaving clone makes free, by that of a clone which
+lies idle, and at last by that of one which came back to a pool whose own waiters came later.
+
+The last costs a drop and a copy where a rewind would have done, so it takes a claim that is older
+by `HANDOVER_SECONDS`: a pool serves its waiters from the places that it has for that long before
+it hands one over. (The quantum of a time-sharing scheduler: it bounds both the wait and the share
+of the time that is lost to changing over.)
+"""
+
+from __future__ import annotations
+
+from heapq import merge
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from clonepool.core.waiting import Crowd
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+    from clonepool.core.decisions import Lease, Request
+    from clonepool.core.pool import Pool
+
+HANDOVER_SECONDS = 0.25
+_FIRST_OF_ALL = float("-inf")
+
+
+class Budget(Crowd):
+    """The places for clones, and the claims to them.
+
+    Attributes:
+        limit: how many clones may exist at a time.
+        used: how many exist or may exist.
+        waiting: requests in the lines of all pools.
+        paused: whether the server is away: nothing is granted or started.
+        pools: all that share the places.
+    """
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit = limit
+        self.used = 0
+        self.paused = False
+        self.pools: Mapping[str, Pool] = {}
+
+    @property
+    def room(self) -> int:
+        """How many more may be made now; negative when an earlier run left too many."""
+        return 0 if self.paused else self.limit - self.used
+
+    @property
+    def owed(self) -> int:
+        """How many clones all pools together lack of what min_ready promises."""
+        return sum(pool.shortage.owed for pool in self.pools.values())
+
+    @property
+    def coming_free(self) -> int:
+        """How many places there are, or will be by themselves."""
+        return self.room + sum(pool.leaving for pool in self.pools.values())
+
+    def leases(self) -> list[Lease]:
+        """Return the leases of all pools."""
+        return [lease for pool in self.pools.values() for lease in pool.leases.values()]
+
+    def claimants(self, places: int, now: float) -> list[Pool]:
+        """Return the pools that have the first claims: one entry a claim, at most so many.
+
+        Args:
+            places: how many.
+            now: monotonic seconds.
+        """
+        if places <= 0 or not self.waiting:
+            return []
+        ranked = merge(*(_ranked(pool, now) for pool in self.pools.values() if pool.line))
+        return [pool for _, _, pool in islice(ranked, places)]
+
+    def to_evict(self, now: float) -> int:
+        """Return how many clones that lie idle are to give their places to claims."""
+        if not self.waiting or self.paused:
+            return 0
+        idle = sum(pool.ready for pool in self.pools.values())
+        if not idle:
+            return 0
+        coming = max(0, self.coming_free)
+        return max(0, len(self.claimants(coming + idle, now)) - coming)
+
+    def is_overtaken(self, pool: Pool, request: Request, now: float) -> bool:
+        """Say whether the place of a clone that could serve `request` is due to another pool.
+
+        That is when more claims of others, each older by `HANDOVER_SECONDS`, are to be served than
+        places come free.
+        """
+        if self.waiting <= len(pool.line):
+            return False
+        limit = rank(request) - HANDOVER_SECONDS
+        others = (other for other in self.pools.values() if other is not pool and other.line)
+        older = sum(_count(_until(other.claims(now), limit)) for other in others)
+        return older > 0 and older > max(0, self.coming_free)
+
+
+def rank(request: Request) -> float:
+    """Return what orders requests of all templates: when they were made, resets before all."""
+    return request.asked_at if request.continues is None else _FIRST_OF_ALL
+
+
+def _ranked(pool: Pool, now: float) -> Iterator[tuple[float, str, Pool]]:
+    return ((at, pool.template, pool) for at in pool.claims(now))
+
+
+def _until(ranks: Iterable[float], limit: float) -> Iterator[float]:
+    return (at for at in ranks if at < limit)
+
+
+def _count(ranks: Iterable[float]) -> int:
+    return sum(1 for _ in ranks)
