@@ -22,6 +22,7 @@ from clonepool.errors import (
     QueueFullError,
 )
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
+from support.floods import flooding
 from support.lines import Lines
 
 if TYPE_CHECKING:
@@ -162,6 +163,21 @@ def test_pending_requests_are_bounded(place: Any) -> None:
         lines.close()
         for client in holders:
             client.close()
+
+
+@pytest.mark.parametrize("crowd", [20, 200])
+def test_a_crowd_that_floods_the_daemon_keeps_nobody_waiting_longer_than_itself(
+    small: Daemon, crowd: int
+) -> None:
+    asked = 300
+    with small.client() as client:
+        with flooding(small.socket, crowd) as flood:
+            for _ in range(asked):
+                client.call("ping")
+        # One request at a time, each written when the last was answered: whoever floods has one
+        # waiting always, and gets no more for it than a few times as much.
+        assert flood.answered / crowd < 5 * asked
+    eventually(small.at_rest)
 
 
 def test_too_many_connections_are_refused_and_room_is_found_again(bounded: Daemon) -> None:

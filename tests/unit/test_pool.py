@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from clonepool.core.budget import HANDOVER_SECONDS
 from clonepool.core.decisions import Park, Source
 from clonepool.core.leases import token_digest
 from clonepool.core.limits import Limits
@@ -79,6 +80,52 @@ def test_a_full_pool_says_how_many_are_leased_and_by_whom() -> None:
     assert isinstance(refusal.error, PoolFullError)
     assert "1 of 1 are leased, 1 by client 7 (the oldest for 3.0 s)" in str(refusal.error)
     assert "templates.blog.max_clones" in refusal.error.remedy
+
+
+def test_a_full_fleet_says_how_many_are_leased_and_by_whom_whatever_their_template() -> None:
+    fleet, first = make_fleet(2, blog=(2, 2), shop=(0, 2))
+    finish_creates(fleet, first)
+    for waiter in (1, 2):
+        fleet.acquire("blog", request(waiter, holder=7), 0.0)
+    (refusal,) = refusals(fleet.acquire("shop", request(3, at=3.0, timeout=0.0), 3.0))
+    assert isinstance(refusal.error, PoolFullError)
+    assert "2 of 2 are leased, 2 by client 7 (the oldest for 3.0 s)" in str(refusal.error)
+    assert "all templates together" in str(refusal.error)
+    assert "raise pool.max_clones" in refusal.error.remedy
+
+
+def test_a_clone_that_comes_back_gives_its_place_to_whoever_has_waited_longer() -> None:
+    fleet, first = make_fleet(1, rewinds=True, blog=(1, 1), shop=(0, 1))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    fleet.acquire("shop", request(2, holder=2, at=1.0), 1.0)
+    fleet.acquire("blog", request(3, holder=3, at=1.0 + 2 * HANDOVER_SECONDS), 2.0)
+    (recycle,) = recycles(fleet.release(grant.lease.token))
+    (drop,) = drops(fleet.pools["blog"].rewound(recycle.clone, 2.0))
+    (create,) = creates(fleet.dropped("blog", drop.clone, 2.1))
+    assert create.template == "shop"
+
+
+def test_a_clone_that_comes_back_serves_its_own_template_while_nobody_waited_much_longer() -> None:
+    fleet, first = make_fleet(1, rewinds=True, blog=(1, 1), shop=(0, 1))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    fleet.acquire("shop", request(2, holder=2, at=1.0), 1.0)
+    fleet.acquire("blog", request(3, holder=3, at=1.0 + HANDOVER_SECONDS / 2), 2.0)
+    (recycle,) = recycles(fleet.release(grant.lease.token))
+    (again,) = grants(fleet.pools["blog"].rewound(recycle.clone, 2.0))
+    assert again.waiter == 3
+
+
+def test_a_clone_that_comes_back_and_that_its_template_does_not_need_makes_way_at_once() -> None:
+    fleet, first = make_fleet(1, rewinds=True, blog=(1, 1), shop=(0, 1))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    (recycle,) = recycles(fleet.release(grant.lease.token))
+    fleet.acquire("shop", request(2, holder=2, at=1.0), 1.0)
+    assert not drops(fleet.pools["blog"].rewound(recycle.clone, 2.0))
+    (drop,) = drops(fleet.make_way(2.0))
+    assert drop.clone == recycle.clone
 
 
 def test_limits_are_never_exceeded() -> None:

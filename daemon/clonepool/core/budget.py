@@ -36,6 +36,7 @@ class Budget(Crowd):
         limit: how many clones may exist at a time.
         used: how many exist or may exist.
         waiting: requests in the lines of all pools.
+        idle: clones that are ready.
         paused: whether the server is away: nothing is granted or started.
         pools: all that share the places.
     """
@@ -44,6 +45,7 @@ class Budget(Crowd):
         super().__init__()
         self.limit = limit
         self.used = 0
+        self.idle = 0
         self.paused = False
         self.pools: Mapping[str, Pool] = {}
 
@@ -80,13 +82,10 @@ class Budget(Crowd):
 
     def to_evict(self, now: float) -> int:
         """Return how many clones that lie idle are to give their places to claims."""
-        if not self.waiting or self.paused:
-            return 0
-        idle = sum(pool.ready for pool in self.pools.values())
-        if not idle:
+        if not self.waiting or not self.idle or self.paused:
             return 0
         coming = max(0, self.coming_free)
-        return max(0, len(self.claimants(coming + idle, now)) - coming)
+        return max(0, len(self.claimants(coming + self.idle, now)) - coming)
 
     def is_overtaken(self, pool: Pool, request: Request, now: float) -> bool:
         """Say whether the place of a clone that could serve `request` is due to another pool.

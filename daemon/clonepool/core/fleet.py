@@ -198,11 +198,12 @@ class Fleet:
         """Let every pool start what it misses: what was waited for longest first, then refills."""
         if self.stopping:
             return []
-        pools = self.pools.values()
-        decisions = [decision for pool in pools for decision in pool.serve(now)]
+        waited_for = [pool for pool in self.pools.values() if pool.line]
+        decisions = [decision for pool in waited_for for decision in pool.serve(now)]
         decisions += [pool.start_one() for pool in self.budget.claimants(self.budget.room, now)]
-        decisions += [d for pool in pools for d in pool.plan(now, refill=False)]
-        decisions += [d for pool in pools for d in pool.plan(now)]
+        decisions += [d for pool in waited_for for d in pool.plan(now, refill=False)]
+        if self.budget.room > 0:
+            decisions += [d for pool in self.pools.values() for d in pool.plan(now)]
         return [*decisions, *self.make_way(now)]
 
     def make_way(self, now: float) -> list[Decision]:

@@ -480,13 +480,19 @@ class Pool:
         return len(self.stock) - len(self.stock.kept) - len(self.stock.parked) - lasting
 
     def next_timer(self) -> float | None:
-        """When `expire` or `plan` has something to do next, in monotonic seconds."""
-        times = [self.line.first_deadline(), self.resets.first_deadline(), self.tenancy.next_time()]
-        times.append(min(self.stock.kept.values(), default=None))
+        """When `expire` or `plan` has something to do next, in monotonic seconds.
+
+        It is asked of every pool after every event, and most pools have nothing to do.
+        """
+        times = [self.demand.next_time() if not self.is_over and not self._budget.paused else None]
+        if len(self.leases):
+            times += [self.tenancy.next_time(), self.resets.first_deadline()]
+        if self.line:
+            times.append(self.line.first_deadline())
+        if self.stock.kept:
+            times.append(min(self.stock.kept.values()))
         if self.retries.at is not None and self.can_create and self._missing(refill=True) > 0:
             times.append(self.retries.at)
-        if not self.is_over and not self._budget.paused:
-            times.append(self.demand.next_time())
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> PoolSnapshot:

@@ -77,6 +77,7 @@ class Stock:
         clone = self._clones[name]
         self._move(clone, event)
         self._ready.append(clone)
+        self._budget.idle += 1
         if event is Event.REWIND:
             self._used.add(name)
         self.fresh += name not in self._used
@@ -119,6 +120,7 @@ class Stock:
         else:
             self._ready.remove(clone)
         self.fresh -= clone.name not in self._used
+        self._budget.idle -= 1
 
     def _move(self, clone: Clone, event: Event) -> None:
         before = clone.state

@@ -129,9 +129,11 @@ class Tenancy:
 
     def next_time(self) -> float | None:
         """Return when a lease or the patience for a writing ends, in monotonic seconds."""
-        times = [unwritten.request.deadline for unwritten in self._unwritten.values()]
         ending = self.book.next_time()
-        return min(times if ending is None else [*times, ending], default=None)
+        if not self._unwritten:
+            return ending
+        times = [unwritten.request.deadline for unwritten in self._unwritten.values()]
+        return min(times if ending is None else [*times, ending])
 
     def _lease(self, request: Request, clone: str, generation: str, now: float) -> Lease:
         if request.continues is not None:

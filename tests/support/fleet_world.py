@@ -1,0 +1,225 @@
+"""A fleet of many pools in a world of made-up time: builds, copies and rewinds take what is drawn.
+
+Like `simulation`, which has one pool and looks at its size; here it is who gets what, and when.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter, deque
+from functools import partial
+from itertools import count
+from typing import TYPE_CHECKING, NamedTuple
+
+from clonepool.core.clone import State
+from clonepool.core.decisions import CreateClone, Drop, Grant, Recycle, Refuse, Request
+from clonepool.core.fleet import Fleet
+from clonepool.core.limits import Limits
+from clonepool.core.naming import Namer, Serials
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from random import Random
+
+    from clonepool.core.decisions import Decision
+
+DROPPING, RECYCLING = State.DROPPING, State.RECYCLING
+
+
+class Client(NamedTuple):
+    """Leases one of the templates again and again.
+
+    Attributes:
+        templates: taken in turn.
+        hold: seconds for which each lease is held, on average.
+        gap: seconds between two, on average.
+        timeout: seconds that it waits.
+    """
+
+    templates: tuple[str, ...]
+    hold: float = 0.02
+    gap: float = 0.0
+    timeout: float = 60.0
+
+
+class Pace(NamedTuple):
+    """How long the server takes on average, in seconds.
+
+    Attributes:
+        rewound: the share of returned clones that can be rewound.
+        places: how many databases are created and dropped at a time.
+    """
+
+    create: float = 0.03
+    drop: float = 0.01
+    rewind: float = 0.003
+    build: float = 0.0
+    rewound: float = 0.95
+    places: int = 3
+
+
+USUAL = Pace()
+
+
+class FleetWorld:
+    """Pools, a server, and clients.
+
+    Attributes:
+        now: seconds since the start.
+        granted: leases by template.
+        longest: seconds that the longest wait took, by template.
+        refused: errors, by template.
+        late: acquires that were answered after their deadline.
+        wasted: times at which a claim waited while a clone lay idle.
+    """
+
+    def __init__(
+        self,
+        limits: dict[str, Limits],
+        max_clones: int,
+        chance: Random,
+        pace: Pace = USUAL,
+    ) -> None:
+        self.fleet = Fleet(limits, max_clones, Namer("test", 1), Serials(0))
+        self.chance = chance
+        self.now = 0.0
+        self.granted: Counter[str] = Counter()
+        self.longest: dict[str, float] = dict.fromkeys(limits, 0.0)
+        self.refused: Counter[str] = Counter()
+        self.late = 0
+        self.wasted = 0
+        self.events = 0
+        self._pace = pace
+        self._numbers = count(1)
+        self._agenda: list[tuple[float, int, Callable[[], None]]] = []
+        self._ddl: tuple[deque[Callable[[], None]], deque[Callable[[], None]]] = (deque(), deque())
+        self._busy = 0
+        self._asked: dict[int, tuple[Request, Callable[[Grant | None], None]]] = {}
+        for template in limits:
+            self.after(self.draw(pace.build), partial(self._built, template))
+
+    def draw(self, mean: float) -> float:
+        """Return a duration in seconds, that long on average."""
+        return self.chance.expovariate(1 / mean) if mean > 0 else 0.0
+
+    def after(self, seconds: float, what: Callable[[], None]) -> None:
+        """Let something happen so many seconds from now."""
+        heapq.heappush(self._agenda, (self.now + seconds, next(self._numbers), what))
+
+    def come(self, clients: Iterable[Client]) -> None:
+        """Let clients begin, now."""
+        for number, client in enumerate(clients):
+            self.after(0.0, partial(self._acquire, client, number, 0))
+
+    def run(self, until: float) -> None:
+        """Let time go on until then."""
+        while True:
+            timer = self.fleet.next_timer()
+            event = self._agenda[0][0] if self._agenda else None
+            times = [time for time in (timer, event) if time is not None]
+            if not times or min(times) > until:
+                return
+            self.now = max(self.now, min(times))
+            self.events += 1
+            if timer is not None and (event is None or timer <= event):
+                self._carry_out(self.fleet.expire(self.now))
+            else:
+                heapq.heappop(self._agenda)[2]()
+            self._check()
+
+    def unserved(self) -> float:
+        """Return for how long the longest of those waits that were not served yet."""
+        lines = (pool.line for pool in self.fleet.pools.values())
+        return max((self.now - waiter.asked_at for line in lines for waiter in line), default=0.0)
+
+    # Inside -------------------------------------------------------------------------------
+
+    def _built(self, template: str) -> None:
+        self._carry_out(self.fleet.pools[template].template_ready("abcdefgh", self.now))
+
+    def _acquire(self, client: Client, holder: int, turn: int) -> None:
+        template = client.templates[turn % len(client.templates)]
+        waiter = next(self._numbers)
+        request = Request(
+            waiter, f"token-{waiter}", holder, "", self.now, self.now + client.timeout
+        )
+
+        def answered(grant: Grant | None) -> None:
+            following = partial(self._acquire, client, holder, turn + 1)
+            if grant is None:
+                self.refused[template] += 1
+                self.after(self.draw(client.gap), following)
+                return
+            self.granted[template] += 1
+            self.longest[template] = max(self.longest[template], grant.waited_seconds)
+            ended = partial(self._release, grant.lease.token, client, following)
+            self.after(self.draw(client.hold), ended)
+
+        self._asked[waiter] = request, answered
+        self._carry_out(self.fleet.acquire(template, request, self.now))
+
+    def _release(self, token: str, client: Client, following: Callable[[], None]) -> None:
+        self._carry_out(self.fleet.release(token))
+        self.after(self.draw(client.gap), following)
+
+    def _carry_out(self, decisions: Iterable[Decision]) -> None:
+        """Do as the broker does: after whatever happened, ask who has to make way."""
+        for decision in [*decisions, *self.fleet.make_way(self.now)]:
+            match decision:
+                case Grant() | Refuse():
+                    request, answered = self._asked.pop(decision.waiter)
+                    self.late += self.now > request.deadline + 1e-6
+                    answered(decision if isinstance(decision, Grant) else None)
+                case CreateClone(template=template, clone=name):
+                    pool = self.fleet.pools[template]
+                    self._enqueue(0, self._pace.create, partial(pool.created, name))
+                case Drop(template=template, clone=name):
+                    self._enqueue(1, self._pace.drop, partial(self.fleet.dropped, template, name))
+                case Recycle(template=template, clone=name):
+                    pool = self.fleet.pools[template]
+                    good = self.chance.random() < self._pace.rewound
+                    became = pool.rewound if good else pool.unusable
+                    self.after(self.draw(self._pace.rewind), partial(self._report, became, name))
+
+    def _report(self, became: Callable[[str, float], list[Decision]], name: str) -> None:
+        self._carry_out(became(name, self.now))
+
+    def _enqueue(self, rank: int, mean: float, done: Callable[[float], list[Decision]]) -> None:
+        def begin() -> None:
+            self.after(self.draw(mean), end)
+
+        def end() -> None:
+            self._busy -= 1
+            self._carry_out(done(self.now))
+            self._fill_places()
+
+        self._ddl[rank].append(begin)
+        self._fill_places()
+
+    def _fill_places(self) -> None:
+        while self._busy < self._pace.places and any(self._ddl):
+            self._busy += 1
+            (self._ddl[0] or self._ddl[1]).popleft()()
+
+    def _check(self) -> None:
+        """See that nobody waits for a place that an idle clone takes."""
+        pools = self.fleet.pools.values()
+        idle = sum(pool.ready for pool in pools)
+        if not idle:
+            return
+        waiting = leaving = 0
+        for pool in pools:
+            dropping, recycling = (pool.stock.count[state] for state in (DROPPING, RECYCLING))
+            back = recycling if pool.demand.rewinds_mostly else 0
+            leaving += dropping + recycling - back
+            room = pool.limits.max_clones - pool.databases
+            if pool.can_create:
+                waiting += max(0, min(pool.waiting - pool.coming - back, room))
+        self.wasted += waiting > max(0, self.fleet.budget.room) + leaving
+
+
+def limits_of(
+    templates: Iterable[str], *, min_ready: int = 0, max_clones: int = 10
+) -> dict[str, Limits]:
+    """Return the same limits for each."""
+    return dict.fromkeys(templates, Limits(min_ready, max_clones, rewinds=True))
