@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import random
-import re
 import select
 import socket
 import time
@@ -23,7 +22,7 @@ import pytest
 
 from clonepool.errors import BY_CODE, ClientLimitError
 from clonepool.protocol.messages import NOTIFICATIONS
-from support.daemons import Daemon, eventually, running_daemon
+from support.daemons import Daemon, eventually, resident_bytes, running_daemon
 from support.servers import ROOT
 
 if TYPE_CHECKING:
@@ -194,12 +193,6 @@ def is_at_rest(daemon: Daemon) -> bool:
     others = ("creating", "leased", "returned", "recycling", "kept", "parked", "dropping")
     waits = pool["waiting"] or any(pool[state] for state in others)
     return bool(pool["ready"] >= pool["min_ready"] and not waits)
-
-
-def resident_bytes(daemon: Daemon) -> int:
-    assert daemon.process is not None
-    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
-    return int(re.findall(r"VmRSS:\s+(\d+) kB", status)[0]) * 1024
 
 
 def open_files(daemon: Daemon) -> int:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,6 @@ from support.servers import ROOT, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from pathlib import Path
 
 CONFIG = f"""
 [http]
@@ -141,3 +141,10 @@ def clean_up(daemon: Daemon) -> None:
             daemon.process.kill()
             daemon.process.wait()
     anyio.run(discard, daemon.state)
+
+
+def resident_bytes(daemon: Daemon) -> int:
+    """Return how much memory the daemon has."""
+    assert daemon.process is not None
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    return int(status.split("VmRSS:")[1].split()[0]) * 1024

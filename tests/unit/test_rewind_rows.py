@@ -24,8 +24,8 @@ class Answering:
     def __init__(self, lines: list[str]) -> None:
         self._lines = lines
 
-    async def value(self, _: str) -> list[str] | None:
-        return self._lines or None
+    async def value(self, _: str) -> list[str]:
+        return self._lines
 
 
 def line(oid: int, place: int, row: str) -> str:
@@ -43,7 +43,7 @@ def table(oid: int, rows: list[str]) -> Table:
 
 async def statements(tables: list[Table], found: list[str]) -> list[str]:
     session = cast("Session", Answering(found))
-    return [sql for one in await compare_rows(session, tables) for sql in one.statements()]
+    return [sql for one in await compare_rows(session, tables, {}) for sql in one.statements()]
 
 
 async def test_a_table_that_holds_what_it_should_is_not_written_to() -> None:
@@ -75,7 +75,7 @@ def test_after_it_the_table_holds_as_many_of_each_row_as_before(
     places = chance.sample(range(1, 100), len(found))
     there = dict(zip(places, found, strict=True))
     session = cast("Session", Answering([line(1, place, row) for place, row in there.items()]))
-    (changes,) = anyio.run(compare_rows, session, [table(1, wanted)])
+    (changes,) = anyio.run(compare_rows, session, [table(1, wanted)], {})
     for place in changes.delete:
         del there[int(place[3:-1])]
     assert sorted([*there.values(), *changes.restore]) == sorted(wanted)

@@ -42,6 +42,7 @@ class Changes(msgspec.Struct, frozen=True):
         toasted: OIDs of tables whose values stored apart were changed.
         locked: tables of which rows were locked and nothing else.
         grown: OIDs of tables that have more pages than the planner believes.
+        sizes: by OID, in bytes without TOAST, of relations that were touched or look other.
         estimates: whether the planner believes other sizes of relations.
         catalogs: names of those that were written to, and say what they said.
         sequences: by OID, last value and whether it was called, as they are to be again.
@@ -53,6 +54,7 @@ class Changes(msgspec.Struct, frozen=True):
     toasted: set[int]
     locked: list[Table]
     grown: set[int]
+    sizes: dict[int, int]
     estimates: bool
     catalogs: list[str]
     sequences: dict[int, tuple[int, bool]]
@@ -108,6 +110,7 @@ async def find_changes(
         toasted={pristine.owner_of_toast[oid] for oid in changed & pristine.owner_of_toast.keys()},
         locked=[pristine.tables[oid] for oid in sorted(locked)],
         grown={oid for oid, line in found.items() if line.grown},
+        sizes={oid: line.size for oid, line in found.items()},
         estimates=now.estimates != before.estimates,
         catalogs=sorted(catalogs),
         sequences=sequences,

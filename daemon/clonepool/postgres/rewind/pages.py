@@ -32,6 +32,8 @@ _LAYOUT = PAGE_BYTES | 4
 """What a page's header says of its size and layout, if its bytes stand in our order."""
 HEAP_PAGES_PER_MAP_PAGE = (PAGE_BYTES - _HEADER_BYTES) * 4
 """Two bits a page: all-visible, all-frozen."""
+MOST_LOOKED_AT = 32 * 1024
+"""As many pages as one page of the map tells of: with more that lack bits, a copy costs less."""
 _NOT_ALL_SET = re.compile(rb"[^\xff]")
 
 Tuple = bytes
@@ -64,7 +66,7 @@ async def open_pages(session: Session, table: Table) -> list[int]:
     """Return the pages that lack a bit in the table's visibility map, in order.
 
     Raises:
-        CannotRewindError: the map is not understood.
+        CannotRewindError: the map is not understood, or more pages lack bits than are looked at.
     """
     name = literal(table.name)
     rows = await session.rows(
@@ -80,6 +82,8 @@ async def open_pages(session: Session, table: Table) -> list[int]:
         if len(page) != PAGE_BYTES or int.from_bytes(page[18:20], "little") != _LAYOUT:
             raise CannotRewindError(f"{table.name}: pages are not laid out as expected")
         numbers += _lacking(page[_HEADER_BYTES:], number * HEAP_PAGES_PER_MAP_PAGE, row["size"])
+        if len(numbers) > MOST_LOOKED_AT:
+            raise CannotRewindError(f"{table.name}: more than {MOST_LOOKED_AT} pages lack bits")
     return [*numbers, *range(len(rows) * HEAP_PAGES_PER_MAP_PAGE, rows[0]["size"])]
 
 

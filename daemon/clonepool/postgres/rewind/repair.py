@@ -13,6 +13,7 @@ import msgspec
 
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.pages import (
+    Tuple,
     open_pages,
     page_of,
     read_tuples,
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.changes import Attempts
-    from clonepool.postgres.rewind.pages import Tuple
     from clonepool.postgres.rewind.pristine import Table
     from clonepool.postgres.rewind.reference import Reference
 
 MOST_PAGES = 1024
 """With more pages to compare, something else costs less."""
+PAGES_AT_A_TIME = 64
+"""The event loop does nothing else while what these hold is compared."""
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -79,7 +81,7 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 def compare(displaced: Displaced, expected: set[Tuple], found: set[Tuple]) -> Difference:
-    """Find out what makes `found` what is `expected`."""
+    """Find out what makes `found` what is `expected`; what is in both may be left out of both."""
     delete, missing = found - expected, expected - found
     broken = [batch for batch in displaced.batches if not missing.isdisjoint(batch.tuples)]
     restore = set(missing)
@@ -140,8 +142,7 @@ async def plan_repair(
     written = await written_since(session, table, opened, clean_at)
     if len(written) > MOST_PAGES:
         raise CannotRewindError(f"{table.name}: {len(written)} pages were touched")
-    expected = displaced.expected(await reference.tuples(table, written), written)
-    found = set(await read_tuples(session, table, written))
+    expected, found = await _read_differing(session, table, displaced, written, reference)
     if attempts is not None and not _accounts_for(attempts, expected, found):
         raise CannotRewindError(f"{table.name}: VACUUM may have hidden what was touched")
     difference = compare(displaced, expected, found)
@@ -151,6 +152,24 @@ async def plan_repair(
     if count != len(difference.restore):
         raise CannotRewindError(f"{table.name}: the reference lacks rows")
     return Repair(table, displaced, difference, rows)
+
+
+async def _read_differing(
+    session: Session,
+    table: Table,
+    displaced: Displaced,
+    pages: list[int],
+    reference: Reference,
+) -> tuple[set[Tuple], set[Tuple]]:
+    """Return what these pages should hold and do not, and what they hold and should not."""
+    expected, found = set[Tuple](), set[Tuple]()
+    for first in range(0, len(pages), PAGES_AT_A_TIME):
+        some = pages[first : first + PAGES_AT_A_TIME]
+        wanted = displaced.expected(await reference.tuples(table, some), some)
+        there = set(await read_tuples(session, table, some))
+        expected |= wanted - there
+        found |= there - wanted
+    return expected, found
 
 
 def _accounts_for(attempts: Attempts, expected: set[Tuple], found: set[Tuple]) -> bool:
@@ -181,11 +200,11 @@ async def check_repair(
     table, difference = repair.table, repair.difference
     opened = await open_pages(session, table)
     written = await written_since(session, table, opened, clean_at)
-    found = set(await read_tuples(session, table, written))
-    ours = frozenset(row for row in found if row.endswith(b"\t%d" % xmin))
     kept = [batch for batch in repair.before.batches if batch not in difference.broken]
-    now = Displaced([*kept, Batch(difference.restore, ours)] if ours else kept)
-    expected = now.expected(await reference.tuples(table, written), written)
-    if len(ours) != repair.count or found != expected:
+    missing, new = await _read_differing(session, table, Displaced(kept), written, reference)
+    ours = frozenset(row for row in new if row.endswith(b"\t%d" % xmin))
+    pages = set(written)
+    stood_for = {row for row in difference.restore if page_of(row) in pages}
+    if len(ours) != repair.count or new != ours or missing != stood_for:
         raise CannotRewindError(f"{table.name} is not what it should be")
-    return now, opened
+    return Displaced([*kept, Batch(difference.restore, ours)] if ours else kept), opened

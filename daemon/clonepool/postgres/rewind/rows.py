@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.postgres.gateway import identifier
+from clonepool.postgres.rewind.errors import CannotRewindError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.pristine import Table
@@ -31,6 +32,11 @@ TOLD_BY_TEXT = ", ".join(f"'{name}', '_{name}'" for name in _SCALARS)
 """SQL list of types whose values come out as text and go in again bit for bit, under the settings
 of a rewind; enums do too."""
 
+LARGEST_READ_BYTES = 1024 * 1024
+"""Tables of so many bytes are read at a time: the event loop does nothing else while what came is
+compared. One that a lease has made larger is not read at all."""
+LONGEST_TEXT_BYTES = 4 * LARGEST_READ_BYTES
+"""What is read may be longer as text, and where it was stored compressed: up to this."""
 _ROW_BYTES = 28
 """What a row takes beside its values."""
 _MOST_ARGUMENTS = 90
@@ -70,23 +76,70 @@ class RowChanges(msgspec.Struct, frozen=True):
 
 
 async def read_rows(session: Session, tables: Sequence[Table]) -> frozenset[str]:
-    """Read all rows of these tables at once; nobody must be writing to them."""
+    """Read all rows of these tables at once; nobody must be writing to them.
+
+    Their size is looked at before anything is read, and again before anything is sent.
+
+    Raises:
+        CannotRewindError: they are larger than may be read at a time.
+    """
     if not tables:
         return frozenset()
     lines = " UNION ALL ".join(map(_lines_sql, tables))
-    return frozenset(await session.value(f"SELECT array_agg(line) FROM ({lines}) AS rows") or ())
+    found = await session.value(
+        f"SELECT CASE WHEN {' + '.join(map(_size_sql, tables))} <= {2 * LARGEST_READ_BYTES} THEN"
+        f" (SELECT CASE WHEN coalesce(sum(octet_length(line)), 0) <= {LONGEST_TEXT_BYTES}"
+        f" THEN coalesce(array_agg(line), '{{}}') END FROM ({lines}) AS rows) END"
+    )
+    if found is None:
+        names = ", ".join(table.name for table in tables)
+        raise CannotRewindError(f"too much is in {names} to be read")
+    return frozenset(found)
 
 
-async def compare_rows(session: Session, tables: Sequence[Table]) -> list[RowChanges]:
+async def compare_rows(
+    session: Session, tables: Sequence[Table], sizes: Mapping[int, int]
+) -> list[RowChanges]:
     """Tell what is to be done to each of these tables, of which `rows` are what they should hold.
 
+    Args:
+        session: to the clone.
+        tables: which; as many are read at a time as suits.
+        sizes: in bytes, by OID, without TOAST, as far as they are known.
+
     Raises:
+        CannotRewindError: a table has become too large.
         StatementError: a table is not what it was.
     """
-    found = await read_rows(session, tables)
-    wanted = frozenset[str]().union(*(table.rows for table in tables))
-    there, gone = _by_table(found - wanted), _by_table(wanted - found)
-    return [_compare(table, there[table.oid], gone[table.oid]) for table in tables]
+    changes: list[RowChanges] = []
+    for some in _batches(tables, sizes):
+        found = await read_rows(session, some)
+        wanted = frozenset[str]().union(*(table.rows for table in some))
+        there, gone = _by_table(found - wanted), _by_table(wanted - found)
+        changes += [_compare(table, there[table.oid], gone[table.oid]) for table in some]
+    return changes
+
+
+def _batches(tables: Sequence[Table], sizes: Mapping[int, int]) -> Iterator[list[Table]]:
+    """Yield the tables, together as many as may be read at a time."""
+    some: list[Table] = []
+    total = 0
+    for table in tables:
+        size = max(sizes.get(table.oid, 0), table.size)
+        if size > LARGEST_READ_BYTES:
+            raise CannotRewindError(f"{table.name} has grown to {size} bytes")
+        if some and total + size > LARGEST_READ_BYTES:
+            yield some
+            some, total = [], 0
+        some.append(table)
+        total += size
+    if some:
+        yield some
+
+
+def _size_sql(table: Table) -> str:
+    toast = f" + pg_relation_size({table.toast})" if table.toast else ""
+    return f"pg_relation_size({table.oid}){toast}"
 
 
 def _lines_sql(table: Table) -> str:

@@ -136,7 +136,7 @@ class Undo:
         """
         whole, repairs = await self._plan(changes)
         by_row = [table for table in whole if table.by_row]
-        differing = await compare_rows(self._session, by_row)
+        differing = await compare_rows(self._session, by_row, changes.sizes)
         statements = [sql for one in differing for sql in one.statements()]
         filled = [table for table in whole if not table.by_row]
         fills = [await self._fill(table) for table in filled]
@@ -187,6 +187,8 @@ class Undo:
         for table in whole:
             if table.paged and table.size > LARGEST_WHOLE_BYTES:
                 raise CannotRewindError(f"{table.name} is too large to be put back whole{why}")
+            if changes.sizes.get(table.oid, 0) > table.size + LARGEST_WHOLE_BYTES:
+                raise CannotRewindError(f"{table.name} has grown by more than is worth deleting")
         return whole, repairs
 
     def _has_pages(self, table: Table, changes: Changes) -> bool:
