@@ -113,6 +113,16 @@ async def test_edits_in_a_directory_that_took_the_place_of_another_are_seen(
             shutil.rmtree(here / "old", ignore_errors=True)
 
 
+async def test_sources_by_absolute_paths_are_watched_like_others(here: Path) -> None:
+    fill(here.parent / "far" / "mig")
+    for source in ("far/mig/*.sql", "far/mig", "far/mig/1.sql", "far/**/*.sql"):
+        async with shop(here, str(here.parent / source)) as world:
+            remove_and_make(here.parent / "far" / "mig")
+            await world.until_true()
+            (here.parent / "far" / "mig" / "1.sql").write_text(f"SELECT 'by {source}';")
+            await world.until_true()
+
+
 async def test_edits_behind_a_link_that_was_switched_are_seen(here: Path) -> None:
     fill(here / "v2", "SELECT 2;")
     (here / "current").symlink_to("mig")

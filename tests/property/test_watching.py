@@ -181,14 +181,21 @@ def run(story: list[Act], pace: Pace, sources: list[str]) -> None:
     anyio.run(play, story, pace, sources, backend_options=backend)
 
 
-PAUSES = st.sampled_from([("settle", "", ""), ("breathe", "", "")])
-EDITS = st.tuples(st.just("edit"), st.sampled_from(["0", "1"]), st.sampled_from(["-- 8", "-- 9"]))
+EDITS = st.tuples(st.just("edit"), st.sampled_from("01"), st.sampled_from(["-- 8", "-- 9"]))
+SETTLE, BREATHE = ("settle", "", ""), ("breathe", "", "")
+STEPS = st.one_of(
+    # A watch that was lost shows in the edit that follows when all had settled.
+    st.tuples(operations(), st.just(SETTLE), EDITS, st.sampled_from([SETTLE, BREATHE])),
+    st.tuples(operations(), st.just(BREATHE), operations()),
+    st.tuples(operations()),
+    st.tuples(EDITS),
+)
 ACTS = st.tuples(
     st.lists(operations(), max_size=2),
-    st.lists(operations() | PAUSES | EDITS, min_size=1, max_size=10),
+    st.lists(STEPS, min_size=1, max_size=5).map(lambda steps: [each for s in steps for each in s]),
 )
 STORIES = st.lists(ACTS, min_size=1, max_size=2)
-CHOICES = st.lists(st.sampled_from(SOURCES), min_size=1, max_size=3, unique=True)
+CHOICES = st.lists(st.sampled_from(SOURCES), min_size=1, max_size=2, unique=True)
 UNHURRIED = settings(
     max_examples=40,
     deadline=None,

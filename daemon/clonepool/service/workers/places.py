@@ -78,7 +78,8 @@ class Places:
         if start is None:
             return
         parts = [part for part in pattern.split("/") if part]
-        whole = self._walk(start, parts) if os.path.isdir(f"{directory}/{pattern}") else None
+        is_directory = os.path.isdir(os.path.join(directory, pattern))
+        whole = self._walk(start, parts) if is_directory else None
         if whole in self._directories:
             self._glob(whole, (within,))
         else:

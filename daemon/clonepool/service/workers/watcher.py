@@ -129,7 +129,12 @@ class Watcher:
                 with anyio.move_on_after(pause):
                     await self._stirred.wait()
         finally:
+            watches = self._watches
             self._stop_watching()
+            if watches is not None:
+                # The library's thread must not be met by the end of the interpreter.
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(watches.wait)
 
     async def _run_once(self) -> float:
         """Look once, and watch anew if need be; return for how long to wait then."""
