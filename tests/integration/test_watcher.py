@@ -271,10 +271,10 @@ async def test_a_checkout_of_many_files_is_built_once(here: Path) -> None:
     async with shop(here, "mig/*.sql") as world:
         for number in range(300):
             replaced(here / "mig" / f"{number}.sql", f"SELECT 'other {number}';")
-            if number % 10 == 0:
+            if number % 5 == 0:
                 await anyio.sleep(0.05)
         await world.until_true()
-        assert world.builds.built <= 3  # of 30 states; on a quiet machine 2
+        assert world.builds.built <= 5  # of 60 states; on a quiet machine 2
 
 
 async def test_what_changes_for_ever_is_built_all_the_same(
