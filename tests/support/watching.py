@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -194,3 +195,35 @@ async def watching(world: World) -> AsyncIterator[Watcher]:
                 await anyio.sleep(0.005)
         yield watcher
         tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def shop(directory: Path, *sql: str, pace: Pace = BY_WATCH_ALONE) -> AsyncIterator[World]:
+    """Have a template of these files watched."""
+    async with watched(World(directory, TemplateSection(sql=list(sql)), pace)) as world:
+        yield world
+
+
+def fill(directory: Path, text: str = "SELECT 1;") -> Path:
+    """Make a directory with one file in it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "1.sql").write_text(text)
+    return directory
+
+
+def remove_and_make(directory: Path) -> None:
+    """Put another directory in the place of one, which it may have the inode of."""
+    shutil.rmtree(directory)
+    fill(directory, "SELECT 'made anew';")
+
+
+def replaced(path: Path, text: str) -> None:
+    """Write a file as editors do: another one, renamed."""
+    path.with_name("temporary").write_text(text)
+    path.with_name("temporary").rename(path)
+
+
+def switch(link: Path, target: str) -> None:
+    """Let a link lead elsewhere, in one step."""
+    link.with_name("new link").symlink_to(target)
+    link.with_name("new link").rename(link)
