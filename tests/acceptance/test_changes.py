@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +109,55 @@ def test_files_in_directories_that_are_new_are_seen_too() -> None:
         assert leased(daemon, query="SELECT sum(v)::int FROM t") == 8
         edit(daemon, "INSERT INTO t VALUES (8);", "more1/b.sql")
         assert leased(daemon, query="SELECT sum(v)::int FROM t") == 9
+
+
+def test_edits_in_a_directory_that_was_replaced_and_behind_switched_links_are_served() -> None:
+    config = CONFIG.replace('["*.sql"]', '["mig/*.sql"]')
+    with running_daemon(config) as daemon:
+        (daemon.directory / "v1").mkdir()
+        (daemon.directory / "v1" / "1.sql").write_text(ONE)
+        (daemon.directory / "mig").symlink_to("v1")
+        eventually(lambda: leased_or_none(daemon) == 1)
+        shutil.copytree(daemon.directory / "v1", daemon.directory / "v2")
+        (daemon.directory / "v2" / "1.sql").write_text(TWO)
+        (daemon.directory / "new").symlink_to("v2")
+        (daemon.directory / "new").rename(daemon.directory / "mig")
+        eventually(lambda: leased_or_none(daemon) == 2)
+        edit(daemon, "CREATE TABLE t AS SELECT 3 AS v;", "v2/1.sql")
+        assert leased(daemon) == 3
+        shutil.rmtree(daemon.directory / "v2")
+        (daemon.directory / "v2").mkdir()
+        edit(daemon, "CREATE TABLE t AS SELECT 4 AS v;", "v2/1.sql")
+        eventually(lambda: leased_or_none(daemon) == 4)
+        edit(daemon, "CREATE TABLE t AS SELECT 5 AS v;", "v2/1.sql")
+        assert leased(daemon) == 5
+        assert not daemon.events("template.change_found_late")
+
+
+def leased_or_none(daemon: Daemon) -> Any:
+    try:
+        return leased(daemon)
+    except TemplateFailedError:
+        return None
+
+
+def test_an_edit_back_while_a_build_is_at_its_end_is_not_forgotten(daemon: Daemon) -> None:
+    """Whenever it falls, before or after the last check of what is built."""
+    assert leased(daemon) == 1
+    for number in range(8):
+        (daemon.directory / "a.sql").write_text(TWO)
+        with ThreadPoolExecutor() as threads:
+            building = threads.submit(build_anew, daemon)
+            time.sleep(number * 0.03)
+            (daemon.directory / "a.sql").write_text(ONE)
+            building.result()
+        eventually(lambda: leased(daemon) == 1)
+        assert [leased(daemon) for _ in range(3)] == [1, 1, 1]
+
+
+def build_anew(daemon: Daemon) -> None:
+    with daemon.client() as client:
+        client.call("build", template="shop", anew=True)
 
 
 def test_several_edits_in_a_row_are_built_once(daemon: Daemon) -> None:

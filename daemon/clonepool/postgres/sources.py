@@ -106,7 +106,7 @@ class Digests:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             now = os.fstat(file.fileno())
         quiet = times == (now.st_mtime_ns, now.st_ctime_ns)
-        if quiet and _now() - max(times) > self._RECENT_NANOSECONDS:
+        if quiet and _now() - _written(status) > self._RECENT_NANOSECONDS:
             self._known.digests[place] = stamp, digest
             self._changed = True
         return digest
@@ -151,6 +151,12 @@ def _load(file: Path | None, most: int) -> _Known:
             if known.version == VERSION:
                 return known
     return _Known(VERSION)
+
+
+def _written(status: os.stat_result) -> int:
+    """Return when a file was last written; an mtime that is still to come was set by hand."""
+    mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
+    return max(mtime, ctime) if mtime <= _now() else ctime
 
 
 def _now() -> int:

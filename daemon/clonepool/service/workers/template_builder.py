@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
+import anyio.to_thread
 import structlog
 
 from clonepool.core.pool import Phase
@@ -34,6 +35,8 @@ BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_fail
 _PAUSE_SECONDS = 1.0
 QUIET_SECONDS = 0.1
 """So long nothing more must have changed before a build begins: one save is seldom alone."""
+LONGEST_UNREST_SECONDS = 5.0
+"""After so long a build begins although the files go on changing."""
 
 
 class Built(NamedTuple):
@@ -70,8 +73,9 @@ class TemplateBuilder:
         self._damaged: set[str] = set()
         self._wanted = anyio.Event()
         self._changed_at = 0.0
-        self.begun = anyio.Event()
-        """Set when every template was built, or failed, for the first time."""
+        self.settled: Callable[[], None] = lambda: None
+        """Called after each build: what changed while it ran is to be looked for."""
+        self._looking = anyio.Lock()
         self._seen: dict[str, str] = {}
         """By template: the fingerprint that was last built or is to be, or why there is none."""
         self._asking: dict[str, list[_Asker]] = {}
@@ -86,11 +90,9 @@ class TemplateBuilder:
         for template in self._in_order(set(self._context.config.templates)):
             await self._insist(template)
         await self._tidy()
-        self.begun.set()
         while True:
             await self._wanted.wait()
-            while (left := self._changed_at + QUIET_SECONDS - self._context.now()) > 0:
-                await anyio.sleep(left)
+            await self._quiet()
             self._wanted = anyio.Event()
             while self._gone:
                 (template, *_) = self._in_order(self._gone)
@@ -139,19 +141,21 @@ class TemplateBuilder:
         """Have those of these templates built again of which a source has changed.
 
         Those that were never built yet are left alone: their sources are looked at afterwards.
+        One look at a time: what an earlier one saw must not come after what is seen now.
         """
-        for template in self._in_order(templates & self._seen.keys()):
-            try:
-                inputs = await self._builder.inputs(self._recipe(template))
-            except ServerUnavailableError:
-                continue  # it is looked again when the server is back
-            except ClonepoolError as error:
-                found, reasons = str(error), [str(error)]  # the build will say so to whoever asks
-            else:
-                found, reasons = inputs.full, self._due(template, inputs)
-            if self._seen.get(template) != found:
-                self._seen[template] = found
-                self._stale(template, reasons)
+        async with self._looking:
+            for template in self._in_order(templates & self._seen.keys()):
+                try:
+                    inputs = await self._builder.inputs(self._recipe(template))
+                except ServerUnavailableError:
+                    continue  # it is looked again when the server is back
+                except Exception as error:  # noqa: BLE001 - the build will say so to whoever asks
+                    found, reasons = str(error), [str(error)]
+                else:
+                    found, reasons = await anyio.to_thread.run_sync(self._compare, template, inputs)
+                if self._seen.get(template) != found:
+                    self._seen[template] = found
+                    self._stale(template, reasons)
 
     async def explain(self, template: str) -> Explanation:
         """Say what goes into a template now, and why a build of it is due, if it is.
@@ -170,6 +174,24 @@ class TemplateBuilder:
     def sources(self) -> dict[str, Recipe]:
         """Return the recipes of all templates, for who watches their files."""
         return {template: self._recipe(template) for template in self._context.config.templates}
+
+    async def _quiet(self) -> None:
+        """Wait until files have ceased to change: a checkout of many takes its time.
+
+        They are looked at once more, since watches tell of a change with some delay.
+        """
+        with anyio.move_on_after(LONGEST_UNREST_SECONDS):
+            while True:
+                while (left := self._changed_at + QUIET_SECONDS - self._context.now()) > 0:
+                    await anyio.sleep(left)
+                changed_at = self._changed_at
+                await self.look(set(self._gone))
+                if self._changed_at == changed_at:
+                    return
+
+    def _compare(self, template: str, inputs: Inputs) -> tuple[str, list[str]]:
+        """Return the fingerprint, and how it differs from what is there; blocks."""
+        return inputs.full, self._due(template, inputs)
 
     def _due(self, template: str, inputs: Inputs) -> list[str]:
         current = self._context.generations.get(template)
@@ -279,7 +301,10 @@ class TemplateBuilder:
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.server_wide.leave(template)
             told = context.troubles.begin(BUILD_FAILED, template, error)
-            self._seen[template] = self._builder.tried.pop(template, str(error))
+            tried = self._builder.tried.pop(template, "")
+            self._seen[template] = tried or str(error)
+            if tried:  # otherwise there is nothing to be compared with what the files say now
+                self.settled()
             self._fail(template, told)
             self._answer(template, Built(None, told, context.now() - began))
             return True
@@ -298,6 +323,7 @@ class TemplateBuilder:
         before = context.generations.get(template)
         context.generations[template] = generation
         self._seen[template] = generation.full
+        self.settled()
         if not generation.reused:
             context.rewinder.built(generation.database)
         context.carry_out(pool.template_ready(generation.short, context.now()))

@@ -1,119 +1,252 @@
-"""Watches the files from which templates are made, and has those looked at that may have changed.
+"""Sees that a template is never stale: has those looked at whose files may have changed.
 
-Directories are watched and not files: editors replace files, and new ones may match a pattern. Only
-a pattern with `**` has whole trees watched. While it is quiet that costs a thousandth of a core.
+The kernel's watches say at once that something changed, and are trusted in nothing else. They can
+be refused (limits), silent (file systems of other machines), lost (a directory replaced) or late.
+So all sources are looked at slowly too, whatever the watches say; directories are compared by
+device and inode and watched anew when they are others; and after each build what was built is
+compared with what the files say by then.
 """
 
 from __future__ import annotations
 
 import os
-from fnmatch import fnmatch
-from pathlib import Path
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
+import anyio.to_thread
 import structlog
-from watchfiles import awatch
 
 from clonepool.errors import ClonepoolError
 from clonepool.postgres.recipe import read_files
+from clonepool.service.workers.places import Places
+from clonepool.service.workers.watches import News, Watches
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from clonepool.postgres.recipe import Recipe
     from clonepool.postgres.sources import Digests
     from clonepool.service.workers.template_builder import TemplateBuilder
+    from clonepool.service.workers.watches import Report
 
 log = structlog.get_logger()
 
-STEP_MILLISECONDS = 50
-"""How long it must be quiet before changes are passed on; the library looks so often, which an idle
-daemon hardly notices."""
-LONGEST_MILLISECONDS = 200
-_PAUSE_SECONDS = 1.0
+NOT_WATCHED, WATCHED_AGAIN = "template.not_watched", "template.watched_again"
+FOUND_UNTOLD = "template.change_found_late"
+_REMEDY = (
+    "edits are found by looking every few seconds meanwhile; if it is a limit of the system, raise"
+    " fs.inotify.max_user_watches or fs.inotify.max_user_instances, or name fewer directories"
+)
+
+_MOST_GONE = 1_000
+"""Files that are not there any more, to be remembered for each template."""
+
+
+class Pace(NamedTuple):
+    """How often all sources are looked at without being told to, in seconds between two looks.
+
+    A look asks the file system for the size and times of each file and reads those whose are new.
+
+    Attributes:
+        least: while the watches stand.
+        blind: while they do not.
+        most: whatever a look costs.
+        share: of a processor that looks may take; `least` and `blind` become longer by it.
+        again: until watches that were refused are tried again.
+    """
+
+    least: float = 5.0
+    blind: float = 1.0
+    most: float = 60.0
+    share: float = 0.002
+    again: float = 10.0
+
+    def pause(self, cost: float, *, watching: bool) -> float:
+        """Return how long to wait after a look that took so long."""
+        least, share = (self.least, self.share) if watching else (self.blind, self.share * 10)
+        return max(least, min(self.most, cost / share))
+
+
+class Sight(NamedTuple):
+    """What one look at all sources found.
+
+    Attributes:
+        states: by template: what its files hold, or why that cannot be said.
+        files: by template: those that decide, and such as once did and are gone.
+        places: where all this may change.
+    """
+
+    states: Mapping[str, object]
+    files: Mapping[str, list[str]]
+    places: Places
 
 
 class Watcher:
-    """Has the builder look at templates when their files change."""
+    """Has the builder look at templates when their files change.
 
-    def __init__(self, builder: TemplateBuilder) -> None:
+    Args:
+        builder: whose templates they are.
+        pace: of the looks that nobody asked for.
+    """
+
+    def __init__(
+        self,
+        builder: TemplateBuilder,
+        pace: Pace = Pace(),  # noqa: B008 - frozen
+    ) -> None:
         self._builder = builder
-        self._known: tuple[set[Path], set[Path]] = set(), set()
-        self._wanted: set[str] = set()
+        self._pace = pace
+        self._sight: Sight | None = None
+        self._watches: Watches | None = None
+        self._standing = False
+        self._told = True
+        """Whether something was heard of since the last look began."""
+        self._moved = False
+        """Whether a watched directory is another one: by its number that is not always seen."""
+        self._stirred = anyio.Event()
+        self._stood_at = self._try_at = self._cost = 0.0
+        self.trouble = ""
+        """Why there are no watches, as it was told last; empty when they have stood for a while."""
+        builder.settled = self.stir
+
+    def stir(self) -> None:
+        """Look again soon: something may have changed, or was built from what was there before."""
+        self._told = True
+        self._stirred.set()
+
+    @property
+    def is_watching(self) -> bool:
+        """Whether the kernel reports changes now."""
+        return self._standing
 
     async def run(self) -> None:
-        """Watch for ever; a directory that cannot be watched is told, and tried again."""
-        trouble = ""
-        while True:
-            try:
-                await self._watch()
-            except Exception as error:  # noqa: BLE001 - a pass of background work: told, survived
-                if str(error) != trouble:
-                    trouble = str(error)
-                    log.warning("template.not_watched", error=trouble)
-                await anyio.sleep(_PAUSE_SECONDS)
+        """Watch for ever; what cannot be watched is told once, looked at, and tried again."""
+        try:
+            while True:
+                self._stirred = anyio.Event()
+                pause = await self._run_once()
+                with anyio.move_on_after(pause):
+                    await self._stirred.wait()
+        finally:
+            watches = self._watches
+            self._stop_watching()
+            if watches is not None:
+                # The library's thread must not be met by the end of the interpreter.
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(watches.wait)
 
-    async def _watch(self) -> None:
-        """Watch until the set of directories is another one."""
-        flat, deep = await anyio.to_thread.run_sync(self._places)
-        if not flat | deep:
-            await anyio.sleep_forever()
-        stop = anyio.Event()
-        async with anyio.create_task_group() as tasks:
-            for places, recursive in ((flat, False), (deep, True)):
-                if places:
-                    tasks.start_soon(self._follow, places, recursive, tasks.cancel_scope, stop)
-            try:
-                await self._builder.begun.wait()
-                await anyio.sleep(_PAUSE_SECONDS)  # by now the kernel reports
-                await self._look(tasks.cancel_scope)
-                await anyio.sleep_forever()
-            finally:
-                # Its thread does not hear of a cancellation, and would be waited for.
-                stop.set()
+    async def _run_once(self) -> float:
+        """Look once, and watch anew if need be; return for how long to wait then."""
+        try:
+            await self._look()
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, survived
+            self._say(f"{type(error).__name__}: {error}")
+            self._told = True
+            return self._pace.blind
+        self._say_if_over()
+        await anyio.sleep(min(self._cost, 1.0))  # never more than half of a processor
+        return self._pace.pause(self._cost, watching=self._standing)
 
-    async def _follow(
-        self, places: set[Path], recursive: bool, scope: anyio.CancelScope, stop: anyio.Event
-    ) -> None:
-        async for _ in awatch(
-            *places,
-            recursive=recursive,
-            step=STEP_MILLISECONDS,
-            debounce=LONGEST_MILLISECONDS,
-            stop_event=stop,
-            watch_filter=lambda _, path: self._matters(path),
-        ):
-            await self._look(scope)
+    async def _look(self) -> None:
+        """See what the files say, and pass it on if it may be news.
 
-    async def _look(self, scope: anyio.CancelScope) -> None:
-        """Look at all sources; watch anew if they lie in other directories by now."""
-        await self._builder.look(set(self._builder.sources()))
-        known = self._known
-        if await anyio.to_thread.run_sync(self._places) != known:
-            scope.cancel()
-
-    def _places(self) -> tuple[set[Path], set[Path]]:
-        """Return the directories to be watched alone, and those with all that is in them."""
-        flat: set[Path] = set()
-        deep: set[Path] = set()
-        wanted: set[str] = set()
-        for recipe in self._builder.sources().values():
-            for pattern in patterns_of(recipe):
-                (deep if "**" in pattern else flat).update(bases(recipe.directory, pattern))
-                wanted.add(os.path.normpath(recipe.directory / pattern))
-            named = _named(recipe, self._builder.digests)
-            flat |= {Path(os.path.dirname(place)) for place in named}  # noqa: PTH120 - thousands
-            wanted |= {os.path.normpath(place) for place in named}
-        self._known, self._wanted = (flat, deep), wanted
-        return self._known
-
-    def _matters(self, path: str) -> bool:
-        """Say whether a path may be one of ours: what else lies beside them changes too.
-
-        A directory may be one in which something matches.
+        What is seen is remembered before it is passed on: what changes in between differs from it
+        the next time, or is what was passed on.
         """
-        if path in self._wanted or str(Path(path).parent) in self._wanted or Path(path).is_dir():
-            return True
-        return any(fnmatch(path, pattern) for pattern in self._wanted if "*" in pattern)
+        told, self._told = self._told, False
+        began, before = time.monotonic(), self._sight
+        sight = await anyio.to_thread.run_sync(
+            see, self._builder.sources(), self._builder.digests, before, abandon_on_cancel=True
+        )
+        self._cost = time.monotonic() - began
+        changed = before is not None and sight.states != before.states
+        if changed and not told:
+            log.info(FOUND_UNTOLD, watching=self._standing)
+            self._moved = self._standing  # the watches see nothing: others may
+        self._sight = sight
+        if told or changed:
+            await self._builder.look(set(sight.states))
+        await self._watch_if_due(sight.places)
+
+    async def _watch_if_due(self, places: Places) -> None:
+        watches = self._watches
+        if watches is not None and not self._moved and watches.directories == places.watched:
+            watches.places = places
+            return
+        if watches is None and time.monotonic() < self._try_at:
+            return
+        self._stop_watching()
+        if watches is not None:
+            await anyio.to_thread.run_sync(watches.wait)
+        self._moved = False
+        if places.watched:
+            self._try_at = time.monotonic() + self._pace.again  # unless they stand
+            self._watches = Watches(places, self._hear)
+
+    def _hear(self, report: Report) -> None:
+        match report.news:
+            case News.STANDING:
+                self._standing, self._stood_at = True, time.monotonic()
+            case News.MOVED:
+                self._moved = True
+            case News.ENDED:
+                self._lose(report.error)
+        self.stir()
+
+    def _lose(self, error: BaseException | None) -> None:
+        """Go on without watches, and try again: at once when a directory was gone just then."""
+        gone, stood = isinstance(error, FileNotFoundError), self._standing
+        self._stop_watching()
+        if gone or stood:
+            self._try_at = time.monotonic() + (0 if gone else self._pace.blind)
+        if not gone:
+            self._say(f"{type(error).__name__}: {error}")
+
+    def _say_if_over(self) -> None:
+        long_enough = time.monotonic() > self._stood_at + self._pace.again
+        if self.trouble and self._standing and long_enough:
+            self.trouble = ""
+            log.info(WATCHED_AGAIN)
+
+    def _say(self, trouble: str) -> None:
+        """Say what is wrong, once for as long as it is."""
+        kind = trouble.partition(":")[0]  # which directory it befell may differ each time
+        if kind != self.trouble.partition(":")[0]:
+            self.trouble = trouble
+            log.warning(NOT_WATCHED, error=trouble, remedy=_REMEDY)
+
+    def _stop_watching(self) -> None:
+        if self._watches is not None:
+            self._watches.stop()
+        self._watches, self._standing = None, False
+
+
+def see(recipes: Mapping[str, Recipe], digests: Digests, before: Sight | None) -> Sight:
+    """Look at all files of all recipes; blocks for as long as the file system does."""
+    places = Places()
+    states: dict[str, object] = {}
+    files: dict[str, list[str]] = {}
+    for template, recipe in recipes.items():
+        try:
+            states[template] = read_files(recipe, digests).entries
+        except (ClonepoolError, OSError) as error:  # whoever builds it says what is wrong
+            states[template] = str(error)
+        former = before.files.get(template, []) if before else []
+        files[template] = _remembered(watched_files(recipe, digests), former)
+        for pattern in patterns_of(recipe):
+            is_dump = recipe.dump is not None and pattern == recipe.dump.file
+            places.add_pattern(str(recipe.directory), pattern, "*" if is_dump else "*.sql")
+        for place in files[template]:
+            places.add_file(place)
+    return Sight(states, files, places)
+
+
+def _remembered(now: list[str], before: list[str]) -> list[str]:
+    """Return the files to be watched: those that are gone may come again, at the same place."""
+    known = set(now)
+    others = (place for place in before if place not in known)
+    return now + [place for place in others if now == [] or not os.path.lexists(place)][:_MOST_GONE]
 
 
 def patterns_of(recipe: Recipe) -> list[str]:
@@ -126,24 +259,9 @@ def patterns_of(recipe: Recipe) -> list[str]:
     return found
 
 
-def bases(directory: Path, pattern: str) -> set[Path]:
-    """Return the directories in which something may come to match a pattern, or cease to."""
-    whole = directory / pattern
-    if whole.is_dir():
-        return {whole}
-    fixed, *rest = os.path.join(directory, pattern).split("*", 1)  # noqa: PTH118 - keeps `..`
-    base = Path(fixed).parent if rest or not fixed.endswith("/") else Path(fixed)
-    if "**" in pattern or not rest:
-        return {base} if base.is_dir() else set()
-    # Directories on the way may be named by wildcards too.
-    upper = Path(pattern).parent
-    between = {p for p in directory.glob(str(upper)) if p.is_dir()} if "*" in str(upper) else set()
-    return {path for path in {base, *between} if path.is_dir()}
-
-
-def _named(recipe: Recipe, digests: Digests) -> list[str]:
-    """Return the files of a recipe, those that are included too; none while they cannot be read."""
+def watched_files(recipe: Recipe, digests: Digests) -> list[str]:
+    """Return all files that decide; none while they cannot be read."""
     try:
         return read_files(recipe, digests).watched
-    except ClonepoolError:
-        return []  # whoever builds it says what is wrong
+    except (ClonepoolError, OSError):
+        return []

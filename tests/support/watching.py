@@ -1,0 +1,229 @@
+"""The watcher and the builder of templates as they are, on real files; the server is made up."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import anyio.to_thread
+
+from clonepool.config import Config, TemplateSection
+from clonepool.core.pool import Phase
+from clonepool.errors import ClonepoolError
+from clonepool.postgres.recipe import Generation, Inputs, Recipe, read_files
+from clonepool.postgres.roles import OURS
+from clonepool.postgres.sources import Digests
+from clonepool.service.workers.template_builder import TemplateBuilder
+from clonepool.service.workers.watcher import Pace, Watcher
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from pathlib import Path
+
+    from clonepool.postgres.builder import Builder, Step
+    from clonepool.postgres.clones import Contents
+    from clonepool.service.workers.context import Context
+
+HOURS = 20_000.0
+BY_WATCH_ALONE = Pace(HOURS, HOURS, HOURS, again=1.0)
+"""With it nothing is found but by the watches."""
+BY_LOOKS_ALONE = Pace(0.05, 0.05, 0.05, again=HOURS)
+FAILED = "failed"
+
+
+class SlowBuilder:
+    """Builds generations out of the files' digests alone.
+
+    Attributes:
+        built: how often.
+        before_ready: is awaited when the sources were looked at for the last time.
+    """
+
+    def __init__(self) -> None:
+        self.digests = Digests()
+        self.tried: dict[str, str] = {}
+        self.built = 0
+        self.generations = SimpleNamespace(of=self._none, drop_others=self._none)
+        self.before_ready: Callable[[], Any] = anyio.lowlevel.checkpoint
+
+    async def inputs(self, recipe: Recipe) -> Inputs:
+        return await anyio.to_thread.run_sync(read_files, recipe, self.digests)
+
+    async def ensure(
+        self, recipe: Recipe, tell: Callable[[Step], None], *, anew: bool = False
+    ) -> Generation:
+        del tell, anew
+        inputs = await self.inputs(recipe)
+        self.tried[recipe.template] = inputs.full
+        await self.before_ready()
+        self.built += 1
+        contents = cast("Contents", SimpleNamespace(relations=1))
+        entries = inputs.entries
+        return Generation(
+            inputs.short, inputs.full, "db", contents, 1, reused=False, inputs=entries
+        )
+
+    async def _none(self, *_: object) -> list[Any]:
+        return []
+
+
+class Grants:
+    """Of a pool what the builder knows: what would be granted now."""
+
+    def __init__(self) -> None:
+        self.phase, self.stale, self.generation = Phase.BUILDING, False, ""
+
+    def template_stale(self) -> None:
+        self.phase, self.stale = Phase.BUILDING, True
+
+    def template_lost(self) -> None:
+        self.phase = Phase.BUILDING
+
+    def template_ready(self, generation: str, now: float) -> list[Any]:
+        del now
+        self.phase, self.stale, self.generation = Phase.READY, False, generation
+        return []
+
+    def template_failed(self, error: ClonepoolError) -> list[Any]:
+        del error
+        self.phase = Phase.FAILED
+        return []
+
+
+class World:
+    """One template `shop` of the given sources, watched.
+
+    Attributes:
+        directory: where relative paths begin.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        section: TemplateSection,
+        pace: Pace = BY_WATCH_ALONE,
+    ) -> None:
+        self.directory = directory
+        self.builds = SlowBuilder()
+        self.pool = Grants()
+        self.generations: dict[str, Generation] = {}
+        self._section = section
+        self._config = Config(templates={"shop": section}, directory=str(directory))
+        self._pace = pace
+        self.templates = TemplateBuilder(self._context(), cast("Builder", self.builds))
+
+    def new_watcher(self) -> Watcher:
+        return Watcher(self.templates, self._pace)
+
+    @property
+    def served(self) -> object:
+        """What a lease would get: the files' digests, or that it failed; None while it waits."""
+        if self.pool.phase is Phase.READY:
+            return self.generations["shop"].inputs
+        return FAILED if self.pool.phase is Phase.FAILED else None
+
+    def said(self) -> object:
+        """What the files say, read anew."""
+        try:
+            return read_files(Recipe("shop", self._section, self.directory), Digests()).entries
+        except (ClonepoolError, OSError):
+            return FAILED
+
+    async def built(self) -> None:
+        """Wait until there is something to be served, or an error."""
+        with anyio.fail_after(20):
+            while self.served is None:
+                await anyio.sleep(0.001)
+
+    async def until_true(self, seconds: float = 20.0) -> None:
+        """Wait until what is served is what the files say."""
+        deadline = time.monotonic() + seconds
+        while self.served != self.said():
+            if time.monotonic() > deadline:
+                raise AssertionError(f"served: {self.served}\nthe files say: {self.said()}")
+            await anyio.sleep(0.01)
+
+    def _context(self) -> Context:
+        async def nothing(*_: object) -> None: ...
+
+        observed = SimpleNamespace(build_seconds=SimpleNamespace(observe=lambda _: None))
+        return cast(
+            "Context",
+            SimpleNamespace(
+                config=self._config,
+                fleet=SimpleNamespace(pools={"shop": self.pool}),
+                generations=self.generations,
+                now=time.monotonic,
+                is_rewindable=lambda _: False,
+                credentials=SimpleNamespace(ownership=lambda _: OURS, prepare=nothing),
+                server_wide=SimpleNamespace(
+                    enter=lambda _: None, leave=lambda _: None, accept=nothing
+                ),
+                metrics=SimpleNamespace(of={"shop": observed}),
+                rewinder=SimpleNamespace(built=lambda _: None, retire=nothing),
+                troubles=SimpleNamespace(
+                    begin=lambda *facts, **_: facts[2], end=lambda *_, **__: None
+                ),
+                carry_out=lambda _: None,
+            ),
+        )
+
+
+@asynccontextmanager
+async def watched(world: World) -> AsyncIterator[World]:
+    """Run the builder and the watcher; the template was built once when this begins."""
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(world.templates.run)
+        async with watching(world):
+            await world.until_true()
+            yield world
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def watching(world: World) -> AsyncIterator[Watcher]:
+    """Run one watcher; what happens from here on is its to find."""
+    watcher = world.new_watcher()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(watcher.run)
+        with anyio.move_on_after(5):
+            while not (watcher.is_watching or watcher.trouble):
+                await anyio.sleep(0.005)
+        yield watcher
+        tasks.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def shop(directory: Path, *sql: str, pace: Pace = BY_WATCH_ALONE) -> AsyncIterator[World]:
+    """Have a template of these files watched."""
+    async with watched(World(directory, TemplateSection(sql=list(sql)), pace)) as world:
+        yield world
+
+
+def fill(directory: Path, text: str = "SELECT 1;") -> Path:
+    """Make a directory with one file in it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "1.sql").write_text(text)
+    return directory
+
+
+def remove_and_make(directory: Path) -> None:
+    """Put another directory in the place of one, which it may have the inode of."""
+    shutil.rmtree(directory)
+    fill(directory, "SELECT 'made anew';")
+
+
+def replaced(path: Path, text: str) -> None:
+    """Write a file as editors do: another one, renamed."""
+    path.with_name("temporary").write_text(text)
+    path.with_name("temporary").rename(path)
+
+
+def switch(link: Path, target: str) -> None:
+    """Let a link lead elsewhere, in one step."""
+    link.with_name("new link").symlink_to(target)
+    link.with_name("new link").rename(link)
