@@ -22,8 +22,8 @@ from clonepool.errors import (
     QueueFullError,
 )
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.floods import flooding
 from support.lines import Lines
+from support.manners import misbehaving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +171,7 @@ def test_a_crowd_that_floods_the_daemon_keeps_nobody_waiting_longer_than_itself(
 ) -> None:
     asked = 300
     with small.client() as client:
-        with flooding(small.socket, crowd) as flood:
+        with misbehaving(small.socket, {"flood": crowd}) as flood:
             for _ in range(asked):
                 client.call("ping")
         # One request at a time, each written when the last was answered: whoever floods has one

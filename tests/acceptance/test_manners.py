@@ -1,0 +1,99 @@
+"""Two hundred connections of all manners beside clients that behave."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from support.daemons import CONFIG, Daemon, eventually, resident_bytes, running_daemon
+from support.manners import misbehaving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SECONDS = float(os.environ.get("CLONEPOOL_MANNERS_SECONDS", "8"))
+CROWD = {
+    "idle": 60, "flood": 40, "slow": 40, "half": 20, "babble": 12, "vanish": 12, "waver": 12,
+    "deaf": 4,
+}  # fmt: skip
+CONFIGURED = CONFIG + "\n[access]\nunread_timeout = 1.0\nmax_clients = 400\n"
+LONGER = 12
+"""How many times as long a ping may take beside the crowd as beside processes that only burn."""
+MOST_MEMORY = 96 * 1024 * 1024
+
+
+class Guest:
+    """A client that behaves: it pings, leases and releases, and notes how long each ping took."""
+
+    def __init__(self, daemon: Daemon, seconds: float) -> None:
+        self.pings: list[float] = []
+        self.leases = 0
+        self.error: BaseException | None = None
+        self._daemon = daemon
+        self._until = time.monotonic() + seconds
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def join(self) -> None:
+        self._thread.join()
+        if self.error is not None:
+            raise self.error
+
+    def _run(self) -> None:
+        try:
+            with self._daemon.client() as client:
+                while time.monotonic() < self._until:
+                    for _ in range(20):
+                        began = time.perf_counter()
+                        client.call("ping")
+                        self.pings.append(time.perf_counter() - began)
+                        time.sleep(0.001)
+                    client.lease("blog", timeout=20).release()
+                    self.leases += 1
+        except BaseException as error:  # noqa: BLE001 - raised again by `join`
+            self.error = error
+
+
+def p99(daemon: Daemon) -> float:
+    """Return which ping of those of four guests was longer than 99 of a hundred."""
+    guests = [Guest(daemon, SECONDS) for _ in range(4)]
+    for guest in guests:
+        guest.join()
+    assert all(guest.leases for guest in guests)
+    pings = sorted(ping for guest in guests for ping in guest.pings)
+    return pings[int(len(pings) * 0.99)]
+
+
+@contextmanager
+def burning() -> Iterator[None]:
+    """Take as much of the processors as the crowd and the daemon's work for it do."""
+    script = "import sys, threading; threading.Thread(target=lambda: (sys.stdin.read(),\
+ __import__('os')._exit(0))).start()\nwhile True: pass"
+    command = [sys.executable, "-c", script]
+    burners = [subprocess.Popen(command, stdin=subprocess.PIPE) for _ in range(2)]
+    try:
+        yield
+    finally:
+        for burner in burners:
+            burner.communicate()
+
+
+def test_two_hundred_connections_of_all_manners_cost_those_that_behave_little() -> None:
+    assert sum(CROWD.values()) == 200
+    with running_daemon(CONFIGURED) as daemon:
+        with burning():
+            alone = p99(daemon)
+        first = resident_bytes(daemon)
+        with misbehaving(daemon.socket, CROWD):
+            beside = p99(daemon)
+            assert resident_bytes(daemon) - first < MOST_MEMORY
+        print(f"p99 of a ping {beside * 1000:.1f} ms, {alone * 1000:.1f} ms without")  # noqa: T201
+        assert beside < LONGER * alone
+        eventually(daemon.at_rest)
+        with daemon.client() as client:
+            assert client.call("leases") == []

@@ -1,0 +1,148 @@
+"""Clients of all manners but good ones, in a process of their own.
+
+Run as a script with the socket's path and a JSON object of numbers by manner. It plays them until
+standard input ends, and prints then how many lines the daemon has sent to those that flood it.
+"""
+
+from __future__ import annotations
+
+import json
+import selectors
+import socket
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+_PING = b'{"id":1,"method":"ping"}\n'
+_ACQUIRE = b'{"id":2,"method":"acquire","params":{"template":"blog","timeout":5,"label":"rude"}}\n'
+_CANCEL = b'{"id":3,"method":"cancel","params":{"request":2}}\n'
+_TURN_SECONDS = 0.01
+
+
+class Played:
+    """What became of it: how many pings of those that flood were `answered`, at the end."""
+
+    answered = 0
+
+
+@contextmanager
+def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[Played]:
+    """Let so many of each manner loose on the daemon for the length of a `with` block.
+
+    Manners are `flood` (pings, as fast as they are taken), `deaf` (the same, reading nothing),
+    `idle`, `slow` (a byte at a time), `half` (half a line, and then nothing), `babble` (what is no
+    request), `vanish` (acquires and hangs up at once), `waver` (acquires and cancels).
+    """
+    played = Played()
+    command = [sys.executable, __file__, str(path), json.dumps(dict(manners))]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.readline() == b"here\n"
+        try:
+            yield played
+        finally:
+            process.stdin.close()
+            played.answered = int(process.stdout.readline() or 0)
+            process.wait(30)
+
+
+class Rude:
+    """One connection of one manner; it connects again when it is cut off."""
+
+    def __init__(self, path: str, manner: str) -> None:
+        self.heard = 0
+        self.manner = manner
+        self._path = path
+        self._rest = bytearray()
+        self.socket = self._connect()
+
+    def _connect(self) -> socket.socket:
+        opened = socket.socket(socket.AF_UNIX)
+        opened.connect(self._path)
+        opened.setblocking(False)
+        return opened
+
+    def come_again(self) -> None:
+        """Connect anew, with nothing left to say."""
+        self.socket.close()
+        self._rest.clear()
+        self.socket = self._connect()
+
+    def say(self) -> None:
+        """Write what the manner has it write now."""
+        burst = {"flood": _PING * 200, "deaf": _PING * 200, "slow": _PING, "babble": b"{nonsense\n"}
+        self._rest = self._rest or bytearray(burst.get(self.manner, b""))
+        most = 1 if self.manner == "slow" else len(self._rest)
+        with suppress(BlockingIOError):
+            del self._rest[: self.socket.send(self._rest[:most])]
+
+    def take_turn(self) -> None:
+        """Do what the manner has it do now and then."""
+        match self.manner:
+            case "slow" | "babble" | "deaf":
+                self.say()
+            case "vanish":
+                self.socket.send(_ACQUIRE)
+                self.come_again()
+            case "waver":
+                self.come_again()  # else it would keep what it was given at once
+                self.socket.send(_ACQUIRE + _CANCEL)
+        if self.manner in {"slow", "babble", "waver"}:
+            self.hear()
+
+    def hear(self) -> None:
+        """Read what has come."""
+        with suppress(BlockingIOError):
+            self.heard += self.socket.recv(1 << 20).count(b"\n")
+
+    def begin(self) -> None:
+        """Say once what is only said once."""
+        if self.manner == "half":
+            self.socket.send(_PING[:10])
+
+
+def _main(path: str, manners: dict[str, int]) -> None:
+    crowd = [Rude(path, manner) for manner, number in manners.items() for _ in range(number)]
+    chosen = selectors.DefaultSelector()
+    for one in crowd:
+        one.begin()
+        if one.manner == "flood":
+            chosen.register(one.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, one)
+    chosen.register(sys.stdin, selectors.EVENT_READ, None)
+    others = [one for one in crowd if one.manner not in {"flood", "idle", "half"}]
+    print("here", flush=True)  # noqa: T201 - to the process that waits for it
+    turn = time.monotonic()
+    while True:
+        for key, ready in chosen.select(_TURN_SECONDS):
+            if key.data is None:
+                print(sum(one.heard for one in crowd), flush=True)  # noqa: T201 - likewise
+                return
+            if ready & selectors.EVENT_READ:
+                key.data.hear()
+            if ready & selectors.EVENT_WRITE:
+                key.data.say()
+        if time.monotonic() >= turn:
+            turn = time.monotonic() + _TURN_SECONDS
+            for one in others:
+                _take_turn(one)
+
+
+def _take_turn(one: Rude) -> None:
+    """Let one have its turn; whoever was cut off comes again."""
+    try:
+        one.take_turn()
+    except BlockingIOError:
+        return
+    except OSError:
+        one.come_again()
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1], json.loads(sys.argv[2]))
