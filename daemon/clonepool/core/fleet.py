@@ -136,6 +136,11 @@ class Fleet:
             pool.demand.holder_gone(holder)
         return [*decisions, *self.plan(now)]
 
+    def forget(self, waiter: int, now: float) -> list[Decision]:
+        """Take one request back; a lease that was being written down for it ends."""
+        decisions = [each for pool in self.pools.values() for each in pool.forget(waiter)]
+        return [*decisions, *self.plan(now)]
+
     def lease(self, token: str) -> Lease:
         """Return the lease of that token, or raise NotYourLeaseError."""
         return self._find(token)[1]

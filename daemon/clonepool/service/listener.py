@@ -58,6 +58,7 @@ class Peer(asyncio.Protocol):
         self.number = number
         self.client = ""
         self.waiters: set[int] = set()
+        self.pending: dict[RequestId, Callable[[], None]] = {}
         self._methods = methods
         self._gate = gate
         self._listener = listener
@@ -117,6 +118,7 @@ class Peer(asyncio.Protocol):
         if self._patience is not None:
             self._patience.cancel()
         self._backlog.clear()
+        self.pending.clear()
         if not self.gone:
             self.gone = True
             self._listener.leave(self)
@@ -126,10 +128,12 @@ class Peer(asyncio.Protocol):
 
     def reply(self, request: RequestId, result: object) -> None:
         """Send a result; a client that is gone hears nothing."""
+        self.pending.pop(request, None)
         self._send(encode_result(request, result))
 
     def reply_error(self, request: RequestId, error: ClonepoolError) -> None:
         """Send an error."""
+        self.pending.pop(request, None)
         self._send(encode_error(request, error))
 
     def notify(self, method: str, params: object) -> None:
