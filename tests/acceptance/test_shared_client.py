@@ -88,7 +88,8 @@ def test_the_clone_that_an_interrupted_lease_waited_for_goes_to_the_next_in_line
             with few.client() as follower:
                 wait_for(few, 1)
                 threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
-                got.append(follower.lease("blog", timeout=60).database)
+                with follower.lease("blog", timeout=60) as lease:
+                    got.append(lease.database)
 
         thread = threading.Thread(target=follow)
         thread.start()
@@ -208,9 +209,7 @@ def test_a_drain_that_is_taken_back_waits_no_more_and_goes_on(few: Daemon, lines
         assert lines.receive() == {"jsonrpc": "2.0", "id": 5, "result": {}}
 
 
-def test_a_define_that_is_taken_back_leaves_the_template_to_the_next(
-    few: Daemon, lines: Lines
-) -> None:
+def test_a_define_that_is_taken_back_leaves_the_template_to_the_next(lines: Lines) -> None:
     lines.send(1, "define", hash="content")
     lines.send(2, "define", hash="content", timeout=60)
     lines.send(3, "define", hash="content", timeout=60)

@@ -1,4 +1,4 @@
-"""Threads that lease over one client while exceptions come out of the blue, in a process of its own.
+"""Threads that lease over one client while exceptions come out of the blue; a script.
 
     python storm.py SOCKET SECONDS SEED
 
