@@ -70,20 +70,32 @@ def client(daemon: ScriptedDaemon) -> Iterator[Client]:
         yield connected
 
 
+def ring_when(condition: Callable[[], Any]) -> None:
+    """Send the main thread a signal, as soon as something is so."""
+    eventually(lambda: bool(condition()))
+    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGALRM)
+
+
 @contextlib.contextmanager
-def alarm_in(seconds: float, error: BaseException) -> Iterator[None]:
-    """Have a signal's handler raise, again and again until it is no longer wanted."""
+def alarm_when(condition: Callable[[], Any], error: BaseException) -> Iterator[None]:
+    """Have a signal's handler raise, as soon as something is so."""
 
     def handler(*_: object) -> None:
         raise error
 
     before = signal.signal(signal.SIGALRM, handler)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    ringing = Worker(lambda: ring_when(condition))
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        ringing.join(20)
         signal.signal(signal.SIGALRM, before)
+
+
+def is_sent(client: Client) -> bool:
+    """Say whether the client waits for nothing but an answer."""
+    connection = client._connection
+    return bool(connection._pending) and not connection._outgoing
 
 
 # Threads ----------------------------------------------------------------------------------
@@ -168,9 +180,9 @@ def test_an_interrupted_lease_is_taken_back(
     daemon: ScriptedDaemon, client: Client, error: BaseException
 ) -> None:
     held = client.lease("blog", label="held")
-    with alarm_in(0.1, error), pytest.raises(type(error)):
+    with alarm_when(lambda: daemon.waiting, error), pytest.raises(type(error)):
         client.lease("blog", label="interrupted")
-    assert not daemon.waiting
+    eventually(lambda: not daemon.waiting)
     held.release()
     with client.lease("blog", label="next") as following:
         assert following.database == "next"
@@ -180,17 +192,17 @@ def test_an_interrupted_define_reset_and_drain_are_taken_back(
     daemon: ScriptedDaemon, client: Client
 ) -> None:
     definition = client.define("one")
-    with alarm_in(0.1, Interrupted()), pytest.raises(Interrupted):
+    with alarm_when(lambda: daemon.waiting, Interrupted()), pytest.raises(Interrupted):
         client.define("one")
-    assert not daemon.waiting
+    eventually(lambda: not daemon.waiting)
     definition.abandon()
     lease = client.lease("blog")
-    with alarm_in(0.1, Interrupted()), pytest.raises(Interrupted), lease:
+    with alarm_when(lambda: daemon.waiting, Interrupted()), pytest.raises(Interrupted), lease:
         lease.reset(timeout=60)
     eventually(lambda: not daemon.held and not daemon.waiting)
-    with alarm_in(0.1, Interrupted()), pytest.raises(Interrupted):
+    with alarm_when(lambda: daemon.waiting, Interrupted()), pytest.raises(Interrupted):
         client.call("drain", timeout=60.0)
-    assert not daemon.waiting
+    eventually(lambda: not daemon.waiting)
 
 
 def test_what_was_granted_before_it_could_be_taken_back_is_given_back(
@@ -198,18 +210,18 @@ def test_what_was_granted_before_it_could_be_taken_back_is_given_back(
 ) -> None:
     daemon.deaf.set()
     threading.Timer(0.3, daemon.deaf.clear).start()
-    with alarm_in(0.1, Interrupted()), pytest.raises(Interrupted):
+    with alarm_when(lambda: is_sent(client), Interrupted()), pytest.raises(Interrupted):
         client.lease("blog", label="late")
+    client.call("ping")
+    eventually(lambda: "release" in daemon.seen and not daemon.held)
     assert daemon.seen[0] == "acquire"
-    eventually(lambda: not daemon.held)
-    assert "release" in daemon.seen
 
 
 def test_a_daemon_that_does_not_answer_holds_up_an_interrupt_for_a_moment_only(
     daemon: ScriptedDaemon, client: Client
 ) -> None:
     daemon.deaf.set()
-    with alarm_in(0.1, Interrupted()), pytest.raises(Interrupted):
+    with alarm_when(lambda: is_sent(client), Interrupted()), pytest.raises(Interrupted):
         client.lease("blog", label="late")
     daemon.deaf.clear()
     eventually(lambda: "cancel" in daemon.seen)
@@ -222,7 +234,7 @@ def test_an_older_daemon_that_knows_no_cancel_gets_the_late_lease_back(
 ) -> None:
     daemon.knows_cancel = False
     held = client.lease("blog", label="held")
-    with alarm_in(0.1, Interrupted()), pytest.raises(Interrupted):
+    with alarm_when(lambda: daemon.waiting, Interrupted()), pytest.raises(Interrupted):
         client.lease("blog", label="late")
     held.release()
     with client.lease("blog", label="next") as lease:
@@ -234,17 +246,17 @@ def test_a_reader_that_is_interrupted_leaves_its_role_to_another_thread(
     daemon: ScriptedDaemon, client: Client
 ) -> None:
     held = client.lease("blog", label="held")
-    started = threading.Event()
 
-    def wait() -> Any:
+    def follow() -> Any:
         eventually(lambda: bool(daemon.waiting))  # the main thread reads
-        started.set()
         return client.lease("blog", label="follower")
 
-    follower = Worker(wait)
-    with alarm_in(0.3, Interrupted()), pytest.raises(Interrupted):
+    follower = Worker(follow)
+    with (
+        alarm_when(lambda: len(daemon.waiting) == 2, Interrupted()),
+        pytest.raises(Interrupted),
+    ):
         client.lease("blog", label="reader")
-    assert started.wait(20)
     eventually(lambda: [each[3]["label"] for each in daemon.waiting] == ["follower"])
     held.release()
     follower.done().release()
@@ -401,11 +413,12 @@ def test_a_closed_client_says_so_to_whoever_waits_and_to_whoever_asks(
 def test_a_signal_handler_may_close_the_client(daemon: ScriptedDaemon) -> None:
     client = Client(daemon.path)
     before = signal.signal(signal.SIGALRM, lambda *_: client.close())
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    ringing = Worker(lambda: ring_when(lambda: daemon.waiting))
     try:
         with pytest.raises(ClientClosedError):
             client.lease("never")
     finally:
+        ringing.done()
         signal.signal(signal.SIGALRM, before)
     assert client._connection.socket.fileno() == -1
 
@@ -415,11 +428,12 @@ def test_a_signal_handler_that_asks_in_the_middle_of_a_call_is_told_and_not_hung
 ) -> None:
     lease = client.lease("blog", label="held")
     before = signal.signal(signal.SIGALRM, lambda *_: lease.release())
-    signal.setitimer(signal.ITIMER_REAL, 0.1)
+    ringing = Worker(lambda: ring_when(lambda: daemon.waiting))
     try:
         with pytest.raises(RuntimeError, match="signal handler"):
             client.lease("never")
     finally:
+        ringing.done()
         signal.signal(signal.SIGALRM, before)
     eventually(lambda: not daemon.held and not daemon.waiting)
 

@@ -28,10 +28,10 @@ import os
 import select
 import socket
 import time
-import weakref
 from _thread import allocate_lock, get_ident
+from _weakrefset import WeakSet  # as in threading; all of weakref takes half as long as all of ours
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from clonepool.errors import ClientClosedError, ClonepoolError, ConnectionLostError
 from clonepool.protocol.client import ClientConnection, NotAReplyError, Reply
@@ -52,7 +52,7 @@ _CANCEL_SECONDS = 1.0
 _READING, _SENDING, _TELLING = "reading", "sending", "telling"
 _CANCELLABLE = frozenset({"acquire", "reset", "define", "drain"})
 
-_open: weakref.WeakSet[Connection] = weakref.WeakSet()
+_open: WeakSet[Connection] = WeakSet()
 
 
 class Call:
@@ -87,18 +87,25 @@ class Call:
         return True
 
 
-class _End(NamedTuple):
+class _End:
     """Why there is nothing more to be had of a connection."""
 
-    kind: type[ClonepoolError]
-    message: str
-    remedy: str
-    cause: BaseException | None = None
+    def __init__(
+        self,
+        kind: type[ClonepoolError],
+        message: str,
+        remedy: str,
+        cause: BaseException | None = None,
+    ) -> None:
+        self.kind = kind
+        self._message = message
+        self._remedy = remedy
+        self._cause = cause
 
     def error(self) -> ClonepoolError:
         """Return another exception for each who is told: a traceback belongs to one thread."""
-        error = self.kind(self.message, remedy=self.remedy)
-        error.__cause__ = self.cause
+        error = self.kind(self._message, remedy=self._remedy)
+        error.__cause__ = self._cause
         return error
 
 
@@ -292,6 +299,8 @@ class Connection:
 
     def _read(self, call: Call, until: float | None) -> None:
         """Read once, for all."""
+        if self._end is not None:  # again, now that nobody closes the socket any more
+            return
         pieces = self._protocol.pieces
         if b"\n" not in pieces[-1]:  # else a reader was interrupted before it dealt with that
             if until is not None or self._outgoing:
