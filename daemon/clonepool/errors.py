@@ -7,7 +7,9 @@ synchronous client raises these too.
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class ClonepoolError(Exception):

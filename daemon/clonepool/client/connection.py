@@ -31,14 +31,15 @@ import time
 from _thread import allocate_lock, get_ident
 from _weakrefset import WeakSet  # as in threading; all of weakref takes half as long as all of ours
 from collections import deque
-from typing import TYPE_CHECKING, Any, NoReturn
 
 from clonepool.errors import ClientClosedError, ClonepoolError, ConnectionLostError
 from clonepool.protocol.client import ClientConnection, NotAReplyError, Reply
 
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
     from collections.abc import Callable
     from threading import Lock
+    from typing import Any, NoReturn
 
     from clonepool.protocol.client import Notification
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import sys
 import warnings
-from typing import TYPE_CHECKING, Any
 
 from clonepool.errors import ClonepoolError
 
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from clonepool.client.connection import Connection
     from clonepool.client.sync import Client

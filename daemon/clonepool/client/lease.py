@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
 
 from clonepool.client.holding import Holding
 from clonepool.errors import (
@@ -15,8 +14,10 @@ from clonepool.errors import (
     ShuttingDownError,
 )
 
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
     from types import TracebackType
+    from typing import Any
 
     from clonepool.client.connection import Connection
     from clonepool.client.sync import Client

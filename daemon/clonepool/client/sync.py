@@ -9,7 +9,6 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
 
 from clonepool.client.connection import Connection
 from clonepool.client.definition import Definition
@@ -22,11 +21,13 @@ from clonepool.errors import (
 )
 from clonepool.paths import is_trusted, socket_candidates
 
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+    from typing import Any, TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
 _RETRY_SECONDS = 0.05
 _NAME_CHARACTERS = 200

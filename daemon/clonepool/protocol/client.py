@@ -8,10 +8,13 @@ from __future__ import annotations
 import json
 from collections import deque
 from itertools import count
-from typing import Any
 
 from clonepool.errors import BY_CODE, BadRequestError, ClonepoolError
 from clonepool.protocol.framing import MAX_LINE_BYTES
+
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
+if TYPE_CHECKING:
+    from typing import Any
 
 _MAX_REPLY_BYTES = 64 * 1024 * 1024
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False, ensure_ascii=False).encode
