@@ -8,6 +8,7 @@ was wrong, and what the daemon lists as leased and waiting while the client is s
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import json
@@ -17,10 +18,13 @@ import sys
 import threading
 import time
 import warnings
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from clonepool.client import Client
 from clonepool.errors import ClonepoolError
+
+if TYPE_CHECKING:
+    from types import FrameType
 
 THREADS = 5
 TIMEOUT_SECONDS = 20.0
@@ -41,23 +45,19 @@ class Storm:
         self.wrong: list[str] = []
         self.threads: list[threading.Thread] = []
         self._chance = random.Random(seed)
+        self._exposed = False  # whether this thread is ready for an exception
 
     def run(self) -> dict[str, Any]:
         """Play in all threads and in this one, then wait until all is given back."""
         self.threads = [
-            threading.Thread(target=self._play, args=(number,)) for number in range(1, THREADS)
+            threading.Thread(target=self._stay, args=(number,)) for number in range(1, THREADS)
         ]
         for thread in self.threads:
             thread.start()
         signal.signal(signal.SIGALRM, self._strike)
         signal.setitimer(signal.ITIMER_REAL, 0.01, 0.003)
         self._play(0)
-        while True:
-            try:
-                signal.setitimer(signal.ITIMER_REAL, 0)
-                break
-            except Interrupted:
-                continue
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for thread in self.threads:
             thread.join(60)
             if thread.is_alive():
@@ -75,24 +75,35 @@ class Storm:
                 return left
             time.sleep(0.02)
 
-    def _strike(self, *_: object) -> None:
+    def _strike(self, _: int, frame: FrameType | None) -> None:
         """Throw an exception into one of the threads, this one perhaps."""
         self.interrupts += 1
         victim = self._chance.randrange(THREADS)
         if victim == 0:
-            raise Interrupted
+            if self._exposed and not _is_finalizing(frame):
+                self._exposed = False
+                raise Interrupted
+            return
         number = self.threads[victim - 1].ident
-        if number is not None:
+        if number is not None and not _is_finalizing(sys._current_frames().get(number)):
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(number), ctypes.py_object(Interrupted)
             )
+
+    def _stay(self, number: int) -> None:
+        """Play, and go on after an exception between two turns."""
+        while time.monotonic() < self.until:
+            with contextlib.suppress(Interrupted):
+                self._play(number)
 
     def _play(self, number: int) -> None:
         chance, turn = random.Random(self.seed * 100 + number), 0
         while time.monotonic() < self.until:
             turn += 1
             try:
+                self._exposed = self._exposed or number == 0
                 self._lease(chance, f"{number}.{turn}")
+                self._exposed = self._exposed and number != 0
             except Interrupted:
                 pass
             except ClonepoolError as error:
@@ -114,6 +125,13 @@ class Storm:
             lease.reset(timeout=TIMEOUT_SECONDS)
         if what < 0.8:
             lease.release()
+
+
+def _is_finalizing(frame: FrameType | None) -> bool:
+    """Say whether an exception would go nowhere: Python tells of it, and goes on."""
+    while frame is not None and frame.f_code.co_name != "__del__":
+        frame = frame.f_back
+    return frame is not None
 
 
 def main() -> None:

@@ -62,11 +62,14 @@ class Holding:
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
         """Give it back without waiting for anything: this may run at any moment, in any thread."""
-        if not self._held or is_finalizing() or self._connection.has_ended:
-            return
+        forgotten = self._held
         try:
-            self._go_back()
-        except BaseException:  # an interrupt: there is no second finalizer
-            self._go_back()
+            forgotten = forgotten and not (is_finalizing() or self._connection.has_ended)
+            if forgotten:
+                self._go_back()
+        except BaseException:  # an interrupt: Python goes on, and there is no second finalizer
+            if forgotten:
+                self._go_back()
             raise
-        warnings.warn(self._complaint(), ResourceWarning, stacklevel=2, source=self)
+        if forgotten:
+            warnings.warn(self._complaint(), ResourceWarning, stacklevel=2, source=self)
