@@ -28,17 +28,17 @@ import os
 import select
 import socket
 import time
-from _thread import allocate_lock, get_ident
+from _thread import allocate_lock
 from _weakrefset import WeakSet  # as in threading; all of weakref takes half as long as all of ours
 from collections import deque
 
-from clonepool.errors import ClientClosedError, ClonepoolError, ConnectionLostError
+from clonepool.client.calls import Call, End
+from clonepool.errors import ClientClosedError, ConnectionLostError
 from clonepool.protocol.client import ClientConnection, NotAReplyError, Reply
 
 TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from threading import Lock
     from typing import Any, NoReturn
 
     from clonepool.protocol.client import Notification
@@ -54,60 +54,6 @@ _READING, _SENDING, _TELLING = "reading", "sending", "telling"
 _CANCELLABLE = frozenset({"acquire", "reset", "define", "drain"})
 
 _open: WeakSet[Connection] = WeakSet()
-
-
-class Call:
-    """One request, from before it is sent until it is answered.
-
-    Attributes:
-        sent: how many bytes of its line went out, in as many pieces.
-        gate: where its thread waits while another one reads; locked, and unlocked to wake it.
-        abandoned: whether its caller has gone: what is granted is to be given back.
-    """
-
-    __slots__ = ("abandoned", "gate", "id", "line", "method", "reply", "sent", "thread")
-
-    def __init__(self, number: int, method: str, line: bytes) -> None:
-        self.id = number
-        self.method = method
-        self.line = line
-        self.sent: list[int] = []
-        self.reply: Reply | None = None
-        self.gate: Lock | None = None
-        self.abandoned = False
-        self.thread = get_ident()
-
-    def wake(self) -> bool:
-        """Have its thread look again; return whether it was asleep, and not woken yet."""
-        if self.gate is None:
-            return False
-        try:
-            self.gate.release()
-        except RuntimeError:
-            return False
-        return True
-
-
-class _End:
-    """Why there is nothing more to be had of a connection."""
-
-    def __init__(
-        self,
-        kind: type[ClonepoolError],
-        message: str,
-        remedy: str,
-        cause: BaseException | None = None,
-    ) -> None:
-        self.kind = kind
-        self._message = message
-        self._remedy = remedy
-        self._cause = cause
-
-    def error(self) -> ClonepoolError:
-        """Return another exception for each who is told: a traceback belongs to one thread."""
-        error = self.kind(self._message, remedy=self._remedy)
-        error.__cause__ = self._cause
-        return error
 
 
 class Connection:
@@ -135,7 +81,7 @@ class Connection:
         self._news: deque[Notification] = deque()
         self._left_behind: dict[Call, None] = {}
         self._not_sent: OSError | None = None
-        self._end: _End | None = None
+        self._end: End | None = None
         self._closed = False
         self._owner = os.getpid()
         _open.add(self)
@@ -209,7 +155,7 @@ class Connection:
         if to_reconnect:
             self._lose(None)
         else:
-            self._finish(_End(ClientClosedError, "the client is closed", "make another Client"))
+            self._finish(End(ClientClosedError, "the client is closed", "make another Client"))
         with contextlib.suppress(OSError):
             self.socket.shutdown(socket.SHUT_RDWR)  # wakes the thread that reads
         self._close_socket()
@@ -217,7 +163,7 @@ class Connection:
     def leave_to_parent(self) -> None:
         """In the child of a fork: let go of the parent's socket without a word to the daemon."""
         self._closed = True
-        self._end = _End(
+        self._end = End(
             ClientClosedError,
             f"the client belongs to process {self._owner}, from which this one was forked",
             "make a Client in the child",
@@ -348,7 +294,7 @@ class Connection:
             self._pending.pop(call.id, None)
         elif reply.id is None and reply.error is not None:
             error = reply.error
-            self._finish(_End(type(error), str(error), error.remedy))
+            self._finish(End(type(error), str(error), error.remedy))
 
     def _follow(self, call: Call, until: float | None) -> None:
         """Wait while another thread reads."""
@@ -446,7 +392,7 @@ class Connection:
 
     def _lose(self, cause: BaseException | None) -> None:
         self._finish(
-            _End(
+            End(
                 ConnectionLostError,
                 "the daemon closed the connection",
                 "see the daemon's log",
@@ -454,7 +400,7 @@ class Connection:
             )
         )
 
-    def _finish(self, end: _End) -> None:
+    def _finish(self, end: End) -> None:
         """Let nobody wait any more."""
         if self._end is None or end.kind is ClientClosedError:
             self._end = end
