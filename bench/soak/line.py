@@ -27,7 +27,7 @@ class Line(Client):
     def __init__(self, path: str, journal: Journal, conn: str) -> None:
         super().__init__(path, name=conn)
         self.conn = conn
-        self.daemon = peer_pid(self._socket)
+        self.daemon = peer_pid(self._connection.socket)
         self.closed = False
         self._journal = journal
 
@@ -37,14 +37,14 @@ class Line(Client):
             self.closed = True
             self._journal.write("closing", conn=self.conn, by=by)
             with contextlib.suppress(OSError):
-                self._socket.shutdown(socket.SHUT_RDWR)
+                self._connection.socket.shutdown(socket.SHUT_RDWR)
 
     def is_alive(self) -> bool:
         """Say whether the connection is open, as far as can be seen from here."""
         if self.closed:
             return False
         try:
-            return self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
+            return self._connection.socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) != b""
         except BlockingIOError:
             return True
         except OSError:
@@ -63,10 +63,10 @@ class Line(Client):
         )
         deadline, buffer = time.monotonic() + seconds, b""
         try:
-            self._socket.sendall(text.encode())
+            self._connection.socket.sendall(text.encode())
             while (left := deadline - time.monotonic()) > 0:
-                self._socket.settimeout(left)
-                data = self._socket.recv(_MANY_BYTES)
+                self._connection.socket.settimeout(left)
+                data = self._connection.socket.recv(_MANY_BYTES)
                 if not data:
                     return
                 *lines, buffer = (buffer + data).split(b"\n")

@@ -7,7 +7,9 @@ synchronous client raises these too.
 
 from __future__ import annotations
 
-from typing import ClassVar
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
+if TYPE_CHECKING:
+    from typing import ClassVar
 
 
 class ClonepoolError(Exception):
@@ -140,10 +142,37 @@ class ShuttingDownError(ClonepoolError):
     code = "shutting_down"
 
 
+class RequestCancelledError(ClonepoolError):
+    """The connection that made the request has taken it back."""
+
+    code = "cancelled"
+
+
 class AccessDeniedError(ClonepoolError):
     """The kernel says that the caller is nobody who may use this daemon."""
 
     code = "access_denied"
+
+
+# What the client says itself. ----------------------------------------------------------------
+
+
+class DaemonNotFoundError(ClonepoolError):
+    """No daemon answers on any of the places where one would be."""
+
+    code = "no_daemon"
+
+
+class ConnectionLostError(ClonepoolError):
+    """The connection ended in the middle of a call, or before it."""
+
+    code = "connection_lost"
+
+
+class ClientClosedError(ConnectionLostError):
+    """The client was closed on this side, or it is a parent process's."""
+
+    code = "client_closed"
 
 
 # What only the daemon's own operator meets. -----------------------------------------------
@@ -193,18 +222,6 @@ class StatementError(ClonepoolError):
         self.sqlstate = sqlstate
 
 
-class DaemonNotFoundError(ClonepoolError):
-    """No daemon answers on any of the places where one would be."""
-
-    code = "no_daemon"
-
-
-class ConnectionLostError(ClonepoolError):
-    """The daemon went away in the middle of a call."""
-
-    code = "connection_lost"
-
-
 BY_CODE: dict[str, type[ClonepoolError]] = {
     error.code: error
     for error in (
@@ -224,6 +241,7 @@ BY_CODE: dict[str, type[ClonepoolError]] = {
         CloneInUseError,
         ServerUnavailableError,
         ShuttingDownError,
+        RequestCancelledError,
         AccessDeniedError,
     )
 }

@@ -27,11 +27,12 @@ FORGET_COMMENTS = (
 
 def test_sigterm_ends_the_daemon_cleanly(daemon: Daemon) -> None:
     client = daemon.client()
-    client.lease("blog", timeout=30)
+    held = client.lease("blog", timeout=30)
     assert daemon.stop(signal.SIGTERM) == 0
     with pytest.raises((ConnectionLostError, ShuttingDownError)):
         client.lease("blog")
     client.close()
+    del held
     assert not daemon.socket.exists()
     with pytest.raises(DaemonNotFoundError):
         daemon.client()

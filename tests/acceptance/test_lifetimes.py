@@ -278,10 +278,10 @@ def test_who_waits_can_ask_how_it_goes(daemon: Daemon) -> None:
             str(daemon.socket), on_notification=lambda _, params: heard.append(params)
         ) as client,
     ):
-        for _ in range(12):
-            holder.lease("blog", timeout=30)
+        held = [holder.lease("blog", timeout=30) for _ in range(12)]
         with pytest.raises(PoolFullError, match="12 of 12"):
             client.lease("blog", timeout=1.2, progress=True)
+    assert len(held) == 12
     assert len(heard) == 2
     assert heard[0]["limited_by"] == "max_clones"
     assert (heard[0]["ahead"], heard[0]["phase"]) == (0, "ready")

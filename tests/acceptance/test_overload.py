@@ -28,6 +28,8 @@ from support.manners import misbehaving
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from clonepool.client import Lease
+
 SMALL = CONFIG.replace("max_clones = 12", "max_clones = 4\nmax_waiting = 60")
 SMALL += "\n[access]\nunread_timeout = 2.0\n"
 BOUNDS = "\n[access]\nmax_clients = 8\nmax_leases_per_client = 2\nmax_pending_per_client = 3\n"
@@ -140,7 +142,7 @@ def test_one_connection_holds_and_waits_for_so_much_and_no_more(bounded: Daemon)
         with pytest.raises(ClientLimitError, match="holds 2 leases"):
             client.lease("blog")
         held[0].release()
-        client.lease("blog", timeout=30)
+        held.append(client.lease("blog", timeout=30))
     eventually(bounded.at_rest)
     with bounded.client() as client:
         client.call("drain")
@@ -152,9 +154,9 @@ def test_pending_requests_are_bounded(place: Any) -> None:
     config = CONFIG.replace("max_clones = 12", "max_clones = 3") + BOUNDS
     with running_daemon(config) as running:
         holders = [running.client() for _ in range(2)]
+        held: list[Lease] = []
         for client, count in zip(holders, (2, 1), strict=True):
-            for _ in range(count):
-                client.lease("blog", timeout=30)
+            held += [client.lease("blog", timeout=30) for _ in range(count)]
         lines = Lines(running.socket)
         for number in range(4):
             lines.send(number, "acquire", template="blog", timeout=20)

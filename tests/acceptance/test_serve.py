@@ -35,7 +35,8 @@ FORGET_COMMENTS = (
 HOLD_TWO = """
 import sys, time, clonepool
 client = clonepool.Client(sys.argv[1])
-print(client.lease("blog").database, client.lease("blog").database, flush=True)
+one, other = client.lease("blog"), client.lease("blog")
+print(one.database, other.database, flush=True)
 time.sleep(600)
 """
 

@@ -106,6 +106,14 @@ class Machine(RuleBasedStateMachine):
             del self.unanswered[waiter]
             self.hung_up.add(waiter)
 
+    @precondition(lambda self: self.unanswered)
+    @rule(choice=st.data())
+    def cancel(self, choice: st.DataObject) -> None:
+        waiter = choice.draw(st.sampled_from(sorted(self.unanswered)))
+        self.definitions.forget(waiter)
+        del self.unanswered[waiter]
+        self.hung_up.add(waiter)
+
     @rule(template=st.sampled_from(TEMPLATES))
     def forget(self, template: str) -> None:
         self.there.discard(template)

@@ -52,7 +52,7 @@ PACE_SECONDS = 0.002  # so that leases begin and end among all the errors
 LINES_OF_A_CONNECTION = 25  # on average
 METHODS = {
     "acquire": 12, "release": 8, "renew": 4, "reset": 2, "drain": 1, "hello": 1, "status": 2,
-    "leases": 1, "templates": 1, "ping": 1, "steal": 1,
+    "leases": 1, "templates": 1, "ping": 1, "steal": 1, "cancel": 1,
 }  # fmt: skip
 """How often each is called."""
 GROWTH_BYTES = 15 * 1024 * 1024
@@ -156,6 +156,8 @@ class Crowd:
             params["lease"] = choice.choice(self._tokens)
         if method == "release":
             params["keep"] = choice.random() < 0.1
+        if method == "cancel":
+            params["request"] = choice.choice([1, "a", 2**70])
         if method == "drain":
             params |= {"off": choice.random() < 0.9, "progress": True}
         return {"id": choice.choice([1, "a", 2**70]), "method": method, "params": params}

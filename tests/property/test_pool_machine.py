@@ -351,6 +351,13 @@ class PoolMachine(RuleBasedStateMachine):
             announced.pop(holder, None)
         self.apply(self.fleet.holder_gone(holder, gone, self.now))
 
+    @precondition(lambda self: self.asked - self.answered)
+    @rule(choice=st.data())
+    def cancel(self, choice: st.DataObject) -> None:
+        waiter = choice.draw(st.sampled_from(sorted(self.asked - self.answered)))
+        self.note_answer(waiter)
+        self.apply(self.fleet.forget(waiter, self.now))
+
     @rule(
         template=st.sampled_from(TEMPLATES),
         place=st.sampled_from(PLACES),

@@ -19,7 +19,7 @@ class Lines:
         self._socket.connect(str(path))
         self._file = self._socket.makefile("rb")
 
-    def send(self, request: int | str, method: str, **params: object) -> None:
+    def send(self, request: int | str, method: str, /, **params: object) -> None:
         """Send a request and wait for nothing."""
         message = {"jsonrpc": "2.0", "id": request, "method": method, "params": params}
         self._socket.sendall(json.dumps(message).encode() + b"\n")

@@ -1,6 +1,7 @@
 """What test runners import. The synchronous client needs the standard library alone."""
 
 from clonepool.client.definition import Definition
-from clonepool.client.sync import Client, Lease, lease
+from clonepool.client.lease import Lease
+from clonepool.client.sync import Client, lease
 
 __all__ = ["Client", "Definition", "Lease", "lease"]

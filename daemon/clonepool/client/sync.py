@@ -1,4 +1,4 @@
-"""The synchronous client: one socket, one request at a time."""
+"""The synchronous client: what can be asked of the daemon, over one connection at a time."""
 
 from __future__ import annotations
 
@@ -9,153 +9,41 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
 
+from clonepool.client.connection import Connection
 from clonepool.client.definition import Definition
-from clonepool.errors import ConnectionLostError, DaemonNotFoundError, ShuttingDownError
+from clonepool.client.lease import Lease
+from clonepool.errors import (
+    ClientClosedError,
+    ConnectionLostError,
+    DaemonNotFoundError,
+    ShuttingDownError,
+)
 from clonepool.paths import is_trusted, socket_candidates
-from clonepool.protocol.client import ClientConnection, Notification, Reply
 
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import TracebackType
+    from typing import Any, TypeVar
 
-T = TypeVar("T")
+    T = TypeVar("T")
 
-_READ_BYTES = 65_536
 _RETRY_SECONDS = 0.05
-
-
-def _nothing() -> None:
-    """Do nothing."""
-
-
-class Lease:
-    """The exclusive right to one clone: until released, expired, or its client is closed.
-
-    Attributes:
-        url: libpq URL of the clone.
-        database: the clone's name.
-        env: `DATABASE_URL` and the `PG*` variables.
-        template: what it is a clone of.
-        generation: which state of the template.
-        host: a name, an address, or the directory of a Unix socket.
-        port: the server's.
-        user: to log in as.
-        password: of that user.
-        source: `ready` when a clone was there, `waited` when one had to become ready.
-        waited_seconds: how long that took.
-        expires_in_seconds: how long it lasts; None when time does not end it.
-        token: names the lease; whoever knows it can end it.
-    """
-
-    expires_in_seconds: float | None
-
-    def __init__(self, client: Client, granted: dict[str, Any]) -> None:
-        self._client = client
-        self._take(granted)
-
-    def __repr__(self) -> str:
-        return f"<Lease {self.database}>"
-
-    def release(self, *, keep: bool = False) -> list[dict[str, Any]] | None:
-        """Give the clone back.
-
-        Args:
-            keep: set the clone aside for a person, for as long as the template's `keep_for`.
-
-        Returns:
-            The sessions that were still open on it and have been ended, each with pid,
-            application_name, state and query; None when the server could not be asked.
-
-        Raises:
-            NotYourLeaseError: it has ended before.
-        """
-        ended = self._client.call("release", lease=self.token, keep=keep or None)
-        leaked: list[dict[str, Any]] | None = ended["leaked"]
-        return leaked
-
-    def renew(self, ttl: float | None = None) -> float | None:
-        """Let the lease last `ttl` seconds from now, or as long as it was given at first.
-
-        Returns:
-            Seconds that it lasts now, which max_lease may bound; None when time does not end it.
-
-        Raises:
-            NotYourLeaseError: it has ended.
-            ServerUnavailableError: it could not be written down; it ends when it did before.
-        """
-        renewed = self._client.call("renew", lease=self.token, ttl=ttl)
-        seconds: float | None = renewed["expires_in_seconds"]
-        self.expires_in_seconds = seconds
-        return seconds
-
-    def reset(self, *, timeout: float | None = None) -> None:
-        """Make the clone clean again; `url` and `database` may be others afterwards.
-
-        Raises:
-            NotYourLeaseError: it has ended.
-            AcquireTimeoutError, PoolFullError: there was no clean clone in time; the lease is over.
-        """
-        self._take(self._client.call("reset", lease=self.token, timeout=timeout))
-
-    def snapshot(self, template: str, *, end_sessions: bool = False) -> str:
-        """Make a template of the clone as it is now; the lease goes on.
-
-        Whoever may use the daemon can lease clones of it afterwards. One that was made under this
-        name by an earlier snapshot is replaced.
-
-        Args:
-            template: its name: a letter, then up to 21 letters, digits or underscores, lower case.
-            end_sessions: whether sessions on the clone are ended; nobody must be connected to it.
-
-        Returns:
-            The generation.
-
-        Raises:
-            NotAllowedError: the configuration does not allow it.
-            CloneInUseError: somebody is connected to the clone.
-            BadRequestError: the name is taken by a template that no snapshot made, or is none.
-            ClientLimitError: clients have made as many templates as may be, and use them all.
-            NotYourLeaseError, TemplateFailedError: the lease has ended, or PostgreSQL refused.
-        """
-        made = self._client.call(
-            "snapshot", lease=self.token, template=template, end_sessions=end_sessions or None
-        )
-        generation: str = made["generation"]
-        return generation
-
-    def __enter__(self) -> Lease:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.release()
-
-    def _take(self, granted: dict[str, Any]) -> None:
-        self.token: str = granted["lease"]
-        self.url: str = granted["url"]
-        self.database: str = granted["database"]
-        self.env: dict[str, str] = granted["env"]
-        self.template: str = granted["template"]
-        self.generation: str = granted["generation"]
-        self.host: str = granted["host"]
-        self.port: int = granted["port"]
-        self.user: str = granted["user"]
-        self.password: str = granted["password"]
-        self.source: str = granted["source"]
-        self.waited_seconds: float = granted["waited_seconds"]
-        self.expires_in_seconds = granted["expires_in_seconds"]
+_NAME_CHARACTERS = 200
 
 
 class Client:
     """A connection to the daemon. Leases taken through it end when it is closed, save for a TTL.
 
-    Threads may share it; their calls then take turns. A process that forks must not.
+    Threads may share it: their calls are under way side by side, and each gets its own answer. No
+    thread is started for it. The child of a fork must make one of its own; what it inherits says
+    so when it is used, and neither sends anything nor ends anything, however the child ends.
+
+    A call may be interrupted anywhere, by Ctrl-C, by a test's timeout that a signal brings, or by
+    any other exception that comes out of the wait: its request is taken back, and what was granted
+    to nobody is given back. Signal handlers may raise, and close the client; other calls in the
+    middle of one of the same thread raise RuntimeError.
 
     Args:
         socket_path: the daemon's socket; else `CLONEPOOL_SOCKET`, else the default places.
@@ -165,11 +53,14 @@ class Client:
             request; leases held over it are lost as with any closed connection. A lease with a TTL
             whose grant was lost on the way lasts until its time is over.
         on_notification: called with the method and the parameters of what the daemon says without
-            having been asked, while some call waits for its reply.
+            having been asked, in order, in one of the threads that wait for a reply meanwhile. It
+            may use the client. What it raises ends that thread's call, as an interrupt does.
 
     Raises:
         DaemonNotFoundError: nobody listens there.
         AccessDeniedError: on the first call, when this user may not use the daemon.
+        ClientClosedError: on calls after `close`, those that were waiting then, and in the child
+            of a fork.
     """
 
     def __init__(
@@ -182,12 +73,12 @@ class Client:
     ) -> None:
         self._socket_path = socket_path
         self._reconnect = reconnect
-        self._on_notification = on_notification or (lambda _, __: None)
-        self._lock = threading.Lock()
-        self._name = name if name is not None else f"{sys.argv[0] or 'python'} pid {os.getpid()}"
-        self._name = self._name[-200:]
-        self._protocol = ClientConnection()
-        self._socket = self._persist(lambda: _connect(socket_path))
+        self._on_notification = on_notification
+        self._reconnecting = threading.RLock()
+        self._closed = False
+        name = name if name is not None else f"{sys.argv[0] or 'python'} pid {os.getpid()}"
+        self._name = name[-_NAME_CHARACTERS:].encode(errors="replace").decode()
+        self._connection = self._persist(self._connect, lambda: None)
 
     def lease(
         self,
@@ -217,20 +108,27 @@ class Client:
             UnknownTemplateError, TemplateFailedError, DrainingError: there is none to be had.
             ShuttingDownError, ConnectionLostError: the daemon stops, or is gone.
         """
+        params = {
+            "template": template,
+            "timeout": timeout,
+            "ttl": ttl,
+            "label": (label or self._name)[:_NAME_CHARACTERS],
+            "fresh": fresh or None,
+            "stale_ok": stale_ok or None,
+            "progress": progress or None,
+        }
+        connection = self._connection
 
-        def ask() -> Any:
-            return self.call(
-                "acquire",
-                template=template,
-                timeout=timeout,
-                ttl=ttl,
-                label=(label or self._name)[:200],
-                fresh=fresh or None,
-                stale_ok=stale_ok or None,
-                progress=progress or None,
-            )
+        def ask() -> Lease:
+            nonlocal connection
+            connection = self._connection
+            granted: Lease = connection.ask("acquire", params, take)
+            return granted
 
-        return Lease(self, self._persist(ask, self._connect_anew))
+        def take(granted: dict[str, Any]) -> Lease:
+            return Lease.granted(self, connection, granted, lasts=ttl is not None)
+
+        return self._persist(ask, lambda: self._replace(connection))
 
     def reserve(self, template: str, *, tests: int, parallelism: int = 1) -> dict[str, int]:
         """Announce tests, so that as many clones as run at a time are ready when they begin.
@@ -282,27 +180,40 @@ class Client:
             ClientLimitError: clients have made as many templates as may be, and use them all.
             TemplateFailedError: there is no database to fill.
         """
-        return Definition(self, self.call("define", hash=content, name=name, timeout=timeout))
+        params = {"hash": content, "name": name, "timeout": timeout}
+        connection = self._connection
+        definition: Definition = connection.ask(
+            "define", params, lambda told: Definition.told(self, connection, told)
+        )
+        return definition
 
     def call(self, method: str, **params: object) -> Any:
         """Send one request and wait for its result; parameters that are None are left out.
 
         Raises:
             ClonepoolError: what the daemon answered, as the class of its code.
-            ConnectionLostError: the daemon went away.
+            ConnectionLostError: the daemon went away, or the client was closed.
         """
-        with self._lock:
-            request, line = self._protocol.request(method, params)
-            try:
-                self._socket.sendall(line)
-            except OSError as error:
-                # The daemon may have said why before it closed: read that first.
-                return self._await_reply(request, error)
-            return self._await_reply(request, None)
+        return self._connection.ask(method, params)
+
+    def ask(self, method: str, params: dict[str, Any], make: Callable[[Any], T]) -> T:
+        """Send one request and make something of its result; see `Connection.ask`."""
+        made: T = self._connection.ask(method, params, make)
+        return made
+
+    def post(self, method: str, **params: object) -> None:
+        """Send a request whose answer nobody wants; see `Connection.post`."""
+        self._connection.post(method, **params)
 
     def close(self) -> None:
-        """End the connection, and with it every lease taken through it that has no TTL."""
-        self._socket.close()
+        """End the connection, and with it every lease taken through it that has no TTL.
+
+        Threads that wait get ClientClosedError, as does whoever uses the client or its leases
+        later. May be called again, from any thread and from a signal handler. In the child of a
+        fork it ends nothing of the parent's.
+        """
+        self._closed = True
+        self._connection.close()
 
     def __enter__(self) -> Client:
         return self
@@ -315,12 +226,14 @@ class Client:
     ) -> None:
         self.close()
 
-    def _persist(self, attempt: Callable[[], T], before_next: Callable[[], None] = _nothing) -> T:
+    def _persist(self, attempt: Callable[[], T], before_next: Callable[[], None]) -> T:
         """Try until it works, for as long as `reconnect` says, while the daemon is merely away."""
         deadline = time.monotonic() + self._reconnect
         while True:
             try:
                 return attempt()
+            except ClientClosedError:
+                raise
             except (DaemonNotFoundError, ConnectionLostError, ShuttingDownError):
                 if time.monotonic() + _RETRY_SECONDS > deadline:
                     raise
@@ -328,36 +241,17 @@ class Client:
             with contextlib.suppress(DaemonNotFoundError):
                 before_next()
 
-    def _connect_anew(self) -> None:
-        """Replace the connection, and what may have been read of an unfinished line."""
-        with self._lock:
-            fresh = _connect(self._socket_path)
-            self._socket.close()
-            self._socket, self._protocol = fresh, ClientConnection()
+    def _connect(self) -> Connection:
+        return Connection(_connect(self._socket_path), self._on_notification)
 
-    def _await_reply(self, request: int, cause: OSError | None) -> Any:
-        while True:
-            try:
-                data = self._socket.recv(_READ_BYTES)
-            except OSError as error:
-                data, cause = b"", error
-            if not data:
-                raise ConnectionLostError(
-                    "the daemon closed the connection", remedy="see the daemon's log"
-                ) from cause
-            answers = [m for m in map(self._heard, self._protocol.receive(data)) if m is not None]
-            for reply in answers:
-                if reply.error is not None and reply.id in (request, None):
-                    raise reply.error
-                if reply.id == request:
-                    return reply.result
-
-    def _heard(self, message: Reply | Notification) -> Reply | None:
-        """Pass a notification on; return a reply."""
-        if isinstance(message, Reply):
-            return message
-        self._on_notification(message.method, message.params)
-        return None
+    def _replace(self, broken: Connection) -> None:
+        """Connect anew, unless another thread has done so, or the client was closed."""
+        with self._reconnecting:
+            if self._connection is broken and not self._closed:
+                self._connection = self._connect()
+                broken.close(to_reconnect=True)
+            if self._closed:
+                self._connection.close()
 
 
 @contextmanager
@@ -395,11 +289,11 @@ def _connect(socket_path: str | None) -> socket.socket:
     for candidate in candidates:
         connection = socket.socket(socket.AF_UNIX)
         try:
-            if not is_trusted(candidate):
-                raise PermissionError("its directory belongs to another user")
-            connection.connect(candidate)
-        except OSError as error:
+            _connect_to(connection, candidate)
+        except BaseException as error:
             connection.close()
+            if not isinstance(error, OSError) or isinstance(error, TimeoutError):
+                raise  # a signal's handler did: connecting itself knows no timeout
             if not isinstance(error, FileNotFoundError):
                 problem = f"; {candidate}: {error.strerror or error}"
         else:
@@ -408,3 +302,10 @@ def _connect(socket_path: str | None) -> socket.socket:
         f"no clonepool daemon at {' or '.join(candidates)}{problem}",
         remedy="start one with `clonepool serve`, or name its socket with CLONEPOOL_SOCKET",
     )
+
+
+def _connect_to(connection: socket.socket, path: str) -> None:
+    connection.settimeout(None)  # whatever socket.setdefaulttimeout says
+    if not is_trusted(path):
+        raise PermissionError("its directory belongs to another user")
+    connection.connect(path)

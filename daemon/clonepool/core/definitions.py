@@ -139,6 +139,14 @@ class Definitions:
                 definition.abandoned = True
         return verdicts
 
+    def forget(self, waiter: int) -> None:
+        """Take one request back; who would have filled is not told, and another fills."""
+        for place in self._places.values():
+            place.line.remove(waiter)
+            definition = place.definition
+            if definition.request.waiter == waiter and definition.stage is Stage.MAKING:
+                definition.abandoned = True
+
     # What became of it --------------------------------------------------------------------
 
     def made(self, definition: Definition, now: float) -> list[Verdict]:

@@ -140,6 +140,11 @@ class Fleet:
             pool.demand.holder_gone(holder)
         return [*decisions, *self.plan(now)]
 
+    def cancel(self, waiter: int, now: float) -> list[Decision]:
+        """Take one request back that its own connection does not want; see `Pool.cancel`."""
+        decisions = [each for pool in self.pools.values() for each in pool.cancel(waiter)]
+        return [*decisions, *self.plan(now)]
+
     def lease(self, token: str) -> Lease:
         """Return the lease of that token, which has its clone.
 

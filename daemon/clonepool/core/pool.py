@@ -136,6 +136,15 @@ class Pool:
             return self.release(unwritten.lease)
         return []
 
+    def cancel(self, waiter: int) -> list[Decision]:
+        """Take a request back that its client does not want any more.
+
+        A lease that it resets is over: the client may not know where its clone is by now.
+        """
+        continued = self.resets.lease_of(waiter) or self.tenancy.continued_by(waiter)
+        lease = None if continued is None else self.leases.current(continued)
+        return self.forget(waiter) if lease is None else self.release(lease)
+
     def release(self, lease: Lease) -> list[Decision]:
         """End a lease, which must be one of `leases`; a reset of it is refused."""
         request = self.resets.end(lease)

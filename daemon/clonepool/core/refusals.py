@@ -14,6 +14,7 @@ from clonepool.errors import (
     NotYourLeaseError,
     PoolFullError,
     QueueFullError,
+    RequestCancelledError,
     ServerUnavailableError,
     ShuttingDownError,
     TemplateFailedError,
@@ -115,6 +116,11 @@ def being_filled(template: str, seconds: float) -> AcquireTimeoutError:
 def shutting_down() -> ShuttingDownError:
     """The daemon stops."""
     return ShuttingDownError("the daemon is stopping", remedy="try again when it has been started")
+
+
+def cancelled() -> RequestCancelledError:
+    """The connection itself took the request back."""
+    return RequestCancelledError("the request was taken back", remedy="make another")
 
 
 def still_building(waited: str) -> AcquireTimeoutError:

@@ -36,6 +36,12 @@ class Resets:
             self._line.add(request)
             self._for_clone[lease.clone] = request
 
+    def lease_of(self, waiter: int) -> Lease | None:
+        """Return the lease that this request resets, as it was when that began; None if none."""
+        requests = (each for each in self._of.values() if each.waiter == waiter)
+        request = next(requests, None)
+        return None if request is None else request.continues
+
     def end(self, lease: Lease) -> Request | None:
         """Forget the reset of a lease, wherever it waits here; None when there was none."""
         request = self._of.pop(lease.token, None)

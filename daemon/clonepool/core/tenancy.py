@@ -97,6 +97,12 @@ class Tenancy:
         """Stop to wait for a writing; return what was being written."""
         return self._unwritten.pop(waiter, None)
 
+    def continued_by(self, waiter: int) -> Lease | None:
+        """Return the lease whose new clone is being written down for this request, None if none."""
+        unwritten = self._unwritten.get(waiter)
+        continues = unwritten is not None and unwritten.request.continues is not None
+        return unwritten.lease if unwritten is not None and continues else None
+
     def withdraw(self, waiter: int) -> Unwritten | None:
         """Do the same for a client that has gone, unless what is written is an older lease's clone.
 

@@ -132,6 +132,12 @@ class Finalize(Params, frozen=True):
     abandon: bool = False
 
 
+class Cancel(Params, frozen=True):
+    """Take back an earlier request of the same connection, by its id."""
+
+    request: int | Text
+
+
 class Ping(Params, frozen=True):
     """Liveness."""
 
@@ -152,6 +158,7 @@ METHODS: dict[str, type[Params]] = {
     "snapshot": Snapshot,
     "define": Define,
     "finalize": Finalize,
+    "cancel": Cancel,
     "ping": Ping,
 }
 
@@ -298,6 +305,12 @@ class FinalizeResult(msgspec.Struct, frozen=True):
 
     template: str = ""
     generation: str = ""
+
+
+class CancelResult(msgspec.Struct, frozen=True):
+    """Whether the request was taken back; if not, it is answered as ever, or has been."""
+
+    cancelled: bool
 
 
 class BuildProgress(msgspec.Struct, frozen=True):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
+from clonepool.core import refusals
 from clonepool.core.decisions import (
     Adopt,
     CreateClone,
@@ -216,6 +217,13 @@ class Broker:
     def is_waiting(self, waiter: int) -> bool:
         """Say whether that acquire is still to be answered."""
         return waiter in self._answers
+
+    def cancel(self, waiter: int) -> None:
+        """Take back what waits, and answer it so. A lease that is being reset is over then."""
+        answer = self._answers.pop(waiter, None)
+        if answer is not None:
+            answer(refusals.cancelled())
+            self.carry_out(self.fleet.cancel(waiter, self.now()))
 
     def disconnect(self, holder: int, waiters: Iterable[int]) -> None:
         """End all that belonged to a connection."""

@@ -64,6 +64,7 @@ class Peer(asyncio.BufferedProtocol):
         self.number = number
         self.client = ""
         self.waiters: set[int] = set()
+        self.pending: dict[RequestId, Callable[[], None]] = {}
         self._methods = methods
         self._gate = gate
         self._listener = listener
@@ -128,6 +129,7 @@ class Peer(asyncio.BufferedProtocol):
             self._patience.cancel()
         self._backlog.clear()
         self._listener.busy.discard(self)
+        self.pending.clear()
         if not self.gone:
             self.gone = True
             self._listener.leave(self)
@@ -137,10 +139,12 @@ class Peer(asyncio.BufferedProtocol):
 
     def reply(self, request: RequestId, result: object) -> None:
         """Send a result; a client that is gone hears nothing."""
+        self.pending.pop(request, None)
         self._send(encode_result(request, result))
 
     def reply_error(self, request: RequestId, error: ClonepoolError) -> None:
         """Send an error."""
+        self.pending.pop(request, None)
         self._send(encode_error(request, error))
 
     def notify(self, method: str, params: object) -> None:

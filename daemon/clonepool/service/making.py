@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from clonepool.core import refusals
 from clonepool.core.decisions import Request
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.errors import (
@@ -88,7 +89,15 @@ class Making:
         asked = Request(
             self._last_waiter, secrets.token_hex(16), peer.number, params.hash, now, now + timeout
         )
-        self._start(peer, request, lambda: self._define(peer, request, params.name, asked))
+        told = _Told(peer, request, context)
+
+        def cancel() -> None:
+            told.cancelled = True
+            peer.reply_error(request, refusals.cancelled())
+            self._definer.cancel(asked.waiter)
+
+        self._start(peer, request, lambda: self._define(params.name, asked, told))
+        peer.pending[request] = cancel
 
     def finalize(self, peer: Connection, request: RequestId, params: Finalize) -> None:
         """Make a template of what was filled, or give that up, then answer.
@@ -120,10 +129,12 @@ class Making:
         seconds = round(self._context.now() - began, 3)
         return SnapshotResult(params.template, made.short, made.database, seconds)
 
-    async def _define(
-        self, peer: Connection, request: RequestId, name: str, asked: Request
-    ) -> None:
-        await self._definer.define(name, asked, _Told(peer, request, self._context))
+    async def _define(self, name: str, asked: Request, told: _Told) -> None:
+        try:
+            await self._definer.define(name, asked, told)
+        except ClonepoolError:
+            if not told.cancelled:  # then it has been answered
+                raise
 
     async def _finalize(self, token: str) -> FinalizeResult:
         template, generation = await self._definer.finalize(token)
@@ -167,16 +178,21 @@ class Making:
 
 
 class _Told:
-    """Answers one `define`."""
+    """Answers one `define`.
+
+    Attributes:
+        cancelled: whether the client has taken it back, so that it has been answered.
+    """
 
     def __init__(self, peer: Connection, request: RequestId, context: Context) -> None:
         self._peer = peer
         self._request = request
         self._context = context
+        self.cancelled = False
 
     @property
     def gone(self) -> bool:
-        return self._peer.gone
+        return self._peer.gone or self.cancelled
 
     def there(self, template: str) -> None:
         self._peer.reply(self._request, DefineResult(template, filled=True))

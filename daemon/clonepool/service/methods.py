@@ -14,6 +14,8 @@ from clonepool.protocol.messages import (
     Acquire,
     AcquireResult,
     Build,
+    Cancel,
+    CancelResult,
     Drain,
     Explain,
     Hello,
@@ -51,12 +53,15 @@ class Connection(Protocol):
 
     Attributes:
         waiters: numbers of the acquires that it waits for.
+        pending: how to take back its requests that can be, and answer them so; by their id. An
+            entry goes when its request is answered.
         gone: whether it has ended.
     """
 
     number: int
     client: str
     waiters: set[int]
+    pending: dict[RequestId, Callable[[], None]]
     gone: bool
 
     def reply(self, request: RequestId, result: object) -> None:
@@ -107,6 +112,7 @@ class Methods:
             "snapshot": making.snapshot,
             "define": making.define,
             "finalize": making.finalize,
+            "cancel": self._cancel,
             "ping": lambda peer, request, _: peer.reply(request, {}),
         }
 
@@ -152,17 +158,19 @@ class Methods:
                 stale_ok=params.stale_ok,
             ),
         )
+        self._let_cancel(peer, request, waiter)
         if params.progress:
             pool = self._broker.fleet.pools[params.template]
             AcquireProgress(self._broker, self._builds, peer, request, pool, waiter)
 
     def _reset(self, peer: Connection, request: RequestId, params: Reset) -> None:
         broker, token = self._broker, params.lease
-        self._ask(
+        waiter = self._ask(
             peer,
             request,
             lambda answer: broker.reset(token, peer.number, answer, timeout=params.timeout),
         )
+        self._let_cancel(peer, request, waiter)
 
     def _renew(self, peer: Connection, request: RequestId, params: Renew) -> None:
         broker, token = self._broker, params.lease
@@ -219,6 +227,17 @@ class Methods:
         if self._broker.is_waiting(waiter):
             peer.waiters.add(waiter)
         return waiter
+
+    def _let_cancel(self, peer: Connection, request: RequestId, waiter: int) -> None:
+        if waiter in peer.waiters:
+            peer.pending[request] = lambda: self._broker.cancel(waiter)
+
+    def _cancel(self, peer: Connection, request: RequestId, params: Cancel) -> None:
+        """Take back a request of this connection, which is answered first."""
+        take_back = peer.pending.pop(params.request, None)
+        if take_back is not None:
+            take_back()
+        peer.reply(request, CancelResult(take_back is not None))
 
     def _check_configured(self, template: str) -> None:
         self._broker.fleet.pool(template)

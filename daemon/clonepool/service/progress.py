@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clonepool.core import refusals
 from clonepool.protocol.messages import DrainProgress, DrainResult, Progress
 
 if TYPE_CHECKING:
@@ -80,12 +81,23 @@ class DrainWatch:
         self._deadline = broker.now() + timeout
         self._progress = progress
         self._told = -1
+        self._answered = False
         self._look()
+        if not self._answered:
+            peer.pending[request] = self._cancel
+
+    def _cancel(self) -> None:
+        """Wait no more; that no leases are granted stays."""
+        self._answered = True
+        self._peer.reply_error(self._request, refusals.cancelled())
 
     def _look(self) -> None:
+        if self._answered:
+            return
         leases = self._broker.fleet.leased(self._template)
         left = self._deadline - self._broker.now()
         if leases == 0 or left <= 0:
+            self._answered = True
             self._peer.reply(self._request, DrainResult(leases))
             return
         if self._progress and leases != self._told:

@@ -48,7 +48,7 @@ class Told(Protocol):
 
     @property
     def gone(self) -> bool:
-        """Whether the connection has ended."""
+        """Whether the connection has ended, or the request was taken back."""
 
     def there(self, template: str) -> None:
         """The template is there: lease it."""
@@ -135,6 +135,11 @@ class Definer:
             NotYourDefinitionError: nothing was done.
         """
         self._carry_out(self._definitions.abandon(token, self._context.now()))
+
+    def cancel(self, waiter: int) -> None:
+        """Take one request back, which is told nothing any more."""
+        self._askers.pop(waiter, None)
+        self._definitions.forget(waiter)
 
     def disconnect(self, holder: int) -> None:
         """A connection ended: it waits no more, and what it was to fill is another's to fill."""

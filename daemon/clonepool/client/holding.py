@@ -1,0 +1,75 @@
+"""What the daemon keeps for whoever asked for it, until that one gives it back."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+from clonepool.errors import ClonepoolError
+
+TYPE_CHECKING = False  # importing typing takes as long as all of the client
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from clonepool.client.connection import Connection
+    from clonepool.client.sync import Client
+
+
+class Holding:
+    """Base of leases and definitions: at the latest it goes back when nobody refers to it any more.
+
+    Args:
+        client: by which it is used.
+        connection: over which it was granted; it ends with that.
+    """
+
+    _held = False  # until it is certain that somebody gets it
+
+    def __init__(self, client: Client, connection: Connection) -> None:
+        self._client = client
+        self._connection = connection
+
+    def _way_back(self) -> tuple[str, dict[str, Any]]:
+        """Return the method and the parameters that give it back."""
+        raise NotImplementedError
+
+    def _complaint(self) -> str:
+        """Say what was forgotten, and what to do about that."""
+        raise NotImplementedError
+
+    def _end(self, method: str, params: dict[str, Any]) -> Any:
+        """Ask for its end. Interrupted before the answer, see to it that it goes back.
+
+        Giving it back twice is harmless: a token names nothing else, ever.
+        """
+        try:
+            ended = self._client.call(method, **params)
+        except ClonepoolError:
+            self._held = False
+            raise
+        except BaseException:
+            self._client.post(method, **params)
+            self._go_back()
+            raise
+        self._held = False
+        return ended
+
+    def _go_back(self) -> None:
+        method, params = self._way_back()
+        self._client.post(method, **params)
+        self._held = False
+
+    def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
+        """Give it back without waiting for anything: this may run at any moment, in any thread."""
+        forgotten = self._held
+        try:
+            forgotten = forgotten and not (is_finalizing() or self._connection.has_ended)
+            if forgotten:
+                self._go_back()
+        except BaseException:  # an interrupt: Python goes on, and there is no second finalizer
+            if forgotten:
+                self._go_back()
+            raise
+        if forgotten:
+            warnings.warn(self._complaint(), ResourceWarning, stacklevel=2, source=self)

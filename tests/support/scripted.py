@@ -1,0 +1,200 @@
+"""A daemon without databases: what the client's end of a connection can be tried on, quickly."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ENV = {"DATABASE_URL": "postgresql:///x"}
+
+
+class Guest:
+    """One connection."""
+
+    def __init__(self, connected: socket.socket) -> None:
+        self.socket = connected
+        self.gone = False
+
+    def send(self, **message: Any) -> None:
+        """Send a line, if anybody is there."""
+        with contextlib.suppress(OSError):
+            self.socket.sendall(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
+
+    def refuse(self, request: object, code: str) -> None:
+        """Answer with an error."""
+        error = {"code": -32000, "message": code, "data": {"code": code, "remedy": ""}}
+        self.send(id=request, error=error)
+
+
+class ScriptedDaemon:
+    """Keeps to docs/protocol.md with so many clones of whatever template; in threads of its own.
+
+    Attributes:
+        held: by token, the label of each lease.
+        waiting: the acquires, resets and drains that are not answered, the first in line first.
+        filling: the templates' names by the token of whoever fills them.
+        seen: the methods called, in order.
+        garbage: lines that are no requests.
+        knows_cancel: whether it is as new as that method.
+        deaf: while it is set nothing is answered.
+    """
+
+    def __init__(self, place: Path, clones: int = 2) -> None:
+        self.path = str(place / "scripted.sock")
+        self.held: dict[str, str] = {}
+        self.waiting: list[tuple[Guest, Any, str, dict[str, Any]]] = []
+        self.filling: dict[str, str] = {}
+        self.seen: list[str] = []
+        self.garbage: list[bytes] = []
+        self.guests: list[Guest] = []
+        self.deaf = threading.Event()
+        self.knows_cancel = True
+        self._owner: dict[str, Guest] = {}
+        self._clones = clones
+        self._numbers = 0
+        self._lock = threading.RLock()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(self.path)
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        """Hang up on everybody."""
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for guest in self.guests:
+            with contextlib.suppress(OSError):
+                guest.socket.shutdown(socket.SHUT_RDWR)
+
+    def serve_waiting(self) -> None:
+        """Answer whoever can be answered."""
+        with self._lock:
+            while self.waiting and len(self.held) < self._clones:
+                guest, request, method, params = self.waiting[0]
+                if method != "acquire":
+                    return
+                self.waiting.pop(0)
+                self._grant(guest, request, params.get("label", ""))
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                guest = Guest(self._listener.accept()[0])
+                guest.socket.settimeout(None)
+                self.guests.append(guest)
+                threading.Thread(target=self._serve, args=(guest,), daemon=True).start()
+
+    def _serve(self, guest: Guest) -> None:
+        with contextlib.suppress(OSError), guest.socket.makefile("rb") as stream:
+            for line in stream:
+                while self.deaf.is_set():
+                    threading.Event().wait(0.005)
+                with self._lock:
+                    self._hear(guest, line)
+        with self._lock:
+            guest.gone = True
+            self.waiting = [each for each in self.waiting if each[0] is not guest]
+            for token in [token for token, owner in self._owner.items() if owner is guest]:
+                self._forget(token)
+            self.serve_waiting()
+        guest.socket.close()
+
+    def _hear(self, guest: Guest, line: bytes) -> None:
+        try:
+            message = json.loads(line)
+        except ValueError:
+            self.garbage.append(line)
+            return
+        method, request = message["method"], message["id"]
+        self.seen.append(method)
+        getattr(self, f"_{method}")(guest, request, message["params"])
+
+    def _grant(self, guest: Guest, request: object, label: str, token: str = "") -> None:
+        self._numbers += 1
+        token = token or f"token {self._numbers}"
+        self.held[token], self._owner[token] = label, guest
+        guest.send(
+            id=request,
+            result={
+                "lease": token, "template": "blog", "generation": "g", "database": label,
+                "url": "postgresql:///x", "host": "/x", "port": 5432, "user": "u", "password": "p",
+                "env": ENV, "source": "ready", "waited_seconds": 0.0, "expires_in_seconds": None,
+            },
+        )  # fmt: skip
+
+    def _forget(self, token: str) -> bool:
+        self._owner.pop(token, None)
+        self.filling.pop(token, None)
+        return self.held.pop(token, None) is not None
+
+    def _acquire(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        if params.get("progress"):
+            for number in range(3):
+                guest.send(method="progress", params={"request": request, "ahead": number})
+        self.waiting.append((guest, request, "acquire", params))
+        if params["template"] != "never":
+            self.serve_waiting()
+
+    def _release(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        if not self._forget(params["lease"]):
+            guest.refuse(request, "not_your_lease")
+            return
+        guest.send(id=request, result={"leaked": [], "kept": None, "kept_seconds": None})
+        self.serve_waiting()
+
+    def _renew(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        guest.send(id=request, result={"expires_in_seconds": params.get("ttl")})
+
+    def _reset(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        label = self.held[params["lease"]]
+        if params.get("timeout") is None:
+            self._grant(guest, request, label, params["lease"])
+        else:
+            self.waiting.insert(0, (guest, request, "reset", params))
+
+    def _define(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        if params["hash"] in self.filling.values():
+            self.waiting.append((guest, request, "define", params))
+            return
+        self._numbers += 1
+        token = f"definition {self._numbers}"
+        self.filling[token], self._owner[token] = params["hash"], guest
+        result = {"template": "made", "filled": False, "definition": token, "url": "x"}
+        result |= {"database": "d", "env": ENV, "expires_in_seconds": 60.0}
+        guest.send(id=request, result=result)
+
+    def _finalize(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        if params["definition"] not in self.filling:
+            guest.refuse(request, "not_your_definition")
+            return
+        self._forget(params["definition"])
+        guest.send(id=request, result={"template": "", "generation": ""})
+
+    def _drain(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        self.waiting.append((guest, request, "drain", params))
+
+    def _cancel(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        if not self.knows_cancel:
+            guest.refuse(request, "unknown_method")
+            return
+        wanted = [e for e in self.waiting if e[0] is guest and e[1] == params["request"]]
+        for entry in wanted:
+            self.waiting.remove(entry)
+            guest.refuse(entry[1], "cancelled")
+            if entry[2] == "reset":
+                self._forget(entry[3]["lease"])
+        guest.send(id=request, result={"cancelled": bool(wanted)})
+        self.serve_waiting()
+
+    def _ping(self, guest: Guest, request: object, _: dict[str, Any]) -> None:
+        guest.send(id=request, result={})
+
+    def _die(self, guest: Guest, *_: object) -> None:
+        guest.socket.shutdown(socket.SHUT_RDWR)
