@@ -351,12 +351,16 @@ class PoolMachine(RuleBasedStateMachine):
             announced.pop(holder, None)
         self.apply(self.fleet.holder_gone(holder, gone, self.now))
 
-    @precondition(lambda self: self.asked - self.answered)
+    @precondition(lambda self: self.asked - self.answered - self.orphaned)
     @rule(choice=st.data())
     def cancel(self, choice: st.DataObject) -> None:
-        waiter = choice.draw(st.sampled_from(sorted(self.asked - self.answered)))
-        self.note_answer(waiter)
-        self.apply(self.fleet.forget(waiter, self.now))
+        waiting = self.asked - self.answered - self.orphaned
+        waiter = choice.draw(st.sampled_from(sorted(waiting)))
+        decisions = self.fleet.cancel(waiter, self.now)
+        if not any(isinstance(d, Refuse) and d.waiter == waiter for d in decisions):
+            self.note_answer(waiter)
+        self.being_reset.pop(self.reset_by.get(waiter, ""), None)  # it is over then
+        self.apply(decisions)
 
     @rule(
         template=st.sampled_from(TEMPLATES),
