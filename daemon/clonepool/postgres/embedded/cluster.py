@@ -138,6 +138,12 @@ def put_back(storage: Storage, aside: Path) -> None:
     aside.rename(storage.data)
 
 
+def remove_halves(storage: Storage) -> None:
+    """Delete what a start that was killed left beside what is a good cluster now."""
+    for name in ("data.old", "data.new"):
+        shutil.rmtree(storage.root / name, ignore_errors=True)
+
+
 def access_rules(major: int) -> str:
     """Return pg_hba.conf: who comes in, where to, and how that is proven.
 

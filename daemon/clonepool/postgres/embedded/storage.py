@@ -22,6 +22,13 @@ MIB = 1024 * 1024
 BASE_BYTES = 512 * MIB
 CLONE_BYTES = 16 * MIB
 _MEMORY = Path("/dev/shm")  # noqa: S108 - memory-backed is the point; it is made private
+CONTENTS = frozenset(
+    (
+        *("data", "data.new", "data.old", "socket", "server.log", "owner.json"),
+        *("postgresql.conf", "pg_hba.conf", "pg_ident.conf"),
+    )
+)
+"""The names that there are in a root."""
 _LONGEST_SOCKET_PATH = 107 - len("/.s.PGSQL.65535.lock")
 
 
@@ -91,8 +98,7 @@ def choose_storage(
     Raises:
         EmbeddedServerError: the chosen place cannot be used.
     """
-    memory = _MEMORY / f"clonepool-{os.geteuid()}-{_digest(state)}"
-    disk = state / "embedded"
+    memory, disk = places_of(state)
     if preference == "auto":
         preference = "memory" if _memory_is_better(memory, max_clones) else "disk"
     if preference == "memory":
@@ -109,6 +115,21 @@ def choose_storage(
             " the directories above)",
         )
     return Storage(disk, in_memory=False)
+
+
+def place_in_memory(state: Path) -> Path:
+    """Return where the cluster of a state directory lies when it lies in memory."""
+    return _MEMORY / memory_name(os.geteuid(), str(state.resolve()))
+
+
+def places_of(state: Path) -> tuple[Path, Path]:
+    """Return the two places where the cluster of a state directory can be: in memory, on disk."""
+    return place_in_memory(state), state / "embedded"
+
+
+def memory_name(user: int, state: str) -> str:
+    """Return what the cluster of a user's state directory, given without links, is called."""
+    return f"clonepool-{user}-{_digest_of(state)}"
 
 
 def prepare(storage: Storage, account: Account) -> None:
@@ -128,7 +149,7 @@ def prepare(storage: Storage, account: Account) -> None:
 def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> None:
     """Make the directory unless it exists, and give it to somebody; follows no link."""
     with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o700, parents=True)
+        directory.mkdir(mode=0o700)
     try:
         descriptor = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -180,4 +201,8 @@ def _memory_has_room(max_clones: int) -> bool:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.blake2s(os.fsencode(path.resolve()), digest_size=4).hexdigest()
+    return _digest_of(str(path.resolve()))
+
+
+def _digest_of(path: str) -> str:
+    return hashlib.blake2s(os.fsencode(path), digest_size=4).hexdigest()
