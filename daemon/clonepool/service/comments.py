@@ -4,7 +4,7 @@ Only what must outlive the daemon is written: a lease with a TTL, a clone that i
 was parked. A clone whose comment says none of these is in an unknown state for whoever finds it.
 
 Who owns a database can write any comment on it, and a lease owns its clone. So each of them bears a
-proof, of every word in it and of the clone's name, that takes the daemon's secret to make. One whose
+proof, of every word in it and of the clone's name, that takes the secret to make. One whose
 proof is wrong says nothing.
 """
 
