@@ -13,6 +13,7 @@ import anyio
 
 from clonepool import own_files
 from clonepool.errors import EmbeddedServerError, ServerUnavailableError, StatementError
+from clonepool.postgres.embedded import causes
 from clonepool.postgres.embedded.process import Process, hold, is_alive, parent_of
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ STOP_SECONDS = 5.0
 RETIRE_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 _LOG_LINES = 5
+_OF_NO_USE = ("LOG:  skipping missing configuration file", "LOG:  database system is shut down")
 
 
 class UnusableClusterError(EmbeddedServerError):
@@ -139,13 +141,25 @@ async def start(
     Raises:
         EmbeddedServerError: with the last lines of the server's log.
     """
+    began = anyio.current_time()
     child, began_at = _spawn(storage, binaries, account)
     postmaster = Postmaster(child)
     if not await await_ready(postmaster, probe):
+        waited = f"{anyio.current_time() - began:.1f} s"
         said = _log_tail(storage, began_at)
+        otherwise = f"its log is {storage.log}"
         if postmaster.late:
-            raise EmbeddedServerError(f"the server did not start in {START_SECONDS:g} s: {said}")
-        raise UnusableClusterError(f"the server ended while it started: {said}")
+            raise EmbeddedServerError(
+                f"the server let nobody in within {waited}, and was ended: {said}",
+                remedy=causes.remedy(said, None, otherwise),
+            )
+        # Killed from outside, for want of memory say, it tells nothing of its data.
+        killed = child.returncode == -signal.SIGKILL
+        kind = EmbeddedServerError if killed else UnusableClusterError
+        raise kind(
+            f"the server ended after {waited} {causes.ending(child.returncode)}: {said}",
+            remedy=causes.remedy(said, child.returncode, otherwise),
+        )
     return postmaster
 
 
@@ -233,7 +247,8 @@ def _log_tail(storage: Storage, began_at: int) -> str:
     except OSError as error:
         return f"its log cannot be read: {error}"
     lines = [re.sub(r"^.*?\] +", "", line).strip() for line in written.splitlines()]
-    return " / ".join([line for line in lines if line][-_LOG_LINES:]) or f"see {storage.log}"
+    told = [line for line in lines if line and not line.startswith(_OF_NO_USE)]
+    return " / ".join(told[-_LOG_LINES:]) or "it wrote nothing"
 
 
 def _unusable(path: Path, error: OSError) -> EmbeddedServerError:

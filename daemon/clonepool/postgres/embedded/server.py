@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 from contextlib import asynccontextmanager
 from functools import partial
@@ -24,10 +23,16 @@ from clonepool.errors import (
 )
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
 from clonepool.postgres.embedded import claims, cluster, postmaster, settings
-from clonepool.postgres.embedded.account import choose_account
+from clonepool.postgres.embedded.account import choose_account, name_of
 from clonepool.postgres.embedded.binaries import find_binaries
 from clonepool.postgres.embedded.postmaster import UnusableClusterError
-from clonepool.postgres.embedded.storage import Storage, choose_storage, places_of, prepare
+from clonepool.postgres.embedded.storage import (
+    Storage,
+    check_size,
+    choose_storage,
+    places_of,
+    prepare,
+)
 from clonepool.postgres.endpoint import Endpoint
 from clonepool.postgres.gateway import Gateway, identifier
 from clonepool.postgres.roles import prepare_embedded
@@ -61,7 +66,11 @@ class EmbeddedServer:
         self._state = state
         self._account = choose_account(section.user)
         self._binaries = find_binaries(section.binaries, self._account, state)
-        self.storage = choose_storage(section.storage, state, self._account, max_clones)
+        self._max_clones = max_clones
+        self._floor = section.min_free_mib * settings.MIB
+        self.storage = choose_storage(
+            section.storage, state, self._account, max_clones, self._floor
+        )
         self._marker: Marker | None = None
         self._postmaster: Postmaster | None = None
         self._claim: int | None = None
@@ -103,6 +112,7 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: says what stands in the way, and not of the data; that is kept.
         """
+        check_size(self.storage, self._max_clones, self._floor)
         await self._take_place()
         try:
             await self._start_in_place()
@@ -292,9 +302,7 @@ class EmbeddedServer:
         changed = [
             _write_if_other(self.storage.settings, text),
             _write_if_other(self.storage.access, cluster.access_rules(self._binaries.major)),
-            _write_if_other(
-                self.storage.identities, cluster.identities(pwd.getpwuid(os.geteuid()).pw_name)
-            ),
+            _write_if_other(self.storage.identities, cluster.identities(name_of(os.geteuid()))),
         ]
         return any(changed)
 
