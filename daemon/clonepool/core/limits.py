@@ -7,8 +7,12 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool.errors import ResourceError, StatementError
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from clonepool.errors import ClonepoolError
 
 
 class Limit(StrEnum):
@@ -19,6 +23,22 @@ class Limit(StrEnum):
     SERVER = "server"
     STORAGE = "storage"
     CONNECTIONS = "max_connections"
+
+
+_LOGIN_REFUSED = "28"
+"""The class of the SQLSTATEs with which a server does not let somebody in."""
+
+
+def is_refused(error: Exception | None) -> bool:
+    """Say whether the server does not let the daemon in: a matter of it, not of what was tried."""
+    return isinstance(error, StatementError) and error.sqlstate.startswith(_LOGIN_REFUSED)
+
+
+def limit_of(error: ClonepoolError | None) -> Limit | None:
+    """Return what is lacking when work failed with that error, if it is one of the limits."""
+    if isinstance(error, ResourceError):
+        return Limit(error.limit)
+    return Limit.SERVER if is_refused(error) else None
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -51,6 +71,7 @@ class Budget:
     Attributes:
         paused: whether the server is away: nothing is granted or started.
         owed: returns how many clones all pools together lack of what min_ready promises.
+        problem: returns what is wrong with the server, or nothing.
     """
 
     def __init__(self, limit: int) -> None:
@@ -58,6 +79,7 @@ class Budget:
         self.used = 0
         self.paused = False
         self.owed: Callable[[], int] = lambda: 0
+        self.problem: Callable[[], str] = lambda: ""
 
     @property
     def room(self) -> int:

@@ -184,6 +184,7 @@ class _Daemon:
         serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
         serials.start_above(reserve_serials(self._server.state / "serials", serials.last))
         fleet = self._make_fleet(namer, serials, rewinds=capabilities.rewinds)
+        fleet.budget.problem = lambda: self._keeper.problem
         context = self._make_context(fleet, capabilities, namer, ReferenceMaker(namer, serials))
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
