@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from clonepool.postgres.embedded.process import hold
+from clonepool.postgres import programs
+from clonepool.postgres.embedded.process import facts, hold, is_alive
 from support.daemons import eventually
 
 if TYPE_CHECKING:
@@ -126,3 +127,29 @@ def test_no_descriptor_is_left_of_a_process_that_is_not_held_any_more() -> None:
         hold(os.getpid(), lambda _: True)
         hold(os.getpid(), lambda _: False)
     assert len(os.listdir("/proc/self/fd")) <= before  # noqa: PTH208
+
+
+@pytest.mark.anyio
+async def test_a_programs_group_is_ended_while_its_number_is_still_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A zombie keeps its number; a program that was waited for does not."""
+    states: list[str] = []
+
+    def killpg(pid: int, number: int) -> None:
+        found = facts(pid)
+        states.append(found[0] if found else "free")
+        os.kill(-pid, number)
+
+    monkeypatch.setattr("os.killpg", killpg)
+    done = await programs.run(
+        "sleep 600 >/dev/null 2>&1 & echo $!; exit 7",
+        env=dict(os.environ),
+        directory=Path("/"),
+        seconds=30,
+        what="it",
+    )
+    assert done.code == 7
+    assert states
+    assert "free" not in states
+    eventually(lambda: not is_alive(int(done.output)), what="what it left is ended too")
