@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 import click
 
 from clonepool.client import Client
-from clonepool.errors import ClonepoolError, DaemonNotFoundError
+from clonepool.errors import (
+    ClonepoolError,
+    ConnectionLostError,
+    DaemonNotFoundError,
+    ShuttingDownError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -100,8 +105,9 @@ def _await_socket(daemon: subprocess.Popen[bytes], socket_path: Path, log: Path)
                 f" {_last_said(log)}"
             )
         try:
-            Client(str(socket_path)).close()
-        except DaemonNotFoundError:
+            with Client(str(socket_path)) as client:
+                client.call("ping")  # answered when it has started
+        except (DaemonNotFoundError, ConnectionLostError, ShuttingDownError):
             time.sleep(0.02)
         else:
             return

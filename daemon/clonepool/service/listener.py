@@ -8,6 +8,8 @@ connection alone, never the listener.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -15,7 +17,13 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from clonepool.errors import AccessDeniedError, ClientLimitError, ClonepoolError, ConfigError
+from clonepool.errors import (
+    AccessDeniedError,
+    ClientLimitError,
+    ClonepoolError,
+    ConfigError,
+    ShuttingDownError,
+)
 from clonepool.paths import anybody_may_replace, foreign_owners
 from clonepool.protocol.server import (
     Call,
@@ -47,6 +55,8 @@ UNREAD_BYTES = 1024 * 1024
 """Replies that a client may leave unread before nothing more is read from it."""
 CALLS_AT_A_TIME = 50
 """Requests of one client that are answered before others have their turn."""
+_LONGEST_ADDRESS = 107
+"""Bytes of a path that a socket's address has room for."""
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Replies to what was asked before may still come: with more than this it is cut off at once."""
 
@@ -205,7 +215,8 @@ class Peer(asyncio.Protocol):
 class Listener:
     """The socket, its lock file, and the clients connected to it.
 
-    Making one takes the place: before anything else is started it is known whether that works.
+    Making one takes the place: before anything else is started it is known whether that works. From
+    then on clients can connect; the kernel holds them, and what they send, until `open`.
 
     Raises:
         AlreadyRunningError: another daemon listens there.
@@ -220,12 +231,14 @@ class Listener:
         self.unread_timeout = access.unread_timeout
         self._max_clients = access.max_clients
         self._lock = _take_lock(path)
-        self._bound = _bind(path)
+        self._bound = _listen(path, access.max_clients)
+        self._opened = False
         self._server: asyncio.AbstractServer | None = None
         self._last_number = 0
 
     async def open(self, methods: Methods, gate: Gatekeeper) -> None:
-        """Begin to accept."""
+        """Begin to accept; who has connected before is the first."""
+        self._opened = True
         loop = asyncio.get_running_loop()
         factory = self._factory(methods, gate)
         self._server = await loop.create_unix_server(factory, sock=self._bound)
@@ -280,9 +293,25 @@ class Listener:
     def close(self) -> None:
         """Hang up on everybody and let go of the lock."""
         self.stop_accepting()
+        if not self._opened:
+            self._turn_away()
         self._bound.close()
         self.hang_up()
         os.close(self._lock)
+
+    def _turn_away(self) -> None:
+        """Tell those who have connected meanwhile that the start came to nothing."""
+        error = ShuttingDownError(
+            "the daemon could not start", remedy="see its log, and try again when it runs"
+        )
+        self._bound.setblocking(False)
+        with contextlib.suppress(OSError):
+            while True:
+                waiting, _ = self._bound.accept()
+                with waiting, contextlib.suppress(OSError):
+                    waiting.setblocking(False)
+                    waiting.send(encode_error(None, error))
+                    waiting.recv(UNREAD_BYTES)  # left unread it would make theirs an error
 
     def _factory(self, methods: Methods, gate: Gatekeeper) -> Callable[[], Peer]:
         def make() -> Peer:
@@ -292,14 +321,19 @@ class Listener:
         return make
 
 
-def _bind(path: Path) -> socket.socket:
-    """Bind the socket; a dead one is replaced, nothing else is."""
+def _listen(path: Path, most: int) -> socket.socket:
+    """Make the socket; a dead one is replaced, nothing else is.
+
+    It gets its name when it listens already: a connection is never refused because it came between.
+    """
     bound = socket.socket(socket.AF_UNIX)
     old_mask = os.umask(0o777 & ~SOCKET_MODE)
     try:
         if path.is_socket():
             path.unlink()
-        bound.bind(str(path))
+        elif os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, "something that is no socket has its name")
+        _bind_and_listen(bound, path, most)
     except OSError as error:
         bound.close()
         raise ConfigError(
@@ -309,6 +343,18 @@ def _bind(path: Path) -> socket.socket:
     finally:
         os.umask(old_mask)
     return bound
+
+
+def _bind_and_listen(bound: socket.socket, path: Path, most: int) -> None:
+    new = path.with_name(f"{path.name}.new")
+    if len(os.fsencode(new)) > _LONGEST_ADDRESS:
+        new = path
+    elif new.is_socket():
+        new.unlink()  # a daemon was killed at this very place, while it held the lock as we do
+    bound.bind(str(new))
+    bound.listen(most)
+    if new != path:
+        new.rename(path)
 
 
 def _take_lock(path: Path) -> int:
