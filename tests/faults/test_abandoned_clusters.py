@@ -200,6 +200,22 @@ def test_links_are_not_followed(memory: Path, gone: Path, place: Path) -> None:
     assert (place / "victim" / "file").read_text() == "dear"
 
 
+def test_directories_deeper_than_the_stack_end_no_start(memory: Path, gone: Path) -> None:
+    root = abandon(memory, gone)
+    here = os.open(root / "data", os.O_DIRECTORY)
+    for _ in range(2 * sys.getrecursionlimit()):
+        os.mkdir("d", dir_fd=here)
+        below = os.open("d", os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    try:
+        told = swept(memory)
+        assert told[-1]["event"] in ("cluster.left", "cluster.swept")
+    finally:
+        subprocess.run(["rm", "-rf", memory], check=True)
+
+
 @as_root
 def test_what_another_user_put_under_our_name_stays(memory: Path, gone: Path) -> None:
     root = abandon(memory, gone)

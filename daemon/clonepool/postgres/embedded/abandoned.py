@@ -44,8 +44,9 @@ async def sweep(memory: Path, spare: str) -> None:
         if root.name != spare:
             try:
                 await _look(root)
-            except (OSError, EmbeddedServerError) as error:
-                _left(root, f"it cannot be looked at: {error}")
+            except (OSError, EmbeddedServerError, RecursionError) as error:
+                # The last: directories in directories, deeper than the stack, that a lease made.
+                _left(root, f"it cannot be removed: {error}")
 
 
 def _of_user(memory: Path, user: int) -> list[Path]:
