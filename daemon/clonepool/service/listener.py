@@ -331,8 +331,6 @@ def _listen(path: Path, most: int) -> socket.socket:
     try:
         if path.is_socket():
             path.unlink()
-        elif os.path.lexists(path):
-            raise FileExistsError(errno.EEXIST, "something that is no socket has its name")
         _bind_and_listen(bound, path, most)
     except OSError as error:
         bound.close()
@@ -346,6 +344,9 @@ def _listen(path: Path, most: int) -> socket.socket:
 
 
 def _bind_and_listen(bound: socket.socket, path: Path, most: int) -> None:
+    if os.path.lexists(path):
+        taken = f"{os.strerror(errno.EADDRINUSE)} by something that is no socket"
+        raise OSError(errno.EADDRINUSE, taken)
     new = path.with_name(f"{path.name}.new")
     if len(os.fsencode(new)) > _LONGEST_ADDRESS:
         new = path
