@@ -54,7 +54,7 @@ def open_own(path: Path, owners: Collection[int]) -> IO[bytes]:
             raise UntrustedFileError(path, "is not a regular file") from error
         raise
     try:
-        _check(path, os.fstat(descriptor), owners)
+        check_own(path, descriptor, owners)
     except BaseException:
         os.close(descriptor)
         raise
@@ -111,8 +111,22 @@ def unlink_in(directory: Path, prefix: str) -> None:
         os.close(descriptor)
 
 
-def _check(path: Path, status: os.stat_result, owners: Collection[int]) -> None:
+def check_own(path: Path, descriptor: int, owners: Collection[int]) -> None:
+    """See that what was opened under that name is a regular file of one of the users.
+
+    Raises:
+        UntrustedFileError: it is not.
+    """
+    status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         raise UntrustedFileError(path, "is not a regular file")
     if status.st_uid not in owners:
         raise UntrustedFileError(path, f"belongs to another user (id {status.st_uid})")
+
+
+def is_still(path: Path, descriptor: int) -> bool:
+    """Say whether the name still stands for what was opened."""
+    try:
+        return os.path.samestat(path.lstat(), os.fstat(descriptor))
+    except OSError:
+        return False

@@ -169,6 +169,9 @@ class ConnectionsMachine(RuleBasedStateMachine):
         )
         for pool in self.fleet.pools.values():
             self.carry_out(pool.template_ready("abcdefgh", 0.0))
+        self.finish_all()
+        self.connect()
+        self.connect()
 
     def carry_out(self, decisions: list[Decision]) -> None:
         self.broker.carry_out(decisions)
@@ -233,17 +236,17 @@ class ConnectionsMachine(RuleBasedStateMachine):
             progress=fresh % 3 == 0,
         )
 
-    @precondition(lambda self: self.peers)
-    @rule(pick=PICK, which=PICK, keep=st.booleans())
-    def release(self, pick: int, which: int, keep: bool) -> None:
-        self.call(pick, "release", lease=self.token(which), keep=keep)
+    @precondition(lambda self: self.peers and self.fleet.leases())
+    @rule(pick=PICK, which=PICK)
+    def release(self, pick: int, which: int) -> None:
+        self.call(pick, "release", lease=self.token(which), keep=which % 4 == 0)
 
-    @precondition(lambda self: self.peers)
+    @precondition(lambda self: self.peers and self.fleet.leases())
     @rule(pick=PICK, which=PICK, ttl=TTL)
     def renew(self, pick: int, which: int, ttl: int | None) -> None:
         self.call(pick, "renew", lease=self.token(which), ttl=ttl)
 
-    @precondition(lambda self: self.peers)
+    @precondition(lambda self: self.peers and self.fleet.leases())
     @rule(pick=PICK, which=PICK, timeout=TIMEOUT)
     def reset(self, pick: int, which: int, timeout: int) -> None:
         self.call(pick, "reset", lease=self.token(which), timeout=timeout)
@@ -254,9 +257,9 @@ class ConnectionsMachine(RuleBasedStateMachine):
         self.call(pick, "reserve", template=template, tests=tests, parallelism=2)
 
     @precondition(lambda self: self.peers)
-    @rule(pick=PICK, off=st.booleans(), timeout=st.sampled_from([0, 2]))
-    def drain(self, pick: int, off: bool, timeout: int) -> None:
-        self.call(pick, "drain", off=off, timeout=timeout)
+    @rule(pick=PICK, timeout=st.sampled_from([0, 0, 0, 2]))
+    def drain(self, pick: int, timeout: int) -> None:
+        self.call(pick, "drain", off=not timeout, timeout=timeout)
 
     @precondition(lambda self: any(peer.asked - peer.answered for peer in self.peers))
     @rule(pick=PICK, which=PICK)
@@ -264,7 +267,8 @@ class ConnectionsMachine(RuleBasedStateMachine):
         busy = [place for place, peer in enumerate(self.peers) if peer.asked - peer.answered]
         place = busy[pick % len(busy)]
         waiting = sorted(self.peers[place].asked - self.peers[place].answered)
-#        self.call(place, "cancel", request=waiting[which % len(waiting)])
+
+            self.call(place, "cancel", request=waiting[which % len(waiting)])
 
     # Hands --------------------------------------------------------------------------------
 
@@ -297,7 +301,11 @@ class ConnectionsMachine(RuleBasedStateMachine):
             case "drop", _:
                 self.carry_out(self.fleet.dropped(template, decision.clone, self.now))
 
-    @rule(seconds=st.sampled_from([0.05, 0.5, 2.0, 6.0]))
+    def finish_all(self) -> None:
+        while self.hands.work:
+            self.finish(*self.hands.work.pop())
+
+    @rule(seconds=st.sampled_from([0.05, 0.5, 2.0]))
     def time_passes(self, seconds: float) -> None:
         until = self.now + seconds
         while (timer := self.loop.next()) is not None and timer[0] <= until:
@@ -344,8 +352,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
     def settle(self) -> None:
         """Let all hands finish, and time pass until nothing waits."""
         for _ in range(200):
-            while self.hands.work:
-                self.finish(*self.hands.work.pop())
+            self.finish_all()
             waiting = any(peer.asked - peer.answered for peer in self.peers)
             lasting = any(lease.expires_at for lease in self.fleet.leases())
             if not waiting and not lasting:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from clonepool.client import Client
-from clonepool.errors import ConnectionLostError, DaemonNotFoundError
+from clonepool.errors import ConnectionLostError, DaemonNotFoundError, ShuttingDownError
 from clonepool.postgres.embedded.server import discard
 from support.servers import ROOT, open_directory
 
@@ -110,8 +110,9 @@ class Daemon:
     def _listens(self, process: subprocess.Popen[bytes]) -> bool:
         assert process.poll() is None, self.log.read_text()
         try:
-            self.client().close()
-        except (DaemonNotFoundError, ConnectionLostError):
+            with self.client() as client:
+                client.call("ping")  # it listens before it has started, and answers after
+        except (DaemonNotFoundError, ConnectionLostError, ShuttingDownError):
             return False
         return True
 

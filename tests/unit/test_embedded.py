@@ -69,6 +69,29 @@ def test_data_lies_in_memory_when_there_is_room_and_on_disk_otherwise(
     assert choose_storage("auto", room / "state", ME, 10).in_memory is in_memory
 
 
+def test_memory_that_can_never_hold_a_clone_is_refused_with_the_figures(
+    room: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container's /dev/shm has 64 MiB unless it is told otherwise."""
+    monkeypatch.setattr(storage, "_size_of", lambda _: 64 * storage.MIB)
+    with pytest.raises(EmbeddedServerError, match=r"64 MiB in all, and 352 are needed") as caught:
+        storage.check_size(Storage(room / "shm" / "x", in_memory=True), 32, 256 * storage.MIB)
+    assert "docker run --shm-size; 1024 MiB hold" in caught.value.remedy
+    assert '"disk"' in caught.value.remedy
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+def test_memory_that_can_never_hold_a_clone_is_left_for_the_disk_by_auto(
+    room: Path, monkeypatch: pytest.MonkeyPatch, used_before: bool
+) -> None:
+    small = {room / "shm": 64 * storage.MIB}
+    monkeypatch.setattr(storage, "_size_of", small.get)
+    monkeypatch.setattr(storage, "_memory_has_room", lambda _: True)
+    if used_before:
+        storage.place_in_memory(room / "state").mkdir()
+    assert not choose_storage("auto", room / "state", ME, 32).in_memory
+
+
 def test_room_means_the_clones_and_half_a_gibibyte() -> None:
     assert storage.wanted_bytes(32) == GIB
 

@@ -10,6 +10,7 @@ from clonepool.errors import (
     AcquireTimeoutError,
     NotYourLeaseError,
     PoolFullError,
+    ResourceError,
     ServerUnavailableError,
     ShuttingDownError,
     TemplateFailedError,
@@ -70,6 +71,31 @@ def test_no_time_to_wait_means_an_answer_at_once() -> None:
     fleet, _ = make_fleet(blog=(0, 1))
     (refusal,) = refusals(fleet.acquire("blog", request(1, timeout=0.0), 0.0))
     assert refusal.error.code == "acquire_timeout"
+
+
+def test_whoever_waits_for_a_build_that_cannot_go_on_is_told_why() -> None:
+    fleet, _ = make_fleet(blog=(0, 1))
+    pool = fleet.pools["blog"]
+    pool.template_lost()
+    pool.build_postponed(ResourceError("no more (53300)", limit="max_connections", remedy="fewer"))
+    (refusal,) = refusals(fleet.acquire("blog", request(1, timeout=0.0), 0.0))
+    assert "cannot be built at the moment: no more (53300)" in str(refusal.error)
+    assert refusal.error.remedy == "fewer"
+    assert pool.snapshot().limited_by == "max_connections"
+    assert pool.snapshot().last_error == "no more (53300) (fewer)"
+    pool.build_postponed(None)
+    (refusal,) = refusals(fleet.acquire("blog", request(2, timeout=0.0), 0.0))
+    assert "still being built" in str(refusal.error)
+    assert pool.snapshot().limited_by == ""
+
+
+def test_whoever_waits_while_the_server_is_away_is_told_in_which_way() -> None:
+    fleet, _ = make_fleet(blog=(0, 1))
+    fleet.budget.problem = lambda: "pg_hba.conf rejects connection"
+    fleet.pause()
+    (refusal,) = refusals(fleet.acquire("blog", request(1, timeout=0.0), 0.0))
+    assert isinstance(refusal.error, ServerUnavailableError)
+    assert "pg_hba.conf rejects" in str(refusal.error)
 
 
 def test_a_full_pool_says_how_many_are_leased_and_by_whom() -> None:

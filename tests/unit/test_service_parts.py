@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.lowlevel
@@ -23,7 +24,7 @@ from clonepool.postgres.endpoint import Endpoint
 from clonepool.service import clock, comments
 from clonepool.service.credentials import Credentials
 from clonepool.service.limiter import PriorityLimiter
-from clonepool.service.locks import load_secret
+from clonepool.service.locks import Runs, begin_run, load_secret
 from clonepool.service.pens import Pens
 from clonepool.service.storage import MEBIBYTE, StorageGuard
 from clonepool.service.troubles import Troubles
@@ -37,10 +38,21 @@ if TYPE_CHECKING:
 LEASE = Lease("secret", "blog", "abcdefgh", "clone_1", 1, "me", 10.0, 60.0, 70.0)
 
 
+SECRET = b"s" * 32
+
+
+def writer(instance: str = "main", secret: bytes = SECRET) -> comments.Comments:
+    return comments.Comments(Namer(instance, 7), secret, Runs("this", "before"))
+
+
+def next_daemon() -> comments.Comments:
+    return comments.Comments(Namer("main", 7), SECRET, Runs("next", "this"))
+
+
 def test_a_comment_says_what_the_next_daemon_must_know_and_not_the_token() -> None:
-    written = comments.Comments(Namer("main", 7)).leased(LEASE, 30.0, "noon")
+    written = writer().leased(LEASE, 30.0, "noon")
     assert "secret" not in str(written)
-    found = comments.read(written)
+    found = next_daemon().read(LEASE.clone, json.loads(json.dumps(written)))
     assert isinstance(found, comments.LeasedComment)
     assert found.token == token_digest("secret")
     assert found.occasion == "noon"
@@ -48,19 +60,56 @@ def test_a_comment_says_what_the_next_daemon_must_know_and_not_the_token() -> No
     assert clock.seconds_until(found.granted) == pytest.approx(-20.0, abs=0.1)
 
 
-def test_a_comment_that_is_not_ours_says_nothing() -> None:
-    for strange in ({}, {"state": "leased"}, {"state": "new"}, {"state": "kept", "until": 3}):
-        assert isinstance(comments.read(strange), comments.OtherComment)
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"state": "leased"},
+        {"state": "new"},
+        {"state": "kept", "until": 3},
+        {"state": "kept", "label": "\ud800", "proof": "\ud800"},
+        {"state": "kept", "proof": {"a": [1, None]}},
+        {"state": "leased", "ttl": 10**400, "proof": float("nan")},
+    ],
+)
+def test_a_comment_that_is_not_ours_says_nothing(strange: dict[str, Any]) -> None:
+    assert isinstance(writer().read("clone_1", strange), comments.OtherComment)
 
 
-def test_the_mark_of_a_parked_clone_is_this_instances_and_this_clones() -> None:
-    mine, other = comments.Comments(Namer("main", 7)), comments.Comments(Namer("other", 7))
-    assert mine.proof("a") == mine.proof("a")
-    assert len({mine.proof("a"), mine.proof("b"), other.proof("a")}) == 3
+def test_a_comment_is_good_for_this_daemons_secret_this_clone_and_as_it_was_written() -> None:
+    for written in (
+        writer().leased(LEASE, 30.0, "noon"),
+        writer().kept("blog", "g", "clone_1", "mé", 100.0),
+        writer().parked("blog", "g", "clone_1", used=True),
+    ):
+        good = next_daemon()
+        assert not isinstance(good.read("clone_1", written), comments.OtherComment)
+        assert isinstance(good.read("clone_2", written), comments.OtherComment)
+        for name in written:
+            altered = {**written, name: "other"}
+            assert isinstance(good.read("clone_1", altered), comments.OtherComment)
+            shorter = {key: value for key, value in written.items() if key != name}
+            assert isinstance(good.read("clone_1", shorter), comments.OtherComment)
+        stranger = writer(secret=b"t" * 32).read("clone_1", written)
+        assert isinstance(stranger, comments.OtherComment)
+
+
+def test_the_mark_of_a_parked_clone_is_good_for_the_next_daemon_alone() -> None:
+    written = writer().parked("blog", "g", "clone_1", used=False)
+    after_next = comments.Comments(Namer("main", 7), SECRET, Runs("after", "next"))
+    assert isinstance(next_daemon().read("clone_1", written), comments.ParkedComment)
+    assert isinstance(after_next.read("clone_1", written), comments.OtherComment)
+
+
+def test_each_run_knows_the_word_of_the_one_before(tmp_path: Path) -> None:
+    first, second = begin_run(tmp_path / "run"), begin_run(tmp_path / "run")
+    assert first.former == ""
+    assert second.former == first.own
+    assert second.own != first.own
 
 
 def test_under_the_same_boot_a_moment_does_not_follow_the_wall_clock() -> None:
-    written = comments.Comments(Namer("main", 7)).kept("blog", "g", "me", 100.0)["until"]
+    written = writer().kept("blog", "g", "clone_1", "me", 100.0)["until"]
     shifted = clock.Moment(written["at"] - 3600, written["boot"], written["since_boot"])
     assert clock.seconds_until(shifted) == pytest.approx(100.0, abs=0.1)
 

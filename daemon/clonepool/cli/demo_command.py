@@ -16,7 +16,12 @@ from typing import TYPE_CHECKING
 import click
 
 from clonepool.client import Client
-from clonepool.errors import ClonepoolError, DaemonNotFoundError
+from clonepool.errors import (
+    ClonepoolError,
+    ConnectionLostError,
+    DaemonNotFoundError,
+    ShuttingDownError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,11 +100,23 @@ def _await_socket(daemon: subprocess.Popen[bytes], socket_path: Path, log: Path)
     deadline = time.monotonic() + START_SECONDS
     while time.monotonic() < deadline:
         if daemon.poll() is not None:
-            raise ClonepoolError(f"the daemon did not start: {log.read_text().strip()}")
+            raise ClonepoolError(
+                f"the daemon ended with exit code {daemon.returncode} and did not start:"
+                f" {_last_said(log)}"
+            )
         try:
-            Client(str(socket_path)).close()
-        except DaemonNotFoundError:
+            with Client(str(socket_path)) as client:
+                client.call("ping")  # answered when it has started
+        except (DaemonNotFoundError, ConnectionLostError, ShuttingDownError):
             time.sleep(0.02)
         else:
             return
-    raise ClonepoolError(f"the daemon did not listen within {START_SECONDS:g} s")
+    raise ClonepoolError(
+        f"the daemon did not listen within {START_SECONDS:g} s; it said last: {_last_said(log)}"
+    )
+
+
+def _last_said(log: Path) -> str:
+    """Return the last line that the daemon wrote: when it does not start, the cause."""
+    lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("clonepool: ") if lines else "nothing"

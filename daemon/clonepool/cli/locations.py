@@ -5,15 +5,26 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from clonepool.errors import ConfigError
+
 
 def default_state_dir() -> Path:
-    """Return where a daemon started by this user keeps what outlives it."""
+    """Return where a daemon started by this user keeps what outlives it.
+
+    Raises:
+        ConfigError: nothing says where.
+    """
     if systemd := os.environ.get("STATE_DIRECTORY"):
         return Path(systemd.split(":")[0])
     if os.geteuid() == 0:
         return Path("/var/lib/clonepool")
     home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "clonepool"
+    try:
+        return (Path(home) if home else Path.home() / ".local" / "state") / "clonepool"
+    except RuntimeError:
+        raise ConfigError(
+            "this user has no home directory to keep the state in", remedy="name one with --state"
+        ) from None
 
 
 def default_config() -> Path:

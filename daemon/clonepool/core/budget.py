@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from clonepool.core.waiting import Crowd
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from clonepool.core.decisions import Lease, Request
     from clonepool.core.pool import Pool
@@ -39,6 +39,7 @@ class Budget(Crowd):
         idle: clones that are ready.
         paused: whether the server is away: nothing is granted or started.
         pools: all that share the places.
+        problem: returns what is wrong with the server, or nothing.
     """
 
     def __init__(self, limit: int) -> None:
@@ -48,6 +49,7 @@ class Budget(Crowd):
         self.idle = 0
         self.paused = False
         self.pools: Mapping[str, Pool] = {}
+        self.problem: Callable[[], str] = lambda: ""
 
     @property
     def room(self) -> int:

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
+
+from clonepool.errors import ResourceError, StatementError
+
+if TYPE_CHECKING:
+    from clonepool.errors import ClonepoolError
 
 
 class Limit(StrEnum):
@@ -15,6 +21,22 @@ class Limit(StrEnum):
     SERVER = "server"
     STORAGE = "storage"
     CONNECTIONS = "max_connections"
+
+
+_LOGIN_REFUSED = "28"
+"""The class of the SQLSTATEs with which a server does not let somebody in."""
+
+
+def is_refused(error: Exception | None) -> bool:
+    """Say whether the server does not let the daemon in: a matter of it, not of what was tried."""
+    return isinstance(error, StatementError) and error.sqlstate.startswith(_LOGIN_REFUSED)
+
+
+def limit_of(error: ClonepoolError | None) -> Limit | None:
+    """Return what is lacking when work failed with that error, if it is one of the limits."""
+    if isinstance(error, ResourceError):
+        return Limit(error.limit)
+    return Limit.SERVER if is_refused(error) else None
 
 
 class Limits(msgspec.Struct, frozen=True):

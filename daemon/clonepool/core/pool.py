@@ -35,7 +35,7 @@ from clonepool.core.decisions import (
     Request,
     Source,
 )
-from clonepool.core.limits import Limit, Limits
+from clonepool.core.limits import Limit, Limits, limit_of
 from clonepool.core.naming import Identity, Kind, Namer, Serials
 from clonepool.core.resets import Resets
 from clonepool.core.retries import Retries
@@ -84,6 +84,7 @@ class Pool:
         self.stale = False
         self.generation = ""
         self.failure: ClonepoolError | None = None
+        self.obstacle: ClonepoolError | None = None
         self.tenancy = Tenancy(template, limits.max_lease)
         self.leases = self.tenancy.book
         self.line = WaitingLine(budget)
@@ -241,15 +242,19 @@ class Pool:
             return []
         stale = self.distrust() if generation != self.generation else []
         self.phase, self.generation, self.failure = Phase.READY, generation, None
-        self.stale = False
+        self.stale, self.obstacle = False, None
         return [*stale, *self._adopt_parked(), *self.plan(now)]
 
     def template_failed(self, error: ClonepoolError) -> list[Decision]:
         """Refuse all waiters and all that will ask, with the cause."""
         if self.is_over:
             return []
-        self.phase, self.failure = Phase.FAILED, error
+        self.phase, self.failure, self.obstacle = Phase.FAILED, error, None
         return self.refuse_all(self._template_failure())
+
+    def build_postponed(self, obstacle: ClonepoolError | None) -> None:
+        """The build can't go on for that reason, and is tried again; None when it goes on."""
+        self.obstacle = obstacle if self.phase is Phase.BUILDING else None
 
     def template_stale(self) -> None:
         """Grant nothing of the generation but to who says that this will do; leases go on.
@@ -525,7 +530,7 @@ class Pool:
             parked=states[State.PARKED],
             dropping=states[State.DROPPING],
             waiting=len(self.line),
-            last_error=error.sentence() if (error := self.retries.last_error) else "",
+            last_error=error.sentence() if (error := self._last_error) else "",
             limited_by=self._limited_by() or "",
         )
 
@@ -652,8 +657,12 @@ class Pool:
     def _limited_by(self, asking: int = 0) -> Limit | None:
         """Name what keeps the clones away that are wanted, `asking` beyond those who wait."""
         if self.phase is not Phase.READY:
-            return None
+            return limit_of(self.obstacle)
         return self.shortage.limited_by(self.retries.last_error, asking)
+
+    @property
+    def _last_error(self) -> ClonepoolError | None:
+        return self.obstacle or self.retries.last_error
 
     def _template_failure(self) -> ClonepoolError:
         return refusals.template_failed(self.template, self.failure)
@@ -661,9 +670,9 @@ class Pool:
     def _timeout_error(self, request: Request, now: float) -> ClonepoolError:
         waited = f"waited {now - request.asked_at:.3f} s for a clone of {self.template}"
         if self.phase is Phase.BUILDING:
-            return refusals.still_building(waited)
+            return refusals.still_building(waited, self.obstacle)
         if self._budget.paused:
-            return refusals.server_away(waited)
+            return refusals.server_away(waited, self._budget.problem())
         limit = self._limited_by(asking=1)
         if limit is Limit.TEMPLATE and len(self.leases):
             held, most = list(self.leases.values()), self.limits.max_clones

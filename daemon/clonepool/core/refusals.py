@@ -123,17 +123,23 @@ def cancelled() -> RequestCancelledError:
     return RequestCancelledError("the request was taken back", remedy="make another")
 
 
-def still_building(waited: str) -> AcquireTimeoutError:
-    """There is nothing to be cloned yet."""
+def still_building(waited: str, obstacle: ClonepoolError | None) -> AcquireTimeoutError:
+    """There is nothing to be cloned yet; `obstacle` is what keeps the build from going on."""
+    if obstacle is None:
+        return AcquireTimeoutError(
+            f"{waited}: the template is still being built", remedy="raise the timeout"
+        )
     return AcquireTimeoutError(
-        f"{waited}: the template is still being built", remedy="raise the timeout"
+        f"{waited}: the template cannot be built at the moment: {obstacle}",
+        remedy=obstacle.remedy or "see `clonepool status`",
     )
 
 
-def server_away(waited: str) -> ServerUnavailableError:
-    """PostgreSQL is gone."""
+def server_away(waited: str, problem: str) -> ServerUnavailableError:
+    """PostgreSQL is gone; `problem` says in which way, if that is known."""
+    why = f": {problem}" if problem else ""
     return ServerUnavailableError(
-        f"{waited}: PostgreSQL cannot be reached", remedy="see `clonepool status`"
+        f"{waited}: PostgreSQL cannot be reached{why}", remedy="see `clonepool status`"
     )
 
 

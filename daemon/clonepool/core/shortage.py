@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonepool.core.limits import Limit
+from clonepool.core.limits import Limit, limit_of
 from clonepool.core.sizing import clones_to_create
-from clonepool.errors import ResourceError
 
 if TYPE_CHECKING:
     from clonepool.core.budget import Budget
@@ -68,8 +67,9 @@ class Shortage:
         """Name what keeps wanted clones away; `error` is that of the last try to make one."""
         if self._budget.paused and self.wanted(asking) > 0:
             return Limit.SERVER
-        if self._needed(asking) > self._stock.ready and isinstance(error, ResourceError):
-            return Limit(error.limit)  # also while it is tried again
+        lacking = limit_of(error)
+        if self._needed(asking) > self._stock.ready and lacking is not None:
+            return lacking  # also while it is tried again
         if self.wanted(asking) <= 0:
             return None
         if len(self._stock) >= self._limits.max_clones:

@@ -10,6 +10,7 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from clonepool.core.limits import is_refused
 from clonepool.errors import ClonepoolError, StatementError, TemplateFailedError
 from clonepool.postgres.generations import Finish, Generations
 from clonepool.postgres.lock import BuildLock
@@ -115,6 +116,7 @@ class Builder:
         Raises:
             TemplateFailedError: nothing of the build is left on the server.
             ServerUnavailableError: the server is gone; what is left is dropped at the next start.
+            StatementError: it does not let us in; likewise.
         """
         try:
             with anyio.fail_after(recipe.section.build_timeout):
@@ -129,6 +131,8 @@ class Builder:
                 remedy="raise build_timeout",
             ) from None
         except StatementError as error:
+            if is_refused(error):
+                raise
             raise TemplateFailedError(str(error)) from error
         raise TemplateFailedError(
             f"what {recipe.template} is made from changed during each of {MOST_TRIES} builds",

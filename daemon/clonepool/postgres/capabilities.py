@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.errors import CapabilityError, StatementError
+from clonepool.postgres.gateway import CONNECT_REMEDIES
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
@@ -113,9 +114,7 @@ def _missing(row: dict[str, object]) -> tuple[str, str] | None:
 
 def _remedy(sqlstate: str) -> str:
     return {
-        "28P01": "check the password: in the URL, PGPASSWORD or the file that PGPASSFILE names",
-        "28000": "check user and pg_hba.conf",
-        "3D000": "name an existing database in the URL, such as postgres",
+        **CONNECT_REMEDIES,
         "42501": "as a superuser: GRANT EXECUTE ON FUNCTION pg_control_system() TO the role,"
         " in the database that the URL names",
     }.get(sqlstate, "")

@@ -29,6 +29,10 @@ _LONGEST_PAUSE_SECONDS = 1.0
 _OF_CLIENTS = "coalesce(backend_type, 'client backend') = 'client backend'"
 """Of other roles' sessions an ordinary role is told neither the kind nor the query."""
 
+_MOST_COMMENT = 65_536
+_COMMENT = f"left(shobj_description(oid, 'pg_database'), {_MOST_COMMENT})"
+"""Of what somebody else may have written there no more than we ever write."""
+
 
 class Database(msgspec.Struct, frozen=True):
     """One database that proved to be ours."""
@@ -46,7 +50,7 @@ async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], lis
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT datname, datistemplate AND NOT datallowconn AS sealed, datallowconn AS open,"
-            " datconnlimit <> -2 AS valid, shobj_description(oid, 'pg_database') AS comment"
+            f" datconnlimit <> -2 AS valid, {_COMMENT} AS comment"
             " FROM pg_database ORDER BY datname"
         )
     ours, strangers = [], []
@@ -132,8 +136,7 @@ async def read_comment(gateway: Gateway, name: str) -> dict[str, Any]:
     """Return the facts in a database's comment; none where there is no such database."""
     async with gateway.control() as session:
         rows = await session.rows(
-            "SELECT shobj_description(oid, 'pg_database') AS comment"
-            " FROM pg_database WHERE datname = $1",
+            f"SELECT {_COMMENT} AS comment FROM pg_database WHERE datname = $1",
             name,
         )
     return _read(rows[0]["comment"]) if rows else {}
@@ -266,6 +269,6 @@ def _read(comment: str | None) -> dict[str, Any]:
     """Return the facts in a comment, or none when somebody wrote something else there."""
     try:
         facts = json.loads(comment or "{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) and facts.get("clonepool") == 1 else {}

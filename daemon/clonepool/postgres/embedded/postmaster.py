@@ -13,6 +13,8 @@ import anyio
 
 from clonepool import own_files
 from clonepool.errors import EmbeddedServerError, ServerUnavailableError, StatementError
+from clonepool.postgres.embedded import causes
+from clonepool.postgres.embedded.process import Process, hold, is_alive, parent_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,8 +25,10 @@ if TYPE_CHECKING:
 
 START_SECONDS = 60.0
 STOP_SECONDS = 5.0
+RETIRE_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 _LOG_LINES = 5
+_OF_NO_USE = ("LOG:  skipping missing configuration file", "LOG:  database system is shut down")
 
 
 class UnusableClusterError(EmbeddedServerError):
@@ -34,30 +38,52 @@ class UnusableClusterError(EmbeddedServerError):
 class Postmaster:
     """One server process, ours by birth or by adoption.
 
+    Args:
+        process: which.
+
     Attributes:
         late: whether it ran, and did not let us in in time.
     """
 
-    def __init__(self, pid: int, child: subprocess.Popen[bytes] | None) -> None:
-        self.pid = pid
+    def __init__(self, process: subprocess.Popen[bytes] | Process) -> None:
+        self.pid = process.pid
         self.late = False
-        self._child = child
+        self._process = process
 
     def alive(self) -> bool:
         """Say whether the process still runs."""
-        if self._child is not None:
-            return self._child.poll() is None
-        return _is_alive(self.pid)
+        if isinstance(self._process, Process):
+            return self._process.alive()
+        return self._process.poll() is None
 
     async def stop(self) -> None:
         """Shut down fast: sessions ended, data written. After a while, at once."""
         for wish in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            if self.alive():
-                os.kill(self.pid, wish)
-            with anyio.move_on_after(STOP_SECONDS):
-                while self.alive():
-                    await anyio.sleep(_POLL_SECONDS)
+            self._send(wish)
+            if await self._ends_within(STOP_SECONDS):
                 return
+
+    async def retire(self) -> bool:
+        """Have it end when nobody is connected any more, letting in nobody else.
+
+        Returns:
+            False when it still runs, for those who are connected.
+        """
+        self._send(signal.SIGTERM)
+        return await self._ends_within(RETIRE_SECONDS)
+
+    def _send(self, number: signal.Signals) -> None:
+        if isinstance(self._process, Process):
+            self._process.send(number)
+        else:
+            self._process.send_signal(number)  # not to one that was waited for
+
+    async def _ends_within(self, seconds: float) -> bool:
+        with anyio.move_on_after(seconds):
+            while self.alive():
+                await anyio.sleep(_POLL_SECONDS)
+            return True
+        return False
 
 
 def find_running(storage: Storage) -> Postmaster | None:
@@ -77,21 +103,28 @@ def find_running(storage: Storage) -> Postmaster | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except own_files.UntrustedFileError:
-        pid = _search(storage)
+        found = search(storage)
     except OSError as error:
         raise _unusable(path, error) from error
     else:
-        if pid is not None and _is_server_of(storage, pid):
-            return Postmaster(pid, None)
-        pid = None
+        found = None if pid is None else _held(storage, pid)
+        if found is not None:
+            return found
     try:
         path.unlink()
     except OSError as error:
         raise _unusable(path, error) from error
-    if pid is not None:
-        return Postmaster(pid, None)
-    own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
-    return None
+    if found is None:
+        own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
+    return found
+
+
+def search(storage: Storage) -> Postmaster | None:
+    """Return the process that works in the data directory and was started by none that does."""
+    processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+    found = {pid for pid in processes if _is_server_of(storage, pid)}
+    first = next((pid for pid in sorted(found) if parent_of(pid) not in found), None)
+    return None if first is None else _held(storage, first)
 
 
 async def start(
@@ -108,13 +141,25 @@ async def start(
     Raises:
         EmbeddedServerError: with the last lines of the server's log.
     """
+    began = anyio.current_time()
     child, began_at = _spawn(storage, binaries, account)
-    postmaster = Postmaster(child.pid, child)
+    postmaster = Postmaster(child)
     if not await await_ready(postmaster, probe):
+        waited = f"{anyio.current_time() - began:.1f} s"
         said = _log_tail(storage, began_at)
+        otherwise = f"its log is {storage.log}"
         if postmaster.late:
-            raise EmbeddedServerError(f"the server did not start in {START_SECONDS:g} s: {said}")
-        raise UnusableClusterError(f"the server ended while it started: {said}")
+            raise EmbeddedServerError(
+                f"the server let nobody in within {waited}, and was ended: {said}",
+                remedy=causes.remedy(said, None, otherwise),
+            )
+        # Killed from outside, for want of memory say, it tells nothing of its data.
+        killed = child.returncode == -signal.SIGKILL
+        kind = EmbeddedServerError if killed else UnusableClusterError
+        raise kind(
+            f"the server ended after {waited} {causes.ending(child.returncode)}: {said}",
+            remedy=causes.remedy(said, child.returncode, otherwise),
+        )
     return postmaster
 
 
@@ -202,7 +247,8 @@ def _log_tail(storage: Storage, began_at: int) -> str:
     except OSError as error:
         return f"its log cannot be read: {error}"
     lines = [re.sub(r"^.*?\] +", "", line).strip() for line in written.splitlines()]
-    return " / ".join([line for line in lines if line][-_LOG_LINES:]) or f"see {storage.log}"
+    told = [line for line in lines if line and not line.startswith(_OF_NO_USE)]
+    return " / ".join(told[-_LOG_LINES:]) or "it wrote nothing"
 
 
 def _unusable(path: Path, error: OSError) -> EmbeddedServerError:
@@ -219,11 +265,9 @@ def _first_number(written: bytes) -> int | None:
         return None
 
 
-def _search(storage: Storage) -> int | None:
-    """Return the process that works in the data directory and was started by none that does."""
-    processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
-    found = {pid for pid in processes if _is_server_of(storage, pid)}
-    return next((pid for pid in sorted(found) if _parent(pid) not in found), None)
+def _held(storage: Storage, pid: int) -> Postmaster | None:
+    process = hold(pid, lambda pid: _is_server_of(storage, pid))
+    return None if process is None else Postmaster(process)
 
 
 def _is_server_of(storage: Storage, pid: int) -> bool:
@@ -234,25 +278,9 @@ def _is_server_of(storage: Storage, pid: int) -> bool:
         return False
     return (
         owner in storage.owners()
-        and _is_alive(pid)
+        and is_alive(pid)
         and _working_directory(pid) == storage.data.resolve()
     )
-
-
-def _parent(pid: int) -> int | None:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return None
-    return int(status.rpartition(")")[2].split()[1])
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
-        return False
-    return status.rpartition(")")[2].split()[0] != "Z"
 
 
 def _working_directory(pid: int) -> Path | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pwd
 import shutil
 from contextlib import asynccontextmanager
 from functools import partial
@@ -16,17 +15,24 @@ import msgspec
 import structlog
 
 from clonepool.errors import (
+    AlreadyRunningError,
     ClusterLostError,
     EmbeddedServerError,
     ServerUnavailableError,
     StatementError,
 )
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
-from clonepool.postgres.embedded import cluster, postmaster, settings
-from clonepool.postgres.embedded.account import choose_account
+from clonepool.postgres.embedded import claims, cluster, postmaster, settings
+from clonepool.postgres.embedded.account import choose_account, name_of
 from clonepool.postgres.embedded.binaries import find_binaries
 from clonepool.postgres.embedded.postmaster import UnusableClusterError
-from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
+from clonepool.postgres.embedded.storage import (
+    Storage,
+    check_size,
+    choose_storage,
+    places_of,
+    prepare,
+)
 from clonepool.postgres.endpoint import Endpoint
 from clonepool.postgres.gateway import Gateway, identifier
 from clonepool.postgres.roles import prepare_embedded
@@ -42,6 +48,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 MARKER = "cluster.json"
+_PLACE_SECONDS = 5.0
+_LOOK_SECONDS = 0.02
 
 
 class EmbeddedServer:
@@ -58,9 +66,14 @@ class EmbeddedServer:
         self._state = state
         self._account = choose_account(section.user)
         self._binaries = find_binaries(section.binaries, self._account, state)
-        self.storage = choose_storage(section.storage, state, self._account, max_clones)
+        self._max_clones = max_clones
+        self._floor = section.min_free_mib * settings.MIB
+        self.storage = choose_storage(
+            section.storage, state, self._account, max_clones, self._floor
+        )
         self._marker: Marker | None = None
         self._postmaster: Postmaster | None = None
+        self._claim: int | None = None
 
     @property
     def psql(self) -> Path:
@@ -99,7 +112,15 @@ class EmbeddedServer:
         Raises:
             EmbeddedServerError: says what stands in the way, and not of the data; that is kept.
         """
-        prepare(self.storage, self._account)
+        check_size(self.storage, self._max_clones, self._floor)
+        await self._take_place()
+        try:
+            await self._start_in_place()
+        except BaseException:
+            self.let_go()
+            raise
+
+    async def _start_in_place(self) -> None:
         await self._ensure_cluster()
         configured = self._write_settings()
         running = postmaster.find_running(self.storage)
@@ -110,6 +131,46 @@ class EmbeddedServer:
             await self._put_in_order()
         except UnusableClusterError as error:
             await self._replace_cluster(error)
+        await anyio.to_thread.run_sync(cluster.remove_halves, self.storage)
+
+    async def _take_place(self) -> None:
+        """Make the directories, and say in the one in memory whose it is, for as long as we live.
+
+        The lock in the state directory does not tell of a daemon under which that was deleted.
+
+        Raises:
+            AlreadyRunningError: such a daemon uses the place.
+            EmbeddedServerError: the place cannot be used.
+        """
+        with anyio.move_on_after(_PLACE_SECONDS):
+            while not self._has_place():
+                await anyio.sleep(_LOOK_SECONDS)
+            return
+        raise AlreadyRunningError(
+            f"another daemon uses {self.storage.root}, and its state directory was deleted under"
+            " it and made again",
+            remedy="stop that daemon, or name another --state",
+        )
+
+    def _has_place(self) -> bool:
+        """Take it; False when another daemon has it, or is just removing what was left there."""
+        try:
+            prepare(self.storage, self._account)
+            if self.storage.in_memory and self._claim is None:
+                claim = claims.claim_of(self._state)
+                self._claim = claims.take(self.storage.root, claim)
+                return self._claim is not None
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) and self.storage.in_memory:
+                return False
+            raise EmbeddedServerError(f"{self.storage.root} cannot be used: {error}") from error
+        return True
+
+    def let_go(self) -> None:
+        """Leave the place, and the server if it runs, to whoever comes next."""
+        if self._claim is not None:
+            os.close(self._claim)
+            self._claim = None
 
     async def _replace_cluster(self, why: UnusableClusterError) -> None:
         """Try with an empty cluster; if that is no better, it is not for the data.
@@ -161,9 +222,12 @@ class EmbeddedServer:
 
     async def stop(self) -> None:
         """Shut the server down; its data stays for the next start."""
-        if self._postmaster is not None:
-            await self._postmaster.stop()
-            log.info("server.stopped", pid=self._postmaster.pid)
+        try:
+            if self._postmaster is not None:
+                await self._postmaster.stop()
+                log.info("server.stopped", pid=self._postmaster.pid)
+        finally:
+            self.let_go()
 
     async def _adopt_or_start(self) -> None:
         running = postmaster.find_running(self.storage)
@@ -188,6 +252,8 @@ class EmbeddedServer:
 
     async def _ensure_cluster(self) -> None:
         marker = cluster.read_marker(self._marker_path)
+        if marker is not None and marker.root != str(self.storage.root):
+            await self._leave_former(Path(marker.root))
         judgement = cluster.judge(self.storage, marker, self._binaries, cluster.boot_id())
         if judgement is cluster.Judgement.USABLE:
             self._marker = marker
@@ -203,6 +269,15 @@ class EmbeddedServer:
                 reason="an earlier version made it, whose leases knew the daemon's own password",
             )
         await self._make_cluster()
+
+    async def _leave_former(self, root: Path) -> None:
+        """Remove the cluster that lies in memory when it is to be on disk now, or vice versa.
+
+        Another root than these two is that of another state directory, of which ours is a copy.
+        """
+        if root in places_of(self._state):
+            log.warning("cluster.discarded", reason=f"embedded.storage left {root}")
+            await discard(self._state)
 
     async def _make_cluster(self) -> None:
         await self._stop_any()
@@ -227,9 +302,7 @@ class EmbeddedServer:
         changed = [
             _write_if_other(self.storage.settings, text),
             _write_if_other(self.storage.access, cluster.access_rules(self._binaries.major)),
-            _write_if_other(
-                self.storage.identities, cluster.identities(pwd.getpwuid(os.geteuid()).pw_name)
-            ),
+            _write_if_other(self.storage.identities, cluster.identities(name_of(os.geteuid()))),
         ]
         return any(changed)
 

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 BASE_BYTES = 512 * MIB
 CLONE_BYTES = 16 * MIB
+LEAST_BYTES = 96 * MIB
+"""An empty cluster takes 42 MiB; the least template and one clone of it 8 each, and as much WAL."""
 _MEMORY = Path("/dev/shm")  # noqa: S108 - memory-backed is the point; it is made private
+CONTENTS = frozenset(
+    (
+        *("data", "data.new", "data.old", "socket", "server.log", "owner.json"),
+        *("postgresql.conf", "pg_hba.conf", "pg_ident.conf"),
+    )
+)
+"""The names that there are in a root."""
 _LONGEST_SOCKET_PATH = 107 - len("/.s.PGSQL.65535.lock")
 
 
@@ -80,21 +89,33 @@ def wanted_bytes(max_clones: int) -> int:
 
 
 def choose_storage(
-    preference: Literal["auto", "memory", "disk"], state: Path, account: Account, max_clones: int
+    preference: Literal["auto", "memory", "disk"],
+    state: Path,
+    account: Account,
+    max_clones: int,
+    floor: int = 0,
 ) -> Storage:
     """Decide where the data goes.
 
     `auto` means memory when both the memory-backed file system and half of what the machine has
     available hold `wanted_bytes`, and nobody else has taken our name there; the disk otherwise. A
-    cluster that lies in memory already stays there.
+    cluster that lies in memory already stays there, unless it could never have a clone.
+
+    Args:
+        preference: of the configuration.
+        state: directory for what outlives the daemon.
+        account: who runs the server.
+        max_clones: how many clones there should be room for.
+        floor: bytes that are to stay free.
 
     Raises:
         EmbeddedServerError: the chosen place cannot be used.
     """
-    memory = _MEMORY / f"clonepool-{os.geteuid()}-{_digest(state)}"
-    disk = state / "embedded"
+    memory, disk = places_of(state)
     if preference == "auto":
-        preference = "memory" if _memory_is_better(memory, max_clones) else "disk"
+        preference = (
+            "memory" if _memory_is_better(memory, max_clones, LEAST_BYTES + floor) else "disk"
+        )
     if preference == "memory":
         if not _MEMORY.is_dir():
             raise EmbeddedServerError(
@@ -109,6 +130,54 @@ def choose_storage(
             " the directories above)",
         )
     return Storage(disk, in_memory=False)
+
+
+def place_in_memory(state: Path) -> Path:
+    """Return where the cluster of a state directory lies when it lies in memory."""
+    return _MEMORY / memory_name(os.geteuid(), str(state.resolve()))
+
+
+def places_of(state: Path) -> tuple[Path, Path]:
+    """Return the two places where the cluster of a state directory can be: in memory, on disk."""
+    return place_in_memory(state), state / "embedded"
+
+
+def memory_name(user: int, state: str) -> str:
+    """Return what the cluster of a user's state directory, given without links, is called."""
+    return f"clonepool-{user}-{_digest_of(state)}"
+
+
+def check_size(storage: Storage, max_clones: int, floor: int) -> None:
+    """See that one clone can be made at all: a server that starts and has none is of no use.
+
+    What is free now does not count: others may give some back, and clones wait for that.
+
+    Args:
+        storage: where the data is to be.
+        max_clones: how many clones there should be room for.
+        floor: bytes that are to stay free.
+
+    Raises:
+        EmbeddedServerError: the file system is too small; says how large it is and should be.
+    """
+    needed = LEAST_BYTES + floor
+    size = _size_of(storage.root.parent)
+    if size is None or size >= needed:
+        return
+    larger = f"{wanted_bytes(max_clones) // MIB} MiB hold pool.max_clones"
+    if storage.in_memory:
+        remedy = (
+            f"make {storage.root.parent} larger (docker run --shm-size; {larger}), or set"
+            ' embedded.storage to "disk" or "auto"'
+        )
+    else:
+        remedy = f'choose a --state with more ({larger}), or set embedded.storage to "memory"'
+    raise EmbeddedServerError(
+        f"no space left for a database cluster and one clone in {storage.root}: its file system has"
+        f" {size // MIB} MiB in all, and {needed // MIB} are needed, of which"
+        f" {floor // MIB} are to stay free (embedded.min_free_mib)",
+        remedy=remedy,
+    )
 
 
 def prepare(storage: Storage, account: Account) -> None:
@@ -128,7 +197,7 @@ def prepare(storage: Storage, account: Account) -> None:
 def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> None:
     """Make the directory unless it exists, and give it to somebody; follows no link."""
     with contextlib.suppress(FileExistsError):
-        directory.mkdir(mode=0o700, parents=True)
+        directory.mkdir(mode=0o700)
     try:
         descriptor = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
@@ -159,8 +228,18 @@ def remove(storage: Storage) -> None:
     storage.log.unlink(missing_ok=True)
 
 
-def _memory_is_better(memory: Path, max_clones: int) -> bool:
+def _size_of(place: Path) -> int | None:
+    try:
+        found = os.statvfs(place)
+    except OSError:
+        return None
+    return (found.f_blocks * found.f_frsize) or None
+
+
+def _memory_is_better(memory: Path, max_clones: int, needed: int) -> bool:
     """Say whether our place in memory is in use already, or is free and has the room."""
+    if (_size_of(_MEMORY) or needed) < needed:
+        return False
     try:
         return memory.lstat().st_uid == os.geteuid()
     except FileNotFoundError:
@@ -180,4 +259,8 @@ def _memory_has_room(max_clones: int) -> bool:
 
 
 def _digest(path: Path) -> str:
-    return hashlib.blake2s(os.fsencode(path.resolve()), digest_size=4).hexdigest()
+    return _digest_of(str(path.resolve()))
+
+
+def _digest_of(path: str) -> str:
+    return hashlib.blake2s(os.fsencode(path), digest_size=4).hexdigest()

@@ -243,7 +243,9 @@ class Recycler:
         context.metrics.of[template].proofs_failed.inc()
         context.distrusted.add(template)
         seconds = context.sections[template].keep_for
-        comment = context.comments.kept(template, decision.generation, str(error)[:200], seconds)
+        comment = context.comments.kept(
+            template, decision.generation, decision.clone, str(error)[:200], seconds
+        )
         try:
             await databases.annotate(context.gateway, decision.clone, comment)
         except Exception as failure:  # noqa: BLE001 - a pass of background work: told, counted, survived
@@ -255,7 +257,11 @@ class Recycler:
         """Name and end the sessions, and write down that the clone is kept."""
         context = self._context
         comment = context.comments.kept(
-            decision.template, decision.generation, decision.label, decision.seconds
+            decision.template,
+            decision.generation,
+            decision.clone,
+            decision.label,
+            decision.seconds,
         )
         strays = await self._strays(decision.template, decision.clone)
         leaks = await self._look_at_server(decision.template, decision.clone, None)

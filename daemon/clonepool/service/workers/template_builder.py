@@ -15,6 +15,7 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from clonepool.core.limits import is_refused
 from clonepool.core.pool import Phase
 from clonepool.errors import ClonepoolError, ServerUnavailableError
 from clonepool.postgres import databases
@@ -293,13 +294,12 @@ class TemplateBuilder:
                 anew=anew,
             )
             await context.server_wide.accept()
-        except ServerUnavailableError as error:
-            context.server_wide.leave(template)
-            context.troubles.begin(BUILD_POSTPONED, template, error)
-            self._anew |= {template} if anew else set()
-            return False
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.server_wide.leave(template)
+            if isinstance(error, ServerUnavailableError) or is_refused(error):
+                self._postpone(context.troubles.begin(BUILD_POSTPONED, template, error))
+                self._anew |= {template} if anew else set()
+                return False
             told = context.troubles.begin(BUILD_FAILED, template, error)
             tried = self._builder.tried.pop(template, "")
             self._seen[template] = tried or str(error)
@@ -310,6 +310,7 @@ class TemplateBuilder:
             return True
         context.server_wide.leave(template)
         context.troubles.end(BUILD_POSTPONED, template)
+        self._postpone(None)
         context.troubles.end(BUILD_FAILED, template)
         seconds = context.now() - began
         context.metrics.of[template].build_seconds.observe(seconds)
@@ -335,6 +336,14 @@ class TemplateBuilder:
                     self._stale(upper, [f"extends: {template} was changed"])
         return True
 
+    def _postpone(self, obstacle: ClonepoolError | None) -> None:
+        """Tell whoever waits for a build why it doesn't go on; None when one does.
+
+        It is told of those that come after it, too: they are built one after another.
+        """
+        for template in self._context.config.templates:
+            self._context.fleet.pools[template].build_postponed(obstacle)
+
     async def _retire(self, generation: Generation) -> None:
         """Forget what is only needed to rewind clones of that generation."""
         try:
@@ -354,6 +363,8 @@ class TemplateBuilder:
 
     def _tell(self, template: str, step: Step) -> None:
         self.under_way[template] = step
+        if step.number > 1:  # it has connected, and done something
+            self._postpone(None)
         for asker in [*self._answering.get(template, []), *self._asking.get(template, [])]:
             asker.tell(step)
 
