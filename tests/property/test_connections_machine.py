@@ -267,8 +267,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
         busy = [place for place, peer in enumerate(self.peers) if peer.asked - peer.answered]
         place = busy[pick % len(busy)]
         waiting = sorted(self.peers[place].asked - self.peers[place].answered)
-
-            self.call(place, "cancel", request=waiting[which % len(waiting)])
+        self.call(place, "cancel", request=waiting[which % len(waiting)])
 
     # Hands --------------------------------------------------------------------------------
 
