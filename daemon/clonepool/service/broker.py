@@ -171,6 +171,10 @@ class Broker:
             NotYourLeaseError: nothing changed, `report` will not be called.
         """
         decisions = self.fleet.release(token)
+        if not any(isinstance(decision, Recycle) for decision in decisions):
+            self.carry_out(decisions)
+            report([])  # it was being reset: its sessions have been ended for that
+            return
         self.reports += 1
 
         def told(sessions: Sessions) -> None:
