@@ -52,11 +52,12 @@ class _Asker(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What goes into a template, and what of it is not in its generation."""
+    """What goes into a template, what of it is not in its generation, and what may not be meant."""
 
     generation: str
     inputs: dict[str, dict[str, str]]
     due: list[str]
+    warnings: list[str]
 
 
 class TemplateBuilder:
@@ -160,7 +161,9 @@ class TemplateBuilder:
             TemplateFailedError, ServerUnavailableError: it cannot be found out.
         """
         inputs = await self._builder.inputs(self._recipe(template))
-        return Explanation(inputs.short, inputs.entries, self._due(template, inputs))
+        return Explanation(
+            inputs.short, inputs.entries, self._due(template, inputs), inputs.warnings
+        )
 
     @property
     def digests(self) -> Digests:
@@ -295,6 +298,8 @@ class TemplateBuilder:
             relations=generation.contents.relations,
             duration_seconds=round(seconds, 3),
         )
+        for warning in generation.warnings:
+            log.warning("template.doubtful", template=template, place=warning)
         before = context.generations.get(template)
         context.generations[template] = generation
         self._seen[template] = generation.full

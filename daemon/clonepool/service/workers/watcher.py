@@ -15,12 +15,9 @@ import anyio
 import structlog
 from watchfiles import awatch
 
-from clonepool.errors import ClonepoolError
-from clonepool.postgres.recipe import read_files
+from clonepool.postgres.recipe import patterns_of, watched_files
 
 if TYPE_CHECKING:
-    from clonepool.postgres.recipe import Recipe
-    from clonepool.postgres.sources import Digests
     from clonepool.service.workers.template_builder import TemplateBuilder
 
 log = structlog.get_logger()
@@ -100,7 +97,7 @@ class Watcher:
             for pattern in patterns_of(recipe):
                 (deep if "**" in pattern else flat).update(bases(recipe.directory, pattern))
                 wanted.add(os.path.normpath(recipe.directory / pattern))
-            named = _named(recipe, self._builder.digests)
+            named = watched_files(recipe, self._builder.digests)
             flat |= {Path(os.path.dirname(place)) for place in named}  # noqa: PTH120 - thousands
             wanted |= {os.path.normpath(place) for place in named}
         self._known, self._wanted = (flat, deep), wanted
@@ -116,16 +113,6 @@ class Watcher:
         return any(fnmatch(path, pattern) for pattern in self._wanted if "*" in pattern)
 
 
-def patterns_of(recipe: Recipe) -> list[str]:
-    """Return the files, globs and directories that a recipe names."""
-    found = list(recipe.section.sql)
-    if recipe.dump:
-        found.append(recipe.dump.file)
-    if recipe.command:
-        found += recipe.command.watch
-    return found
-
-
 def bases(directory: Path, pattern: str) -> set[Path]:
     """Return the directories in which something may come to match a pattern, or cease to."""
     whole = directory / pattern
@@ -139,11 +126,3 @@ def bases(directory: Path, pattern: str) -> set[Path]:
     upper = Path(pattern).parent
     between = {p for p in directory.glob(str(upper)) if p.is_dir()} if "*" in str(upper) else set()
     return {path for path in {base, *between} if path.is_dir()}
-
-
-def _named(recipe: Recipe, digests: Digests) -> list[str]:
-    """Return the files of a recipe, those that are included too; none while they cannot be read."""
-    try:
-        return read_files(recipe, digests).watched
-    except ClonepoolError:
-        return []  # whoever builds it says what is wrong
