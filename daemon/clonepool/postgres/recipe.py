@@ -214,10 +214,16 @@ async def add_options(
     """Add what decides beside the files.
 
     Raises:
-        TemplateFailedError: an extension is not to be had, or there is no such database.
+        TemplateFailedError: an extension is not to be had, there is no such database, or the
+            template that this one extends was not built.
         ServerUnavailableError, StatementError: the server does not say.
     """
     section, entries = recipe.section, dict(inputs.entries)
+    if section.extends and recipe.lower is None:
+        raise TemplateFailedError(
+            f"extends: the template {section.extends} is not there",
+            remedy="see why it was not built",
+        )
     entries["server"] = {
         "major": str(capabilities.major),
         "encoding": section.encoding or capabilities.encoding,

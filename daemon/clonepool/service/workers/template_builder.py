@@ -8,6 +8,7 @@ are not current any more stay for a while, so that going back to what was costs 
 from __future__ import annotations
 
 import time
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,7 +16,7 @@ import anyio
 import structlog
 
 from clonepool.core.pool import Phase
-from clonepool.errors import ClonepoolError, ServerUnavailableError
+from clonepool.errors import ClonepoolError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import databases
 from clonepool.postgres.generations import built_at
 from clonepool.postgres.recipe import Recipe, differences
@@ -32,8 +33,20 @@ log = structlog.get_logger()
 
 BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_failed"
 _PAUSE_SECONDS = 1.0
+_MOST_REPEATS = 3
+"""So often a template is built again at once; then those that wait for their turn come first."""
 QUIET_SECONDS = 0.1
 """So long nothing more must have changed before a build begins: one save is seldom alone."""
+
+
+class _End(Enum):
+    """How a pass ended."""
+
+    SETTLED = auto()
+    POSTPONED = auto()
+    """The server is away."""
+    OUTDATED = auto()
+    """Something was changed after the build had looked for the last time."""
 
 
 class Built(NamedTuple):
@@ -75,6 +88,8 @@ class TemplateBuilder:
         """Set when every template was built, or failed, for the first time."""
         self._seen: dict[str, str] = {}
         """By template: the fingerprint that was last built or is to be, or why there is none."""
+        self._edited: set[str] = set()
+        """Templates that may have changed since their last build began."""
         self._asking: dict[str, list[_Asker]] = {}
         """By template: who is to be answered by the next build; one under way began before."""
         self._answering: dict[str, list[_Asker]] = {}
@@ -139,8 +154,9 @@ class TemplateBuilder:
     async def look(self, templates: set[str]) -> None:
         """Have those of these templates built again of which a source has changed.
 
-        Those that were never built yet are left alone: their sources are looked at afterwards.
+        Of those that were never built yet it is remembered: they are looked at when they are.
         """
+        self._edited |= templates - self._seen.keys()
         for template in self._in_order(templates & self._seen.keys()):
             try:
                 inputs = await self._builder.inputs(self._recipe(template))
@@ -183,11 +199,24 @@ class TemplateBuilder:
         return differences(current.inputs, inputs.entries) or ["the format of builds changed"]
 
     def _stale(self, template: str, reasons: list[str]) -> None:
-        """Grant nothing more of a generation that is not what it should be, and build another."""
+        """Grant nothing more of a generation that is not what it should be, and build another.
+
+        Nor of those that extend it.
+        """
         context = self._context
         log.info("template.stale", template=template, reasons=reasons[:5], count=len(reasons))
         context.fleet.pools[template].template_stale()
+        self._edited.add(template)
         self._want(template)
+        for upper in self._uppers(template):
+            self._stale(upper, [f"extends: {template} was changed"])
+
+    def _uppers(self, template: str) -> list[str]:
+        """Return the templates that extend this one, of those that were built before."""
+        sections = self._context.config.templates
+        return [
+            name for name in sections if sections[name].extends == template and name in self._seen
+        ]
 
     def _want(self, template: str) -> None:
         self._changed_at = self._context.now()
@@ -226,8 +255,14 @@ class TemplateBuilder:
 
     async def _insist(self, template: str) -> None:
         """Build one; a server that is away is waited for."""
-        while not await self._run_once(template):
-            await anyio.sleep(_PAUSE_SECONDS)
+        repeats = 0
+        while True:
+            end = await self._run_once(template, patient=repeats < _MOST_REPEATS)
+            repeats += end is _End.OUTDATED
+            if end is _End.SETTLED or repeats > _MOST_REPEATS:
+                return  # if it is outdated, it is wanted still
+            await anyio.sleep(QUIET_SECONDS if end is _End.OUTDATED else _PAUSE_SECONDS)
+            self._gone.discard(template)
 
     async def _tidy(self) -> None:
         """Drop generations that nobody will go back to: beyond a number, or too old."""
@@ -254,38 +289,35 @@ class TemplateBuilder:
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin("template.stale_kept", "", error)
 
-    async def _run_once(self, template: str) -> bool:
-        """Find or build one; say whether that is settled, one way or the other."""
-        context, section = self._context, self._context.config.templates[template]
-        pool, began = context.fleet.pools[template], context.now()
+    async def _run_once(self, template: str, *, patient: bool) -> _End:
+        """Find or build one.
+
+        Args:
+            template: its name.
+            patient: a failure is not told of what was changed meanwhile.
+        """
+        context, began = self._context, self._context.now()
         self._answering.setdefault(template, []).extend(self._asking.pop(template, []))
         anew = template in self._anew
         self._anew.discard(template)
+        self._edited.discard(template)
         try:
-            if template in self._damaged:
-                damaged = context.generations[template].database
-                await databases.drop(context.gateway, damaged, sealed=True)
-                self._damaged.discard(template)
-            context.server_wide.enter(template)
-            await context.credentials.prepare(section)
-            generation = await self._builder.ensure(
-                self._recipe(template),
-                lambda step: self._tell(template, step),
-                anew=anew,
-            )
-            await context.server_wide.accept()
+            generation, changed = await self._build(template, anew=anew)
         except ServerUnavailableError as error:
             context.server_wide.leave(template)
             context.troubles.begin(BUILD_POSTPONED, template, error)
             self._anew |= {template} if anew else set()
-            return False
+            return _End.POSTPONED
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.server_wide.leave(template)
             told = context.troubles.begin(BUILD_FAILED, template, error)
-            self._seen[template] = self._builder.tried.pop(template, str(error))
+            tried = self._builder.tried.pop(template, str(error))
+            if patient and template in self._edited:
+                return self._begin_again(template, ["it was changed while it was built"])
+            self._seen[template] = tried
             self._fail(template, told)
             self._answer(template, Built(None, told, context.now() - began))
-            return True
+            return _End.SETTLED
         context.server_wide.leave(template)
         context.troubles.end(BUILD_POSTPONED, template)
         context.troubles.end(BUILD_FAILED, template)
@@ -300,19 +332,78 @@ class TemplateBuilder:
         )
         for warning in generation.warnings:
             log.warning("template.doubtful", template=template, place=warning)
+        if changed:
+            return self._begin_again(template, changed)
+        await self._settle(template, generation, seconds)
+        return _End.SETTLED
+
+    async def _build(self, template: str, *, anew: bool) -> tuple[Generation, list[str]]:
+        """Find or build a generation; say what was changed since its sources were looked at."""
+        context, section = self._context, self._context.config.templates[template]
+        self._check_lower(section.extends)
+        if template in self._damaged:
+            damaged = context.generations[template].database
+            await databases.drop(context.gateway, damaged, sealed=True)
+            self._damaged.discard(template)
+        context.server_wide.enter(template)
+        await context.credentials.prepare(section)
+        generation = await self._builder.ensure(
+            self._recipe(template), lambda step: self._tell(template, step), anew=anew
+        )
+        await context.server_wide.accept()
+        return generation, await self._changed_since(template, generation)
+
+    async def _settle(self, template: str, generation: Generation, seconds: float) -> None:
+        """Have clones of a generation made and granted; it is awaited for nothing before."""
+        context = self._context
         before = context.generations.get(template)
         context.generations[template] = generation
         self._seen[template] = generation.full
         if not generation.reused:
             context.rewinder.built(generation.database)
-        context.carry_out(pool.template_ready(generation.short, context.now()))
+        context.carry_out(
+            context.fleet.pools[template].template_ready(generation.short, context.now())
+        )
         self._answer(template, Built(generation, None, seconds))
+        if before is None or before.short != generation.short:
+            for upper in self._uppers(template):
+                self._stale(upper, [f"extends: {template} was changed"])
         if before is not None and before.short != generation.short:
             await self._retire(before)
-            for upper, other in context.config.templates.items():
-                if other.extends == template:
-                    self._stale(upper, [f"extends: {template} was changed"])
-        return True
+
+    def _begin_again(self, template: str, reasons: list[str]) -> _End:
+        """Let who asked wait for another build."""
+        self._asking.setdefault(template, []).extend(self._answering.pop(template, []))
+        self._stale(template, reasons)
+        return _End.OUTDATED
+
+    def _check_lower(self, lower: str) -> None:
+        """See that the template that is extended, if there is one, is not one that failed.
+
+        Raises:
+            TemplateFailedError: what there is of it is not what it should be.
+        """
+        pool = self._context.fleet.pools.get(lower)
+        if pool is not None and pool.phase is Phase.FAILED:
+            raise TemplateFailedError(f"extends: {lower} failed: {pool.failure}")
+
+    async def _changed_since(self, template: str, generation: Generation) -> list[str]:
+        """Say what was changed since a build looked at its sources for the last time.
+
+        It takes a while from then until the generation can be granted. What the watcher sees in
+        between must not be forgotten by calling the template ready: nothing is awaited after this.
+        """
+        while template in self._edited:
+            self._edited.discard(template)
+            try:
+                inputs = await self._builder.inputs(self._recipe(template))
+            except ServerUnavailableError:
+                raise
+            except ClonepoolError as error:
+                return [str(error)]  # the next build will say so to whoever asks
+            if inputs.full != generation.full:
+                return differences(generation.inputs, inputs.entries) or ["it was changed"]
+        return ["somebody asked for it"] if template in self._anew else []
 
     async def _retire(self, generation: Generation) -> None:
         """Forget what is only needed to rewind clones of that generation."""
