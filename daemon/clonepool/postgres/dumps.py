@@ -141,7 +141,14 @@ class Restorer:
         if section.roles != "map":
             names = roles_in(scripts.blank(_read(dump), keep_names=True))
             await self._prepare_roles(names, section)
-            await psql.run_file(self._psql, self._endpoint, database, dump, seconds=seconds)
+            await psql.run_file(
+                self._psql,
+                self._endpoint,
+                database,
+                dump,
+                seconds=seconds,
+                major=self._gateway.major,
+            )
             return
         if found.included:
             raise TemplateFailedError(
@@ -159,6 +166,7 @@ class Restorer:
                 database,
                 mapped,
                 seconds=seconds,
+                major=self._gateway.major,
                 directory=dump.parent,
             )
 
@@ -169,7 +177,7 @@ class Restorer:
         command = [str(program), *arguments, str(dump)]
         done = await programs.run(
             command,
-            env=programs.environment(self._endpoint, database, psql.BUILD_OPTIONS),
+            env=programs.environment(self._endpoint, database, psql.options(self._gateway.major)),
             directory=dump.parent,
             seconds=seconds,
             what=f"pg_restore of {dump}",

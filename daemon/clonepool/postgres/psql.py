@@ -22,7 +22,15 @@ _STATEMENT = re.compile(r"^psql:.+?:\d+: STATEMENT:\s+(.*)\Z", re.MULTILINE | re
 _CONNECTION_LOST, _SCRIPT_ERROR = 2, 3
 _HARMLESS_CLASSES = ("00", "01", "02")
 _SHOWN_BYTES = 2_000
-BUILD_OPTIONS = "-c client_min_messages=warning -c synchronous_commit=on"
+_OPTIONS = {
+    "client_min_messages": "warning",
+    "synchronous_commit": "on",
+    "default_transaction_read_only": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+_OPTIONS_SINCE = {14: "idle_session_timeout", 17: "transaction_timeout"}
 _AT_END = "clonepool: the file was run"
 _QUEUED = "clonepool: statements queued"
 _TO_END = (
@@ -47,6 +55,20 @@ _IN_BLOCK = re.compile(r"^ERROR:\s+(?:25001|25P02)\b", re.MULTILINE)
 _UNENDED = re.compile(rf"^{re.escape(_QUEUED)} [1-9]", re.MULTILINE)
 
 
+def options(major: int) -> str:
+    """Return the server's options for programs that fill a template, as in PGOPTIONS.
+
+    A database that was given a time limit, or made read-only, by an earlier file or by the template
+    that is extended is to be filled all the same. All else is the database's own, as for anybody
+    who runs the file by hand.
+
+    Args:
+        major: the server's version: older ones refuse what they do not know.
+    """
+    more = {name: "0" for since, name in _OPTIONS_SINCE.items() if major >= since}
+    return " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | more).items())
+
+
 async def run_file(
     psql: Path,
     endpoint: Endpoint,
@@ -54,6 +76,7 @@ async def run_file(
     file: Path,
     *,
     seconds: float,
+    major: int = 0,
     directory: Path | None = None,
 ) -> None:
     r"""Run one file, stopping at its first error.
@@ -66,6 +89,7 @@ async def run_file(
         database: in which the file is run.
         file: an absolute path.
         seconds: for the whole file.
+        major: the server's version; 0 for one that is not known.
         directory: where to run instead.
 
     Raises:
@@ -76,7 +100,7 @@ async def run_file(
     command = [str(psql), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     command += ["--set=VERBOSITY=verbose", "--echo-errors", "--no-password"]
     command += [f"--file={file}", *(f"--command={line}" for line in _TO_END)]
-    environment = programs.environment(endpoint, database, BUILD_OPTIONS)
+    environment = programs.environment(endpoint, database, options(major))
     done = await programs.run(
         command,
         env=environment,
