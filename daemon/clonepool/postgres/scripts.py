@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from enum import Enum, auto
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
@@ -34,6 +35,8 @@ class Kind(Enum):
     """Of a statement."""
     VARIABLE = auto()
     """One of psql's, whose value is read as if it stood there."""
+    NOTHING = auto()
+    """What only looks like one of these."""
 
 
 class Piece(NamedTuple):
@@ -70,20 +73,20 @@ r"""Commands that end a statement."""
 _WHOLE_LINE = frozenset({"copy", "!", "h", "help", "ef", "ev", "sf", "sv"})
 _TO_PROGRAM = frozenset({"g", "gx", "o", "out", "w", "write"})
 _NAMES = r"\w$\x80-\U0010ffff"
-_TOKEN = re.compile(
-    rf"""(?P<comment>--[^\n]*|/\*)
-      | (?P<string>(?<![{_NAMES}])[eE]'(?:[^'\\]|\\.|'')*(?:'|\Z)
-        | '(?:[^']|'')*(?:'|\Z))
-      | (?P<name>"(?:[^"]|"")*(?:"|\Z))
-      | (?P<body>(?<![{_NAMES}])\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$)
-      | (?P<end>\\?;)
-      | (?P<command>\\(?!:)[^\s\\]*)
-      | (?P<variable>(?<!:):(?:[\w\x80-\U0010ffff]+|'[\w\x80-\U0010ffff]+'|"[\w\x80-\U0010ffff]+"))
-    """,
-    re.DOTALL | re.VERBOSE,
+_START = re.compile(r"""'|"|\$|;|\\|:|--|/\*""")
+"""With what a piece may begin; a set of first characters, by which re skips most of a script."""
+_STRING = re.compile(r"'(?:[^']|'')*(?:'|\Z)")
+_BACKSLASHES = re.compile(r"'(?:[^'\\]|\\.|'')*(?:'|\Z)", re.DOTALL)
+_ESCAPING = re.compile(rf"(?<![{_NAMES}])[eE]'")
+_NAME = re.compile(r'"(?:[^"]|"")*(?:"|\Z)')
+_BODY = re.compile(rf"(?<![{_NAMES}])\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$")
+_COMMENT = re.compile(r"--[^\n]*")
+_COMMAND = re.compile(r"\\[^\s\\]*")
+_VARIABLE = re.compile(
+    r""":(?:[\w\x80-\U0010ffff]+|'[\w\x80-\U0010ffff]+'|"[\w\x80-\U0010ffff]+")"""
 )
 _COMMAND_NAME = re.compile(r"[^\s\\]*")
-_BACKSLASHES = re.compile(r"'(?:[^'\\]|\\.|'')*(?:'|\Z)", re.DOTALL)
+_TO_PIPE = re.compile(r"\s*(?:\([^)]*\)\s*)?\|")
 _NESTED = re.compile(r"/\*|\*/")
 _ARGUMENT = re.compile(r"""'(?:[^'\\]|\\.|'')*(?:'|\Z)|`[^`]*(?:`|\Z)|"[^"]*(?:"|\Z)|[^\\'`"]+""")
 _ROWS_END = re.compile(r"^\\\.[ \t\r]*$", re.MULTILINE)
@@ -93,10 +96,13 @@ _OLD_STRINGS = re.compile(
     r"\s*SET\s+(?:SESSION\s+|LOCAL\s+)?standard_conforming_strings\s*(?:=|\bTO\b)\s*'?(\w+)",
     re.IGNORECASE,
 )
-_OF_INTEREST = re.compile(
-    r"\bDATABASE\b|\bCOPY\b|pg_read_|pg_ls_dir|\blo_import\b|standard_conforming", re.IGNORECASE
-)
-_WORTH_IT = re.compile(rf"\\[A-Za-z!]|(?<![:\w]):[A-Za-z_]|{_OF_INTEREST.pattern}", re.IGNORECASE)
+_OF_ROWS = ("copy", "standard_conforming")
+"""Statements without any of these leave it as it is how the script is read."""
+_OF_FILES = ("copy", "pg_read_", "pg_ls_dir", "lo_import")
+_WORDS = ("database", "standard_conforming", *_OF_FILES)
+"""Statements without any of these do nothing of interest."""
+_SAYS = re.compile(r"\\[A-Za-z!]")
+_MAY_BE_VARIABLE = re.compile(r":[A-Za-z_]")
 _LEAVES = re.compile(r"\s*((?:CREATE|DROP)\s+DATABASE)\b", re.IGNORECASE)
 _MAKES_DATABASE = re.compile(r"\b((?:CREATE|DROP)\s+DATABASE)\b", re.IGNORECASE)
 _LITERAL = r"""[eE]?'(?:[^'])*'|:'[\w\x80-\U0010ffff]+'|:[\w\x80-\U0010ffff]+"""
@@ -125,7 +131,7 @@ def blank(text: str, *, keep_names: bool = False) -> str:
 
 def listen(text: str) -> list[Said]:
     """Return what a script says, in order."""
-    if _WORTH_IT.search(text) is None:  # as in a large file of rows
+    if not _is_worth_it(text):  # as a large file of rows
         return []
     return list(_Listener(text).said())
 
@@ -158,7 +164,7 @@ class _Scanner:
         text, position = self._text, 0
         while True:
             stop = self._rows_begin(position)
-            match = _TOKEN.search(text, position, stop)
+            match = _START.search(text, position, stop)
             if match is None:
                 if not self._due:
                     return
@@ -168,13 +174,11 @@ class _Scanner:
                 position = self._began = stop
                 self._statement = []
                 continue
-            piece = self._piece(match)
+            piece = self._piece(match.start(), match[0], stop)
             position = piece.end
-            if self._plain and piece.kind in (Kind.COMMAND, Kind.VARIABLE):
-                position = match.start() + 1
-                continue
-            self._note(piece)
-            yield piece
+            if piece.kind is not Kind.NOTHING:
+                self._note(piece)
+                yield piece
 
     def _rows_begin(self, position: int) -> int:
         if not self._due:
@@ -191,22 +195,56 @@ class _Scanner:
             position = min(stop + 1, len(self._text))
         self._due = 0
 
-    def _piece(self, match: re.Match[str]) -> Piece:
-        text, start, end = self._text, match.start(), match.end()
-        kind = Kind[str(match.lastgroup).upper()]
+    def _piece(self, start: int, first: str, stop: int) -> Piece:
+        """Return the piece that begins here; NOTHING where it only looks like one."""
+        text = self._text
+        match first:
+            case ";":
+                piece = Piece(Kind.END, start, start + 1)
+            case "'":
+                piece = self._string(start, stop)
+            case '"':
+                piece = _found(Kind.NAME, _NAME.match(text, start, stop), start)
+            case "$":
+                piece = self._body(start)
+            case "--":
+                piece = _found(Kind.COMMENT, _COMMENT.match(text, start), start)
+            case "/*":
+                piece = Piece(Kind.COMMENT, start, _comment_end(text, start + 2))
+            case _ if self._plain:
+                piece = Piece(Kind.NOTHING, start, start + 1)
+            case _:
+                piece = self._backslash(start) if first == "\\" else self._colon(start)
+        return piece
+
+    def _string(self, start: int, stop: int) -> Piece:
         if self._strings_due and start > self._strings_due[0]:
             self._old_strings, self._strings_due = self._strings_due[1], None
-        if kind is Kind.COMMENT and match[0] == "/*":
-            end = _comment_end(text, end)
-        elif kind is Kind.STRING and self._old_strings and match[0][0] == "'":
-            whole = _BACKSLASHES.match(text, start)
-            end = whole.end() if whole else end
-        elif kind is Kind.BODY:
-            closing = text.find(match[0], end)
-            end = len(text) if closing < 0 else closing + len(match[0])
-        elif kind is Kind.COMMAND:
-            end = _command_end(text, start, end)
-        return Piece(kind, start, end)
+        begins = start - 1 if start and _ESCAPING.match(self._text, start - 1) else start
+        escapes = self._old_strings or begins < start
+        whole = (_BACKSLASHES if escapes else _STRING).match(self._text, start, stop)
+        return Piece(Kind.STRING, begins, whole.end() if whole else stop)
+
+    def _body(self, start: int) -> Piece:
+        tag = _BODY.match(self._text, start)
+        if tag is None:
+            return Piece(Kind.NOTHING, start, start + 1)
+        closing = self._text.find(tag[0], tag.end())
+        end = len(self._text) if closing < 0 else closing + len(tag[0])
+        return Piece(Kind.BODY, start, end)
+
+    def _backslash(self, start: int) -> Piece:
+        second = self._text[start + 1 : start + 2]
+        if second in (";", ":"):  # told to psql to be SQL
+            return Piece(Kind.END if second == ";" else Kind.NOTHING, start, start + 2)
+        command = _COMMAND.match(self._text, start)
+        end = command.end() if command else start + 1
+        return Piece(Kind.COMMAND, start, _command_end(self._text, start, end))
+
+    def _colon(self, start: int) -> Piece:
+        if self._text.startswith("::", start):
+            return Piece(Kind.NOTHING, start, start + 2)
+        return _found(Kind.VARIABLE, _VARIABLE.match(self._text, start), start)
 
     def _note(self, piece: Piece) -> None:
         """Remember what decides how the script goes on."""
@@ -225,7 +263,7 @@ class _Scanner:
         self._statement, self._began = [], piece.end
 
     def _ends(self, end: int) -> None:
-        if _OF_INTEREST.search(self._text, self._began, end) is None:
+        if not _has(self._text[self._began : end], _OF_ROWS):
             return
         bare = sql_of(self._text, self._began, end, self._statement)
         self._due += _FROM_STDIN.match(bare) is not None
@@ -240,14 +278,12 @@ class _Listener:
 
     def __init__(self, text: str) -> None:
         self._text = text.removeprefix("\ufeff")
-        self._pieces = list(pieces(self._text))
         self._lines = [match.start() for match in re.finditer("\n", self._text)]
-        self._last = self._last_word()
 
     def said(self) -> Iterator[Said]:
         statement: list[Piece] = []
         began = 0
-        for piece in self._pieces:
+        for piece in pieces(self._text):
             if piece.kind is Kind.COMMAND:
                 name, _ = command_of(self._text, piece)
                 if name in SENDING:
@@ -282,12 +318,12 @@ class _Listener:
                 {Kind.COMMENT, Kind.COMMAND},
             )
         if name in ("q", "quit", "exit"):
-            arguments = "more" if self._last > piece.end else ""
+            arguments = "more" if self._last_word > piece.end else ""
         return Said(self._line(piece.start), f"\\{name}", arguments, sent)
 
     def _statement(self, began: int, end: int, inside: list[Piece]) -> Iterator[Said]:
         """Yield what a statement does with databases and the server's files."""
-        if _OF_INTEREST.search(self._text, began, end) is None:
+        if not _has(self._text[began:end], _WORDS):
             return
         bare = sql_of(self._text, began, end, inside)
         if found := _LEAVES.match(bare):
@@ -302,7 +338,7 @@ class _Listener:
                 yield from self._server_reads(body, bare, start)
 
     def _server_reads(self, text: str, bare: str, offset: int) -> Iterator[Said]:
-        for match in _SERVER_READS.finditer(bare):
+        for match in _SERVER_READS.finditer(bare) if _has(bare, _OF_FILES) else ():
             line = self._line(offset + match.start())
             if match["program"]:
                 yield Said(line, "program", "COPY FROM PROGRAM")
@@ -313,14 +349,10 @@ class _Listener:
     def _line(self, position: int) -> int:
         return bisect_right(self._lines, position - 1) + 1
 
+    @cached_property
     def _last_word(self) -> int:
-        """Return the end of the last that is no comment."""
-        end = len(self._text)
-        for piece in reversed(self._pieces):
-            if self._text[piece.end : end].strip() or piece.kind is not Kind.COMMENT:
-                break
-            end = piece.start
-        return len(self._text[:end].rstrip())
+        """The end of the last that is no comment."""
+        return len(_without(self._text, pieces(self._text), {Kind.COMMENT}).rstrip())
 
 
 def command_of(text: str, piece: Piece) -> tuple[str, str]:
@@ -352,6 +384,22 @@ def makes_database(statement: str) -> str:
     return " ".join(found[1].split()) if found else ""
 
 
+def _is_worth_it(text: str) -> bool:
+    if _has(text, _WORDS) or _SAYS.search(text):
+        return True
+    before = (text[match.start() - 1 : match.start()] for match in _MAY_BE_VARIABLE.finditer(text))
+    return any(character != ":" and not character.isalnum() for character in before)
+
+
+def _has(text: str, words: Iterable[str]) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in words)
+
+
+def _found(kind: Kind, match: re.Match[str] | None, start: int) -> Piece:
+    return Piece(kind, start, match.end()) if match else Piece(Kind.NOTHING, start, start + 1)
+
+
 def _moved(found: Iterable[Piece], by: int) -> Iterator[Piece]:
     return (Piece(piece.kind, piece.start + by, piece.end + by) for piece in found)
 
@@ -381,8 +429,8 @@ def _command_end(text: str, start: int, position: int) -> int:
     name = text[start + 1 : position]
     line_end = text.find("\n", position)
     line_end = len(text) if line_end < 0 else line_end
-    rest = text[position:line_end].lstrip()
-    if name in _WHOLE_LINE or (name in _TO_PROGRAM and re.match(r"(?:\([^)]*\)\s*)?\|", rest)):
+    to_program = name in _TO_PROGRAM and _TO_PIPE.match(text, position, line_end)
+    if name in _WHOLE_LINE or to_program:
         return line_end
     while argument := _ARGUMENT.match(text, position, line_end):
         position = argument.end()
