@@ -138,6 +138,7 @@ class TemplateSection(CloneOptions, frozen=True):
     dump: str | DumpSection = ""
     sql: list[str] = []
     command: str | list[str] | CommandSection = ""
+    watch: list[str] | None = None
     keep_generations: Count = 3
     keep_generations_for: Seconds = 86_400.0
     on_failure: Literal["fail", "serve_previous"] = "fail"

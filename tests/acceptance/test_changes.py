@@ -244,6 +244,49 @@ def test_a_template_that_extends_another_follows_it_and_not_the_other_way() -> N
         assert len([e for e in daemon.events("template.built") if '"shop"' in e]) == 2
 
 
+READS = """\
+CREATE TABLE t (v int);
+\\set f rows
+\\copy t from 'one two.csv'
+\\i :f'.inc'
+"""
+
+
+def test_an_edit_of_what_a_file_reads_is_seen_however_that_is_named() -> None:
+    files = {"a.sql": READS, "one two.csv": "1\n", "rows.inc": ""}
+    with running_daemon(CONFIG, files=files) as daemon:
+        assert leased(daemon) == 1
+        edit(daemon, "2\n", "one two.csv")
+        assert leased(daemon) == 2
+        edit(daemon, "UPDATE t SET v = 3;", "rows.inc")
+        assert leased(daemon) == 3
+        (daemon.directory / "rows.inc").unlink()
+        eventually(lambda: daemon.pool("shop")["phase"] == "failed", what="the file is missed")
+        with pytest.raises(TemplateFailedError, match=r"a\.sql:4: .*rows\.inc: there is no such"):
+            leased(daemon)
+        edit(daemon, "UPDATE t SET v = 4;", "rows.inc")
+        assert leased(daemon) == 4
+
+
+def test_an_edit_of_what_a_file_reads_while_the_daemon_is_away_is_seen_by_the_next() -> None:
+    files = {"a.sql": READS, "one two.csv": "1\n", "rows.inc": ""}
+    with running_daemon(CONFIG, files=files) as daemon:
+        assert leased(daemon) == 1
+        daemon.stop()
+        (daemon.directory / "one two.csv").write_text("2\n")
+        daemon.start()
+        assert leased(daemon) == 2
+
+
+def test_what_may_leave_a_part_of_a_file_out_is_told_in_the_log_and_by_explain() -> None:
+    with running_daemon(CONFIG, files={"a.sql": f"{ONE}\n\\q\n{TWO}\n"}) as daemon:
+        assert leased(daemon) == 1
+        (told,) = daemon.events("template.doubtful")
+        assert "a.sql:2: \\q ends the file here" in json.loads(told)["place"]
+        said = command(daemon, "templates", "--explain", "shop").stdout
+        assert "a.sql:2: \\q ends the file here" in said
+
+
 def _psql() -> str:
     from clonepool.postgres.embedded.binaries import find_psql  # noqa: PLC0415 - of this machine
 

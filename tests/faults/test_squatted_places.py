@@ -22,6 +22,7 @@ from clonepool.postgres.embedded.cluster import Judgement, Marker, judge, read_m
 from clonepool.postgres.embedded.postmaster import find_running
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
+from clonepool.postgres.scripts import Said
 from clonepool.postgres.sources import Digests
 from clonepool.service.locks import load_secret, reserve_serials
 from support import binaries
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ME = Account("me", os.geteuid(), os.getegid(), switch=False)
 SOMEBODY = 54_321
+KNOWN = Said(1, r"\i", "known.sql")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
 
 
@@ -209,9 +211,9 @@ def test_digests_that_another_user_wrote_are_not_believed(
     file, source = place / "digests.json", place / "a.sql"
     source.write_text("SELECT 1")
     first = Digests(file)
-    first.about(str(source), lambda _: [("known", "")])
+    first.about(str(source), lambda _: [KNOWN])
     first.save()
-    assert Digests(file).about(str(source), lambda _: []) == [("known", "")]
+    assert Digests(file).about(str(source), lambda _: []) == [KNOWN]
     os.chown(file, SOMEBODY, SOMEBODY)
     assert Digests(file).about(str(source), lambda _: []) == []
 

@@ -8,18 +8,22 @@ import anyio
 import msgspec
 import pytest
 
-from clonepool.config import EmbeddedSection
+from clonepool.config import EmbeddedSection, TemplateSection
 from clonepool.core.naming import Identity, Kind
+from clonepool.errors import TemplateFailedError
 from clonepool.postgres import databases, leftovers
 from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone, park
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.gateway import OWN_NAMES, Gateway
-from clonepool.postgres.roles import Ownership, Rights, Roles
+from clonepool.postgres.handmade import Handmade
+from clonepool.postgres.recipe import Recipe
+from clonepool.postgres.roles import OURS, Ownership, Rights, Roles
 from support import binaries
 from support.servers import BLOG, Workshop, open_directory, role_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
+    from pathlib import Path
 
     from clonepool.postgres.endpoint import Endpoint
 
@@ -95,6 +99,68 @@ async def test_a_drop_clears_it_too(logical: Workshop) -> None:
     async with logical.gateway.control() as session:
         assert await session.value("SELECT count(*) FROM pg_replication_slots") == 0
         assert await session.value("SELECT count(*) FROM pg_prepared_xacts") == 0
+
+
+async def test_of_a_sealed_database_too(logical: Workshop) -> None:
+    """As it is left by a daemon that was killed, or an earlier one; the next sweeps it."""
+    name = logical.namer.name(Identity(Kind.BUILD, "blog", "abcdefgh", 3))
+    await databases.create(logical.gateway, name, (await logical.build(BLOG)).database, "", 30)
+    await databases.unseal(logical.gateway, name)
+    await leave_all_behind(logical.gateway, name)
+    await databases.seal(logical.gateway, name)
+    await databases.drop(logical.gateway, name, sealed=True)
+    assert name not in await names(logical)
+    assert await prepared(logical) == 0
+
+
+async def names(shop: Workshop) -> set[str]:
+    ours, _ = await databases.list_ours(shop.gateway, shop.namer)
+    return {database.name for database in ours}
+
+
+async def prepared(shop: Workshop) -> int:
+    async with shop.gateway.control() as session:
+        found: int = await session.value("SELECT count(*) FROM pg_prepared_xacts")
+    return found
+
+
+LEAVE = "CREATE TABLE kept (); BEGIN; CREATE TABLE lost (); LOCK kept; PREPARE TRANSACTION 'left';"
+OWNED = Ownership("left_app", Rights.OWNER)
+
+
+@pytest.mark.parametrize("ownership", [OURS, OWNED], ids=["as the daemon", "with a login"])
+async def test_a_build_that_leaves_a_prepared_transaction_fails_and_leaves_nothing(
+    any_workshop: Workshop, place: Path, ownership: Ownership
+) -> None:
+    shop, before = any_workshop, await names(any_workshop)
+    (place / "a.sql").write_text(LEAVE)
+    with pytest.raises(TemplateFailedError, match="prepared transaction 'left'") as caught:
+        await shop.build(["a.sql"], place, "left", ownership)
+    assert "COMMIT PREPARED" in caught.value.remedy
+    assert await names(shop) == before
+    assert await prepared(shop) == 0
+    (place / "a.sql").write_text(f"{LEAVE} COMMIT PREPARED 'left';")
+    made = await shop.build(["a.sql"], place, "left", ownership)
+    await databases.drop(shop.gateway, made.database, sealed=True)
+
+
+async def test_so_does_what_a_client_fills(any_workshop: Workshop, place: Path) -> None:
+    shop, before = any_workshop, await names(any_workshop)
+    handmade = Handmade(
+        shop.gateway, shop.capabilities, shop.builder.generations, shop.builder.steps,
+        shop.serials.next,
+    )  # fmt: skip
+    await shop.roles.ensure_owner(OWNED)
+    recipe = Recipe("filled", TemplateSection(), place, ownership=OWNED)
+    inputs = await handmade.identify(recipe, "all of it")
+    database = await handmade.empty(recipe, "abcdefgh")
+    async with Gateway(database.login, "a filler").session(database.name, OWN_NAMES) as session:
+        for statement in LEAVE.split("; "):
+            await session.execute(statement)
+    with pytest.raises(TemplateFailedError, match="prepared transaction 'left'"):
+        await handmade.finish(database.name, recipe, "abcdefgh", inputs, {}, filled=True)
+    assert await names(shop) == before
+    assert await prepared(shop) == 0
 
 
 async def test_a_parked_clone_lets_nobody_in_and_is_opened_again(any_workshop: Workshop) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.dumps import roles_in, without_roles
-from clonepool.postgres.escapes import blank, check_stays, find_escapes
+from clonepool.postgres.escapes import check_stays, find_escapes
+from clonepool.postgres.scripts import blank
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,6 +9,7 @@ import pytest
 from clonepool.config import TemplateSection
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.recipe import Recipe, differences, read_files
+from clonepool.postgres.scripts import Said
 from clonepool.postgres.sources import Digests, fingerprint, generation_name, resolve
 from clonepool.postgres.statistics import split
 
@@ -126,9 +127,9 @@ def test_what_a_daemon_knows_of_files_the_next_one_knows_too(tmp_path: Path) -> 
     first = Digests(kept)
     asked: list[str] = []
 
-    def ask(text: str) -> list[tuple[str, str]]:
+    def ask(text: str) -> list[Said]:
         asked.append(text)
-        return [("i", "b.inc")]
+        return [Said(1, r"\i", "b.inc")]
 
     digest, about = first.of(file), first.about(str(file), ask)
     first.save()

@@ -46,6 +46,8 @@ def _explain(template: str, socket_path: str | None, *, as_json: bool) -> None:
     for kind, entries in sorted(found["inputs"].items()):
         for name, value in entries.items():
             click.echo(printable.line(f"  {kind}: {name}  {value}"))
+    for warning in found["warnings"]:
+        click.echo(printable.line(f"Warning: {warning}"))
     if not found["due"]:
         click.echo("It is up to date.")
         return

@@ -163,6 +163,7 @@ class Builder:
             reused=found is not None,
             inputs=inputs.entries,
             owner=recipe.ownership.owner,
+            warnings=inputs.warnings,
         )
 
     async def _build(

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres import escapes, programs, psql
+from clonepool.postgres import escapes, programs, psql, reading, scripts
 from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.sources import Digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -83,6 +84,15 @@ def files_of(dump: Path) -> list[Path]:
     return [dump]
 
 
+def is_script(dump: Path) -> bool:
+    """Say whether psql runs it.
+
+    Raises:
+        TemplateFailedError: as from `format_of`.
+    """
+    return format_of(dump) is Format.PLAIN
+
+
 class Restorer:
     """Puts one dump into one database.
 
@@ -126,18 +136,39 @@ class Restorer:
     async def _run_plain(
         self, dump: Path, section: DumpSection, database: str, seconds: float
     ) -> None:
-        escapes.check_stays(dump)
+        found = reading.read(str(dump), Digests())
+        escapes.refuse_leaving(found)
         if section.roles != "map":
-            names = roles_in(escapes.blank(_read(dump), keep_names=True))
+            names = roles_in(scripts.blank(_read(dump), keep_names=True))
             await self._prepare_roles(names, section)
-            await psql.run_file(self._psql, self._endpoint, database, dump, seconds=seconds)
+            await psql.run_file(
+                self._psql,
+                self._endpoint,
+                database,
+                dump,
+                seconds=seconds,
+                major=self._gateway.major,
+            )
             return
+        if found.included:
+            raise TemplateFailedError(
+                f"dump: {dump} includes {found.included[0]}, whose roles would not be mapped",
+                remedy='set dump.roles to "create" or "keep", or name the file in `sql`',
+            )
         with tempfile.TemporaryDirectory(prefix="clonepool-dump-") as scratch:
             mapped = Path(scratch) / dump.name
             mapped.write_text(
                 without_roles(_read(dump)), encoding="utf-8", errors="surrogateescape"
             )
-            await psql.run_file(self._psql, self._endpoint, database, mapped, seconds=seconds)
+            await psql.run_file(
+                self._psql,
+                self._endpoint,
+                database,
+                mapped,
+                seconds=seconds,
+                major=self._gateway.major,
+                directory=dump.parent,
+            )
 
     async def _pg_restore(
         self, dump: Path, arguments: list[str], database: str, *, seconds: float
@@ -146,7 +177,7 @@ class Restorer:
         command = [str(program), *arguments, str(dump)]
         done = await programs.run(
             command,
-            env=programs.environment(self._endpoint, database, psql.BUILD_OPTIONS),
+            env=programs.environment(self._endpoint, database, psql.options(self._gateway.major)),
             directory=dump.parent,
             seconds=seconds,
             what=f"pg_restore of {dump}",
@@ -195,7 +226,7 @@ def roles_in(script: str) -> list[str]:
 
 def without_roles(script: str) -> str:
     """Return the script without what speaks of roles, each line where it was."""
-    bare = escapes.blank(script)
+    bare = scripts.blank(script)
     pieces, position = [], 0
     for match in _ABOUT_ROLES.finditer(bare):
         pieces += [script[position : match.start()], "\n" * match[0].count("\n")]

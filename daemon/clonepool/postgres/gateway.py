@@ -41,9 +41,38 @@ _OF_EVERY_SESSION: Mapping[str, str] = MappingProxyType(
         "role": "none",
         "default_transaction_read_only": "off",
         "default_transaction_isolation": "read committed",
+        "default_transaction_deferrable": "off",
+        # Each statement has a deadline of ours, and connections are kept.
+        "lock_timeout": "0",
+        "idle_in_transaction_session_timeout": "0",
+        # One library that is not there would keep us out.
+        "local_preload_libraries": "",
+        # How our statements and the answers to them are read.
+        "standard_conforming_strings": "on",
+        "backslash_quote": "safe_encoding",
+        "quote_all_identifiers": "off",
+        "transform_null_equals": "off",
+        "array_nulls": "on",
+        "bytea_output": "hex",
+        "extra_float_digits": "1",
+        "DateStyle": "ISO, MDY",
+        "IntervalStyle": "postgres",
+        "xmloption": "content",
+        # A refused statement is the end of that statement.
+        "exit_on_error": "off",
+        "client_min_messages": "warning",
+        "vacuum_cost_delay": "0",
     }
 )
 """Whatever a database, a role or the whole server was given by ALTER … SET."""
+_SINCE: Mapping[int, Mapping[str, str]] = MappingProxyType(
+    {14: {"idle_session_timeout": "0"}, 17: {"transaction_timeout": "0"}}
+)
+"""Older versions refuse a connection that names them."""
+_OF_SUPERUSERS: Mapping[str, str] = MappingProxyType(
+    {"session_preload_libraries": "", "session_replication_role": "origin"}
+)
+"""Others may not set these."""
 _OF_SUPERUSERS_FROM_17: Mapping[str, str] = MappingProxyType({"event_triggers": "off"})
 """A trigger on login must not run with our rights."""
 OWN_NAMES: Mapping[str, str] = MappingProxyType({"search_path": _LEFT_ALONE})
@@ -308,10 +337,17 @@ class Gateway:
         self._idle: list[Session] = []
         self._open: set[Session] = set()
         self._settings = dict(_OF_EVERY_SESSION)
+        self.major = 0
+        """The server's version, 0 until it is known."""
         self.share(connections)
 
     def harden(self, *, major: int, superuser: bool) -> None:
         """Give sessions from now on what only some servers have, and some roles may set."""
+        self.major = major
+        for since, settings in _SINCE.items():
+            self._settings |= settings if major >= since else {}
+        if superuser:
+            self._settings |= _OF_SUPERUSERS
         if major >= _LOGIN_TRIGGERS_MAJOR and superuser:
             self._settings |= _OF_SUPERUSERS_FROM_17
 

@@ -14,7 +14,7 @@ import msgspec
 
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError
-from clonepool.postgres import databases, statistics
+from clonepool.postgres import databases, leftovers, statistics
 from clonepool.postgres.clones import Contents, read_contents
 from clonepool.postgres.rewind.survey import create_functions
 from clonepool.postgres.statistics import QUIET
@@ -128,6 +128,8 @@ class Generations:
         if finish.builder:
             # Programs that filled it may have left something running: it is over now.
             await databases.end_sessions(self._gateway, temporary)
+        await leftovers.refuse_prepared(self._gateway, temporary)  # its locks would be in the way
+        if finish.builder:
             await self._roles.take_back(temporary, finish.builder, finish.owner)
         contents = await self._freeze(
             temporary, rewindable=finish.rewindable, analyze=finish.analyze
@@ -143,6 +145,7 @@ class Generations:
         }
         await databases.annotate(self._gateway, temporary, facts)
         await databases.seal(self._gateway, temporary)
+        await leftovers.refuse_prepared(self._gateway, temporary)
         await databases.rename(self._gateway, temporary, self.name(finish.template, finish.short))
         return contents
 

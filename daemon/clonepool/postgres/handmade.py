@@ -8,7 +8,7 @@ import anyio
 import msgspec
 
 from clonepool.errors import CloneInUseError, StatementError, TemplateFailedError
-from clonepool.postgres import databases
+from clonepool.postgres import databases, leftovers
 from clonepool.postgres.gateway import identifier
 from clonepool.postgres.generations import Finish
 from clonepool.postgres.properties import Properties, give_properties, properties_of
@@ -182,6 +182,7 @@ class Handmade:
             filled: whether a client filled it, by a login of its own.
 
         Raises:
+            TemplateFailedError: a prepared transaction was left in it.
             StatementError, ServerUnavailableError: it is dropped, or will be at the next start.
         """
         finish = Finish(
@@ -217,6 +218,7 @@ class Handmade:
         hidden = self.generations.temporary_name(template, short, self.next_serial())
         await databases.close(self._gateway, name)
         await databases.end_sessions(self._gateway, name)
+        await leftovers.refuse_prepared(self._gateway, name)
         await databases.rename(self._gateway, name, hidden)
         try:
             await databases.unseal(self._gateway, hidden)

@@ -8,14 +8,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clonepool.errors import TemplateFailedError
 from clonepool.postgres.gateway import identifier, literal
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
 
+async def refuse_prepared(gateway: Gateway, name: str) -> None:
+    """See that no prepared transaction is left in a database that is to become a generation.
+
+    What it did is in no clone, and nobody can rename, copy or drop the database while it is there.
+
+    Raises:
+        TemplateFailedError: there is one; names it.
+    """
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT gid FROM pg_prepared_xacts WHERE database = $1 ORDER BY prepared", name
+        )
+    if rows:
+        raise TemplateFailedError(
+            f"the prepared transaction {rows[0]['gid']!r} was left open",
+            remedy="end it by COMMIT PREPARED or ROLLBACK PREPARED where the template is filled",
+        )
+
+
 async def clear(gateway: Gateway, name: str) -> list[str]:
     """Roll back, drop and detach whatever there is; return what was found, for people.
+
+    A database that lets nobody in is opened for that, so it should be one that is to be dropped.
 
     Raises:
         StatementError, ServerUnavailableError: something refused; calling again goes on from there.
@@ -25,9 +47,13 @@ async def clear(gateway: Gateway, name: str) -> list[str]:
         (held,) = await session.rows(
             "SELECT EXISTS (SELECT FROM pg_prepared_xacts WHERE database = $1) AS prepared,"
             " EXISTS (SELECT FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"
-            "   WHERE datname = $1) AS subscribed",
+            "   WHERE datname = $1) AS subscribed,"
+            " EXISTS (SELECT FROM pg_database WHERE datname = $1 AND NOT datallowconn) AS closed",
             name,
         )
+    if held["closed"] and (held["prepared"] or held["subscribed"]):
+        # Both go from within alone.
+        await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS true")
     if held["prepared"]:
         found += await _roll_back_prepared(gateway, name)
     if held["subscribed"]:

@@ -22,11 +22,62 @@ _STATEMENT = re.compile(r"^psql:.+?:\d+: STATEMENT:\s+(.*)\Z", re.MULTILINE | re
 _CONNECTION_LOST, _SCRIPT_ERROR = 2, 3
 _HARMLESS_CLASSES = ("00", "01", "02")
 _SHOWN_BYTES = 2_000
-BUILD_OPTIONS = "-c client_min_messages=warning -c synchronous_commit=on"
+_OPTIONS = {
+    "client_min_messages": "warning",
+    "synchronous_commit": "on",
+    "default_transaction_read_only": "off",
+    "statement_timeout": "0",
+    "lock_timeout": "0",
+    "idle_in_transaction_session_timeout": "0",
+}
+_OPTIONS_SINCE = {14: "idle_session_timeout", 17: "transaction_timeout"}
+_AT_END = "clonepool: the file was run"
+_QUEUED = "clonepool: statements queued"
+_TO_END = (
+    "\\set ON_ERROR_STOP on",
+    "\\set VERBOSITY verbose",
+    f"\\warn {_AT_END}",
+    "DISCARD ALL",
+    f"\\warn {_QUEUED} :PIPELINE_COMMAND_COUNT",
+)
+"""What psql does after the file, even after `\\q` in it.
+
+psql ends with 0 in the midst of a transaction, and the server rolls it back. psql's `%x` is for
+prompts alone, and what queries can tell of a transaction holds for one that was begun implicitly
+too. So the server is asked for something that it refuses in a transaction block, whole or failed:
+of such statements DISCARD ALL is one that every role may run, for which psql does not itself begin
+a transaction when AUTOCOMMIT is off, and which leaves nothing in the database. In a pipeline
+(PostgreSQL 18) it would only be queued; older psqls print the variable's name. The settings are
+said again, since the file may have changed them.
+"""
+_NO_ENDIF = re.compile(r"^psql:.*without finding closing \\endif", re.MULTILINE)
+_IN_BLOCK = re.compile(r"^ERROR:\s+(?:25001|25P02)\b", re.MULTILINE)
+_UNENDED = re.compile(rf"^{re.escape(_QUEUED)} [1-9]", re.MULTILINE)
+
+
+def options(major: int) -> str:
+    """Return the server's options for programs that fill a template, as in PGOPTIONS.
+
+    A database that was given a time limit, or made read-only, by an earlier file or by the template
+    that is extended is to be filled all the same. All else is the database's own, as for anybody
+    who runs the file by hand.
+
+    Args:
+        major: the server's version: older ones refuse what they do not know.
+    """
+    more = {name: "0" for since, name in _OPTIONS_SINCE.items() if major >= since}
+    return " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | more).items())
 
 
 async def run_file(
-    psql: Path, endpoint: Endpoint, database: str, file: Path, *, seconds: float
+    psql: Path,
+    endpoint: Endpoint,
+    database: str,
+    file: Path,
+    *,
+    seconds: float,
+    major: int = 0,
+    directory: Path | None = None,
 ) -> None:
     r"""Run one file, stopping at its first error.
 
@@ -38,25 +89,28 @@ async def run_file(
         database: in which the file is run.
         file: an absolute path.
         seconds: for the whole file.
+        major: the server's version; 0 for one that is not known.
+        directory: where to run instead.
 
     Raises:
-        TemplateFailedError: names file, line, SQLSTATE, message and statement.
+        TemplateFailedError: names file, line, SQLSTATE, message and statement; or the file left a
+            transaction open.
         ServerUnavailableError: the server went away meanwhile.
     """
     command = [str(psql), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     command += ["--set=VERBOSITY=verbose", "--echo-errors", "--no-password"]
-    command += [f"--file={file}"]
-    environment = programs.environment(endpoint, database, BUILD_OPTIONS)
+    command += [f"--file={file}", *(f"--command={line}" for line in _TO_END)]
+    environment = programs.environment(endpoint, database, options(major))
     done = await programs.run(
         command,
         env=environment,
-        directory=file.parent,
+        directory=directory or file.parent,
         seconds=seconds,
         what=str(file),
         keep_all=True,
         complaints_only=True,
     )
-    if done.code != 0:
+    if done.code != 0 or _UNENDED.search(done.output) or _NO_ENDIF.search(done.output):
         raise explain(file, done.output, done.code)
 
 
@@ -64,6 +118,14 @@ def explain(
     file: Path, stderr: str, returncode: int = _SCRIPT_ERROR
 ) -> TemplateFailedError | ServerUnavailableError:
     """Make psql's complaint into one error: the file's fault, or the server went away."""
+    stderr, at_end, after = stderr.partition(f"{_AT_END}\n")
+    if returncode != _CONNECTION_LOST and (_IN_BLOCK.search(after) or _UNENDED.search(after)):
+        return TemplateFailedError(
+            f"{file}: it ends inside a transaction, which is rolled back",
+            remedy="write COMMIT at its end; each file is run by a psql of its own, so a"
+            " transaction cannot go on in the next",
+        )
+    stderr += after if at_end else ""
     errors = [
         match
         for match in _COMPLAINT.finditer(stderr)

@@ -6,6 +6,7 @@ and nothing of a database's address but its name goes in.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,8 +14,8 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
-from clonepool.errors import TemplateFailedError
-from clonepool.postgres import dumps, escapes
+from clonepool.errors import ClonepoolError, TemplateFailedError
+from clonepool.postgres import dumps, escapes, reading
 from clonepool.postgres.clones import Contents  # noqa: TC001 - likewise
 from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, split_url
 from clonepool.postgres.roles import OURS, Ownership
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.reading import Reading
 
 _DIGEST_CHARACTERS = 16
 
@@ -39,6 +41,7 @@ class Generation(msgspec.Struct, frozen=True):
         reused: whether an earlier build made it.
         inputs: what went into it, by kind; what `Inputs.entries` was.
         owner: who owns what is in it; empty for our own role.
+        warnings: what is allowed in its scripts, and may not be meant.
     """
 
     short: str
@@ -49,6 +52,7 @@ class Generation(msgspec.Struct, frozen=True):
     reused: bool
     inputs: dict[str, dict[str, str]] = {}
     owner: str = ""
+    warnings: list[str] = []
 
 
 class Recipe(msgspec.Struct, frozen=True):
@@ -97,12 +101,12 @@ class Inputs(msgspec.Struct, frozen=True):
 
     Attributes:
         sql: files to be run, in order.
-        watched: all files that decide, those too that are only included or watched.
+        warnings: what is allowed in them, and may not be meant.
         entries: all that decides, by kind and name, for people and for the fingerprint.
     """
 
     sql: list[SourceFile]
-    watched: list[str]
+    warnings: list[str]
     entries: dict[str, dict[str, str]]
 
     @property
@@ -125,25 +129,83 @@ def read_files(recipe: Recipe, digests: Digests) -> Inputs:
     """Look at a recipe's files; blocks for as long as the file system does.
 
     Raises:
-        TemplateFailedError: one is missing or cannot be read, or leaves the database.
+        TemplateFailedError: one is missing or cannot be read, leaves the database, or reads what
+            cannot be known.
     """
-    directory = recipe.directory
-    sql = resolve("sql", recipe.section.sql, directory, digests) if recipe.section.sql else []
-    more = [path for file in sql for path in escapes.included(file.place, digests)]
-    entries = {"sql": _entries(sql), "included": _digested(more, directory, digests)}
+    section, directory = recipe.section, recipe.directory
+    sql = resolve("sql", section.sql, directory, digests) if section.sql else []
+    readings = [reading.read(file.place, digests) for file in sql]
+    entries = {"sql": _entries(sql)}
     if recipe.dump:
-        parts = dumps.files_of(directory / recipe.dump.file)
-        entries["dump"] = _digested(parts, directory, digests)
-        more += parts
+        dump = directory / recipe.dump.file
+        entries["dump"] = _digested(dumps.files_of(dump), directory, digests)
+        readings += [reading.read(str(dump), digests)] if dumps.is_script(dump) else []
+    for found in readings:
+        _check(found, section)
+    included = [Path(file) for found in readings for file in found.included]
+    data = [Path(file) for found in readings for file in found.data]
+    entries["included"] = _digested(included, directory, digests)
+    entries["data"] = _digested(data, directory, digests)
+    if section.watch:
+        entries["also watched"] = _entries(resolve("watch", section.watch, directory, digests))
     if recipe.command and recipe.command.watch:
         watched = resolve("command.watch", recipe.command.watch, directory, digests)
         entries["watched"] = _entries(watched)
-        more += [file.path for file in watched]
-    return Inputs(
-        sql,
-        [*(file.place for file in sql), *map(str, more)],
-        {k: v for k, v in entries.items() if v},
-    )
+    doubtful = [str(place) for found in readings for place in found.doubtful]
+    return Inputs(sql, list(dict.fromkeys(doubtful)), {k: v for k, v in entries.items() if v})
+
+
+def patterns_of(recipe: Recipe) -> list[str]:
+    """Return the files, globs and directories that a recipe names."""
+    found = [*recipe.section.sql, *(recipe.section.watch or [])]
+    if recipe.dump:
+        found.append(recipe.dump.file)
+    if recipe.command:
+        found += recipe.command.watch
+    return found
+
+
+def watched_files(recipe: Recipe, digests: Digests) -> list[str]:
+    """Return all files that decide, whatever is wrong with them; blocks for the file system.
+
+    Of one that is not there, what has to appear first.
+    """
+    found: list[str] = []
+    for pattern in patterns_of(recipe):
+        with contextlib.suppress(ClonepoolError):
+            found += [file.place for file in resolve("", [pattern], recipe.directory, digests)]
+    scripts = []
+    with contextlib.suppress(ClonepoolError):
+        scripts = [
+            file.place for file in resolve("", recipe.section.sql, recipe.directory, digests)
+        ]
+    if recipe.dump:
+        dump = recipe.directory / recipe.dump.file
+        with contextlib.suppress(ClonepoolError):
+            found += [str(part) for part in dumps.files_of(dump)]
+            scripts += [str(dump)] if dumps.is_script(dump) else []
+    for script in scripts:
+        with contextlib.suppress(ClonepoolError):
+            read = reading.read(script, digests)
+            found += [*read.included, *read.data, *map(reading.first_missing, read.absent)]
+    return found
+
+
+def _check(found: Reading, section: TemplateSection) -> None:
+    """See that a script can be run, and that a change of what it reads would be noticed."""
+    escapes.refuse_leaving(found)
+    if found.wrong:
+        raise TemplateFailedError(
+            str(found.wrong[0]),
+            remedy=r"names begin in the script's directory, those of `\ir` at the including file;"
+            r" variables are known that the script itself sets by `\set`",
+        )
+    if found.unseen and section.watch is None:
+        raise TemplateFailedError(
+            f"{found.unseen[0]}: when that changes, it would go unnoticed",
+            remedy="name the files that it reads in the template's `watch`, or set `watch = []`"
+            " if there are none",
+        )
 
 
 async def add_options(
@@ -152,10 +214,16 @@ async def add_options(
     """Add what decides beside the files.
 
     Raises:
-        TemplateFailedError: an extension is not to be had, or there is no such database.
+        TemplateFailedError: an extension is not to be had, there is no such database, or the
+            template that this one extends was not built.
         ServerUnavailableError, StatementError: the server does not say.
     """
     section, entries = recipe.section, dict(inputs.entries)
+    if section.extends and recipe.lower is None:
+        raise TemplateFailedError(
+            f"extends: the template {section.extends} is not there",
+            remedy="see why it was not built",
+        )
     entries["server"] = {
         "major": str(capabilities.major),
         "encoding": section.encoding or capabilities.encoding,
@@ -202,10 +270,14 @@ def _entries(files: Iterable[SourceFile]) -> dict[str, str]:
 
 
 def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[str, str]:
-    found = {}
-    for path in paths:
+    found: dict[str, str] = {}
+    for path in dict.fromkeys(paths):
         inside = path.is_relative_to(directory)
         name = path.relative_to(directory).as_posix() if inside else path.name
+        number, first = 1, name
+        while name in found:  # of files that lie elsewhere only the last part is told
+            number += 1
+            name = f"{first} ({number})"
         try:
             found[name] = digests.of(path)[:_DIGEST_CHARACTERS]
         except OSError as error:

@@ -19,11 +19,12 @@ import msgspec
 from clonepool import own_files
 from clonepool.core.naming import short_digest
 from clonepool.errors import TemplateFailedError
+from clonepool.postgres.scripts import Said  # noqa: TC001 - msgspec looks at it
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-BUILD_FORMAT = 4
+BUILD_FORMAT = 5
 """Raised when the builder changes in a way that old generations do not share."""
 
 VERSION = version("clonepool")
@@ -53,7 +54,7 @@ class _Known(msgspec.Struct):
 
     version: str = ""
     digests: dict[str, tuple[tuple[int, ...], str]] = {}
-    about: dict[str, list[tuple[str, str]]] = {}
+    about: dict[str, list[Said]] = {}
 
 
 class Digests:
@@ -111,9 +112,7 @@ class Digests:
             self._changed = True
         return digest
 
-    def about(
-        self, place: str, ask: Callable[[str], list[tuple[str, str]]]
-    ) -> list[tuple[str, str]]:
+    def about(self, place: str, ask: Callable[[str], list[Said]]) -> list[Said]:
         """Return what `ask` finds in a file's text, which it is asked once.
 
         Raises:
@@ -121,8 +120,11 @@ class Digests:
         """
         digest, known = self.of(place), self._known.about
         if digest not in known:
-            with open(place, encoding="utf-8", errors="replace") as file:
-                known[digest] = ask(file.read())
+            with open(place, "rb") as file:
+                content = file.read()
+            # It may have been written to since: what is found belongs to what was read.
+            digest = hashlib.sha256(content).hexdigest()
+            known[digest] = ask(content.decode("utf-8", "replace"))
             self._changed = True
         return known[digest]
 

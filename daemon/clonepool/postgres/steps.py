@@ -203,7 +203,14 @@ class Steps:
 
     async def _run(self, file: Path, recipe: Recipe, database: str, login: Endpoint) -> None:
         await anyio.to_thread.run_sync(escapes.check_stays, file)
-        await psql.run_file(self._psql, login, database, file, seconds=recipe.section.build_timeout)
+        await psql.run_file(
+            self._psql,
+            login,
+            database,
+            file,
+            seconds=recipe.section.build_timeout,
+            major=self._gateway.major,
+        )
 
     async def _set(self, settings: dict[str, str], database: str) -> None:
         """Give the database settings of its own; clones get them too."""

@@ -260,12 +260,17 @@ class BuildResult(msgspec.Struct, frozen=True):
 
 
 class ExplainResult(msgspec.Struct, frozen=True):
-    """What goes into a template now, by kind and name, and why a build is due, if it is."""
+    """What goes into a template now, by kind and name, and why a build is due, if it is.
+
+    Attributes:
+        warnings: what its scripts do that may leave a part of them out.
+    """
 
     template: str
     generation: str
     inputs: dict[str, dict[str, str]]
     due: list[str]
+    warnings: list[str] = []
 
 
 class SnapshotResult(msgspec.Struct, frozen=True):

@@ -117,7 +117,8 @@ class Definer:
 
         Raises:
             NotYourDefinitionError: nothing was done.
-            StatementError, ServerUnavailableError: it is given up, and another may fill it.
+            TemplateFailedError, StatementError, ServerUnavailableError: it is given up, and another
+                may fill it.
         """
         definition = self._definitions.finalize(token)
         try:

@@ -1,13 +1,14 @@
 """Finds or builds each template's generation: at the start, when its sources change, when told to.
 
-One after another, a template that others extend before these. From the moment in which a source is
-seen to have changed nothing of the old generation is granted; leases on it go on. Generations that
+Some at a time, templates that are waited for first, and one that others extend before these. From
+the moment in which a source is seen to have changed nothing of the old generation is granted; leases on it go on. Generations that
 are not current any more stay for a while, so that going back to what was costs nothing.
 """
 
 from __future__ import annotations
 
 import time
+from enum import Enum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -15,9 +16,10 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from clonepool import scarcity
 from clonepool.core.limits import is_refused
 from clonepool.core.pool import Phase
-from clonepool.errors import ClonepoolError, ServerUnavailableError
+from clonepool.errors import ClonepoolError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import databases
 from clonepool.postgres.generations import built_at
 from clonepool.postgres.recipe import Recipe, differences
@@ -33,11 +35,26 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_failed"
+LOOK_POSTPONED = "template.look_postponed"
 _PAUSE_SECONDS = 1.0
+_MOST_REPEATS = 3
+"""So often a template is built again at once; then those that wait for their turn come first."""
 QUIET_SECONDS = 0.1
 """So long nothing more must have changed before a build begins: one save is seldom alone."""
+
+
 LONGEST_UNREST_SECONDS = 5.0
 """After so long a build begins although the files go on changing."""
+
+
+class _End(Enum):
+    """How a pass ended."""
+
+    SETTLED = auto()
+    POSTPONED = auto()
+    """The server is away."""
+    OUTDATED = auto()
+    """Something was changed after the build had looked for the last time."""
 
 
 class Built(NamedTuple):
@@ -56,11 +73,12 @@ class _Asker(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """What goes into a template, and what of it is not in its generation."""
+    """What goes into a template, what of it is not in its generation, and what may not be meant."""
 
     generation: str
     inputs: dict[str, dict[str, str]]
     due: list[str]
+    warnings: list[str]
 
 
 class TemplateBuilder:
@@ -74,11 +92,15 @@ class TemplateBuilder:
         self._damaged: set[str] = set()
         self._wanted = anyio.Event()
         self._changed_at = 0.0
+        self._building: set[str] = set()
+        self._preparing = anyio.Lock()
         self.settled: Callable[[], None] = lambda: None
         """Called after each build: what changed while it ran is to be looked for."""
         self._looking = anyio.Lock()
         self._seen: dict[str, str] = {}
         """By template: the fingerprint that was last built or is to be, or why there is none."""
+        self._edited: set[str] = set()
+        """Templates that may have changed since their last build began."""
         self._asking: dict[str, list[_Asker]] = {}
         """By template: who is to be answered by the next build; one under way began before."""
         self._answering: dict[str, list[_Asker]] = {}
@@ -87,19 +109,50 @@ class TemplateBuilder:
         """By template: where its build is, while there is one."""
 
     async def run(self) -> None:
-        """Build every template, then those that need it, for ever."""
-        for template in self._in_order(set(self._context.config.templates)):
+        """Build every template, then those that need it, for ever: some side by side."""
+        self._gone |= set(self._context.config.templates)
+        async with anyio.create_task_group() as builds:
+            while True:
+                self._wanted = anyio.Event()
+                await self._quiet()
+                for template in self._startable():
+                    self._gone.discard(template)
+                    self._building.add(template)
+                    builds.start_soon(self._take_turn, template)
+                if not self._gone and not self._building:
+                    await self._tidy()
+                await self._wanted.wait()
+
+    async def _take_turn(self, template: str) -> None:
+        """Build one; a mistake of ours ends this build."""
+        try:
             await self._insist(template)
-        await self._tidy()
-        while True:
-            await self._wanted.wait()
-            await self._quiet()
-            self._wanted = anyio.Event()
-            while self._gone:
-                (template, *_) = self._in_order(self._gone)
-                self._gone.discard(template)
-                await self._insist(template)
-            await self._tidy()
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            told = self._context.troubles.begin(BUILD_FAILED, template, error)
+            self._answer(template, Built(None, told, 0.0))
+        finally:
+            self._building.discard(template)
+            self._wanted.set()
+
+    def _startable(self) -> list[str]:
+        """Return what can be built now, as many as may be: first what most requests wait for.
+
+        None whose last build runs still, nor one of which a template that it extends is to be built.
+        """
+        pools, sections = self._context.fleet.pools, self._context.config.templates
+        due = self._gone | self._building
+
+        def waits_for_another(template: str) -> bool:
+            lower = sections[template].extends
+            return bool(lower) and (lower in due or waits_for_another(lower))
+
+        ready = [
+            template
+            for template in self._in_order(self._gone - self._building)
+            if not waits_for_another(template)
+        ]
+        ready.sort(key=lambda template: -pools[template].waiting)
+        return ready[: max(0, self._context.config.pool.ddl_concurrency - len(self._building))]
 
     def rebuild(self, template: str) -> None:
         """Have a template built again: its generation is not on the server any more."""
@@ -141,22 +194,34 @@ class TemplateBuilder:
     async def look(self, templates: set[str]) -> None:
         """Have those of these templates built again of which a source has changed.
 
-        Those that were never built yet are left alone: their sources are looked at afterwards.
-        One look at a time: what an earlier one saw must not come after what is seen now.
+        Of those that were never built yet it is remembered: they are looked at when they are. One
+        look at a time: what an earlier one saw must not come after what is seen now. What cannot be
+        looked at for want of something is looked at again until it can be.
         """
         async with self._looking:
-            for template in self._in_order(templates & self._seen.keys()):
-                try:
-                    inputs = await self._builder.inputs(self._recipe(template))
-                except ServerUnavailableError:
-                    continue  # it is looked again when the server is back
-                except Exception as error:  # noqa: BLE001 - the build will say so to whoever asks
-                    found, reasons = str(error), [str(error)]
-                else:
-                    found, reasons = await anyio.to_thread.run_sync(self._compare, template, inputs)
-                if self._seen.get(template) != found:
-                    self._seen[template] = found
-                    self._stale(template, reasons)
+            self._edited |= templates - self._seen.keys()
+            left = templates & self._seen.keys()
+            while left := {each for each in self._in_order(left) if not await self._look_at(each)}:
+                await anyio.sleep(_PAUSE_SECONDS)
+
+    async def _look_at(self, template: str) -> bool:
+        """Look at one; say whether that could be done."""
+        try:
+            inputs = await self._builder.inputs(self._recipe(template))
+        except Exception as error:  # noqa: BLE001 - the build will say so to whoever asks
+            if scarcity.shortage(error):
+                self._context.troubles.begin(LOOK_POSTPONED, template, error)
+                return False
+            if isinstance(error, ServerUnavailableError):
+                return True  # it is looked again when the server is back
+            found, reasons = str(error), [str(error)]
+        else:
+            found, reasons = await anyio.to_thread.run_sync(self._compare, template, inputs)
+        if self._seen.get(template) != found:
+            self._seen[template] = found
+            self._stale(template, reasons)
+        self._context.troubles.end(LOOK_POSTPONED, template)
+        return True
 
     async def explain(self, template: str) -> Explanation:
         """Say what goes into a template now, and why a build of it is due, if it is.
@@ -165,7 +230,9 @@ class TemplateBuilder:
             TemplateFailedError, ServerUnavailableError: it cannot be found out.
         """
         inputs = await self._builder.inputs(self._recipe(template))
-        return Explanation(inputs.short, inputs.entries, self._due(template, inputs))
+        return Explanation(
+            inputs.short, inputs.entries, self._due(template, inputs), inputs.warnings
+        )
 
     @property
     def digests(self) -> Digests:
@@ -203,11 +270,24 @@ class TemplateBuilder:
         return differences(current.inputs, inputs.entries) or ["the format of builds changed"]
 
     def _stale(self, template: str, reasons: list[str]) -> None:
-        """Grant nothing more of a generation that is not what it should be, and build another."""
+        """Grant nothing more of a generation that is not what it should be, and build another.
+
+        Nor of those that extend it.
+        """
         context = self._context
         log.info("template.stale", template=template, reasons=reasons[:5], count=len(reasons))
         context.fleet.pools[template].template_stale()
+        self._edited.add(template)
         self._want(template)
+        for upper in self._uppers(template):
+            self._stale(upper, [f"extends: {template} was changed"])
+
+    def _uppers(self, template: str) -> list[str]:
+        """Return the templates that extend this one, of those that were built before."""
+        sections = self._context.config.templates
+        return [
+            name for name in sections if sections[name].extends == template and name in self._seen
+        ]
 
     def _want(self, template: str) -> None:
         self._changed_at = self._context.now()
@@ -246,8 +326,14 @@ class TemplateBuilder:
 
     async def _insist(self, template: str) -> None:
         """Build one; a server that is away is waited for."""
-        while not await self._run_once(template):
-            await anyio.sleep(_PAUSE_SECONDS)
+        repeats = 0
+        while True:
+            end = await self._run_once(template, patient=repeats < _MOST_REPEATS)
+            repeats += end is _End.OUTDATED
+            if end is _End.SETTLED or repeats > _MOST_REPEATS:
+                return  # if it is outdated, it is wanted still
+            await anyio.sleep(QUIET_SECONDS if end is _End.OUTDATED else _PAUSE_SECONDS)
+            self._gone.discard(template)
 
     async def _tidy(self) -> None:
         """Drop generations that nobody will go back to: beyond a number, or too old."""
@@ -274,43 +360,39 @@ class TemplateBuilder:
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin("template.stale_kept", "", error)
 
-    async def _run_once(self, template: str) -> bool:
-        """Find or build one; say whether that is settled, one way or the other."""
-        context, section = self._context, self._context.config.templates[template]
-        pool, began = context.fleet.pools[template], context.now()
+    async def _run_once(self, template: str, *, patient: bool) -> _End:
+        """Find or build one.
+
+        Args:
+            template: its name.
+            patient: a failure is not told of what was changed meanwhile.
+        """
+        context, began = self._context, self._context.now()
         self._answering.setdefault(template, []).extend(self._asking.pop(template, []))
         anew = template in self._anew
         self._anew.discard(template)
+        self._edited.discard(template)
         try:
-            if template in self._damaged:
-                damaged = context.generations[template].database
-                await databases.drop(context.gateway, damaged, sealed=True)
-                self._damaged.discard(template)
-            context.server_wide.enter(template)
-            await context.credentials.prepare(section)
-            generation = await self._builder.ensure(
-                self._recipe(template),
-                lambda step: self._tell(template, step),
-                anew=anew,
-            )
-            await context.server_wide.accept()
+            generation, changed = await self._build(template, anew=anew)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.server_wide.leave(template)
-            if isinstance(error, ServerUnavailableError) or is_refused(error):
-                self._postpone(context.troubles.begin(BUILD_POSTPONED, template, error))
+            if _is_passing(error):
+                self._postpone(template, context.troubles.begin(BUILD_POSTPONED, template, error))
                 self._anew |= {template} if anew else set()
-                return False
+                return _End.POSTPONED
             told = context.troubles.begin(BUILD_FAILED, template, error)
             tried = self._builder.tried.pop(template, "")
+            if patient and template in self._edited:
+                return self._begin_again(template, ["it was changed while it was built"])
             self._seen[template] = tried or str(error)
             if tried:  # otherwise there is nothing to be compared with what the files say now
                 self.settled()
             self._fail(template, told)
             self._answer(template, Built(None, told, context.now() - began))
-            return True
+            return _End.SETTLED
         context.server_wide.leave(template)
         context.troubles.end(BUILD_POSTPONED, template)
-        self._postpone(None)
+        self._postpone(template, None)
         context.troubles.end(BUILD_FAILED, template)
         seconds = context.now() - began
         context.metrics.of[template].build_seconds.observe(seconds)
@@ -321,28 +403,90 @@ class TemplateBuilder:
             relations=generation.contents.relations,
             duration_seconds=round(seconds, 3),
         )
+        for warning in generation.warnings:
+            log.warning("template.doubtful", template=template, place=warning)
+        if changed:
+            return self._begin_again(template, changed)
+        await self._settle(template, generation, seconds)
+        return _End.SETTLED
+
+    async def _build(self, template: str, *, anew: bool) -> tuple[Generation, list[str]]:
+        """Find or build a generation; say what was changed since its sources were looked at."""
+        context, section = self._context, self._context.config.templates[template]
+        self._check_lower(section.extends)
+        if template in self._damaged:
+            damaged = context.generations[template].database
+            await databases.drop(context.gateway, damaged, sealed=True)
+            self._damaged.discard(template)
+        context.server_wide.enter(template)
+        async with self._preparing:  # several may need the same roles
+            await context.credentials.prepare(section)
+        generation = await self._builder.ensure(
+            self._recipe(template), lambda step: self._tell(template, step), anew=anew
+        )
+        await context.server_wide.accept()
+        return generation, await self._changed_since(template, generation)
+
+    async def _settle(self, template: str, generation: Generation, seconds: float) -> None:
+        """Have clones of a generation made and granted; it is awaited for nothing before."""
+        context = self._context
         before = context.generations.get(template)
         context.generations[template] = generation
         self._seen[template] = generation.full
         self.settled()
         if not generation.reused:
             context.rewinder.built(generation.database)
-        context.carry_out(pool.template_ready(generation.short, context.now()))
+        context.carry_out(
+            context.fleet.pools[template].template_ready(generation.short, context.now())
+        )
         self._answer(template, Built(generation, None, seconds))
+        if before is None or before.short != generation.short:
+            for upper in self._uppers(template):
+                self._stale(upper, [f"extends: {template} was changed"])
         if before is not None and before.short != generation.short:
             await self._retire(before)
-            for upper, other in context.config.templates.items():
-                if other.extends == template:
-                    self._stale(upper, [f"extends: {template} was changed"])
-        return True
 
-    def _postpone(self, obstacle: ClonepoolError | None) -> None:
-        """Tell whoever waits for a build why it doesn't go on; None when one does.
+    def _begin_again(self, template: str, reasons: list[str]) -> _End:
+        """Let who asked wait for another build."""
+        self._asking.setdefault(template, []).extend(self._answering.pop(template, []))
+        self._stale(template, reasons)
+        return _End.OUTDATED
 
-        It is told of those that come after it, too: they are built one after another.
+    def _check_lower(self, lower: str) -> None:
+        """See that the template that is extended, if there is one, is not one that failed.
+
+        Raises:
+            TemplateFailedError: what there is of it is not what it should be.
         """
-        for template in self._context.config.templates:
-            self._context.fleet.pools[template].build_postponed(obstacle)
+        pool = self._context.fleet.pools.get(lower)
+        if pool is not None and pool.phase is Phase.FAILED:
+            raise TemplateFailedError(f"extends: {lower} failed: {pool.failure}")
+
+    async def _changed_since(self, template: str, generation: Generation) -> list[str]:
+        """Say what was changed since a build looked at its sources for the last time.
+
+        It takes a while from then until the generation can be granted. What the watcher sees in
+        between must not be forgotten by calling the template ready: nothing is awaited after this.
+        """
+        while template in self._edited:
+            self._edited.discard(template)
+            try:
+                inputs = await self._builder.inputs(self._recipe(template))
+            except ServerUnavailableError:
+                raise
+            except ClonepoolError as error:
+                return [str(error)]  # the next build will say so to whoever asks
+            if inputs.full != generation.full:
+                return differences(generation.inputs, inputs.entries) or ["it was changed"]
+        return ["somebody asked for it"] if template in self._anew else []
+
+    def _postpone(self, template: str, obstacle: ClonepoolError | None) -> None:
+        """Tell whoever waits for a build why it doesn't go on; None when it does.
+
+        It is told of those that wait for their turn, too.
+        """
+        for each in {template, *self._gone}:
+            self._context.fleet.pools[each].build_postponed(obstacle)
 
     async def _retire(self, generation: Generation) -> None:
         """Forget what is only needed to rewind clones of that generation."""
@@ -364,7 +508,7 @@ class TemplateBuilder:
     def _tell(self, template: str, step: Step) -> None:
         self.under_way[template] = step
         if step.number > 1:  # it has connected, and done something
-            self._postpone(None)
+            self._postpone(template, None)
         for asker in [*self._answering.get(template, []), *self._asking.get(template, [])]:
             asker.tell(step)
 
@@ -372,3 +516,9 @@ class TemplateBuilder:
         self.under_way.pop(template, None)
         for asker in self._answering.pop(template, []):
             asker.answer(built)
+
+
+def _is_passing(error: Exception) -> bool:
+    """Say whether a build that failed so is to be tried again as it is."""
+    away = isinstance(error, ServerUnavailableError) or is_refused(error)
+    return away or scarcity.shortage(error) is not None

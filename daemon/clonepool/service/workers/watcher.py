@@ -17,8 +17,8 @@ import anyio
 import anyio.to_thread
 import structlog
 
-from clonepool.errors import ClonepoolError
-from clonepool.postgres.recipe import read_files
+from clonepool.errors import ClonepoolError, ResourceError
+from clonepool.postgres.recipe import patterns_of, read_files, watched_files
 from clonepool.service.workers.places import Places
 from clonepool.service.workers.watches import News, Watches
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.recipe import Recipe
     from clonepool.postgres.sources import Digests
+    from clonepool.service.shortages import Shortages
     from clonepool.service.workers.template_builder import TemplateBuilder
     from clonepool.service.workers.watches import Report
 
@@ -249,19 +250,3 @@ def _remembered(now: list[str], before: list[str]) -> list[str]:
     return now + [place for place in others if now == [] or not os.path.lexists(place)][:_MOST_GONE]
 
 
-def patterns_of(recipe: Recipe) -> list[str]:
-    """Return the files, globs and directories that a recipe names."""
-    found = list(recipe.section.sql)
-    if recipe.dump:
-        found.append(recipe.dump.file)
-    if recipe.command:
-        found += recipe.command.watch
-    return found
-
-
-def watched_files(recipe: Recipe, digests: Digests) -> list[str]:
-    """Return all files that decide; none while they cannot be read."""
-    try:
-        return read_files(recipe, digests).watched
-    except (ClonepoolError, OSError):
-        return []

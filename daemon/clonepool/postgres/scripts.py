@@ -1,0 +1,437 @@
+r"""A script taken apart as psql does it: comments, strings, rows of COPY, and psql's own commands.
+
+Only what can be told from the text alone; what the commands come to is found in `reading.py`. The
+model is psqlscan.l and psqlscanslash.l of PostgreSQL's sources.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from enum import Enum, auto
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+
+class Kind(Enum):
+    """What a piece of a script is; between pieces there is SQL of no interest."""
+
+    COMMENT = auto()
+    STRING = auto()
+    NAME = auto()
+    """In double quotes."""
+    BODY = auto()
+    """In dollar quotes."""
+    ROWS = auto()
+    """Of COPY FROM STDIN, with the line that ends them."""
+    COMMAND = auto()
+    r"""One of psql's, from its backslash to the end of its arguments."""
+    END = auto()
+    """Of a statement."""
+    VARIABLE = auto()
+    """One of psql's, whose value is read as if it stood there."""
+    NOTHING = auto()
+    """What only looks like one of these."""
+
+
+class Piece(NamedTuple):
+    """A part of a script."""
+
+    kind: Kind
+    start: int
+    end: int
+
+
+class Said(msgspec.Struct, frozen=True, array_like=True):
+    r"""What a script says that concerns files, its database, or how psql goes on.
+
+    Attributes:
+        line: from 1.
+        what: a command of psql's with its backslash; `leaves` for a statement that makes or drops a
+            database; `file` and `program` for what the server reads; `variable` for SQL that stands
+            in one.
+        text: the command's arguments as they stand there; the statement's words; the file's name as
+            it stands there; the variable's name.
+        statement: which the command sends, where that matters.
+    """
+
+    line: int
+    what: str
+    text: str
+    statement: str = ""
+
+
+SENDING = frozenset(
+    {"g", "gx", "gset", "gexec", "gdesc", "crosstabview", "watch", "parse", "sendpipeline"}
+)
+r"""Commands that end a statement."""
+_WHOLE_LINE = frozenset({"copy", "!", "h", "help", "ef", "ev", "sf", "sv"})
+_TO_PROGRAM = frozenset({"g", "gx", "o", "out", "w", "write"})
+_NAMES = r"\w$\x80-\U0010ffff"
+_START = re.compile(r"""'|"|\$|;|\\|:|--|/\*""")
+"""With what a piece may begin; a set of first characters, by which re skips most of a script."""
+_STRING = re.compile(r"'(?:[^']|'')*(?:'|\Z)")
+_BACKSLASHES = re.compile(r"'(?:[^'\\]|\\.|'')*(?:'|\Z)", re.DOTALL)
+_ESCAPING = re.compile(rf"(?<![{_NAMES}])[eE]'")
+_NAME = re.compile(r'"(?:[^"]|"")*(?:"|\Z)')
+_BODY = re.compile(rf"(?<![{_NAMES}])\$(?:[A-Za-z_\x80-\U0010ffff][\w\x80-\U0010ffff]*)?\$")
+_COMMENT = re.compile(r"--[^\n]*")
+_COMMAND = re.compile(r"\\[^\s\\]*")
+_VARIABLE = re.compile(
+    r""":(?:[\w\x80-\U0010ffff]+|'[\w\x80-\U0010ffff]+'|"[\w\x80-\U0010ffff]+")"""
+)
+_COMMAND_NAME = re.compile(r"[^\s\\]*")
+_TO_PIPE = re.compile(r"\s*(?:\([^)]*\)\s*)?\|")
+_NESTED = re.compile(r"/\*|\*/")
+_ARGUMENT = re.compile(r"""'(?:[^'\\]|\\.|'')*(?:'|\Z)|`[^`]*(?:`|\Z)|"[^"]*(?:"|\Z)|[^\\'`"]+""")
+_ROWS_END = re.compile(r"^\\\.[ \t\r]*$", re.MULTILINE)
+_FROM_STDIN = re.compile(r"\s*COPY\b[^;]*\bFROM\s+STDIN\b", re.IGNORECASE)
+_COPIES_IN = re.compile(r"\bFROM\s+STDIN\b", re.IGNORECASE)
+_OLD_STRINGS = re.compile(
+    r"\s*SET\s+(?:SESSION\s+|LOCAL\s+)?standard_conforming_strings\s*(?:=|\bTO\b)\s*'?(\w+)",
+    re.IGNORECASE,
+)
+_OF_ROWS = ("copy", "standard_conforming")
+"""Statements without any of these leave it as it is how the script is read."""
+_OF_FILES = ("copy", "pg_read_", "pg_ls_dir", "lo_import")
+_WORDS = ("database", "standard_conforming", *_OF_FILES)
+"""Statements without any of these do nothing of interest."""
+_SAYS = re.compile(r"\\[A-Za-z!]")
+_MAY_BE_VARIABLE = re.compile(r":[A-Za-z_]")
+_LEAVES = re.compile(r"\s*((?:CREATE|DROP)\s+DATABASE)\b", re.IGNORECASE)
+_MAKES_DATABASE = re.compile(r"\b((?:CREATE|DROP)\s+DATABASE)\b", re.IGNORECASE)
+_LITERAL = r"""[eE]?'(?:[^'])*'|:'[\w\x80-\U0010ffff]+'|:[\w\x80-\U0010ffff]+"""
+_SERVER_READS = re.compile(
+    rf"""\bCOPY\s+(?:BINARY\s+)?(?:"[^"]*"|[^\s();,'"])+\s*(?:\([^()]*\)\s*)?FROM\s+
+           (?:(?P<program>PROGRAM)\b|(?P<file>{_LITERAL}))
+      | \b(?:pg_read_file|pg_read_binary_file|pg_ls_dir|lo_import)\s*\(\s*
+           (?P<argument>{_LITERAL}|[^,)]*)""",
+    re.IGNORECASE | re.VERBOSE,
+)
+_NO_LINE_END = re.compile(r"[^\n]")
+
+
+def blank(text: str, *, keep_names: bool = False) -> str:
+    """Return the script with comments, strings and the rows of COPY blanked out.
+
+    It is as long as before, and has its lines where they were.
+
+    Args:
+        text: the script.
+        keep_names: leave names in double quotes as they are.
+    """
+    hidden = {Kind.COMMENT, Kind.STRING, Kind.BODY, Kind.ROWS}
+    return _without(text, pieces(text), hidden if keep_names else hidden | {Kind.NAME})
+
+
+def listen(text: str) -> list[Said]:
+    """Return what a script says, in order."""
+    if not _is_worth_it(text):  # as a large file of rows
+        return []
+    return list(_Listener(text).said())
+
+
+def pieces(text: str, *, plain: bool = False) -> Iterator[Piece]:
+    r"""Yield what a script consists of, in order.
+
+    Args:
+        text: the script.
+        plain: it is SQL alone, as in the body of a function: psql does not see it.
+    """
+    return _Scanner(text, plain=plain).run()
+
+
+class _Scanner:
+    """Goes through one script."""
+
+    def __init__(self, text: str, *, plain: bool) -> None:
+        self._text = text
+        self._plain = plain
+        self._old_strings = False
+        self._strings_due: tuple[int, bool] | None = None
+        """From where on strings are read otherwise, and how: psql asks once a line."""
+        self._statement: list[Piece] = []
+        self._began = 0
+        self._due = 0
+        """COPY statements of the present line whose rows are still to come."""
+
+    def run(self) -> Iterator[Piece]:
+        text, position = self._text, 0
+        while True:
+            stop = self._rows_begin(position)
+            match = _START.search(text, position, stop)
+            if match is None:
+                if not self._due:
+                    return
+                for piece in self._rows(stop):
+                    yield piece
+                    stop = piece.end
+                position = self._began = stop
+                self._statement = []
+                continue
+            piece = self._piece(match.start(), match[0], stop)
+            position = piece.end
+            if piece.kind is not Kind.NOTHING:
+                self._note(piece)
+                yield piece
+
+    def _rows_begin(self, position: int) -> int:
+        if not self._due:
+            return len(self._text)
+        line_end = self._text.find("\n", position)
+        return len(self._text) if line_end < 0 else line_end + 1
+
+    def _rows(self, position: int) -> Iterator[Piece]:
+        """Yield the rows that come after a line with COPY."""
+        for _ in range(self._due):
+            end = _ROWS_END.search(self._text, position)
+            stop = len(self._text) if end is None else end.end()
+            yield Piece(Kind.ROWS, position, stop)
+            position = min(stop + 1, len(self._text))
+        self._due = 0
+
+    def _piece(self, start: int, first: str, stop: int) -> Piece:
+        """Return the piece that begins here; NOTHING where it only looks like one."""
+        text = self._text
+        match first:
+            case ";":
+                piece = Piece(Kind.END, start, start + 1)
+            case "'":
+                piece = self._string(start, stop)
+            case '"':
+                piece = _found(Kind.NAME, _NAME.match(text, start, stop), start)
+            case "$":
+                piece = self._body(start)
+            case "--":
+                piece = _found(Kind.COMMENT, _COMMENT.match(text, start), start)
+            case "/*":
+                piece = Piece(Kind.COMMENT, start, _comment_end(text, start + 2))
+            case _ if self._plain:
+                piece = Piece(Kind.NOTHING, start, start + 1)
+            case _:
+                piece = self._backslash(start) if first == "\\" else self._colon(start)
+        return piece
+
+    def _string(self, start: int, stop: int) -> Piece:
+        if self._strings_due and start > self._strings_due[0]:
+            self._old_strings, self._strings_due = self._strings_due[1], None
+        begins = start - 1 if start and _ESCAPING.match(self._text, start - 1) else start
+        escapes = self._old_strings or begins < start
+        whole = (_BACKSLASHES if escapes else _STRING).match(self._text, start, stop)
+        return Piece(Kind.STRING, begins, whole.end() if whole else stop)
+
+    def _body(self, start: int) -> Piece:
+        tag = _BODY.match(self._text, start)
+        if tag is None:
+            return Piece(Kind.NOTHING, start, start + 1)
+        closing = self._text.find(tag[0], tag.end())
+        end = len(self._text) if closing < 0 else closing + len(tag[0])
+        return Piece(Kind.BODY, start, end)
+
+    def _backslash(self, start: int) -> Piece:
+        second = self._text[start + 1 : start + 2]
+        if second in (";", ":"):  # told to psql to be SQL
+            return Piece(Kind.END if second == ";" else Kind.NOTHING, start, start + 2)
+        command = _COMMAND.match(self._text, start)
+        end = command.end() if command else start + 1
+        return Piece(Kind.COMMAND, start, _command_end(self._text, start, end))
+
+    def _colon(self, start: int) -> Piece:
+        if self._text.startswith("::", start):
+            return Piece(Kind.NOTHING, start, start + 2)
+        return _found(Kind.VARIABLE, _VARIABLE.match(self._text, start), start)
+
+    def _note(self, piece: Piece) -> None:
+        """Remember what decides how the script goes on."""
+        if self._plain:
+            return
+        name = command_of(self._text, piece)[0] if piece.kind is Kind.COMMAND else ""
+        if name == "copy":
+            self._due += _COPIES_IN.search(self._text, piece.start, piece.end) is not None
+        if piece.kind is Kind.END or name in SENDING:
+            self._ends(piece.start)
+        elif name in ("r", "reset"):
+            self._statement, self._began = [], piece.end
+        else:
+            self._statement.append(piece)
+            return
+        self._statement, self._began = [], piece.end
+
+    def _ends(self, end: int) -> None:
+        if not _has(self._text[self._began : end], _OF_ROWS):
+            return
+        bare = sql_of(self._text, self._began, end, self._statement)
+        self._due += _FROM_STDIN.match(bare) is not None
+        if found := _OLD_STRINGS.match(bare):
+            line_end = self._text.find("\n", end)
+            old = found[1].lower() in ("off", "false", "no", "0")
+            self._strings_due = (len(self._text) if line_end < 0 else line_end), old
+
+
+class _Listener:
+    """Makes of the pieces of one script what it says."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text.removeprefix("\ufeff")
+        self._lines = [match.start() for match in re.finditer("\n", self._text)]
+
+    def said(self) -> Iterator[Said]:
+        statement: list[Piece] = []
+        began = 0
+        for piece in pieces(self._text):
+            if piece.kind is Kind.COMMAND:
+                name, _ = command_of(self._text, piece)
+                if name in SENDING:
+                    yield from self._statement(began, piece.start, statement)
+                yield self._command(piece, began, statement)
+                if name not in {*SENDING, "r", "reset"}:
+                    statement.append(piece)
+                    continue
+            elif piece.kind is Kind.VARIABLE:
+                statement.append(piece)
+                name = self._text[piece.start + 1 : piece.end]
+                if name[0] not in "'\"":
+                    yield Said(self._line(piece.start), "variable", name)
+                continue
+            elif piece.kind is Kind.ROWS:
+                pass
+            elif piece.kind is not Kind.END:
+                statement.append(piece)
+                continue
+            else:
+                yield from self._statement(began, piece.start, statement)
+            statement, began = [], piece.end
+        yield from self._statement(began, len(self._text), statement)
+
+    def _command(self, piece: Piece, began: int, statement: list[Piece]) -> Said:
+        name, arguments = command_of(self._text, piece)
+        sent = ""
+        if name in ("gset", "gexec"):
+            sent = _without(
+                self._text[began : piece.start],
+                _moved(statement, -began),
+                {Kind.COMMENT, Kind.COMMAND},
+            )
+        if name in ("q", "quit", "exit"):
+            arguments = "more" if self._last_word > piece.end else ""
+        return Said(self._line(piece.start), f"\\{name}", arguments, sent)
+
+    def _statement(self, began: int, end: int, inside: list[Piece]) -> Iterator[Said]:
+        """Yield what a statement does with databases and the server's files."""
+        if not _has(self._text[began:end], _WORDS):
+            return
+        bare = sql_of(self._text, began, end, inside)
+        if found := _LEAVES.match(bare):
+            yield Said(self._line(began + found.start(1)), "leaves", " ".join(found[1].split()))
+        yield from self._server_reads(self._text[began:end], bare, began)
+        for piece in inside:
+            if piece.kind is Kind.BODY:
+                tag = self._text.index("$", piece.start + 1) + 1 - piece.start
+                start, stop = piece.start + tag, max(piece.start + tag, piece.end - tag)
+                body = self._text[start:stop]
+                bare = sql_of(body, 0, len(body), list(pieces(body, plain=True)))
+                yield from self._server_reads(body, bare, start)
+
+    def _server_reads(self, text: str, bare: str, offset: int) -> Iterator[Said]:
+        for match in _SERVER_READS.finditer(bare) if _has(bare, _OF_FILES) else ():
+            line = self._line(offset + match.start())
+            if match["program"]:
+                yield Said(line, "program", "COPY FROM PROGRAM")
+                continue
+            group = "file" if match["file"] else "argument"
+            yield Said(line, "file", text[match.start(group) : match.end(group)].strip())
+
+    def _line(self, position: int) -> int:
+        return bisect_right(self._lines, position - 1) + 1
+
+    @cached_property
+    def _last_word(self) -> int:
+        """The end of the last that is no comment."""
+        return len(_without(self._text, pieces(self._text), {Kind.COMMENT}).rstrip())
+
+
+def command_of(text: str, piece: Piece) -> tuple[str, str]:
+    r"""Return a command's name without its backslash, and its arguments as they stand there."""
+    whole = text[piece.start + 1 : piece.end]
+    name = _COMMAND_NAME.match(whole)
+    end = name.end() if name else 0
+    return whole[:end], whole[end:]
+
+
+def sql_of(text: str, began: int, end: int, inside: Iterable[Piece]) -> str:
+    """Return a statement with what is quoted blanked, but for the quotes, and comments gone."""
+    part, parts, position = text[began:end], [], 0
+    for piece in _moved(inside, -began):
+        start, stop = piece.start, piece.end
+        if piece.kind is Kind.STRING:
+            start += 1 + (part[start] in "eE")
+            stop = max(start, stop - 1)
+        elif piece.kind in (Kind.NAME, Kind.VARIABLE, Kind.END):
+            continue
+        parts += [part[position:start], _NO_LINE_END.sub(" ", part[start:stop])]
+        position = stop
+    return "".join([*parts, part[position:]])
+
+
+def makes_database(statement: str) -> str:
+    """Return CREATE or DROP DATABASE where a query's text has it, strings included."""
+    found = _MAKES_DATABASE.search(statement)
+    return " ".join(found[1].split()) if found else ""
+
+
+def _is_worth_it(text: str) -> bool:
+    if _has(text, _WORDS) or _SAYS.search(text):
+        return True
+    before = (text[match.start() - 1 : match.start()] for match in _MAY_BE_VARIABLE.finditer(text))
+    return any(character != ":" and not character.isalnum() for character in before)
+
+
+def _has(text: str, words: Iterable[str]) -> bool:
+    lowered = text.lower()
+    return any(word in lowered for word in words)
+
+
+def _found(kind: Kind, match: re.Match[str] | None, start: int) -> Piece:
+    return Piece(kind, start, match.end()) if match else Piece(Kind.NOTHING, start, start + 1)
+
+
+def _moved(found: Iterable[Piece], by: int) -> Iterator[Piece]:
+    return (Piece(piece.kind, piece.start + by, piece.end + by) for piece in found)
+
+
+def _without(text: str, found: Iterable[Piece], kinds: set[Kind]) -> str:
+    """Return the text with pieces of these kinds blanked, ends of lines kept."""
+    parts, position = [], 0
+    for piece in found:
+        if piece.kind in kinds:
+            hidden = _NO_LINE_END.sub(" ", text[piece.start : piece.end])
+            parts += [text[position : piece.start], hidden]
+            position = piece.end
+    return "".join([*parts, text[position:]])
+
+
+def _comment_end(text: str, position: int) -> int:
+    depth = 1
+    for match in _NESTED.finditer(text, position):
+        depth += 1 if match[0] == "/*" else -1
+        if depth == 0:
+            return match.end()
+    return len(text)
+
+
+def _command_end(text: str, start: int, position: int) -> int:
+    r"""Return where a command's arguments end: at another backslash, or with the line."""
+    name = text[start + 1 : position]
+    line_end = text.find("\n", position)
+    line_end = len(text) if line_end < 0 else line_end
+    to_program = name in _TO_PROGRAM and _TO_PIPE.match(text, position, line_end)
+    if name in _WHOLE_LINE or to_program:
+        return line_end
+    while argument := _ARGUMENT.match(text, position, line_end):
+        position = argument.end()
+    return position + 2 if text.startswith("\\\\", position) else position

@@ -1,0 +1,261 @@
+"""What is edited while a template is built: it is never forgotten, and nothing old is granted."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import anyio.lowlevel
+import pytest
+
+from clonepool.config import Config, TemplateSection
+from clonepool.core.pool import Phase
+from clonepool.errors import ServerUnavailableError, TemplateFailedError
+from clonepool.postgres.recipe import Generation, Inputs
+from clonepool.service.workers.template_builder import TemplateBuilder
+from support.pools import make_fleet
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from clonepool.postgres.builder import Builder
+    from clonepool.postgres.clones import Contents
+    from clonepool.postgres.recipe import Recipe
+    from clonepool.service.workers.context import Context
+
+pytestmark = pytest.mark.anyio
+CONFIG = Config(
+    templates={"shop": TemplateSection(sql=["a.sql"]), "upper": TemplateSection(extends="shop")}
+)
+
+
+async def _nothing() -> None:
+    """Do nothing."""
+
+
+class FakeBuilder:
+    """Builds what `text` says, with a pause after its last look at that."""
+
+    def __init__(self) -> None:
+        self.text = "1"
+        self.tried: dict[str, str] = {}
+        self.built: list[str] = []
+        self.after_last_look: dict[str, Callable[[], Awaitable[None]]] = {}
+        self.generations = None
+
+    async def inputs(self, recipe: Recipe) -> Inputs:
+        entries = {"sql": {"a.sql": self.text}}
+        if recipe.section.extends:
+            if recipe.lower is None:
+                raise TemplateFailedError("extends: not there")
+            entries = {"extends": {"shop": recipe.lower.short}}
+        await anyio.lowlevel.checkpoint()
+        return Inputs([], [], entries)
+
+    async def ensure(self, recipe: Recipe, _: Any, *, anew: bool) -> Generation:
+        inputs = await self.inputs(recipe)
+        self.tried[recipe.template] = inputs.full
+        await self.after_last_look.pop(recipe.template, _nothing)()
+        text = str(inputs.entries)
+        self.built.append(recipe.template)
+        if "nonsense" in text:
+            raise TemplateFailedError("nonsense")
+        contents = cast("Contents", SimpleNamespace(relations=1))
+        return Generation(
+            inputs.short, inputs.full, f"db_{inputs.short}", contents, 0,
+            reused=anew, inputs=inputs.entries,
+        )  # fmt: skip
+
+
+class Room:
+    """The worker, with fakes around it."""
+
+    def __init__(self) -> None:
+        fleet, _ = make_fleet(ready_templates=False, shop=(1, 4), upper=(1, 4))
+        self.builder = FakeBuilder()
+        self.generations: dict[str, Generation] = {}
+        self.granted: list[tuple[str, str]] = []
+        observed = SimpleNamespace(build_seconds=SimpleNamespace(observe=lambda _: None))
+        self.context = SimpleNamespace(
+            config=CONFIG,
+            fleet=fleet,
+            generations=self.generations,
+            now=anyio.current_time,
+            is_rewindable=lambda _: False,
+            credentials=SimpleNamespace(ownership=lambda _: None, prepare=self._accept),
+            server_wide=SimpleNamespace(
+                enter=lambda _: None, leave=lambda _: None, accept=self._accept
+            ),
+            rewinder=SimpleNamespace(built=lambda _: None, retire=self._accept),
+            metrics=SimpleNamespace(of={"shop": observed, "upper": observed}),
+            troubles=SimpleNamespace(
+                begin=lambda _event, _of, error, **_: error, end=lambda *_: None
+            ),
+            carry_out=lambda _: self.note(),
+        )
+        self.worker = TemplateBuilder(cast("Context", self.context), cast("Builder", self.builder))
+
+    async def _accept(self, *_: object) -> None:
+        await anyio.lowlevel.checkpoint()
+
+    def note(self) -> None:
+        """Remember what would be granted now."""
+        for name, pool in self.context.fleet.pools.items():
+            if pool.phase is Phase.READY and not pool.stale:
+                self.granted.append((name, pool.generation))
+
+    def phase(self, template: str = "shop") -> Phase:
+        phase: Phase = self.context.fleet.pools[template].phase
+        return phase
+
+    async def edit(self, text: str) -> None:
+        """Write a file, which the watcher sees."""
+        self.builder.text = text
+        await self.worker.look({"shop", "upper"})
+
+    async def is_current(self) -> bool:
+        """Say whether what is granted of both templates is what the files say."""
+        recipe = self.worker.sources()["shop"]
+        inputs = await self.builder.inputs(recipe)
+        return self.phase() is self.phase("upper") is Phase.READY and (
+            self.context.fleet.pools["shop"].generation == inputs.short
+            and self.generations["upper"].inputs["extends"]["shop"] == inputs.short
+        )
+
+    async def settles(self) -> None:
+        while not await self.is_current():
+            await anyio.sleep(0.01)
+
+    def granted_of(self, template: str = "shop") -> list[str]:
+        return list(dict.fromkeys(short for name, short in self.granted if name == template))
+
+
+@asynccontextmanager
+async def working() -> AsyncIterator[Room]:
+    room = Room()
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(room.worker.run)
+            yield room
+            tasks.cancel_scope.cancel()
+
+
+async def test_an_edit_after_the_last_look_of_a_build_is_not_forgotten_by_its_being_ready() -> None:
+    async with working() as room:
+        await room.settles()
+        first = room.granted_of()
+        room.builder.after_last_look["shop"] = lambda: room.edit("3")
+        await room.edit("2")
+        assert room.phase() is Phase.BUILDING
+        await room.settles()
+        assert room.builder.text == "3"
+        assert room.granted_of() == [*first, room.generations["shop"].short]  # never of "2"
+
+
+async def test_an_edit_during_the_first_build_of_all_is_not_forgotten_either() -> None:
+    room = Room()
+    room.builder.after_last_look["shop"] = lambda: room.edit("2")
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(room.worker.run)
+            await room.settles()
+            tasks.cancel_scope.cancel()
+    assert room.granted_of() == [room.generations["shop"].short]
+    assert room.builder.text == "2"
+
+
+async def test_an_edit_that_was_taken_back_builds_nothing_more() -> None:
+    async with working() as room:
+        await room.settles()
+
+        async def there_and_back() -> None:
+            await room.edit("3")
+            await room.edit("2")
+
+        room.builder.after_last_look["shop"] = there_and_back
+        await room.edit("2")
+        await room.settles()
+        assert len(room.granted_of()) == 2
+
+
+async def test_a_failure_of_what_was_mended_meanwhile_is_told_to_nobody() -> None:
+    async with working() as room:
+        await room.settles()
+        phases: list[Phase] = []
+        room.context.carry_out = lambda _: phases.append(room.phase())
+        room.builder.after_last_look["shop"] = lambda: room.edit("2")
+        await room.edit("nonsense")
+        await room.settles()
+        assert Phase.FAILED not in phases
+
+
+async def test_what_extends_a_template_is_stale_from_the_moment_that_one_is() -> None:
+    async with working() as room:
+        await room.settles()
+        await room.edit("2")
+        assert room.phase("upper") is Phase.BUILDING
+        await room.settles()
+
+
+async def test_what_extends_a_template_that_fails_fails_with_it_and_comes_back_with_it() -> None:
+    async with working() as room:
+        await room.settles()
+        await room.edit("nonsense")
+        while room.phase("upper") is not Phase.FAILED:
+            await anyio.sleep(0.01)
+        assert "nonsense" in str(room.context.fleet.pools["upper"].failure)
+        await room.edit("1")
+        await room.settles()
+
+
+async def test_what_extends_a_template_that_was_never_built_is_not_built_without_it() -> None:
+    room = Room()
+    room.builder.text = "nonsense"
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(room.worker.run)
+            await room.worker.begun.wait()
+            assert room.phase("upper") is Phase.FAILED
+            assert "upper" not in room.builder.built
+            await room.edit("1")
+            await room.settles()
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_template_that_changes_all_the_time_lets_others_be_built() -> None:
+    room = Room()
+    numbers = iter(range(1000))
+
+    async def change() -> None:
+        room.builder.after_last_look["shop"] = change
+        await room.edit(str(next(numbers)))
+
+    room.builder.after_last_look["shop"] = change
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(room.worker.run)
+            await room.worker.begun.wait()
+            del room.builder.after_last_look["shop"]
+            await room.settles()
+            tasks.cancel_scope.cancel()
+
+
+async def test_a_server_that_goes_away_after_the_build_is_waited_for() -> None:
+    async with working() as room:
+        await room.settles()
+        inputs = room.builder.inputs
+
+        async def away(recipe: Recipe) -> Inputs:  # noqa: ARG001 - as it stands there
+            room.builder.inputs = inputs  # type: ignore[method-assign]
+            raise ServerUnavailableError("away")
+
+        async def edit() -> None:
+            await room.edit("3")
+            room.builder.inputs = away  # type: ignore[method-assign]
+
+        room.builder.after_last_look["shop"] = edit
+        await room.edit("2")
+        await room.settles()
+        assert room.builder.text == "3"
