@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from clonepool import printable
+from clonepool import descriptors, printable
 from clonepool.errors import (
     AlreadyRunningError,
     CapabilityError,
@@ -49,6 +49,7 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; our own errors become one line and an exit code."""
+    descriptors.open_standard()
     try:
         cli()
     except ClonepoolError as error:

@@ -19,6 +19,9 @@ class Limit(StrEnum):
     SERVER = "server"
     STORAGE = "storage"
     CONNECTIONS = "max_connections"
+    FILES = "files"
+    MEMORY = "memory"
+    PROCESSES = "processes"
 
 
 class Limits(msgspec.Struct, frozen=True):

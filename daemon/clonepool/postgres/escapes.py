@@ -11,11 +11,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from clonepool import scarcity
 from clonepool.errors import TemplateFailedError
+from clonepool.postgres import globbing
 from clonepool.postgres.sources import Digests
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from clonepool.errors import ClonepoolError
 
 _QUOTED = re.compile(
     r"""--[^\n]*
@@ -116,11 +120,11 @@ def _included(file: str, first: str, digests: Digests, depth: int) -> Iterator[P
     try:
         names = digests.about(file, _includes) if depth < _DEEPEST else []
     except OSError as error:
-        raise TemplateFailedError(f"{file}: {error.strerror}") from error
+        raise _unreadable(file, error) from error
     for how, name in names:
         near = os.path.dirname(file) if how in ("ir", "include_relative") else first
         path = os.path.join(near, name)
-        if os.path.isfile(path):
+        if globbing.is_file(path):
             yield Path(path)
             yield from _included(path, first, digests, depth + 1)
 
@@ -135,4 +139,8 @@ def _text(file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
-        raise TemplateFailedError(f"{file}: {error.strerror}") from error
+        raise _unreadable(file, error) from error
+
+
+def _unreadable(file: str | Path, error: OSError) -> ClonepoolError:
+    return scarcity.told(error, str(file)) or TemplateFailedError(f"{file}: {error.strerror}")

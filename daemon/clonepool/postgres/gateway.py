@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import asyncpg
 
+from clonepool import scarcity
 from clonepool.core.limits import Limit
 from clonepool.errors import ResourceError, ServerUnavailableError, StatementError
 
@@ -79,7 +80,8 @@ def translated(doing: str) -> Iterator[None]:
     """Turn asyncpg's errors into ours.
 
     Raises:
-        ResourceError: the server's disk is full, or its connections are used up.
+        ResourceError: the server's disk is full, its connections are used up, or this machine is
+            short of files or memory.
         ServerUnavailableError: not reached, cut, out of other resources, or too slow.
         StatementError: refused by the server, with its SQLSTATE.
     """
@@ -98,7 +100,8 @@ def translated(doing: str) -> Iterator[None]:
     except TimeoutError as error:
         raise ServerUnavailableError(f"{doing}: no answer in time") from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise ServerUnavailableError(f"{doing}: {error}") from error
+        short = scarcity.told(error, doing)
+        raise short or ServerUnavailableError(f"{doing}: {error}") from error
 
 
 def _shown(sql: str) -> str:

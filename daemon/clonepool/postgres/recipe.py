@@ -12,13 +12,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool import scarcity
 from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import dumps, escapes
 from clonepool.postgres.clones import Contents  # noqa: TC001 - likewise
 from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, split_url
 from clonepool.postgres.roles import OURS, Ownership
-from clonepool.postgres.sources import Digests, SourceFile, fingerprint, generation_name, resolve
+from clonepool.postgres.sources import (
+    Digests,
+    SourceFile,
+    fingerprint,
+    generation_name,
+    resolve,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -126,6 +134,7 @@ def read_files(recipe: Recipe, digests: Digests) -> Inputs:
 
     Raises:
         TemplateFailedError: one is missing or cannot be read, or leaves the database.
+        ResourceError: the machine is short of something, and what is there is not known.
     """
     directory = recipe.directory
     sql = resolve("sql", recipe.section.sql, directory, digests) if recipe.section.sql else []
@@ -205,11 +214,12 @@ def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[
     found = {}
     for path in paths:
         inside = path.is_relative_to(directory)
-        name = path.relative_to(directory).as_posix() if inside else path.name
+        name = shown(path.relative_to(directory).as_posix() if inside else path.name)
         try:
             found[name] = digests.of(path)[:_DIGEST_CHARACTERS]
         except OSError as error:
-            raise TemplateFailedError(f"{path}: {error.strerror}") from error
+            failure = TemplateFailedError(f"{path}: {error.strerror}")
+            raise scarcity.told(error, str(path)) or failure from error
     return found
 
 

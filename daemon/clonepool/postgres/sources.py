@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool import own_files
+from clonepool import own_files, scarcity
 from clonepool.core.naming import short_digest
 from clonepool.errors import TemplateFailedError
+from clonepool.postgres import globbing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -173,6 +173,7 @@ def resolve(
 
     Raises:
         TemplateFailedError: a pattern names nothing, or a file cannot be read.
+        ResourceError: the machine is short of something, and what is there is not known.
     """
     digests, files = digests or Digests(), []
     for pattern in patterns:
@@ -191,9 +192,9 @@ def resolve(
 
 
 def _matches(pattern: str, directory: Path) -> list[str]:
-    if (directory / pattern).is_dir():
+    if globbing.is_directory(directory / pattern):
         pattern = str(Path(pattern) / "*.sql")
-    found = glob.glob(str(Path(pattern)), root_dir=directory, recursive=True)
+    found = globbing.find(str(Path(pattern)), directory)
     return [os.path.join(directory, match) for match in sorted(found, key=natural_key)]
 
 
@@ -203,13 +204,19 @@ def _look(key: str, place: str, digests: Digests) -> str | None:
     except FileNotFoundError:
         return None  # a link to nowhere, or gone since
     except OSError as error:
-        raise TemplateFailedError(f"{key}: {place}: {error.strerror}") from error
+        failure = TemplateFailedError(f"{key}: {place}: {error.strerror}")
+        raise scarcity.told(error, place) or failure from error
 
 
 def _name(place: str, directory: Path) -> str:
     """Return the name relative to the configuration, of what lies elsewhere the last part."""
     above = os.path.join(directory, "")
-    return place[len(above) :] if place.startswith(above) else os.path.basename(place)
+    return shown(place[len(above) :] if place.startswith(above) else os.path.basename(place))
+
+
+def shown(name: str) -> str:
+    """Return a file's name as text: it may be of any bytes, JSON and PostgreSQL are not."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:

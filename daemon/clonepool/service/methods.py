@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+import structlog
 
 from clonepool.core.decisions import Grant, Renewed
 from clonepool.errors import BadRequestError, ClientLimitError, ClonepoolError
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from clonepool.service.credentials import Credentials
     from clonepool.service.making import Making
     from clonepool.service.status import StatusBoard
+
+log = structlog.get_logger()
 
 DAEMON = f"clonepool {version('clonepool')}"
 
@@ -208,17 +211,26 @@ class Methods:
 
         def answer(outcome: Grant | Renewed | ClonepoolError) -> None:
             peer.waiters.discard(waiter)
-            if isinstance(outcome, ClonepoolError):
-                peer.reply_error(request, outcome)
-            elif isinstance(outcome, Grant):
-                peer.reply(request, self._lease(outcome))
-            else:
-                peer.reply(request, RenewResult(self._seconds_left(outcome.lease.expires_at)))
+            try:
+                self._answer(peer, request, outcome)
+            except Exception as error:  # who answers may be a worker: the mistake is this call's
+                log.exception("request.failed", outcome=type(outcome).__name__)
+                peer.reply_error(request, ClonepoolError(f"internal error: {error!r}"))
 
         waiter = begin(answer)
         if self._broker.is_waiting(waiter):
             peer.waiters.add(waiter)
         return waiter
+
+    def _answer(
+        self, peer: Connection, request: RequestId, outcome: Grant | Renewed | ClonepoolError
+    ) -> None:
+        if isinstance(outcome, ClonepoolError):
+            peer.reply_error(request, outcome)
+        elif isinstance(outcome, Grant):
+            peer.reply(request, self._lease(outcome))
+        else:
+            peer.reply(request, RenewResult(self._seconds_left(outcome.lease.expires_at)))
 
     def _check_configured(self, template: str) -> None:
         self._broker.fleet.pool(template)

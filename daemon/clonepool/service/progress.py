@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
+from clonepool.errors import ClonepoolError
 from clonepool.protocol.messages import DrainProgress, DrainResult, Progress
 
 if TYPE_CHECKING:
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from clonepool.service.broker import Broker
     from clonepool.service.builds import Builds
     from clonepool.service.methods import Connection
+
+log = structlog.get_logger()
 
 EVERY_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
@@ -83,6 +88,13 @@ class DrainWatch:
         self._look()
 
     def _look(self) -> None:
+        try:
+            self._answer_or_wait()
+        except Exception as error:
+            log.exception("request.failed", method="drain")
+            self._peer.reply_error(self._request, ClonepoolError(f"internal error: {error!r}"))
+
+    def _answer_or_wait(self) -> None:
         leases = self._broker.fleet.leased(self._template)
         left = self._deadline - self._broker.now()
         if leases == 0 or left <= 0:

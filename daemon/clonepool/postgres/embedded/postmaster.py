@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from clonepool import own_files
+from clonepool import descriptors, own_files, scarcity
 from clonepool.errors import EmbeddedServerError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from clonepool.errors import ClonepoolError
     from clonepool.postgres.embedded.account import Account
     from clonepool.postgres.embedded.binaries import Binaries
     from clonepool.postgres.embedded.storage import Storage
@@ -47,7 +48,10 @@ class Postmaster:
         """Say whether the process still runs."""
         if self._child is not None:
             return self._child.poll() is None
-        return _is_alive(self.pid)
+        try:
+            return _is_alive(self.pid)
+        except OSError:  # it cannot be looked at now: that is not its end
+            return _exists(self.pid)
 
     async def stop(self) -> None:
         """Shut down fast: sessions ended, data written. After a while, at once."""
@@ -70,24 +74,27 @@ def find_running(storage: Storage) -> Postmaster | None:
 
     Raises:
         EmbeddedServerError: the file can be neither read nor removed.
+        ResourceError: the machine is short of something, and it is not known; nothing was removed.
     """
     path = storage.data / "postmaster.pid"
+    try:
+        return _find_running(storage, path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _find_running(storage: Storage, path: Path) -> Postmaster | None:
     try:
         pid = _first_number(own_files.read_own(path, storage.owners()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except own_files.UntrustedFileError:
         pid = _search(storage)
-    except OSError as error:
-        raise _unusable(path, error) from error
     else:
         if pid is not None and _is_server_of(storage, pid):
             return Postmaster(pid, None)
         pid = None
-    try:
-        path.unlink()
-    except OSError as error:
-        raise _unusable(path, error) from error
+    path.unlink()
     if pid is not None:
         return Postmaster(pid, None)
     own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
@@ -159,17 +166,21 @@ def _spawn(
     command += [f"--config_file={storage.settings}", f"--hba_file={storage.access}"]
     command += [f"--ident_file={storage.identities}"]
     forget_alter_system(storage)
-    with open(storage.log, "ab", opener=_private) as log:
-        began_at = log.tell()
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-            **account.popen_arguments(),
-        )
+    try:
+        with open(storage.log, "ab", opener=_private) as log:
+            began_at = log.tell()
+            child = subprocess.Popen(
+                descriptors.wrapped(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+                **account.popen_arguments(),
+            )
+    except OSError as error:
+        failure = EmbeddedServerError(f"the server cannot be started: {error}")
+        raise scarcity.told(error, "starting the server", starting=True) or failure from error
     return child, began_at
 
 
@@ -205,8 +216,8 @@ def _log_tail(storage: Storage, began_at: int) -> str:
     return " / ".join([line for line in lines if line][-_LOG_LINES:]) or f"see {storage.log}"
 
 
-def _unusable(path: Path, error: OSError) -> EmbeddedServerError:
-    return EmbeddedServerError(
+def _unusable(path: Path, error: OSError) -> ClonepoolError:
+    return scarcity.told(error, str(path)) or EmbeddedServerError(
         f"{path} cannot be used: {error.strerror}",
         remedy="end the server that runs on that data, if there is one, and remove the file",
     )
@@ -230,7 +241,8 @@ def _is_server_of(storage: Storage, pid: int) -> bool:
     """Say whether a process works in the data directory, as a user who may write there."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - one call for each process there is
-    except OSError:
+    except OSError as error:
+        _raise_if_passing(error)
         return False
     return (
         owner in storage.owners()
@@ -242,15 +254,33 @@ def _is_server_of(storage: Storage, pid: int) -> bool:
 def _parent(pid: int) -> int | None:
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
+    except OSError as error:
+        _raise_if_passing(error)
         return None
     return int(status.rpartition(")")[2].split()[1])
 
 
+def _exists(pid: int) -> bool:
+    """Say whether there is such a process; that takes no file."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def _is_alive(pid: int) -> bool:
+    """Say whether a process runs.
+
+    Raises:
+        OSError: the machine is short of something, and it is not known.
+    """
     try:
         status = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
+    except OSError as error:
+        _raise_if_passing(error)
         return False
     return status.rpartition(")")[2].split()[0] != "Z"
 
@@ -258,5 +288,12 @@ def _is_alive(pid: int) -> bool:
 def _working_directory(pid: int) -> Path | None:
     try:
         return Path(f"/proc/{pid}/cwd").readlink()
-    except OSError:
+    except OSError as error:
+        _raise_if_passing(error)
         return None
+
+
+def _raise_if_passing(error: OSError) -> None:
+    """Tell what is not there from what cannot be looked at now: two servers would ruin the data."""
+    if scarcity.shortage(error) is not None:
+        raise error

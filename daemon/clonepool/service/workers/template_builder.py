@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 import structlog
 
+from clonepool import scarcity
 from clonepool.core.pool import Phase
-from clonepool.errors import ClonepoolError, ServerUnavailableError
+from clonepool.errors import ClonepoolError, ResourceError, ServerUnavailableError
 from clonepool.postgres import databases
 from clonepool.postgres.generations import built_at
 from clonepool.postgres.recipe import Recipe, differences
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_failed"
+LOOK_POSTPONED = "template.look_postponed"
 _PAUSE_SECONDS = 1.0
 QUIET_SECONDS = 0.1
 """So long nothing more must have changed before a build begins: one save is seldom alone."""
@@ -135,14 +137,28 @@ class TemplateBuilder:
         self._want(template)
         self._changed_at = 0.0  # nothing is being edited: there is nothing to wait for
 
-    async def look(self, templates: set[str]) -> None:
-        """Have those of these templates built again of which a source has changed.
+    async def look_at_all(self) -> None:
+        """Have every template built again of which a source has changed.
+
+        What cannot be looked at for want of something is looked at again until it can be.
+        """
+        left = set(self._context.config.templates)
+        while left := await self._look(left):
+            await anyio.sleep(_PAUSE_SECONDS)
+
+    async def _look(self, templates: set[str]) -> set[str]:
+        """Look at some; return those that could not be looked at, and should be again soon.
 
         Those that were never built yet are left alone: their sources are looked at afterwards.
         """
+        left = set()
         for template in self._in_order(templates & self._seen.keys()):
             try:
                 inputs = await self._builder.inputs(self._recipe(template))
+            except ResourceError as error:
+                self._context.troubles.begin(LOOK_POSTPONED, template, error)
+                left.add(template)
+                continue
             except ServerUnavailableError:
                 continue  # it is looked again when the server is back
             except ClonepoolError as error:
@@ -152,6 +168,8 @@ class TemplateBuilder:
             if self._seen.get(template) != found:
                 self._seen[template] = found
                 self._stale(template, reasons)
+            self._context.troubles.end(LOOK_POSTPONED, template)
+        return left
 
     async def explain(self, template: str) -> Explanation:
         """Say what goes into a template now, and why a build of it is due, if it is.
@@ -222,9 +240,13 @@ class TemplateBuilder:
         )
 
     async def _insist(self, template: str) -> None:
-        """Build one; a server that is away is waited for."""
-        while not await self._run_once(template):
-            await anyio.sleep(_PAUSE_SECONDS)
+        """Build one; a server that is away is waited for, and a mistake of ours ends this build."""
+        try:
+            while not await self._run_once(template):
+                await anyio.sleep(_PAUSE_SECONDS)
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            told = self._context.troubles.begin(BUILD_FAILED, template, error)
+            self._answer(template, Built(None, told, 0.0))
 
     async def _tidy(self) -> None:
         """Drop generations that nobody will go back to: beyond a number, or too old."""
@@ -271,13 +293,12 @@ class TemplateBuilder:
                 anew=anew,
             )
             await context.server_wide.accept()
-        except ServerUnavailableError as error:
-            context.server_wide.leave(template)
-            context.troubles.begin(BUILD_POSTPONED, template, error)
-            self._anew |= {template} if anew else set()
-            return False
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.server_wide.leave(template)
+            if isinstance(error, ServerUnavailableError) or scarcity.shortage(error):
+                context.troubles.begin(BUILD_POSTPONED, template, error)
+                self._anew |= {template} if anew else set()
+                return False
             told = context.troubles.begin(BUILD_FAILED, template, error)
             self._seen[template] = self._builder.tried.pop(template, str(error))
             self._fail(template, told)

@@ -15,12 +15,14 @@ import anyio
 import structlog
 from watchfiles import awatch
 
-from clonepool.errors import ClonepoolError
+from clonepool.errors import ClonepoolError, ResourceError
+from clonepool.postgres.globbing import find, is_directory
 from clonepool.postgres.recipe import read_files
 
 if TYPE_CHECKING:
     from clonepool.postgres.recipe import Recipe
     from clonepool.postgres.sources import Digests
+    from clonepool.service.shortages import Shortages
     from clonepool.service.workers.template_builder import TemplateBuilder
 
 log = structlog.get_logger()
@@ -35,8 +37,9 @@ _PAUSE_SECONDS = 1.0
 class Watcher:
     """Has the builder look at templates when their files change."""
 
-    def __init__(self, builder: TemplateBuilder) -> None:
+    def __init__(self, builder: TemplateBuilder, shortages: Shortages) -> None:
         self._builder = builder
+        self._shortages = shortages
         self._known: tuple[set[Path], set[Path]] = set(), set()
         self._wanted: set[str] = set()
 
@@ -47,7 +50,7 @@ class Watcher:
             try:
                 await self._watch()
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, survived
-                if str(error) != trouble:
+                if not self._shortages.note(error) and str(error) != trouble:
                     trouble = str(error)
                     log.warning("template.not_watched", error=trouble)
                 await anyio.sleep(_PAUSE_SECONDS)
@@ -86,7 +89,7 @@ class Watcher:
 
     async def _look(self, scope: anyio.CancelScope) -> None:
         """Look at all sources; watch anew if they lie in other directories by now."""
-        await self._builder.look(set(self._builder.sources()))
+        await self._builder.look_at_all()
         known = self._known
         if await anyio.to_thread.run_sync(self._places) != known:
             scope.cancel()
@@ -127,23 +130,33 @@ def patterns_of(recipe: Recipe) -> list[str]:
 
 
 def bases(directory: Path, pattern: str) -> set[Path]:
-    """Return the directories in which something may come to match a pattern, or cease to."""
+    """Return the directories in which something may come to match a pattern, or cease to.
+
+    Raises:
+        ResourceError: the machine is short of something, and they are not known.
+    """
     whole = directory / pattern
-    if whole.is_dir():
+    if is_directory(whole):
         return {whole}
     fixed, *rest = os.path.join(directory, pattern).split("*", 1)  # noqa: PTH118 - keeps `..`
     base = Path(fixed).parent if rest or not fixed.endswith("/") else Path(fixed)
     if "**" in pattern or not rest:
-        return {base} if base.is_dir() else set()
+        return {base} if is_directory(base) else set()
     # Directories on the way may be named by wildcards too.
-    upper = Path(pattern).parent
-    between = {p for p in directory.glob(str(upper)) if p.is_dir()} if "*" in str(upper) else set()
-    return {path for path in {base, *between} if path.is_dir()}
+    upper = str(Path(pattern).parent)
+    between = {directory / path for path in find(upper, directory)} if "*" in upper else set()
+    return {path for path in {base, *between} if is_directory(path)}
 
 
 def _named(recipe: Recipe, digests: Digests) -> list[str]:
-    """Return the files of a recipe, those that are included too; none while they cannot be read."""
+    """Return the files of a recipe, those that are included too; none while they cannot be read.
+
+    Raises:
+        ResourceError: the machine is short of something, and they are not known.
+    """
     try:
         return read_files(recipe, digests).watched
+    except ResourceError:
+        raise
     except ClonepoolError:
         return []  # whoever builds it says what is wrong
