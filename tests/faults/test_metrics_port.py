@@ -6,6 +6,7 @@ import http.client
 import socket
 import threading
 import time
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -185,6 +186,31 @@ def test_a_wrong_request_is_refused_without_a_line_in_the_log(port: Port) -> Non
             visitor.shutdown(socket.SHUT_WR)
             eventually(lambda visitor=visitor: is_cut(visitor), 60)  # type: ignore[misc]
     assert port.daemon.log.read_text() == before
+
+
+def late_beats(port: int) -> float:
+    """Return how often the event loop was more than half a second late."""
+    lag = "clonepool_event_loop_lag_seconds_bucket"
+    return metric(port, f'{lag}{{le="+Inf"}}') - metric(port, f'{lag}{{le="0.5"}}')
+
+
+def test_a_body_of_many_small_chunks_holds_nobody_up(port: Port) -> None:
+    head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+    with ExitStack() as stack:
+        senders = []
+        for _ in range(8):
+            sender = stack.enter_context(socket.create_connection(("127.0.0.1", port.number)))
+            sender.sendall(head)
+            senders.append(sender)
+        before = late_beats(port.number)
+        for sender in senders:
+            with suppress(OSError):
+                sender.sendall(b"1\r\nx\r\n" * 200_000)
+        for sender in senders:
+            eventually(lambda sender=sender: is_cut(sender), 60)  # type: ignore[misc]
+        lease_and_release(port.daemon)
+        assert late_beats(port.number) == before
+    assert metric(port.number, 'clonepool_http_connections_cut_total{reason="large"}') >= 8
 
 
 def test_how_late_the_event_loop_was_is_measured(port: Port) -> None:

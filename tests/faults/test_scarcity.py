@@ -246,6 +246,36 @@ def test_an_adopted_server_is_not_taken_for_dead_when_it_cannot_be_looked_at(
     assert_no_mistakes(daemon)
 
 
+def test_a_daemon_that_has_no_files_left_stops_in_order(daemon: Daemon) -> None:
+    eventually(lambda: whole(daemon), 60)
+    pids = [entry["pid"] for entry in logged(daemon, "server.started")]
+    with daemon.client() as client:
+        client.lease("blog", timeout=20)
+        with files_left(pid_of(daemon), 0):
+            daemon.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
+            assert daemon.process.wait(60) == 0  # type: ignore[union-attr]
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    assert "Traceback" not in daemon.log.read_text()
+    daemon.start()
+    eventually(lambda: whole(daemon), 60)
+
+
+@pytest.mark.parametrize("files", [16, 20, 24, 28])
+def test_a_daemon_with_too_few_files_to_start_says_so_and_leaves_nothing(files: int) -> None:
+    wrapper = ["prlimit", f"--nofile={files}:{files}"]
+    with open_directory() as directory:
+        poor = Daemon(directory, template_of(""))
+        poor.wrapper = wrapper
+        try:
+            code = poor.spawn().wait(60)
+            assert code not in (0, 2, 3), "it is no mistake of the configuration"
+            assert "files" in poor.log.read_text() or "descriptors" in poor.log.read_text()
+        finally:
+            clean_up(poor)
+
+
 def _lock_backend(daemon: Daemon) -> int:
     with daemon.client() as client, client.lease("blog", timeout=20) as lease:
         (found,) = rows(

@@ -116,7 +116,7 @@ class Metrics:
         )
         self.http_connections_cut = counter(
             "http_connections_cut",
-            "HTTP connections cut off: too slow (late), or one of too many (crowded).",
+            "HTTP connections cut off: too slow (late), too long (large), too many (crowded).",
             "reason",
         )
         self.event_loop_lag_seconds = Histogram(

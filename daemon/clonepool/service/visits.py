@@ -21,6 +21,8 @@ ASKING_SECONDS = 5.0
 """How long a client may take for a request, and how long it may keep a connection without one."""
 READING_SECONDS = 10.0
 """How long it may take until it has its answer."""
+MOST_BYTES = 8192
+"""Of one request: a body of many small chunks would take the event loop seconds to read."""
 
 
 class Visits:
@@ -72,6 +74,7 @@ class Visit(H11Protocol):
         super().__init__(config, state, {"visit": self}, asyncio.get_running_loop())
         self._visits = visits
         self._deadline: asyncio.TimerHandle | None = None
+        self._received = 0
         self.gone = False
         self.is_asking = False
 
@@ -83,12 +86,16 @@ class Visit(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; bytes that come one by one win no time."""
-        if not self.gone:
+        self._received += len(data)
+        if self._received > MOST_BYTES:
+            self._visits.cut(self, "large")
+        elif not self.gone:
             super().data_received(data)
             self._look()
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the end."""
+        self._received = 0
         super().on_response_complete()
         self._look()
 
