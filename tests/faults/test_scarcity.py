@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -63,7 +64,21 @@ def port() -> int:
 
 
 @pytest.fixture
-def daemon(port: int) -> Iterator[Daemon]:
+def injected() -> bool:
+    """Whether single files can be made to fail."""
+    return False
+
+
+def arm(daemon: Daemon, number: int) -> bool:
+    """Let the n-th file from now on fail; say whether the failure before has happened."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.connect(str(daemon.directory / "control"))
+        control.sendall(str(number).encode())
+        return control.recv(100) == b"yes"
+
+
+@pytest.fixture
+def daemon(port: int, *, injected: bool) -> Iterator[Daemon]:
     config = f"""
 [http]
 listen = "127.0.0.1:{port}"
@@ -78,6 +93,9 @@ max_clones = 4
 """
     with open_directory() as directory:
         running = Daemon(directory, config)
+        if injected:
+            program = str(ROOT / "tests" / "support" / "injected.py")
+            running.program = (sys.executable, program, str(directory / "control"))
         for name in ("own", "more/a"):
             (directory / name).mkdir(parents=True)
         (directory / "own" / "1.sql").write_text(TABLE)
@@ -145,6 +163,39 @@ def test_however_few_files_are_left_the_daemon_is_whole_soon_after(
             assert rows(lease.url, "SELECT count(*) FROM two, one") == [{"count": 0}]
             lease.release()
     eventually(lambda: get(port, "/readyz")[0] == 200)
+
+
+def ping(daemon: Daemon) -> str:
+    """Connect and ask; a client would wait for ever."""
+    with socket.socket(socket.AF_UNIX) as caller:
+        caller.settimeout(20)
+        caller.connect(str(daemon.socket))
+        caller.sendall(b'{"jsonrpc":"2.0","id":1,"method":"ping"}\n')
+        return caller.recv(4096).decode()
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("injected", [True])
+def test_whichever_file_cannot_be_opened_the_daemon_is_whole_soon_after(daemon: Daemon) -> None:
+    eventually(lambda: whole(daemon), 60)
+    with daemon.client() as client:
+        for number in range(1, 200):
+            before = daemon.pool("own")["generation"]
+            arm(daemon, number)
+            work(daemon, client, number)
+            assert "result" in ping(daemon)
+            built = partial(lambda old: daemon.pool("own")["generation"] != old, before)
+            eventually(built, 20, "the changed file is built")
+            happened = arm(daemon, 0)
+            eventually(lambda: is_whole(daemon), 5)
+            assert_no_mistakes(daemon)
+            lease = client.lease("own", timeout=20)
+            assert rows(lease.url, "SELECT count(*) FROM two, one") == [{"count": 0}]
+            lease.release()
+            if not happened:
+                break
+        assert_whole_soon(daemon)
+    assert number > 20
 
 
 def test_a_shortage_is_told_once_and_seen_in_status_readiness_and_metrics(

@@ -60,12 +60,13 @@ class Daemon:
         self.log = directory / "daemon.log"
         self.config.write_text(config)
         self.process: subprocess.Popen[bytes] | None = None
+        self.program: Sequence[str] = (sys.executable, "-m", "clonepool")
         self.wrapper: Sequence[str] = ()
         """A program that starts the daemon in its own place, with its arguments."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the process and do not wait for it."""
-        command = [sys.executable, "-m", "clonepool", "serve", "--config", str(self.config)]
+        command = [*self.program, "serve", "--config", str(self.config)]
         command += ["--socket", str(self.socket), "--state", str(self.state)]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen([*self.wrapper, *command], stdout=log, stderr=log)
