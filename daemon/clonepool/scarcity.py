@@ -57,6 +57,9 @@ def told(error: BaseException, doing: str, *, starting: bool = False) -> Resourc
         doing: what was tried, for people.
         starting: as for `shortage`.
     """
+    if isinstance(error, BaseExceptionGroup):
+        each_told = (told(each, doing, starting=starting) for each in error.exceptions)
+        return next(filter(None, each_told), None)
     if isinstance(error, ResourceError):
         return error if error.limit in OF_THE_MACHINE else None
     short = shortage(error, starting=starting)

@@ -36,11 +36,7 @@ class Manager:
 
 
 def connect() -> Manager:
-    """Return the way to who started us.
-
-    Raises:
-        OSError: NOTIFY_SOCKET names no such socket.
-    """
+    """Return the way to who started us; where there is none, nobody is told."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return Manager(None)
@@ -49,7 +45,8 @@ def connect() -> Manager:
     sender = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
     try:
         sender.connect(address)
-    except OSError:
+    except OSError as error:
         sender.close()
-        raise
+        log.warning("systemd.not_told", error=str(error))
+        return Manager(None)
     return Manager(sender)

@@ -94,11 +94,10 @@ def _find_running(storage: Storage, path: Path) -> Postmaster | None:
         if pid is not None and _is_server_of(storage, pid):
             return Postmaster(pid, None)
         pid = None
+    if pid is None:
+        own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
     path.unlink()
-    if pid is not None:
-        return Postmaster(pid, None)
-    own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
-    return None
+    return None if pid is None else Postmaster(pid, None)
 
 
 async def start(
