@@ -226,7 +226,13 @@ def test_a_file_whose_name_is_no_text_is_built_and_explained() -> None:
         assert leased(daemon, query="SELECT count(*) FROM strange") == 0
         with daemon.client() as client:
             entries = client.call("explain", template="shop")["inputs"]["sql"]
-        assert sorted(entries) == ["00001 a.sql", "00002 b\\udcff.sql"]
+            assert sorted(entries) == ["00001 a.sql", "00002 b\\udcff.sql"]
+            with open(strange, "w") as file:  # noqa: PTH123 - a path of bytes
+                file.write("nonsense;")
+            eventually(lambda: daemon.pool("shop")["phase"] == "failed")
+            assert "nonsense" in daemon.pool("shop")["failure"]
+            with pytest.raises(TemplateFailedError, match="nonsense"):
+                client.lease("shop", timeout=20)
 
 
 def test_the_build_command_shows_each_step_and_the_whole(daemon: Daemon) -> None:

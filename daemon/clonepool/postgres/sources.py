@@ -139,7 +139,7 @@ class Digests:
         about = list(self._known.about.items())
         self._known.about = {digest: found for digest, found in about if digest in current}
         with contextlib.suppress(OSError):
-            own_files.replace_own(self._file, msgspec.json.encode(self._known))
+            own_files.replace_own(self._file, _encoded(self._known))
 
 
 def _load(file: Path | None, most: int) -> _Known:
@@ -151,6 +151,15 @@ def _load(file: Path | None, most: int) -> _Known:
             if known.version == VERSION:
                 return known
     return _Known(VERSION)
+
+
+def _encoded(known: _Known) -> bytes:
+    """Return what is to be remembered, without files whose names are no text."""
+    try:
+        return msgspec.json.encode(known)
+    except UnicodeEncodeError:
+        texts = {place: found for place, found in known.digests.items() if place == shown(place)}
+        return msgspec.json.encode(_Known(known.version, texts, known.about))
 
 
 def _now() -> int:
