@@ -31,6 +31,7 @@ from clonepool.service.broker import Broker
 from clonepool.service.credentials import Credentials
 from clonepool.service.listener import Listener
 from clonepool.service.methods import Methods
+from clonepool.service.shortages import Shortages
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,7 +144,7 @@ async def main(path: Path, ready: int) -> None:
     builds = cast("Builds", None)  # nobody asks for any
     making = cast("Making", FakeMaking())
     methods = Methods(broker, ENDPOINT, _credentials(), config, board, builds, making)
-    await listener.open(methods, Gatekeeper(config.access))
+    listener.open(methods, Gatekeeper(config.access), Shortages(time.monotonic))
     await asyncio.Event().wait()
 
 

@@ -64,6 +64,8 @@ class HttpSection(Section, frozen=True):
     """Where metrics and health are served; an empty `listen` serves none."""
 
     listen: str = "127.0.0.1:9849"
+    hosts: list[str] = []
+    max_connections: Annotated[int, msgspec.Meta(ge=4, le=10_000)] = 32
 
 
 class LogSection(Section, frozen=True):
@@ -196,7 +198,8 @@ def load(path: Path, *, http_listen: str | None = None) -> Config:
     try:
         config = msgspec.convert(raw, Config)
         if http_listen is not None:
-            config = msgspec.structs.replace(config, http=HttpSection(http_listen))
+            http = msgspec.structs.replace(config.http, listen=http_listen)
+            config = msgspec.structs.replace(config, http=http)
         _check(config)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{path}: {_explain(str(error), raw)}") from None

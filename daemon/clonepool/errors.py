@@ -23,7 +23,8 @@ class ClonepoolError(Exception):
     code: ClassVar[str] = "internal_error"
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        super().__init__(message)
+        # A file's name may be in it, which may be of any bytes: what is told must be text.
+        super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.remedy = remedy
 
     def sentence(self) -> str:

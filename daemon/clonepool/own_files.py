@@ -2,7 +2,8 @@
 
 Where another user may write (the embedded server's own data, a directory below /tmp), a name may
 stand for a link to a file of somebody else's, or for a FIFO, which blocks whoever opens it. What a
-daemon that may be root reads from such places goes through here. Standard library only.
+daemon that may be root reads from such places goes through here. Standard
+library only, beside what tells a shortage from an answer.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import errno
 import os
 import stat
 from typing import IO, TYPE_CHECKING
+
+from clonepool import scarcity
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -97,10 +100,15 @@ def unlink_in(directory: Path, prefix: str) -> None:
 
     The directory is opened once, without following a link, and the names are removed in what was
     opened: its owner may put a link in its place at any time.
+
+    Raises:
+        OSError: the machine is short of something; nothing was removed.
     """
     try:
         descriptor = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    except OSError as error:
+        if scarcity.shortage(error) is not None:
+            raise  # what is in it is not known
         return  # it is not there, or is no directory: nothing of ours is in it
     try:
         for name in os.listdir(descriptor):  # noqa: PTH208 - a path could be another place by now

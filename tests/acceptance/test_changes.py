@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -307,6 +308,25 @@ def test_it_says_what_goes_into_a_template_and_why_a_build_is_due() -> None:
         assert "unknown_template" not in command(daemon, "templates", "--explain", "shop").stderr
         with daemon.client() as client, pytest.raises(UnknownTemplateError):
             client.call("explain", template="absent")
+
+
+def test_a_file_whose_name_is_no_text_is_built_and_explained() -> None:
+    with running_daemon(CONFIG, files={"a.sql": ONE}) as daemon:
+        leased(daemon)
+        strange = os.fsencode(daemon.directory) + b"/b\xff.sql"
+        with open(strange, "w") as file:  # noqa: PTH123 - a path of bytes
+            file.write("CREATE TABLE strange (n integer);")
+        eventually(lambda: bool(daemon.events("template.stale")))
+        assert leased(daemon, query="SELECT count(*) FROM strange") == 0
+        with daemon.client() as client:
+            entries = client.call("explain", template="shop")["inputs"]["sql"]
+            assert sorted(entries) == ["00001 a.sql", "00002 b\\udcff.sql"]
+            with open(strange, "w") as file:  # noqa: PTH123 - a path of bytes
+                file.write("nonsense;")
+            eventually(lambda: daemon.pool("shop")["phase"] == "failed")
+            assert "nonsense" in daemon.pool("shop")["failure"]
+            with pytest.raises(TemplateFailedError, match="nonsense"):
+                client.lease("shop", timeout=20)
 
 
 def test_the_build_command_shows_each_step_and_the_whole(daemon: Daemon) -> None:

@@ -20,7 +20,7 @@ from clonepool.postgres.embedded.server import discard
 from support.servers import ROOT, open_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 CONFIG = f"""
 [http]
@@ -60,13 +60,16 @@ class Daemon:
         self.log = directory / "daemon.log"
         self.config.write_text(config)
         self.process: subprocess.Popen[bytes] | None = None
+        self.program: Sequence[str] = (sys.executable, "-m", "clonepool")
+        self.wrapper: Sequence[str] = ()
+        """A program that starts the daemon in its own place, with its arguments."""
 
     def spawn(self) -> subprocess.Popen[bytes]:
         """Start the process and do not wait for it."""
-        command = [sys.executable, "-m", "clonepool", "serve", "--config", str(self.config)]
+        command = [*self.program, "serve", "--config", str(self.config)]
         command += ["--socket", str(self.socket), "--state", str(self.state)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*self.wrapper, *command], stdout=log, stderr=log)
         return self.process
 
     def start(self) -> Daemon:
@@ -119,11 +122,15 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    config: str = CONFIG, *, files: Mapping[str, str] = MappingProxyType({})
+    config: str = CONFIG,
+    *,
+    files: Mapping[str, str] = MappingProxyType({}),
+    wrapper: Sequence[str] = (),
 ) -> Iterator[Daemon]:
     """Run a daemon, with files beside its configuration, and leave nothing of it."""
     with open_directory() as directory:
         daemon = Daemon(directory, config)
+        daemon.wrapper = wrapper
         for name, text in files.items():
             (directory / name).write_text(text)
         try:

@@ -17,6 +17,7 @@ from clonepool.errors import ClonepoolError
 from clonepool.postgres.recipe import Generation, Inputs, Recipe, read_files
 from clonepool.postgres.roles import OURS
 from clonepool.postgres.sources import Digests
+from clonepool.service.shortages import Shortages
 from clonepool.service.workers.template_builder import TemplateBuilder
 from clonepool.service.workers.watcher import Pace, Watcher
 
@@ -117,7 +118,7 @@ class World:
         self.templates = TemplateBuilder(self._context(), cast("Builder", self.builds))
 
     def new_watcher(self) -> Watcher:
-        return Watcher(self.templates, self._pace)
+        return Watcher(self.templates, Shortages(time.monotonic), self._pace)
 
     @property
     def served(self) -> object:

@@ -26,6 +26,7 @@ from clonepool.service.credentials import Credentials
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.locks import Runs, begin_run, load_secret
 from clonepool.service.pens import Pens
+from clonepool.service.shortages import Shortages
 from clonepool.service.storage import MEBIBYTE, StorageGuard
 from clonepool.service.troubles import Troubles
 
@@ -144,7 +145,7 @@ def test_a_server_by_url_has_a_budget_only() -> None:
 
 
 def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> None:
-    troubles = Troubles(Metrics(CollectorRegistry(), ["blog"]))
+    troubles = Troubles(Metrics(CollectorRegistry(), ["blog"]), Shortages(time.monotonic))
     with capture_logs() as logs:
         for number in range(5):
             troubles.begin("x.failed", "blog", ServerUnavailableError(f"clone {number} is gone"))

@@ -8,6 +8,7 @@ import pytest
 
 from clonepool.config import TemplateSection
 from clonepool.errors import TemplateFailedError
+from clonepool.postgres import sources
 from clonepool.postgres.recipe import Recipe, differences, read_files
 from clonepool.postgres.scripts import Said
 from clonepool.postgres.sources import Digests, fingerprint, generation_name, resolve
@@ -148,3 +149,19 @@ def test_analyze_deals_its_tables_out_evenly() -> None:
     assert split(sized, 2) == [["a", "d"], ["b", "c"]]
     assert split([("a", 1)], 2) == [["a"]]
     assert split([], 2) == []
+
+
+def test_a_file_whose_name_is_no_text_is_digested_and_forgotten_by_the_next_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sources, "_now", lambda: time.time_ns() + 10**10)
+    for name in (b"plain.sql", b"strange\xff.sql"):
+        with open(os.fsencode(tmp_path) + b"/" + name, "w") as file:  # noqa: PTH123 - bytes
+            file.write("SELECT 1;")
+    digests = Digests(tmp_path / "digests.json")
+    found = resolve("sql", ["*.sql"], tmp_path, digests)
+    assert [file.name for file in found] == ["plain.sql", "strange\\udcff.sql"]
+    digests.save()
+    remembered = (tmp_path / "digests.json").read_text()
+    assert "plain.sql" in remembered
+    assert "strange" not in remembered

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from clonepool import printable
+from clonepool import descriptors, printable, scarcity
 from clonepool.errors import (
     AlreadyRunningError,
     CapabilityError,
@@ -49,8 +49,18 @@ def cli() -> None:
 
 def main() -> None:
     """Run the command line; our own errors become one line and an exit code."""
+    descriptors.open_standard()
     try:
         cli()
     except ClonepoolError as error:
-        click.echo(f"clonepool: {printable.block(error.sentence())}", err=True)
-        sys.exit(_EXIT_CODES.get(type(error), 1))
+        _fail(error)
+    except Exception as error:
+        short = scarcity.told(error, "the machine has no more of what this takes", starting=True)
+        if short is None:
+            raise
+        _fail(short)
+
+
+def _fail(error: ClonepoolError) -> None:
+    click.echo(f"clonepool: {printable.block(error.sentence())}", err=True)
+    sys.exit(_EXIT_CODES.get(type(error), 1))

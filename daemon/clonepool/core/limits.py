@@ -21,6 +21,9 @@ class Limit(StrEnum):
     SERVER = "server"
     STORAGE = "storage"
     CONNECTIONS = "max_connections"
+    FILES = "files"
+    MEMORY = "memory"
+    PROCESSES = "processes"
 
 
 _LOGIN_REFUSED = "28"

@@ -9,9 +9,10 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from clonepool.core.limits import Limit
+from clonepool.scarcity import OF_THE_MACHINE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Collection, Iterable, Sequence
 
     from prometheus_client import Metric
 
@@ -22,6 +23,7 @@ ACQUIRE_BUCKETS = (
     0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0,
 )  # fmt: skip
 DDL_BUCKETS = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
+LAG_BUCKETS = (2e-3, 5e-3, 1e-2, 2e-2, 5e-2, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 GAUGE_STATES = (
     "creating", "ready", "leased", "returned", "recycling", "kept", "parked", "dropping",
 )  # fmt: skip
@@ -112,6 +114,17 @@ class Metrics:
         self.connections_cut = counter(
             "connections_cut", "Clients cut off because they did not read their replies."
         )
+        self.http_connections_cut = counter(
+            "http_connections_cut",
+            "HTTP connections cut off: too slow (late), too long (large), too many (crowded).",
+            "reason",
+        )
+        self.event_loop_lag_seconds = Histogram(
+            "clonepool_event_loop_lag_seconds",
+            "How late the event loop was, measured a few times a second.",
+            buckets=LAG_BUCKETS,
+            registry=registry,
+        )
         self.lease_news = counter(
             "lease_news",
             "Leases that were about to end by time (expiring) or did (expired).",
@@ -167,6 +180,7 @@ class PoolCollector(Collector):
             may be.
         strategies: returns template, strategy, and whether it is chosen.
         label: returns what stands for a template in labels.
+        short_of: returns what the machine is short of.
     """
 
     def __init__(
@@ -177,8 +191,10 @@ class PoolCollector(Collector):
         server_connections: Callable[[], tuple[int, int]],
         strategies: Callable[[], Iterable[tuple[str, str, bool]]],
         label: Callable[[str], str] = str,
+        short_of: Callable[[], Collection[str]] = tuple,
     ) -> None:
         self._label = label
+        self._short_of = short_of
         self._snapshots = snapshots
         self._connections = connections
         self._server_up = server_up
@@ -221,6 +237,10 @@ class PoolCollector(Collector):
         yield GaugeMetricFamily(
             "clonepool_connections", "Clients connected.", value=self._connections()
         )
+        short = _Gauge("short", "Whether the machine is short of this.", "resource")
+        for resource in OF_THE_MACHINE:
+            short.add(float(resource in self._short_of()), resource)
+        yield short.family()
         own, most = self._server_connections()
         yield GaugeMetricFamily(
             "clonepool_server_max_connections",

@@ -13,8 +13,9 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clonepool import scarcity
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres import escapes, programs, psql, reading, scripts
+from clonepool.postgres import escapes, globbing, programs, psql, reading, scripts
 from clonepool.postgres.gateway import identifier, literal
 from clonepool.postgres.sources import Digests
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from clonepool.config import DumpSection
+    from clonepool.errors import ClonepoolError
     from clonepool.postgres.endpoint import Endpoint
     from clonepool.postgres.gateway import Gateway
 
@@ -56,8 +58,8 @@ def format_of(dump: Path) -> Format:
         TemplateFailedError: there is no such file, or it is none of pg_dump's.
     """
     try:
-        if dump.is_dir():
-            if not (dump / "toc.dat").exists():
+        if globbing.is_directory(dump):
+            if not globbing.is_file(dump / "toc.dat"):
                 raise TemplateFailedError(
                     f"dump: {dump} is a directory without toc.dat, and so no dump",
                     remedy="name what `pg_dump --format=directory --file` named",
@@ -68,9 +70,7 @@ def format_of(dump: Path) -> Format:
                 return Format.CUSTOM
         return Format.TAR if tarfile.is_tarfile(dump) else Format.PLAIN
     except OSError as error:
-        raise TemplateFailedError(
-            f"dump: {dump}: {error.strerror}", remedy="paths are relative to the configuration file"
-        ) from error
+        raise _unreadable(dump, error) from error
 
 
 def files_of(dump: Path) -> list[Path]:
@@ -79,9 +79,18 @@ def files_of(dump: Path) -> list[Path]:
     Raises:
         TemplateFailedError: as from `format_of`.
     """
-    if format_of(dump) is Format.DIRECTORY:
-        return sorted(path for path in dump.iterdir() if path.is_file())
-    return [dump]
+    if format_of(dump) is not Format.DIRECTORY:
+        return [dump]
+    try:
+        return sorted(path for path in dump.iterdir() if globbing.is_file(path))
+    except OSError as error:
+        raise _unreadable(dump, error) from error
+
+
+def _unreadable(dump: Path, error: OSError) -> ClonepoolError:
+    return scarcity.told(error, str(dump)) or TemplateFailedError(
+        f"dump: {dump}: {error.strerror}", remedy="paths are relative to the configuration file"
+    )
 
 
 def is_script(dump: Path) -> bool:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import asyncpg
 
+from clonepool import scarcity
 from clonepool.core.limits import Limit
 from clonepool.errors import ResourceError, ServerUnavailableError, StatementError
 
@@ -122,7 +123,8 @@ def translated(doing: str, remedies: Mapping[str, str] = NO_SETTINGS) -> Iterato
         remedies: what they can do, by SQLSTATE; by an empty one when there was no answer.
 
     Raises:
-        ResourceError: the server's disk is full, or its connections are used up.
+        ResourceError: the server's disk is full, its connections are used up, or this machine is
+            short of files or memory.
         ServerUnavailableError: not reached, cut, out of other resources, or too slow.
         StatementError: refused by the server, with its SQLSTATE.
     """
@@ -141,7 +143,9 @@ def translated(doing: str, remedies: Mapping[str, str] = NO_SETTINGS) -> Iterato
         remedy = remedies.get("", "")
         raise ServerUnavailableError(f"{doing}: no answer in time", remedy=remedy) from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        raise ServerUnavailableError(f"{doing}: {error}", remedy=remedies.get("", "")) from error
+        short = scarcity.told(error, doing)
+        away = ServerUnavailableError(f"{doing}: {error}", remedy=remedies.get("", ""))
+        raise short or away from error
 
 
 def _shown(sql: str) -> str:

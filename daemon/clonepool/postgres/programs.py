@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 import anyio.to_thread
 
+from clonepool import descriptors, scarcity
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.redaction import hide
 
@@ -92,6 +93,7 @@ async def run(
 
     Raises:
         TemplateFailedError: it cannot be started, or took too long; it is ended then.
+        ResourceError: the machine is short of what it takes to start it.
     """
     secrets = [*secrets, env.get("PGPASSWORD", "")]
     program = _Program(keep_all=keep_all, complaints_only=complaints_only)
@@ -107,7 +109,7 @@ async def run(
             remedy="raise build_timeout",
         ) from None
     except OSError as error:
-        raise TemplateFailedError(
+        raise scarcity.told(error, f"starting {what}", starting=True) or TemplateFailedError(
             f"{what} cannot be started in {directory}: {error.strerror or error}",
             remedy="check the program's name and the directory",
         ) from error
@@ -144,7 +146,7 @@ class _Program:
             if self._ended:
                 return
             self._process = subprocess.Popen(
-                command,
+                descriptors.with_limit(command) if isinstance(command, str) else command,
                 shell=isinstance(command, str),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL if self._complaints_only else subprocess.PIPE,
@@ -154,6 +156,7 @@ class _Program:
                 start_new_session=True,
             )
         process = self._process
+        descriptors.restore_limit(process.pid)
         stream = process.stderr if self._complaints_only else process.stdout
         while stream is not None and (piece := os.read(stream.fileno(), _PIECE_BYTES)):
             self._heard += piece

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from clonepool import scarcity
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres import arguments, scripts
+from clonepool.postgres import arguments, globbing, scripts
 from clonepool.postgres.arguments import Argument, Variables
 from clonepool.postgres.branches import BRANCHING, Branches
 
@@ -126,7 +127,8 @@ class _Reader:
         try:
             said = self._digests.about(path, scripts.listen)
         except OSError as error:
-            raise TemplateFailedError(f"{path}: {error.strerror}") from error
+            failure = TemplateFailedError(f"{path}: {error.strerror}")
+            raise scarcity.told(error, path) or failure from error
         before = self._file, self._path, self._line, self._surely
         self._inside.append((path, self._variables.state))
         self._followed += 1
@@ -186,7 +188,7 @@ class _Reader:
             self.found.wrong.append(self._here(f"{name} is written by the script itself"))
         elif not os.path.exists(path):
             self._miss(path)
-        elif not os.path.isfile(path):
+        elif not globbing.is_file(path):
             self.found.wrong.append(self._here(f"{path} is not a file"))
         else:
             self._descend(name, path)
@@ -227,7 +229,7 @@ class _Reader:
             return  # what is in it is decided by all the rest
         elif not os.path.exists(path):
             self._miss(path)
-        elif not os.path.isfile(path):
+        elif not globbing.is_file(path):
             self._not_seen(f"{path} is not a file")
         else:
             self.found.data.append(path)

@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool import scarcity
 from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
 from clonepool.errors import ClonepoolError, TemplateFailedError
 from clonepool.postgres import dumps, escapes, reading
 from clonepool.postgres.clones import Contents  # noqa: TC001 - likewise
 from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, split_url
 from clonepool.postgres.roles import OURS, Ownership
-from clonepool.postgres.sources import Digests, SourceFile, fingerprint, generation_name, resolve
+from clonepool.postgres.sources import (
+    Digests,
+    SourceFile,
+    fingerprint,
+    generation_name,
+    resolve,
+    shown,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -131,6 +139,7 @@ def read_files(recipe: Recipe, digests: Digests) -> Inputs:
     Raises:
         TemplateFailedError: one is missing or cannot be read, leaves the database, or reads what
             cannot be known.
+        ResourceError: the machine is short of something, and what is there is not known.
     """
     section, directory = recipe.section, recipe.directory
     sql = resolve("sql", section.sql, directory, digests) if section.sql else []
@@ -273,7 +282,7 @@ def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[
     found: dict[str, str] = {}
     for path in dict.fromkeys(paths):
         inside = path.is_relative_to(directory)
-        name = path.relative_to(directory).as_posix() if inside else path.name
+        name = shown(path.relative_to(directory).as_posix() if inside else path.name)
         number, first = 1, name
         while name in found:  # of files that lie elsewhere only the last part is told
             number += 1
@@ -281,7 +290,8 @@ def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[
         try:
             found[name] = digests.of(path)[:_DIGEST_CHARACTERS]
         except OSError as error:
-            raise TemplateFailedError(f"{path}: {error.strerror}") from error
+            failure = TemplateFailedError(f"{path}: {error.strerror}")
+            raise scarcity.told(error, str(path)) or failure from error
     return found
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import hashlib
 import json
 import os
@@ -16,9 +15,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool import own_files
+from clonepool import own_files, scarcity
 from clonepool.core.naming import short_digest
 from clonepool.errors import TemplateFailedError
+from clonepool.postgres import globbing
 from clonepool.postgres.scripts import Said  # noqa: TC001 - msgspec looks at it
 
 if TYPE_CHECKING:
@@ -141,7 +141,7 @@ class Digests:
         about = list(self._known.about.items())
         self._known.about = {digest: found for digest, found in about if digest in current}
         with contextlib.suppress(OSError):
-            own_files.replace_own(self._file, msgspec.json.encode(self._known))
+            own_files.replace_own(self._file, _encoded(self._known))
 
 
 def _load(file: Path | None, most: int) -> _Known:
@@ -159,6 +159,15 @@ def _written(status: os.stat_result) -> int:
     """Return when a file was last written; an mtime that is still to come was set by hand."""
     mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
     return max(mtime, ctime) if mtime <= _now() else ctime
+
+
+def _encoded(known: _Known) -> bytes:
+    """Return what is to be remembered, without files whose names are no text."""
+    try:
+        return msgspec.json.encode(known)
+    except UnicodeEncodeError:
+        texts = {place: found for place, found in known.digests.items() if place == shown(place)}
+        return msgspec.json.encode(_Known(known.version, texts, known.about))
 
 
 def _now() -> int:
@@ -181,6 +190,7 @@ def resolve(
 
     Raises:
         TemplateFailedError: a pattern names nothing, or a file cannot be read.
+        ResourceError: the machine is short of something, and what is there is not known.
     """
     digests, files = digests or Digests(), []
     for pattern in patterns:
@@ -199,9 +209,9 @@ def resolve(
 
 
 def _matches(pattern: str, directory: Path) -> list[str]:
-    if (directory / pattern).is_dir():
+    if globbing.is_directory(directory / pattern):
         pattern = str(Path(pattern) / "*.sql")
-    found = glob.glob(str(Path(pattern)), root_dir=directory, recursive=True)
+    found = globbing.find(str(Path(pattern)), directory)
     return [os.path.join(directory, match) for match in sorted(found, key=natural_key)]
 
 
@@ -211,13 +221,19 @@ def _look(key: str, place: str, digests: Digests) -> str | None:
     except FileNotFoundError:
         return None  # a link to nowhere, or gone since
     except OSError as error:
-        raise TemplateFailedError(f"{key}: {place}: {error.strerror}") from error
+        failure = TemplateFailedError(f"{key}: {place}: {error.strerror}")
+        raise scarcity.told(error, place) or failure from error
 
 
 def _name(place: str, directory: Path) -> str:
     """Return the name relative to the configuration, of what lies elsewhere the last part."""
     above = os.path.join(directory, "")
-    return place[len(above) :] if place.startswith(above) else os.path.basename(place)
+    return shown(place[len(above) :] if place.startswith(above) else os.path.basename(place))
+
+
+def shown(name: str) -> str:
+    """Return a file's name as text: it may be of any bytes, JSON and PostgreSQL are not."""
+    return name.encode("utf-8", "backslashreplace").decode()
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:

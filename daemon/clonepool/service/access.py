@@ -17,14 +17,22 @@ if TYPE_CHECKING:
     from clonepool.config import AccessSection
 
 _UCRED = struct.Struct("3i")
+_GROUP = struct.Struct("I")
+_SO_PEERGROUPS = 59
+_GROUPS_BYTES = 4096
 
 
 class Caller(msgspec.Struct, frozen=True):
-    """The process at the other end of a connection, as it was when it connected."""
+    """The process at the other end of a connection, as it was when it connected.
+
+    Attributes:
+        groups: its supplementary groups, as far as the kernel tells them.
+    """
 
     pid: int
     uid: int
     gid: int
+    groups: frozenset[int] = frozenset()
 
 
 class Gatekeeper:
@@ -49,13 +57,26 @@ class Gatekeeper:
         """Say whether the caller may come in."""
         if caller.uid in self._users or caller.gid in self._groups:
             return True
+        if not self._groups.isdisjoint(caller.groups):
+            return True
+        # Who entered a group since has not got it in the processes that run.
         return bool(self._groups) and not self._groups.isdisjoint(_groups_of(caller))
 
 
 def identify(connection: socket.socket) -> Caller:
     """Ask the kernel who is at the other end."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
-    return Caller(*_UCRED.unpack(packed))
+    pid, uid, gid = _UCRED.unpack(packed)
+    return Caller(pid, uid, gid, _peer_groups(connection))
+
+
+def _peer_groups(connection: socket.socket) -> frozenset[int]:
+    """Ask the kernel for the groups; the files of users may not be to be opened just now."""
+    try:
+        packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
+    except OSError:  # there are too many, or the kernel is older than 4.13
+        return frozenset()
+    return frozenset(group for (group,) in _GROUP.iter_unpack(packed))
 
 
 def _groups_of(caller: Caller) -> list[int]:

@@ -11,7 +11,7 @@ import os
 import signal
 import time
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio
 import structlog
@@ -32,12 +32,13 @@ from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
 from clonepool.postgres.sources import Digests
 from clonepool.postgres.strategies import candidates
-from clonepool.service import http, systemd
+from clonepool.service import files, http, loop, systemd
 from clonepool.service.access import Gatekeeper
 from clonepool.service.broker import Broker
 from clonepool.service.builds import Builds
 from clonepool.service.comments import Comments
 from clonepool.service.credentials import Credentials
+from clonepool.service.guard import guarded
 from clonepool.service.inheritance import take_over
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.listener import Listener
@@ -47,10 +48,13 @@ from clonepool.service.methods import Methods
 from clonepool.service.registry import limits_of
 from clonepool.service.server import kept_connections, open_server, own_connections, shielded
 from clonepool.service.server_wide import ServerWide
+from clonepool.service.shortages import Shortages
 from clonepool.service.signals import StopSignal
 from clonepool.service.status import StatusBoard
 from clonepool.service.storage import StorageGuard
 from clonepool.service.troubles import Troubles
+from clonepool.service.visits import Visits
+from clonepool.service.workers import metronome
 from clonepool.service.workers.auditor import Auditor
 from clonepool.service.workers.client_templates import ClientTemplates
 from clonepool.service.workers.context import Context
@@ -113,6 +117,9 @@ def _first(group: BaseExceptionGroup[ClonepoolError]) -> ClonepoolError:
 
 async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) -> None:
     began = time.monotonic()
+    shortages = Shortages(time.monotonic)
+    asyncio.get_running_loop().set_exception_handler(loop.handler(shortages))
+    most_clients = files.share_out(config)
     gate = Gatekeeper(config.access)
     async with AsyncExitStack() as stack:
         state_lock = hold_lock(
@@ -123,16 +130,19 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         )
         stack.callback(os.close, state_lock)
         metrics = Metrics(CollectorRegistry(), config.templates)
-        listener = Listener(socket, metrics, config.access)
+        listener = Listener(socket, metrics, config.access, most_clients)
         stack.callback(listener.close)
         web = _bind_http(config.http)
         if web is not None:
             stack.callback(web.close)
         server = await open_server(config, state, stack)
-        keeper = Keeper(server.gateway, config.instance, server.embedded)
+        keeper = Keeper(server.gateway, config.instance, server.embedded, shortages)
         await keeper.begin()
         stack.push_async_callback(shielded, keeper.close)
-        await _Daemon(config, server, keeper, metrics, listener, gate, web, stop).run(began)
+        manager = systemd.connect()
+        stack.callback(manager.close)
+        doors = _Doors(listener, gate, web, manager)
+        await _Daemon(config, server, keeper, metrics, doors, shortages, stop).run(began)
 
 
 def _bind_http(section: HttpSection) -> sockets.socket | None:
@@ -142,10 +152,19 @@ def _bind_http(section: HttpSection) -> sockets.socket | None:
     try:
         return http.bind(section.listen)
     except AlreadyRunningError as error:
-        if section != HttpSection():
+        if section.listen != HttpSection().listen:
             raise
         log.warning("http.not_served", reason=error.sentence())
         return None
+
+
+class _Doors(NamedTuple):
+    """Where others meet the daemon."""
+
+    listener: Listener
+    gate: Gatekeeper
+    web: sockets.socket | None
+    manager: systemd.Manager
 
 
 class _Daemon:
@@ -157,18 +176,16 @@ class _Daemon:
         server: Server,
         keeper: Keeper,
         metrics: Metrics,
-        listener: Listener,
-        gate: Gatekeeper,
-        web: sockets.socket | None,
+        doors: _Doors,
+        shortages: Shortages,
         stop: StopSignal,
     ) -> None:
         self._config = config
         self._server = server
         self._keeper = keeper
         self._metrics = metrics
-        self._listener = listener
-        self._gate = gate
-        self._web = web
+        self._listener, self._gate, self._web, self._manager = doors
+        self._shortages = shortages
         self._stop_signal = stop
 
     async def run(self, began: float) -> None:
@@ -216,7 +233,9 @@ class _Daemon:
             await made.restore()
             workers.start_soon(made.run)
             workers.start_soon(builder.run)
-            workers.start_soon(Watcher(builder).run)
+            workers.start_soon(Watcher(builder, self._shortages).run)
+            workers.start_soon(metronome.run, self._metrics.event_loop_lag_seconds, time.monotonic)
+            workers.start_soon(self._shortages.run)
             self._start_keeper(workers, broker, context, builder)
             making = self._make_making(broker, context, build, made, workers)
             board = StatusBoard(
@@ -229,6 +248,7 @@ class _Daemon:
                 lambda: self._keeper.problem,
                 broker.now,
             )
+            board.short_of = self._shortages.current
             methods = Methods(
                 broker,
                 self._server.clients,
@@ -243,6 +263,7 @@ class _Daemon:
             await making.close()
             broker.close()
             workers.cancel_scope.cancel()
+        context.storage.close()
 
     def _make_fleet(self, namer: Namer, serials: Serials, *, rewinds: bool) -> Fleet:
         limits = {
@@ -270,7 +291,7 @@ class _Daemon:
             fleet=fleet,
             limiter=PriorityLimiter(self._config.pool.ddl_concurrency),
             metrics=self._metrics,
-            troubles=Troubles(self._metrics),
+            troubles=Troubles(self._metrics, self._shortages),
             comments=Comments(namer, secret, begin_run(self._server.state / "run")),
             roles=roles,
             credentials=Credentials(
@@ -349,7 +370,7 @@ class _Daemon:
 
         def found() -> None:
             self._resume(broker, context)
-            workers.start_soon(builder.look, set(self._config.templates))
+            workers.start_soon(guarded, builder.look, set(self._config.templates))
 
         workers.start_soon(keeper.run, lambda: self._pause(context), found, Auditor(context))
 
@@ -379,23 +400,26 @@ class _Daemon:
                 board.connections,
                 board.strategies,
                 self._metrics.label,
+                board.short_of,
             )
         )
         async with anyio.create_task_group() as front:
-            await self._listener.open(methods, self._gate)
+            self._listener.open(methods, self._gate, self._shortages)
             if self._web is not None:
-                app = http.make_app(self._metrics.registry, board)
-                front.start_soon(http.serve, app, self._web)
+                section = self._config.http
+                app = http.make_app(self._metrics.registry, board, section.hosts)
+                visits = Visits(section.max_connections, self._metrics.http_connections_cut)
+                front.start_soon(http.serve, app, self._web, visits, self._shortages)
             log.info(
                 "daemon.started",
                 socket=str(self._listener.path),
                 instance=self._config.instance,
                 duration_seconds=round(time.monotonic() - began, 3),
             )
-            systemd.notify("READY=1")
+            self._manager.tell("READY=1")
             self._stop_signal.started = True
             await self._stop_signal.received.wait()
-            systemd.notify("STOPPING=1")
+            self._manager.tell("STOPPING=1")
             self._listener.stop_accepting()
             broker.carry_out(broker.fleet.stop())
             methods.stop()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
+from clonepool import scarcity
 from clonepool.errors import ClonepoolError
 from clonepool.protocol.messages import BuildProgress, BuildResult, ExplainResult
 
@@ -15,6 +18,8 @@ if TYPE_CHECKING:
     from clonepool.protocol.server import RequestId
     from clonepool.service.methods import Connection
     from clonepool.service.workers.template_builder import Built, TemplateBuilder
+
+log = structlog.get_logger()
 
 
 class Builds:
@@ -63,7 +68,11 @@ class Builds:
     async def _explain(self, peer: Connection, request: RequestId, template: str) -> None:
         try:
             found = await self._builder.explain(template)
+            peer.reply(request, ExplainResult(template, *found))
         except ClonepoolError as error:
             peer.reply_error(request, error)
-            return
-        peer.reply(request, ExplainResult(template, *found))
+        except Exception as error:
+            short = scarcity.told(error, f"looking at what {template} is made from")
+            if short is None:
+                log.exception("request.failed", method="explain")
+            peer.reply_error(request, short or ClonepoolError(f"internal error: {error!r}"))

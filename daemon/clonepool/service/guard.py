@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from clonepool import scarcity
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -16,5 +18,9 @@ async def guarded(work: Callable[..., Awaitable[None]], *arguments: object) -> N
     """Let a mistake of ours cost one clone or one template, and not everybody the daemon."""
     try:
         await work(*arguments)
-    except Exception:
-        log.exception("work.failed", work=repr(arguments[:1]))
+    except Exception as error:
+        short = scarcity.shortage(error)
+        if short is not None:
+            log.warning("work.not_done", work=repr(arguments[:1]), short_of=short)
+        else:
+            log.exception("work.failed", work=repr(arguments[:1]))

@@ -13,6 +13,7 @@ import errno
 import os
 import socket
 from collections import deque
+from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import structlog
@@ -33,13 +34,13 @@ from clonepool.protocol.server import (
     encode_notification,
     encode_result,
 )
+from clonepool.service.accepting import Acceptor
 from clonepool.service.access import identify
 from clonepool.service.locks import hold_lock
 from clonepool.service.methods import news_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from clonepool.config import AccessSection
     from clonepool.core.decisions import Notice
@@ -47,10 +48,14 @@ if TYPE_CHECKING:
     from clonepool.protocol.server import RequestId
     from clonepool.service.access import Caller, Gatekeeper
     from clonepool.service.methods import Methods
+    from clonepool.service.shortages import Shortages
 
 log = structlog.get_logger()
 
 SOCKET_MODE = 0o660
+ACCEPTED_AT_A_TIME = 16
+SMALLEST_BACKLOG = 128
+_SOMAXCONN = Path("/proc/sys/net/core/somaxconn")
 UNREAD_BYTES = 1024 * 1024
 """Replies that a client may leave unread before nothing more is read from it."""
 CALLS_AT_A_TIME = 50
@@ -75,6 +80,7 @@ class Peer(asyncio.BufferedProtocol):
         self.client = ""
         self.waiters: set[int] = set()
         self.pending: dict[RequestId, Callable[[], None]] = {}
+        self.unanswered = 0
         self._methods = methods
         self._gate = gate
         self._listener = listener
@@ -150,16 +156,28 @@ class Peer(asyncio.BufferedProtocol):
     def reply(self, request: RequestId, result: object) -> None:
         """Send a result; a client that is gone hears nothing."""
         self.pending.pop(request, None)
-        self._send(encode_result(request, result))
+        self.unanswered -= 1
+        try:
+            line = encode_result(request, result)
+        except Exception as error:
+            log.exception("reply.failed", result=type(result).__name__)
+            line = encode_error(request, ClonepoolError(f"internal error: {error!r}"))
+        self._send(line)
 
     def reply_error(self, request: RequestId, error: ClonepoolError) -> None:
         """Send an error."""
         self.pending.pop(request, None)
+        self.unanswered -= 1
         self._send(encode_error(request, error))
 
     def notify(self, method: str, params: object) -> None:
-        """Send what was not asked for."""
-        self._send(encode_notification(method, params))
+        """Send what was not asked for; what cannot be put into words is left out."""
+        try:
+            line = encode_notification(method, params)
+        except Exception:
+            log.exception("notification.failed", method=method)
+            return
+        self._send(line)
 
     def hang_up(self) -> None:
         """Close the connection after what was sent."""
@@ -203,6 +221,7 @@ class Peer(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def _handle(self, call: Call) -> None:
+        self.unanswered += 1
         try:
             self._methods.call(self, call)
         except ClonepoolError as error:
@@ -237,12 +256,20 @@ class Listener:
     Making one takes the place: before anything else is started it is known whether that works. From
     then on clients can connect; the kernel holds them, and what they send, until `open`.
 
+    Args:
+        path: of the socket.
+        metrics: count who is refused.
+        access: the configuration's [access].
+        most: clients at a time, where there are files for fewer than `access` allows.
+
     Raises:
         AlreadyRunningError: another daemon listens there.
         ConfigError: the place cannot be used; what lies there was not touched.
     """
 
-    def __init__(self, path: Path, metrics: Metrics, access: AccessSection) -> None:
+    def __init__(
+        self, path: Path, metrics: Metrics, access: AccessSection, most: int | None = None
+    ) -> None:
         self.path = path
         self.metrics = metrics
         self.peers: dict[int, Peer] = {}
@@ -250,25 +277,38 @@ class Listener:
         self.buffer = bytearray(READ_BYTES)
         self.on_first_client: Callable[[], None] = lambda: None
         self.unread_timeout = access.unread_timeout
-        self._max_clients = access.max_clients
+        self._max_clients = min(most or access.max_clients, access.max_clients)
+        self._too_few_files = self._max_clients < access.max_clients
         self._lock = _take_lock(path)
         self._bound = _listen(path, access.max_clients)
         self._opened = False
-        self._server: asyncio.AbstractServer | None = None
+        self._acceptor: Acceptor | None = None
         self._last_number = 0
 
-    async def open(self, methods: Methods, gate: Gatekeeper) -> None:
-        """Begin to accept; who has connected before is the first."""
+    def open(self, methods: Methods, gate: Gatekeeper, shortages: Shortages) -> None:
+        """Begin to accept; who has connected before is the first.
+
+        All who may be connected at a time may come at once.
+        """
         self._opened = True
-        loop = asyncio.get_running_loop()
         factory = self._factory(methods, gate)
-        self._server = await loop.create_unix_server(factory, sock=self._bound)
+        self._acceptor = Acceptor(self._bound, factory, shortages, turn=ACCEPTED_AT_A_TIME)
+        backlog = max(self._max_clients, SMALLEST_BACKLOG)
+        self._acceptor.open(backlog)
+        allowed = _longest_backlog()
+        if allowed is not None and allowed < backlog:
+            log.warning(
+                "socket.backlog_limited", backlog=allowed, wanted=backlog,
+                remedy="raise net.core.somaxconn: connections beyond that are refused by the kernel"
+                " when so many come at once",
+            )  # fmt: skip
 
     def stop_accepting(self) -> None:
         """Take the socket away; who is connected stays."""
-        if self._server is not None:
-            self._server.close()
-            self._server = None
+        if self._acceptor is not None:
+            self._acceptor.close()
+            self._acceptor = None
+            self._bound.close()
         self.path.unlink(missing_ok=True)
 
     def cut_off(self) -> None:
@@ -301,7 +341,8 @@ class Listener:
         if len(self.peers) >= self._max_clients:
             return ClientLimitError(
                 f"{len(self.peers)} clients are connected",
-                remedy="close connections that are not needed, or raise access.max_clients",
+                remedy="close connections that are not needed, or raise"
+                f" {'the limit of open files' if self._too_few_files else 'access.max_clients'}",
             )
         return None
 
@@ -340,6 +381,14 @@ class Listener:
             return Peer(self._last_number, methods, gate, self)
 
         return make
+
+
+def _longest_backlog() -> int | None:
+    """Return how many connections the kernel lets wait at most; None when that is not known."""
+    try:
+        return int(_SOMAXCONN.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _listen(path: Path, most: int) -> socket.socket:

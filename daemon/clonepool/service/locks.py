@@ -8,7 +8,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING, NamedTuple
 
-from clonepool import own_files
+from clonepool import own_files, scarcity
 from clonepool.errors import AlreadyRunningError, ConfigError
 
 if TYPE_CHECKING:
@@ -34,9 +34,8 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
         path.parent.mkdir(mode=directory_mode, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise ConfigError(
-            f"{path.parent} cannot be used: {error.strerror}", remedy=remedy
-        ) from error
+        failure = ConfigError(f"{path.parent} cannot be used: {error.strerror}", remedy=remedy)
+        raise scarcity.told(error, str(path)) or failure from error
     owner = os.fstat(descriptor).st_uid
     if owner not in own_files.ours():
         os.close(descriptor)
@@ -53,10 +52,18 @@ def reserve_serials(path: Path, first: int) -> int:
     """Return a number, not below `first`, from which no earlier daemon of this directory went on.
 
     The clock can be set back, and then says again what it said before.
+
+    Raises:
+        ResourceError: the machine is short of something, and the number is not known.
     """
     try:
         start = max(first, int(own_files.read_own(path, own_files.ours())))
-    except (OSError, ValueError):
+    except OSError as error:
+        short = scarcity.told(error, str(path))
+        if short is not None:
+            raise short from error
+        start = first
+    except ValueError:
         start = first
     with contextlib.suppress(OSError):
         own_files.replace_own(path, str(start + SERIALS_OF_A_RUN).encode())
@@ -98,5 +105,6 @@ def load_secret(path: Path) -> bytes:
         fresh = secrets.token_bytes(32)
         own_files.replace_own(path, fresh)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be used: {error.strerror}") from error
+        failure = ConfigError(f"{path} cannot be used: {error.strerror}")
+        raise scarcity.told(error, str(path)) or failure from error
     return fresh

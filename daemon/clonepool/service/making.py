@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,7 +13,6 @@ from clonepool.core.decisions import Request
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.errors import (
     BadRequestError,
-    ClientLimitError,
     ClonepoolError,
     ServerUnavailableError,
     StatementError,
@@ -58,7 +56,6 @@ class Making:
         self._definer = definer
         self._tasks = tasks
         self._last_waiter = 0
-        self._pending: Counter[int] = Counter()
 
     def snapshot(self, peer: Connection, request: RequestId, params: Snapshot) -> None:
         """Make a template of a leased clone's present state, then answer.
@@ -143,14 +140,6 @@ class Making:
     def _start(
         self, peer: Connection, request: RequestId, work: Callable[[], Awaitable[object]]
     ) -> None:
-        most = self._context.config.access.max_pending_per_client
-        if self._pending[peer.number] >= most:
-            raise ClientLimitError(
-                f"this connection has asked for {most} templates that are not made yet",
-                remedy="read replies before you ask for more, or raise"
-                " access.max_pending_per_client",
-            )
-        self._pending[peer.number] += 1
         self._tasks.start_soon(self._answer, peer, request, work)
 
     async def _answer(
@@ -171,10 +160,6 @@ class Making:
         else:
             if result is not None:
                 peer.reply(request, result)
-        finally:
-            self._pending[peer.number] -= 1
-            if not self._pending[peer.number]:
-                del self._pending[peer.number]
 
 
 class _Told:

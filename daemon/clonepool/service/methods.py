@@ -6,6 +6,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
+import structlog
 
 from clonepool.core.decisions import Grant, Renewed
 from clonepool.errors import BadRequestError, ClientLimitError, ClonepoolError
@@ -45,7 +46,14 @@ if TYPE_CHECKING:
     from clonepool.service.making import Making
     from clonepool.service.status import StatusBoard
 
+log = structlog.get_logger()
+
 DAEMON = f"clonepool {version('clonepool')}"
+
+_MAY_WAIT = frozenset(
+    ("acquire", "reset", "renew", "drain", "build", "explain", "snapshot", "define", "finalize")
+)
+"""Methods whose answer may take a while: what they ask for is held until then."""
 
 
 class Connection(Protocol):
@@ -55,6 +63,7 @@ class Connection(Protocol):
         waiters: numbers of the acquires that it waits for.
         pending: how to take back its requests that can be, and answer them so; by their id. An
             entry goes when its request is answered.
+        unanswered: how many of its requests are not answered yet.
         gone: whether it has ended.
     """
 
@@ -62,6 +71,7 @@ class Connection(Protocol):
     client: str
     waiters: set[int]
     pending: dict[RequestId, Callable[[], None]]
+    unanswered: int
     gone: bool
 
     def reply(self, request: RequestId, result: object) -> None:
@@ -122,6 +132,12 @@ class Methods:
         Raises:
             ClonepoolError: to be sent as the answer.
         """
+        if call.method in _MAY_WAIT and peer.unanswered > self._max_pending:
+            raise ClientLimitError(
+                f"this connection waits for {peer.unanswered - 1} replies",
+                remedy="read replies before you ask for more, or raise"
+                " access.max_pending_per_client",
+            )
         self._table[call.method](peer, call.id, call.params)
 
     def stop(self) -> None:
@@ -143,7 +159,7 @@ class Methods:
         peer.reply(request, HelloResult(PROTOCOL_VERSION, DAEMON, self._instance))
 
     def _acquire(self, peer: Connection, request: RequestId, params: Acquire) -> None:
-        self._check_limits(peer)
+        self._check_leases(peer)
         waiter = self._ask(
             peer,
             request,
@@ -216,12 +232,11 @@ class Methods:
 
         def answer(outcome: Grant | Renewed | ClonepoolError) -> None:
             peer.waiters.discard(waiter)
-            if isinstance(outcome, ClonepoolError):
-                peer.reply_error(request, outcome)
-            elif isinstance(outcome, Grant):
-                peer.reply(request, self._lease(outcome))
-            else:
-                peer.reply(request, RenewResult(self._seconds_left(outcome.lease.expires_at)))
+            try:
+                self._answer(peer, request, outcome)
+            except Exception as error:  # who answers may be a worker: the mistake is this call's
+                log.exception("request.failed", outcome=type(outcome).__name__)
+                peer.reply_error(request, ClonepoolError(f"internal error: {error!r}"))
 
         waiter = begin(answer)
         if self._broker.is_waiting(waiter):
@@ -239,6 +254,16 @@ class Methods:
             take_back()
         peer.reply(request, CancelResult(take_back is not None))
 
+    def _answer(
+        self, peer: Connection, request: RequestId, outcome: Grant | Renewed | ClonepoolError
+    ) -> None:
+        if isinstance(outcome, ClonepoolError):
+            peer.reply_error(request, outcome)
+        elif isinstance(outcome, Grant):
+            peer.reply(request, self._lease(outcome))
+        else:
+            peer.reply(request, RenewResult(self._seconds_left(outcome.lease.expires_at)))
+
     def _check_configured(self, template: str) -> None:
         self._broker.fleet.pool(template)
         if template not in self._configured:
@@ -246,18 +271,12 @@ class Methods:
                 f"the template {template} was made by a client", remedy="make it again"
             )
 
-    def _check_limits(self, peer: Connection) -> None:
+    def _check_leases(self, peer: Connection) -> None:
         held = self._broker.fleet.held_by(peer.number)
         if held >= self._max_leases:
             raise ClientLimitError(
                 f"this connection holds {held} leases",
                 remedy="release some, or raise access.max_leases_per_client",
-            )
-        if len(peer.waiters) >= self._max_pending:
-            raise ClientLimitError(
-                f"this connection waits for {len(peer.waiters)} replies",
-                remedy="read replies before you ask for more, or raise"
-                " access.max_pending_per_client",
             )
 
     def _seconds_left(self, expires_at: float | None) -> float | None:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import structlog
+
 from clonepool.core import refusals
+from clonepool.errors import ClonepoolError
 from clonepool.protocol.messages import DrainProgress, DrainResult, Progress
 
 if TYPE_CHECKING:
@@ -13,6 +16,8 @@ if TYPE_CHECKING:
     from clonepool.service.broker import Broker
     from clonepool.service.builds import Builds
     from clonepool.service.methods import Connection
+
+log = structlog.get_logger()
 
 EVERY_SECONDS = 1.0
 _LOOK_SECONDS = 0.05
@@ -94,6 +99,14 @@ class DrainWatch:
     def _look(self) -> None:
         if self._answered:
             return
+        try:
+            self._answer_or_wait()
+        except Exception as error:
+            log.exception("request.failed", method="drain")
+            self._answered = True
+            self._peer.reply_error(self._request, ClonepoolError(f"internal error: {error!r}"))
+
+    def _answer_or_wait(self) -> None:
         leases = self._broker.fleet.leased(self._template)
         left = self._deadline - self._broker.now()
         if leases == 0 or left <= 0:

@@ -11,14 +11,13 @@ anything of it. What cannot be removed is told.
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 import anyio
 import msgspec
 import structlog
 
-from clonepool import own_files
+from clonepool import own_files, scarcity
 from clonepool.core.clone import State as CloneState
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import shared
@@ -104,6 +103,7 @@ class ServerWide:
         self._told: set[_Key] = set()
         self._builds: set[str] = set()
         self._again_at = 0.0
+        self._unwritten = False
 
     async def begin(self, system_identifier: int) -> None:
         """Take what there is for the baseline, but for what leases of an earlier daemon left.
@@ -168,7 +168,12 @@ class ServerWide:
             found = msgspec.json.decode(
                 own_files.read_own(self._path, own_files.ours(), _MOST_BYTES), type=_Remembered
             )
-        except (OSError, msgspec.DecodeError):
+        except OSError as error:
+            short = scarcity.told(error, str(self._path))
+            if short is not None:
+                raise short from error
+            return None
+        except msgspec.DecodeError:
             return None
         return set(found.keys) if found.server == self._identity else None
 
@@ -176,8 +181,14 @@ class ServerWide:
         """Write down what is known; a daemon that can't read it takes all for known."""
         keys = sorted(f"{kind}:{key}" for kind, key in self._baseline)
         content = msgspec.json.encode(_Remembered(self._identity, keys))
-        with contextlib.suppress(OSError):
+        try:
             own_files.replace_own(self._path, content)
+        except OSError as error:
+            # What stands there is out of date: the next daemon would take roles of templates for
+            # those that leases left.
+            self._unwritten = scarcity.shortage(error) is not None
+        else:
+            self._unwritten = False
 
     async def look(self, clone: str, digest: str | None) -> list[str]:
         """Take back what a lease left in the server as a whole; return what it was, for people.
@@ -192,6 +203,8 @@ class ServerWide:
         if not self._takes_back:
             return []
         async with self._lock:
+            if self._unwritten:
+                self._remember()
             if digest is None:
                 digest = await self._read_digest()
             if digest == self._digest and not self._is_due(clone):

@@ -32,6 +32,9 @@ class StatusBoard:
         config: whose instance, and which templates the daemon itself makes.
         problem: says what is wrong with the server, or nothing.
         now: monotonic seconds.
+
+    Attributes:
+        short_of: returns what the machine is short of: `files`, `memory`, `processes`.
     """
 
     def __init__(
@@ -53,6 +56,7 @@ class StatusBoard:
         self._instance = config.instance
         self._configured = config.templates.keys()
         self._problem = problem
+        self.short_of: Callable[[], list[str]] = list
         self._now = now
         self._started_at = now()
 
@@ -81,6 +85,7 @@ class StatusBoard:
             "instance": self._instance,
             "uptime_seconds": round(self._now() - self._started_at, 3),
             "stopping": self._fleet.stopping,
+            "short_of": self.short_of(),
             "server": {
                 "version": self._capabilities.version_text,
                 "host": self._gateway.endpoint.host,

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from clonepool.core.limits import Limit
 from clonepool.errors import ResourceError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from clonepool.config import Config
 
 MEBIBYTE = 1024 * 1024
+_MEMINFO = "/proc/meminfo"
+_MEMINFO_BYTES = 16_384
 
 
 class StorageGuard:
@@ -29,7 +32,8 @@ class StorageGuard:
         self._floor = config.embedded.min_free_mib * MEBIBYTE
         self._budget = config.pool.max_storage_mib * MEBIBYTE
         self._root = root
-        self._in_memory = in_memory
+        # Kept open: asking it must not take a file when there is none left.
+        self._memory = os.open(_MEMINFO, os.O_RDONLY | os.O_CLOEXEC) if in_memory else None
         self._under_way = 0
 
     def begin(self, size: int, reckoned: int) -> None:
@@ -81,11 +85,22 @@ class StorageGuard:
         except OSError:
             return None
         free = found.f_bavail * found.f_frsize
-        return min(free, _available_memory()) if self._in_memory else free
+        return free if self._memory is None else min(free, _available(self._memory))
+
+    def close(self) -> None:
+        """Let go of what is kept open."""
+        if self._memory is not None:
+            os.close(self._memory)
+            self._memory = None
 
 
-def _available_memory() -> int:
-    for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
-        if line.startswith("MemAvailable:"):
+def _available(meminfo: int) -> int:
+    """Return the bytes of memory that are available, as many as one likes if that is not told."""
+    try:
+        told = os.pread(meminfo, _MEMINFO_BYTES, 0)
+    except OSError:
+        return 1 << 62
+    for line in told.splitlines():
+        if line.startswith(b"MemAvailable:"):
             return int(line.split()[1]) * 1024
     return 1 << 62

@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from clonepool import scarcity
 from clonepool.errors import ClonepoolError, ResourceError, ServerUnavailableError, StatementError
 
 if TYPE_CHECKING:
     from clonepool.observe.metrics import Metrics
+    from clonepool.service.shortages import Shortages
 
 log = structlog.get_logger()
 
@@ -25,8 +27,9 @@ class _Trouble:
 class Troubles:
     """What fails at the moment, by what was tried and for which template."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, shortages: Shortages) -> None:
         self._metrics = metrics
+        self._shortages = shortages
         self._known: dict[tuple[str, str], _Trouble] = {}
 
     def begin(
@@ -40,6 +43,8 @@ class Troubles:
     ) -> ClonepoolError:
         """Count a failed pass and return it as an error that can be told.
 
+        One that failed because the machine is short of something is not logged for itself.
+
         Args:
             event: the log event, such as clone.create_failed.
             template: whose work it was; empty for work that is no template's.
@@ -49,6 +54,9 @@ class Troubles:
             facts: for the log.
         """
         self._count(error)
+        if self._shortages.note(error):
+            log.debug(event, template=template, error=str(error), **facts)
+            return scarcity.told(error, event) or ClonepoolError(str(error))
         if isinstance(error, ClonepoolError):
             told = error
         else:

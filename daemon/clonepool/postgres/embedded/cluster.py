@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 import subprocess
 from enum import StrEnum
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool import own_files
+from clonepool import own_files, scarcity
 from clonepool.core.naming import PREFIX
 from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import causes
@@ -55,8 +56,9 @@ class Judgement(StrEnum):
     OUTDATED = "outdated"
 
 
+@cache
 def boot_id() -> str:
-    """Return what the kernel calls this boot."""
+    """Return what the kernel calls this boot: asked once, when there are files left to ask with."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
@@ -92,10 +94,19 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
 
 
 def read_marker(path: Path) -> Marker | None:
-    """Return the marker, or None when there is none of ours that can be read."""
+    """Return the marker, or None when there is none of ours that can be read.
+
+    Raises:
+        ResourceError: the machine is short of something, and it is not known.
+    """
     try:
         return msgspec.json.decode(own_files.read_own(path, own_files.ours()), type=Marker)
-    except (OSError, msgspec.DecodeError):
+    except OSError as error:
+        short = scarcity.told(error, str(path))
+        if short is not None:
+            raise short from error  # else the cluster would be taken for nobody's, and deleted
+        return None
+    except msgspec.DecodeError:
         return None
 
 

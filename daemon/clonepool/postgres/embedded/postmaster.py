@@ -11,14 +11,21 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from clonepool import own_files
+from clonepool import descriptors, own_files, scarcity
 from clonepool.errors import EmbeddedServerError, ServerUnavailableError, StatementError
 from clonepool.postgres.embedded import causes
-from clonepool.postgres.embedded.process import Process, hold, is_alive, parent_of
+from clonepool.postgres.embedded.process import (
+    Process,
+    hold,
+    is_alive,
+    parent_of,
+    raise_if_passing,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from clonepool.errors import ClonepoolError
     from clonepool.postgres.embedded.account import Account
     from clonepool.postgres.embedded.binaries import Binaries
     from clonepool.postgres.embedded.storage import Storage
@@ -96,31 +103,38 @@ def find_running(storage: Storage) -> Postmaster | None:
 
     Raises:
         EmbeddedServerError: the file can be neither read nor removed.
+        ResourceError: the machine is short of something, and it is not known; nothing was removed.
     """
     path = storage.data / "postmaster.pid"
+    try:
+        return _find_running(storage, path)
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _find_running(storage: Storage, path: Path) -> Postmaster | None:
     try:
         pid = _first_number(own_files.read_own(path, storage.owners()))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except own_files.UntrustedFileError:
         found = search(storage)
-    except OSError as error:
-        raise _unusable(path, error) from error
     else:
         found = None if pid is None else _held(storage, pid)
         if found is not None:
             return found
-    try:
-        path.unlink()
-    except OSError as error:
-        raise _unusable(path, error) from error
     if found is None:
         own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
+    path.unlink()
     return found
 
 
 def search(storage: Storage) -> Postmaster | None:
-    """Return the process that works in the data directory and was started by none that does."""
+    """Return the process that works in the data directory and was started by none that does.
+
+    Raises:
+        OSError: the machine is short of something, and it is not known.
+    """
     processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     found = {pid for pid in processes if _is_server_of(storage, pid)}
     first = next((pid for pid in sorted(found) if parent_of(pid) not in found), None)
@@ -204,17 +218,21 @@ def _spawn(
     command += [f"--config_file={storage.settings}", f"--hba_file={storage.access}"]
     command += [f"--ident_file={storage.identities}"]
     forget_alter_system(storage)
-    with open(storage.log, "ab", opener=_private) as log:
-        began_at = log.tell()
-        child = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            cwd="/",
-            **account.popen_arguments(),
-        )
+    try:
+        with open(storage.log, "ab", opener=_private) as log:
+            began_at = log.tell()
+            child = subprocess.Popen(
+                descriptors.wrapped(command),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                cwd="/",
+                **account.popen_arguments(),
+            )
+    except OSError as error:
+        failure = EmbeddedServerError(f"the server cannot be started: {error}")
+        raise scarcity.told(error, "starting the server", starting=True) or failure from error
     return child, began_at
 
 
@@ -251,8 +269,8 @@ def _log_tail(storage: Storage, began_at: int) -> str:
     return " / ".join(told[-_LOG_LINES:]) or "it wrote nothing"
 
 
-def _unusable(path: Path, error: OSError) -> EmbeddedServerError:
-    return EmbeddedServerError(
+def _unusable(path: Path, error: OSError) -> ClonepoolError:
+    return scarcity.told(error, str(path)) or EmbeddedServerError(
         f"{path} cannot be used: {error.strerror}",
         remedy="end the server that runs on that data, if there is one, and remove the file",
     )
@@ -274,7 +292,8 @@ def _is_server_of(storage: Storage, pid: int) -> bool:
     """Say whether a process works in the data directory, as a user who may write there."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - one call for each process there is
-    except OSError:
+    except OSError as error:
+        raise_if_passing(error)
         return False
     return (
         owner in storage.owners()
@@ -286,5 +305,6 @@ def _is_server_of(storage: Storage, pid: int) -> bool:
 def _working_directory(pid: int) -> Path | None:
     try:
         return Path(f"/proc/{pid}/cwd").readlink()
-    except OSError:
+    except OSError as error:
+        raise_if_passing(error)
         return None

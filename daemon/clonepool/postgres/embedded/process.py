@@ -15,6 +15,8 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from clonepool import scarcity
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -35,7 +37,10 @@ class Process:
     def alive(self) -> bool:
         """Say whether it runs."""
         if self._descriptor is None:
-            found = facts(self.pid)
+            try:
+                found = facts(self.pid)
+            except OSError:  # it cannot be looked at now: that is not its end
+                return _exists(self.pid)
             return found is not None and found[_STATE] != "Z" and found[_BEGAN] == self._began
         poll = select.poll()
         poll.register(self._descriptor, select.POLLIN)
@@ -70,12 +75,34 @@ def hold(pid: int, is_it: Callable[[int], bool]) -> Process | None:
 
 
 def facts(pid: int) -> list[str] | None:
-    """Return what /proc/<pid>/stat says after the program's name; None when there is no process."""
+    """Return what /proc/<pid>/stat says after the program's name; None when there is no process.
+
+    Raises:
+        OSError: the machine is short of something, and it is not known.
+    """
     try:
         line = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
-    except OSError:
+    except OSError as error:
+        raise_if_passing(error)
         return None
     return line.rpartition(")")[2].split()
+
+
+def raise_if_passing(error: OSError) -> None:
+    """Tell what is not there from what cannot be looked at now: two servers would ruin the data."""
+    if scarcity.shortage(error) is not None:
+        raise error
+
+
+def _exists(pid: int) -> bool:
+    """Say whether there is a process of that number; that takes no file."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    return True
 
 
 def is_alive(pid: int) -> bool:

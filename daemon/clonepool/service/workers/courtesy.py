@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+LOOK_FAILED = "clone.courtesy_failed"
 LOOK_SECONDS = 0.5
 """How often; a tenth of what PostgreSQL waits."""
 
@@ -61,6 +62,9 @@ class Courtesy:
             wanted = await databases.wanted_alone(self._context.gateway, clones)
         except ClonepoolError:
             return  # the keeper tells what is wrong with the server
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            self._context.troubles.begin(LOOK_FAILED, "", error)
+            return
         for clone in wanted:
             log.debug("clone.stepped_aside", clone=clone)
             self._context.rewinder.step_aside(clone)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.embedded.server import EmbeddedServer
     from clonepool.postgres.gateway import Gateway
+    from clonepool.service.shortages import Shortages
     from clonepool.service.workers.auditor import Auditor
 
 log = structlog.get_logger()
@@ -37,11 +38,18 @@ class Keeper:
     every few seconds, but only while clients are connected. An idle daemon asks nothing.
     """
 
-    def __init__(self, gateway: Gateway, instance: str, embedded: EmbeddedServer | None) -> None:
+    def __init__(
+        self,
+        gateway: Gateway,
+        instance: str,
+        embedded: EmbeddedServer | None,
+        shortages: Shortages,
+    ) -> None:
         # On the daemon's own server, where no lease can take it.
         where = gateway.endpoint.maintenance if embedded else COMMON_DATABASE
         self._lock = InstanceLock(gateway, instance, where)
         self._embedded = embedded
+        self._shortages = shortages
         self._prefix = f"{PREFIX}_{instance}_"
         self._lost = False
         self._connections = 0
@@ -147,8 +155,9 @@ class Keeper:
         except ClusterLostError:
             raise
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            if str(error) != self.problem:
-                self.problem = str(error) or repr(error)
+            new = str(error) != self.problem
+            self.problem = str(error) or repr(error)
+            if not self._shortages.note(error) and new:
                 log.warning("server.unreachable", error=self.problem)
             return False
         self.problem = ""

@@ -169,7 +169,9 @@ class Places:
             try:
                 with os.scandir(directory) as entries:
                     found = {each.name: each.is_symlink() or each.is_dir() for each in entries}
-            except OSError:
+            except OSError as error:
+                if short := scarcity.told(error, directory):
+                    raise short from error  # that is not an empty directory
                 found = {}
             self._listed[directory] = found
         return self._listed[directory]

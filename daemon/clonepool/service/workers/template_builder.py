@@ -1,8 +1,9 @@
 """Finds or builds each template's generation: at the start, when its sources change, when told to.
 
 Some at a time, templates that are waited for first, and one that others extend before these. From
-the moment in which a source is seen to have changed nothing of the old generation is granted; leases on it go on. Generations that
-are not current any more stay for a while, so that going back to what was costs nothing.
+the moment in which a source is seen to have changed nothing of the old generation is granted;
+leases on it go on. Generations that are not current any more stay for a while, so that going back
+to what was costs nothing.
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class TemplateBuilder:
     def _startable(self) -> list[str]:
         """Return what can be built now, as many as may be: first what most requests wait for.
 
-        None whose last build runs still, nor one of which a template that it extends is to be built.
+        None whose last build runs still, nor one that extends a template that is to be built.
         """
         pools, sections = self._context.fleet.pools, self._context.config.templates
         due = self._gone | self._building

@@ -88,15 +88,18 @@ class Watcher:
 
     Args:
         builder: whose templates they are.
+        shortages: are told why files could not be looked at.
         pace: of the looks that nobody asked for.
     """
 
     def __init__(
         self,
         builder: TemplateBuilder,
+        shortages: Shortages,
         pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
         self._builder = builder
+        self._shortages = shortages
         self._pace = pace
         self._sight: Sight | None = None
         self._watches: Watches | None = None
@@ -142,7 +145,8 @@ class Watcher:
         try:
             await self._look()
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, survived
-            self._say(f"{type(error).__name__}: {error}")
+            if not self._shortages.note(error):
+                self._say(f"{type(error).__name__}: {error}")
             self._told = True
             return self._pace.blind
         self._say_if_over()
@@ -201,7 +205,7 @@ class Watcher:
         self._stop_watching()
         if gone or stood:
             self._try_at = time.monotonic() + (0 if gone else self._pace.blind)
-        if not gone:
+        if not gone and not (error and self._shortages.note(error)):
             self._say(f"{type(error).__name__}: {error}")
 
     def _say_if_over(self) -> None:
@@ -231,6 +235,8 @@ def see(recipes: Mapping[str, Recipe], digests: Digests, before: Sight | None) -
     for template, recipe in recipes.items():
         try:
             states[template] = read_files(recipe, digests).entries
+        except ResourceError:
+            raise  # nothing is known: it is looked again
         except (ClonepoolError, OSError) as error:  # whoever builds it says what is wrong
             states[template] = str(error)
         former = before.files.get(template, []) if before else []
@@ -248,5 +254,3 @@ def _remembered(now: list[str], before: list[str]) -> list[str]:
     known = set(now)
     others = (place for place in before if place not in known)
     return now + [place for place in others if now == [] or not os.path.lexists(place)][:_MOST_GONE]
-
-

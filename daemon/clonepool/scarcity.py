@@ -1,0 +1,69 @@
+"""What the machine is short of for a while: open files, memory, processes.
+
+Such an error says nothing about what was tried: a directory that cannot be opened because no file
+is left is not an empty one, and a program that cannot be started is not a missing one. The work is
+put off and tried again. Standard library only, beside our own errors and limits.
+"""
+
+from __future__ import annotations
+
+import errno
+
+from clonepool.core.limits import Limit
+from clonepool.errors import ResourceError
+
+_LIMITS = {
+    errno.EMFILE: Limit.FILES,
+    errno.ENFILE: Limit.FILES,
+    errno.ENOMEM: Limit.MEMORY,
+    errno.ENOBUFS: Limit.MEMORY,
+}
+_NO_THREAD = "can't start new thread"
+OF_THE_MACHINE = (Limit.FILES, Limit.MEMORY, Limit.PROCESSES)
+REMEDIES = {
+    Limit.FILES: "it goes on by itself when files are closed; else raise the limit of open files"
+    " (LimitNOFILE in the unit, `ulimit -n`, or fs.file-max of the machine)",
+    Limit.MEMORY: "it goes on by itself when there is memory again; else give the daemon more",
+    Limit.PROCESSES: "it goes on by itself when processes end; else raise the limit of processes"
+    " (TasksMax in the unit, `ulimit -u`)",
+}
+
+
+def shortage(error: BaseException, *, starting: bool = False) -> Limit | None:
+    """Return what an error says the machine is short of; None when it says something else.
+
+    Args:
+        error: what was raised; of a group one error is enough.
+        starting: whether a program was to be started: only then EAGAIN means processes.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, (shortage(each) for each in error.exceptions)), None)
+    if isinstance(error, ResourceError):
+        return Limit(error.limit) if error.limit in OF_THE_MACHINE else None
+    if isinstance(error, MemoryError):
+        return Limit.MEMORY
+    number = error.errno if isinstance(error, OSError) else None
+    no_thread = isinstance(error, RuntimeError) and str(error) == _NO_THREAD
+    if no_thread or (starting and number == errno.EAGAIN):
+        return Limit.PROCESSES
+    return _LIMITS.get(number or 0)
+
+
+def told(error: BaseException, doing: str, *, starting: bool = False) -> ResourceError | None:
+    """Return the error to raise instead where the machine is short of something, else None.
+
+    Args:
+        error: what was raised.
+        doing: what was tried, for people.
+        starting: as for `shortage`.
+    """
+    if isinstance(error, BaseExceptionGroup):
+        each_told = (told(each, doing, starting=starting) for each in error.exceptions)
+        return next(filter(None, each_told), None)
+    if isinstance(error, ResourceError):
+        return error if error.limit in OF_THE_MACHINE else None
+    short = shortage(error, starting=starting)
+    if short is None:
+        return None
+    said = (isinstance(error, OSError) and error.strerror) or str(error) or repr(error)
+    return ResourceError(f"{doing}: {said}", limit=short, remedy=REMEDIES[short])
