@@ -3,7 +3,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import anyio
 import pytest
@@ -186,6 +186,7 @@ def test_an_exception_while_a_drain_is_watched_answers_the_call() -> None:
 
     class Peer:
         gone = False
+        pending: ClassVar[dict[int, object]] = {}
 
         def reply_error(self, _: object, error: Exception) -> None:
             answers.append(error)

@@ -10,12 +10,15 @@ import anyio
 import anyio.lowlevel
 import pytest
 
-from clonepool.config import Config, TemplateSection
+from clonepool.config import Config, PoolSection, TemplateSection
+from clonepool.core.fleet import Fleet
+from clonepool.core.limits import Limits
+from clonepool.core.naming import Namer, Serials
 from clonepool.core.pool import Phase
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
 from clonepool.postgres.recipe import Generation, Inputs
 from clonepool.service.workers.template_builder import TemplateBuilder
-from support.pools import make_fleet
+from support.pools import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -29,6 +32,7 @@ pytestmark = pytest.mark.anyio
 CONFIG = Config(
     templates={"shop": TemplateSection(sql=["a.sql"]), "upper": TemplateSection(extends="shop")}
 )
+OTHERS = {name: TemplateSection(sql=["a.sql"]) for name in ("first", "second", "third")}
 
 
 async def _nothing() -> None:
@@ -72,14 +76,15 @@ class FakeBuilder:
 class Room:
     """The worker, with fakes around it."""
 
-    def __init__(self) -> None:
-        fleet, _ = make_fleet(ready_templates=False, shop=(1, 4), upper=(1, 4))
+    def __init__(self, config: Config = CONFIG) -> None:
+        limits = dict.fromkeys(config.templates, Limits(1, 4))
+        fleet = Fleet(limits, 100, Namer("test", 1), Serials(0))
         self.builder = FakeBuilder()
         self.generations: dict[str, Generation] = {}
         self.granted: list[tuple[str, str]] = []
         observed = SimpleNamespace(build_seconds=SimpleNamespace(observe=lambda _: None))
         self.context = SimpleNamespace(
-            config=CONFIG,
+            config=config,
             fleet=fleet,
             generations=self.generations,
             now=anyio.current_time,
@@ -89,7 +94,7 @@ class Room:
                 enter=lambda _: None, leave=lambda _: None, accept=self._accept
             ),
             rewinder=SimpleNamespace(built=lambda _: None, retire=self._accept),
-            metrics=SimpleNamespace(of={"shop": observed, "upper": observed}),
+            metrics=SimpleNamespace(of=dict.fromkeys(config.templates, observed)),
             troubles=SimpleNamespace(
                 begin=lambda _event, _of, error, **_: error, end=lambda *_: None
             ),
@@ -225,7 +230,8 @@ async def test_what_extends_a_template_that_was_never_built_is_not_built_without
 
 
 async def test_a_template_that_changes_all_the_time_lets_others_be_built() -> None:
-    room = Room()
+    others = Config(templates={**CONFIG.templates, **OTHERS}, pool=PoolSection(ddl_concurrency=1))
+    room = Room(others)
     numbers = iter(range(1000))
 
     async def change() -> None:
@@ -236,7 +242,7 @@ async def test_a_template_that_changes_all_the_time_lets_others_be_built() -> No
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(room.worker.run)
-            while "upper" not in room.builder.built:
+            while not OTHERS.keys() <= room.generations.keys():
                 await anyio.sleep(0.01)
             del room.builder.after_last_look["shop"]
             await room.settles()
@@ -260,3 +266,33 @@ async def test_a_server_that_goes_away_after_the_build_is_waited_for() -> None:
         await room.edit("2")
         await room.settles()
         assert room.builder.text == "3"
+
+
+async def test_a_build_that_takes_long_keeps_no_other_template_waiting() -> None:
+    room = Room(Config(templates={**CONFIG.templates, **OTHERS}))
+    over = anyio.Event()
+    room.builder.after_last_look["shop"] = over.wait
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(room.worker.run)
+            while not OTHERS.keys() <= room.generations.keys():
+                await anyio.sleep(0.01)
+            assert "shop" not in room.generations
+            assert "upper" not in room.builder.built, "it extends one that is not there"
+            over.set()
+            await room.settles()
+            tasks.cancel_scope.cancel()
+
+
+async def test_the_template_that_most_requests_wait_for_is_built_first() -> None:
+    config = Config(templates=OTHERS, pool=PoolSection(ddl_concurrency=1))
+    room = Room(config)
+    for waiter, template in enumerate(("second", "third", "third")):
+        room.context.fleet.acquire(template, request(waiter), 0.0)
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(room.worker.run)
+            while not OTHERS.keys() <= room.generations.keys():
+                await anyio.sleep(0.01)
+            tasks.cancel_scope.cancel()
+    assert room.builder.built == ["third", "second", "first"]

@@ -17,6 +17,8 @@ from collections import defaultdict
 from functools import lru_cache
 from typing import NamedTuple
 
+from clonepool import scarcity
+
 _MOST_LINKS = 40
 """As the kernel follows in one path."""
 

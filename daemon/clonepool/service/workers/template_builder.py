@@ -88,7 +88,8 @@ class TemplateBuilder:
     def __init__(self, context: Context, builder: Builder) -> None:
         self._context = context
         self._builder = builder
-        self._gone: set[str] = set()
+        self._gone: dict[str, None] = {}
+        """Templates that are to be built, in the order in which that came to be wanted."""
         self._anew: set[str] = set()
         self._damaged: set[str] = set()
         self._wanted = anyio.Event()
@@ -111,13 +112,13 @@ class TemplateBuilder:
 
     async def run(self) -> None:
         """Build every template, then those that need it, for ever: some side by side."""
-        self._gone |= set(self._context.config.templates)
+        self._gone = dict.fromkeys(self._in_order(set(self._context.config.templates)))
         async with anyio.create_task_group() as builds:
             while True:
                 self._wanted = anyio.Event()
                 await self._quiet()
                 for template in self._startable():
-                    self._gone.discard(template)
+                    self._gone.pop(template, None)
                     self._building.add(template)
                     builds.start_soon(self._take_turn, template)
                 if not self._gone and not self._building:
@@ -141,7 +142,7 @@ class TemplateBuilder:
         None whose last build runs still, nor one that extends a template that is to be built.
         """
         pools, sections = self._context.fleet.pools, self._context.config.templates
-        due = self._gone | self._building
+        due = self._gone.keys() | self._building
 
         def waits_for_another(template: str) -> bool:
             lower = sections[template].extends
@@ -149,8 +150,8 @@ class TemplateBuilder:
 
         ready = [
             template
-            for template in self._in_order(self._gone - self._building)
-            if not waits_for_another(template)
+            for template in self._gone
+            if template not in self._building and not waits_for_another(template)
         ]
         ready.sort(key=lambda template: -pools[template].waiting)
         return ready[: max(0, self._context.config.pool.ddl_concurrency - len(self._building))]
@@ -292,7 +293,7 @@ class TemplateBuilder:
 
     def _want(self, template: str) -> None:
         self._changed_at = self._context.now()
-        self._gone.add(template)
+        self._gone.setdefault(template)
         self._wanted.set()
 
     def _give_up(self, template: str) -> bool:
@@ -334,7 +335,7 @@ class TemplateBuilder:
             if end is _End.SETTLED or repeats > _MOST_REPEATS:
                 return  # if it is outdated, it is wanted still
             await anyio.sleep(QUIET_SECONDS if end is _End.OUTDATED else _PAUSE_SECONDS)
-            self._gone.discard(template)
+            self._gone.pop(template, None)
 
     async def _tidy(self) -> None:
         """Drop generations that nobody will go back to: beyond a number, or too old."""
