@@ -167,6 +167,29 @@ def test_pending_requests_are_bounded(place: Any) -> None:
             client.close()
 
 
+@pytest.mark.parametrize("method", ["renew", "drain", "build", "explain", "acquire"])
+def test_whatever_waits_for_its_answer_counts_as_pending(bounded: Daemon, method: str) -> None:
+    with bounded.client() as holder:
+        lease = holder.lease("blog", timeout=30)
+        lines = Lines(bounded.socket)
+        for number in range(3):
+            lines.send(number, "drain", timeout=20)
+        eventually(lambda: bool(bounded.pool()["draining"]))
+        asked: dict[str, dict[str, object]] = {
+            "renew": {"lease": lease.token},
+            "drain": {"timeout": 20},
+        }
+        lines.send(3, method, **asked.get(method, {"template": "blog"}))
+        refused = lines.receive()
+        assert (refused["id"], refused["error"]["data"]["code"]) == (3, "client_limit")
+        lines.send(4, "ping")
+        assert lines.receive()["id"] == 4
+        lines.close()
+        holder.call("drain", off=True)
+        lease.release()
+    eventually(bounded.at_rest)
+
+
 @pytest.mark.parametrize("crowd", [20, 200])
 def test_a_crowd_that_floods_the_daemon_keeps_nobody_waiting_longer_than_itself(
     small: Daemon, crowd: int
