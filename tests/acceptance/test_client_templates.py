@@ -315,7 +315,8 @@ def test_exactly_one_client_fills_what_many_define(daemon: Daemon) -> None:
     assert len(set(names)) == 1
     assert names[0].startswith("app_")
     with daemon.client() as client:
-        assert client.define("migrations 2", name="app").template != names[0]
+        other = client.define("migrations 2", name="app")
+        assert other.template != names[0]
 
 
 def test_a_filler_that_dies_or_fails_frees_the_place(daemon: Daemon) -> None:

@@ -59,7 +59,7 @@ def test_a_restart_of_the_server_takes_neither_leases_nor_waiters_away(
             assert daemon.pool()["limited_by"] == "server"
             assert get(http, "/readyz") == (
                 503,
-                '{"ready":false,"reasons":["the server cannot be reached"]}',
+                '{"ready":false,"reasons":["the server cannot be reached"],"short_of":[]}',
             )
             assert metric(http, "clonepool_server_up") == 0.0
             assert {lease["database"] for lease in client.call("leases")} == {

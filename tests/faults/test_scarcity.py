@@ -311,10 +311,11 @@ def test_a_daemon_that_has_no_files_left_stops_in_order(daemon: Daemon) -> None:
     eventually(lambda: whole(daemon), 60)
     pids = [entry["pid"] for entry in logged(daemon, "server.started")]
     with connected(daemon) as client:
-        client.lease("blog", timeout=20)
+        held = client.lease("blog", timeout=20)
         with files_left(pid_of(daemon), 0):
             daemon.process.send_signal(signal.SIGTERM)  # type: ignore[union-attr]
             assert daemon.process.wait(60) == 0  # type: ignore[union-attr]
+    del held
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)

@@ -114,8 +114,8 @@ def test_a_server_that_restarts_during_a_build_only_delays_the_template(place: P
         eventually(lambda: daemon.pool("blog")["phase"] == "ready")
         eventually(lambda: _is_sleeping(daemon))
         os.kill(server_pid(daemon), signal.SIGINT)
-        with daemon.client() as client:
-            assert client.lease("slow", timeout=30).template == "slow"
+        with daemon.client() as client, client.lease("slow", timeout=30) as lease:
+            assert lease.template == "slow"
         assert not daemon.events("template.build_failed")
 
 

@@ -101,6 +101,19 @@ async def test_a_drop_clears_it_too(logical: Workshop) -> None:
         assert await session.value("SELECT count(*) FROM pg_prepared_xacts") == 0
 
 
+async def test_a_drop_that_was_cut_short_is_finished_by_the_next(any_workshop: Workshop) -> None:
+    generation = await any_workshop.build(BLOG)
+    name = generation.database
+    async with any_workshop.gateway.control() as session:
+        await session.execute(
+            f"ALTER DATABASE {name} WITH IS_TEMPLATE false;"
+            f" UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{name}'"  # as a DROP does
+        )
+    await databases.drop(any_workshop.gateway, name, sealed=True)
+    async with any_workshop.gateway.control() as session:
+        assert not await session.rows("SELECT FROM pg_database WHERE datname = $1", name)
+
+
 async def test_of_a_sealed_database_too(logical: Workshop) -> None:
     """As it is left by a daemon that was killed, or an earlier one; the next sweeps it."""
     name = logical.namer.name(Identity(Kind.BUILD, "blog", "abcdefgh", 3))

@@ -75,6 +75,8 @@ class SlowBuilder:
 class Grants:
     """Of a pool what the builder knows: what would be granted now."""
 
+    waiting = 0
+
     def __init__(self) -> None:
         self.phase, self.stale, self.generation = Phase.BUILDING, False, ""
 
@@ -93,6 +95,9 @@ class Grants:
         del error
         self.phase = Phase.FAILED
         return []
+
+    def build_postponed(self, obstacle: ClonepoolError | None) -> None:
+        """Hear why a build does not go on."""
 
 
 class World:

@@ -196,7 +196,16 @@ async def _force_drop(gateway: Gateway, name: str) -> None:
 
 
 async def _unmark_template(gateway: Gateway, name: str) -> None:
-    await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH IS_TEMPLATE false")
+    """Let a database be dropped that is a template.
+
+    One of which a drop was cut short is none any more, and whoever alters it is thrown out.
+    """
+    async with gateway.control() as session:
+        marked = await session.rows(
+            "SELECT FROM pg_database WHERE datname = $1 AND datistemplate", name
+        )
+    if marked:
+        await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH IS_TEMPLATE false")
 
 
 async def sessions(gateway: Gateway, name: str, but: int = 0) -> list[dict[str, Any]]:
