@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from bench import drawings, first_light, recycling, report, saturation, scaling, templates
+from bench import drawings, first_light, flooding, recycling, report, saturation, scaling, templates
 from bench.machine import busy_share, machine
 
 RESULTS = Path(__file__).parent / "results"
@@ -21,6 +21,7 @@ PARTS = {
     "recycling": recycling.run,
     "scaling": scaling.run,
     "templates": templates.run,
+    "flooding": flooding.run,
 }
 
 

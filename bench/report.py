@@ -45,6 +45,7 @@ def summary(report: dict[str, Any]) -> str:
         *_recycles(figures["recycling"]),
         *_growth(figures["recycling"], figures["scaling"]),
         *_templates(figures["templates"]),
+        *_floods(figures["flooding"]),
     ]
     return "\n\n".join(
         [
@@ -103,6 +104,21 @@ def _growth(recycling: dict[str, Any], scaling: dict[str, Any]) -> list[list[str
         *(
             [f"acquire, {_span(scaling[key])} {what}, p50; p99", _grown(scaling[key]), "≤ 1.3; ≤ 3"]
             for key, what in (("ready", "clones ready"), ("clients", "clients connected"))
+        ),
+    ]
+
+
+def _floods(found: dict[str, Any]) -> list[list[str]]:
+    alone, *crowds = found["crowds"]
+    return [
+        ["a ping, nobody else there, p99, ms", _milli(alone["p99"]), ""],
+        *(
+            [
+                f"beside {each['connections']} connections that flood the daemon, p99, ms",
+                _milli(each["p99"]),
+                "≤ 20" if each is crowds[-1] else "",
+            ]
+            for each in crowds
         ),
     ]
 

@@ -41,6 +41,15 @@ def find(pattern: str, directory: Path) -> list[str]:
     return found
 
 
+def exists(path: str | Path) -> bool:
+    """Say whether there is anything, where links lead.
+
+    Raises:
+        ResourceError: the machine is short of something, and it is not known.
+    """
+    return _mode(path) != 0
+
+
 def is_directory(path: str | Path) -> bool:
     """Say whether there is a directory; links are followed.
 

@@ -186,7 +186,7 @@ class _Reader:
             self.found.wrong.append(self._here(rf"{name} begins where \cd led, which is not known"))
         elif path in self._written:
             self.found.wrong.append(self._here(f"{name} is written by the script itself"))
-        elif not os.path.exists(path):
+        elif not globbing.exists(path):
             self._miss(path)
         elif not globbing.is_file(path):
             self.found.wrong.append(self._here(f"{path} is not a file"))
@@ -227,7 +227,7 @@ class _Reader:
             self._not_seen(rf"{name} begins where \cd led, which is not known")
         elif path in self._written:
             return  # what is in it is decided by all the rest
-        elif not os.path.exists(path):
+        elif not globbing.exists(path):
             self._miss(path)
         elif not globbing.is_file(path):
             self._not_seen(f"{path} is not a file")
