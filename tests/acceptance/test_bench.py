@@ -46,7 +46,7 @@ def test_a_short_benchmark_writes_every_figure(place: Path) -> None:
     results = json.loads((place / "results.json").read_text())
     assert results["short"]
     assert results["figures"].keys() == {
-        "first_light", "saturation", "recycling", "scaling", "templates",
+        "first_light", "saturation", "flooding", "recycling", "scaling", "templates",
     }  # fmt: skip
     for name, number in numbers(results):
         assert math.isfinite(number), name
