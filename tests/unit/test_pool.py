@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from clonepool.core.budget import HANDOVER_SECONDS
@@ -152,6 +153,33 @@ def test_a_clone_that_comes_back_and_that_its_template_does_not_need_makes_way_a
     assert not drops(fleet.pools["blog"].rewound(recycle.clone, 2.0))
     (drop,) = drops(fleet.make_way(2.0))
     assert drop.clone == recycle.clone
+
+
+def test_clones_that_are_being_reset_count_for_no_waiter_of_their_template() -> None:
+    fleet, first = make_fleet(2, rewinds=True, blog=(1, 2), shop=(1, 2))
+    finish_creates(fleet, first)
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    fleet.reset(grant.lease.token, request(2, timeout=60.0), 0.0)
+    waiting = fleet.acquire("blog", request(3, holder=3), 1.0)
+    (drop,) = drops(waiting)
+    (create,) = creates(fleet.dropped("shop", drop.clone, 1.1))
+    assert create.template == "blog"
+
+
+def test_a_waiter_that_wants_a_fresh_clone_is_not_passed_over_for_ever() -> None:
+    fleet, first = make_fleet(rewinds=True, blog=(1, 1))
+    finish_creates(fleet, first)
+    pool = fleet.pools["blog"]
+    (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
+    fleet.acquire("blog", msgspec.structs.replace(request(2, holder=2), fresh=True), 1.0)
+    fleet.acquire("blog", request(3, holder=3, at=2.0), 2.0)
+    (recycle,) = recycles(fleet.release(grant.lease.token))
+    back = pool.rewound(recycle.clone, 2.5)
+    assert not grants(back)
+    (drop,) = drops(back)
+    (create,) = creates(fleet.dropped("blog", drop.clone, 2.6))
+    (grant,) = grants(pool.created(create.clone, 3.0))
+    assert grant.waiter == 2
 
 
 def test_limits_are_never_exceeded() -> None:

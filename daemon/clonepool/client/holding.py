@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
-from clonepool.errors import ClonepoolError
+from clonepool.errors import ClientLimitError, ClonepoolError, LeaseBusyError
 
 TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
@@ -45,6 +45,8 @@ class Holding:
         """
         try:
             ended = self._client.call(method, **params)
+        except (LeaseBusyError, ClientLimitError):
+            raise  # nothing has changed
         except ClonepoolError:
             self._held = False
             raise

@@ -8,8 +8,10 @@ from clonepool.client.holding import Holding
 from clonepool.errors import (
     BadRequestError,
     ClientClosedError,
+    ClientLimitError,
     ClonepoolError,
     ConnectionLostError,
+    LeaseBusyError,
     NotYourLeaseError,
     ShuttingDownError,
 )
@@ -124,7 +126,7 @@ class Lease(Holding):
         """
         try:
             self._client.ask("reset", {"lease": self.token, "timeout": timeout}, self._take)
-        except (ShuttingDownError, BadRequestError):
+        except (ShuttingDownError, BadRequestError, LeaseBusyError, ClientLimitError):
             raise  # nothing has changed
         except ClonepoolError:
             self._held = False

@@ -11,7 +11,7 @@ who waits in `waiting`, who holds what and until when in `tenancy`, how many are
 from __future__ import annotations
 
 from enum import StrEnum
-from itertools import islice
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -382,12 +382,20 @@ class Pool:
             if request.deadline <= now:
                 self.line.remove(request.waiter)
                 decisions += self._refuse_late(request, now)
-            elif self._budget.is_overtaken(self, request, now):
+            elif self._budget.is_overtaken(self, request, now) or self._owes_fresh(request):
                 decisions += self.give_up_ready()
             else:
                 self.line.remove(request.waiter)
                 decisions.append(self._grant(request, Source.WAITED, now))
         return decisions
+
+    def _owes_fresh(self, request: Request) -> bool:
+        """Say whether waiters before this one want fresh clones, for which used ones must go."""
+        if request.fresh or not self.line.fresh:
+            return False
+        before = takewhile(lambda each: each is not request, self.line)
+        coming = self.stock.coming + max(0, self.shortage.room) + self.stock.count[State.DROPPING]
+        return sum(each.fresh for each in before) > coming
 
     def start_one(self) -> Decision:
         """Start a clone for a waiter, whom the common limit has a place for."""
@@ -446,13 +454,17 @@ class Pool:
     @property
     def leaving(self) -> int:
         """How many clones are on their way out: each will make room."""
-        recycling = self.stock.count[State.RECYCLING]
+        recycling = self.stock.count[State.RECYCLING] - self.resets.waiting
         return self.stock.count[State.DROPPING] + recycling - self.returning
 
     @property
     def returning(self) -> int:
-        """How many clones are being recycled, and are expected to be good again."""
-        return self.stock.count[State.RECYCLING] if self.demand.rewinds_mostly else 0
+        """How many clones are being recycled, and are expected to be good again for anybody.
+
+        Those that are being reset go back to their own leases.
+        """
+        recycling = self.stock.count[State.RECYCLING] - self.resets.waiting
+        return recycling if self.demand.rewinds_mostly else 0
 
     def claims(self, now: float) -> Iterator[float]:
         """Yield the ranks of the waiters for whom no clone is on its way, though one could be.

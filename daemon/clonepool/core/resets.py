@@ -29,6 +29,11 @@ class Resets:
     def __contains__(self, lease: Lease) -> bool:
         return lease.token in self._of
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for their own clones."""
+        return len(self._line)
+
     def begin(self, lease: Lease, request: Request, *, own_clone: bool) -> None:
         """Note that a lease is being reset, waiting for its own clone or in the pool's line."""
         self._of[lease.token] = request

@@ -50,6 +50,10 @@ class Contents(msgspec.Struct, frozen=True):
     unlogged: int = 0
 
 
+class DamagedError(ServerUnavailableError):
+    """A generation is not what it was; what was to be built on it waits until it is made anew."""
+
+
 class IncompleteCloneError(ClonepoolError):
     """A copy does not hold what its generation holds."""
 

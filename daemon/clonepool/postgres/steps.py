@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +16,17 @@ from clonepool import own_files
 from clonepool.config import DumpSection
 from clonepool.errors import StatementError, TemplateFailedError
 from clonepool.postgres import databases, escapes, programs, psql
+from clonepool.postgres.clones import DamagedError, read_contents
 from clonepool.postgres.commands import run_command
 from clonepool.postgres.dumps import Restorer
 from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, without_secrets
 from clonepool.postgres.gateway import OWN_NAMES, identifier, literal
 from clonepool.postgres.properties import Properties, elements, give_properties, properties_of
-from clonepool.postgres.recipe import Inputs, Recipe, is_url
+from clonepool.postgres.recipe import Generation, Inputs, Recipe, is_url
 from clonepool.postgres.roles import Rights
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from clonepool.config import DatabaseSection
     from clonepool.postgres.endpoint import Endpoint
@@ -34,6 +36,16 @@ if TYPE_CHECKING:
     Task = tuple[str, Callable[[], Awaitable[None]]]
 
 EXTENSION_SECONDS = 600.0
+
+
+@contextmanager
+def _told(sqlstate: str, remedy: str) -> Iterator[None]:
+    """Call what the server refuses a failure of the template, with a remedy for one reason."""
+    try:
+        yield
+    except StatementError as error:
+        found = remedy if error.sqlstate == sqlstate else ""
+        raise TemplateFailedError(str(error), remedy=found) from error
 
 
 class Steps:
@@ -113,21 +125,29 @@ class Steps:
             options += f" ENCODING {literal(section.encoding)}"
         if section.locale:
             options += f" LOCALE {literal(section.locale)}"
-        try:
+        with _told(databases.OBJECT_IN_USE, "end them, or set database.end_sessions"):
             await databases.create(
                 self._gateway, database, source, options, seconds, owner=recipe.ownership.owner
             )
-        except StatementError as error:
-            remedy = ""
-            if error.sqlstate == databases.OBJECT_IN_USE:
-                remedy = "end them, or set database.end_sessions"
-            raise TemplateFailedError(str(error), remedy=remedy) from error
+        if recipe.lower is not None:
+            await self._check_copy(database, recipe.lower)
         if given is not None:
             await give_properties(self._gateway, database, given)
         if recipe.ownership.has_logins:
             await self._roles.give_builder(database, recipe.ownership, login.password)
         if recipe.lower is not None and recipe.lower.owner != recipe.ownership.owner:
             await self._roles.hand_over(database, recipe.lower.owner, recipe.ownership.owner)
+
+    async def _check_copy(self, database: str, lower: Generation) -> None:
+        """See that what is to be built on is what it was: a crash empties unlogged tables.
+
+        Raises:
+            DamagedError: it is not.
+        """
+        async with self._gateway.session(database, OWN_NAMES) as session:
+            found = await read_contents(session)
+        if (found.relations, found.digest) != (lower.contents.relations, lower.contents.digest):
+            raise DamagedError(f"{lower.database} does not hold any more what it held")
 
     async def _prepare_origin(self, origin: DatabaseSection) -> Properties:
         """Read what a copy of a database lacks; end sessions on it only if told to."""

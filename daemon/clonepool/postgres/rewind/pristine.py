@@ -7,6 +7,7 @@ when they are, from a reference.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ import msgspec
 
 from clonepool.errors import StatementError
 from clonepool.postgres.gateway import identifier
+from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.estimates import Estimates, read_estimates
 from clonepool.postgres.rewind.expressions import DOMAINS, depends_on_settings
 from clonepool.postgres.rewind.owners import read_owners
@@ -293,8 +295,9 @@ async def _read_tables(
 
 async def _with_rows(session: Session, table: Table, *, by_row: bool) -> Table:
     if by_row:
-        rows = await read_rows(session, [table])
-        return msgspec.structs.replace(table, by_row=True, rows=rows)
+        with contextlib.suppress(CannotRewindError):  # too long as text: it goes as a whole
+            rows = await read_rows(session, [table])
+            return msgspec.structs.replace(table, by_row=True, rows=rows)
     try:
         copied, count = await session.copy_out(table.schema, table.relation, table.columns)
     except StatementError as error:

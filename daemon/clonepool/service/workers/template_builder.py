@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from enum import Enum, auto
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -22,6 +23,7 @@ from clonepool.core.limits import is_refused
 from clonepool.core.pool import Phase
 from clonepool.errors import ClonepoolError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import databases
+from clonepool.postgres.clones import DamagedError
 from clonepool.postgres.generations import built_at
 from clonepool.postgres.recipe import Recipe, differences
 
@@ -53,9 +55,11 @@ class _End(Enum):
 
     SETTLED = auto()
     POSTPONED = auto()
-    """The server is away."""
+    """The server is away, or what it is built on is not what it was."""
     OUTDATED = auto()
     """Something was changed after the build had looked for the last time."""
+    DISTURBED = auto()
+    """It failed while others were built, and is tried again alone: they may need the same roles."""
 
 
 class Built(NamedTuple):
@@ -95,6 +99,12 @@ class TemplateBuilder:
         self._wanted = anyio.Event()
         self._changed_at = 0.0
         self._building: set[str] = set()
+        self._not_before: dict[str, float] = {}
+        """When templates that are to be built may be tried again, in monotonic seconds."""
+        self._accompanied: set[str] = set()
+        """Templates beside whose build there was another one."""
+        self._alone: set[str] = set()
+        """Templates that are to be built while no other is."""
         self._preparing = anyio.Lock()
         self.settled: Callable[[], None] = lambda: None
         """Called after each build: what changed while it ran is to be looked for."""
@@ -119,11 +129,15 @@ class TemplateBuilder:
                 await self._quiet()
                 for template in self._startable():
                     self._gone.pop(template, None)
+                    self._not_before.pop(template, None)
                     self._building.add(template)
                     builds.start_soon(self._take_turn, template)
+                if len(self._building) > 1:
+                    self._accompanied |= self._building
                 if not self._gone and not self._building:
                     await self._tidy()
-                await self._wanted.wait()
+                with anyio.move_on_after(self._pause()):
+                    await self._wanted.wait()
 
     async def _take_turn(self, template: str) -> None:
         """Build one; a mistake of ours ends this build."""
@@ -131,30 +145,52 @@ class TemplateBuilder:
             await self._insist(template)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             told = self._context.troubles.begin(BUILD_FAILED, template, error)
+            self._fail(template, told)
             self._answer(template, Built(None, told, 0.0))
         finally:
             self._building.discard(template)
+            self._accompanied.discard(template)
+            if template not in self._gone:
+                self._alone.discard(template)
             self._wanted.set()
+
+    def _pause(self) -> float:
+        """Return for how many seconds nothing can be tried again; without end if nothing waits."""
+        now = self._context.now()
+        return min((at for at in self._not_before.values() if at > now), default=inf) - now
 
     def _startable(self) -> list[str]:
         """Return what can be built now, as many as may be: first what most requests wait for.
 
         None whose last build runs still, nor one that extends a template that is to be built.
         """
-        pools, sections = self._context.fleet.pools, self._context.config.templates
-        due = self._gone.keys() | self._building
-
-        def waits_for_another(template: str) -> bool:
-            lower = sections[template].extends
-            return bool(lower) and (lower in due or waits_for_another(lower))
-
+        now = self._context.now()
         ready = [
             template
             for template in self._gone
-            if template not in self._building and not waits_for_another(template)
+            if template not in self._building
+            and self._not_before.get(template, now) <= now
+            and not self._waits_for_lower(template)
         ]
-        ready.sort(key=lambda template: -pools[template].waiting)
+        ready.sort(key=lambda template: -self._waiting_for(template))
+        if alone := [template for template in ready if template in self._alone]:
+            return [] if self._building else alone[:1]
+        if self._alone & self._building:
+            return []
         return ready[: max(0, self._context.config.pool.ddl_concurrency - len(self._building))]
+
+    def _waits_for_lower(self, template: str) -> bool:
+        """Say whether a template that this one extends, at any depth, is to be built first."""
+        lower = self._context.config.templates[template].extends
+        due = lower in self._gone or lower in self._building
+        return bool(lower) and (due or self._waits_for_lower(lower))
+
+    def _waiting_for(self, template: str) -> int:
+        """Return how many requests wait for a template and for those that extend it."""
+        sections = self._context.config.templates
+        uppers = [name for name in sections if sections[name].extends == template]
+        own = self._context.fleet.pools[template].waiting
+        return own + sum(map(self._waiting_for, uppers))
 
     def rebuild(self, template: str) -> None:
         """Have a template built again: its generation is not on the server any more."""
@@ -327,15 +363,14 @@ class TemplateBuilder:
         )
 
     async def _insist(self, template: str) -> None:
-        """Build one; a server that is away is waited for."""
-        repeats = 0
-        while True:
+        """Build one; if it is not settled then, it is wanted still, and has its turn again."""
+        for repeats in range(_MOST_REPEATS + 1):
             end = await self._run_once(template, patient=repeats < _MOST_REPEATS)
-            repeats += end is _End.OUTDATED
-            if end is _End.SETTLED or repeats > _MOST_REPEATS:
-                return  # if it is outdated, it is wanted still
-            await anyio.sleep(QUIET_SECONDS if end is _End.OUTDATED else _PAUSE_SECONDS)
-            self._gone.pop(template, None)
+            if end is not _End.OUTDATED or self._waits_for_lower(template):
+                return
+            await anyio.sleep(QUIET_SECONDS)
+            if repeats < _MOST_REPEATS:
+                self._gone.pop(template, None)
 
     async def _tidy(self) -> None:
         """Drop generations that nobody will go back to: beyond a number, or too old."""
@@ -378,10 +413,17 @@ class TemplateBuilder:
             generation, changed = await self._build(template, anew=anew)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.server_wide.leave(template)
+            if isinstance(error, DamagedError):
+                self.replace(context.config.templates[template].extends)
             if _is_passing(error):
                 self._postpone(template, context.troubles.begin(BUILD_POSTPONED, template, error))
                 self._anew |= {template} if anew else set()
-                return _End.POSTPONED
+                return self._try_again(template, _End.POSTPONED)
+            if template in self._accompanied:
+                log.info("template.disturbed", template=template, error=str(error))
+                self._anew |= {template} if anew else set()
+                self._alone.add(template)
+                return self._try_again(template, _End.DISTURBED)
             told = context.troubles.begin(BUILD_FAILED, template, error)
             tried = self._builder.tried.pop(template, "")
             if patient and template in self._edited:
@@ -448,6 +490,13 @@ class TemplateBuilder:
         if before is not None and before.short != generation.short:
             await self._retire(before)
 
+    def _try_again(self, template: str, end: _End) -> _End:
+        """Let a build be tried again, in its turn and after a pause if the server is away."""
+        pause = _PAUSE_SECONDS if end is _End.POSTPONED else 0.0
+        self._not_before[template] = self._context.now() + pause
+        self._gone.setdefault(template)
+        return end
+
     def _begin_again(self, template: str, reasons: list[str]) -> _End:
         """Let who asked wait for another build."""
         self._asking.setdefault(template, []).extend(self._answering.pop(template, []))
@@ -480,6 +529,8 @@ class TemplateBuilder:
                 return [str(error)]  # the next build will say so to whoever asks
             if inputs.full != generation.full:
                 return differences(generation.inputs, inputs.entries) or ["it was changed"]
+        if self._waits_for_lower(template):
+            return [f"extends: {self._context.config.templates[template].extends} was changed"]
         return ["somebody asked for it"] if template in self._anew else []
 
     def _postpone(self, template: str, obstacle: ClonepoolError | None) -> None:
