@@ -199,3 +199,15 @@ def test_what_alter_system_set_where_it_cannot_be_refused_is_reset() -> None:
         ]
         with client.lease("blog", timeout=30) as later:
             eventually(lambda: value(later.url, "SHOW default_transaction_read_only") == "off")
+
+
+def test_a_superuser_that_a_lease_made_is_not_taken_for_a_builds(wide: Daemon) -> None:
+    eventually(wide.at_rest)
+    with wide.client() as client:
+        lease = client.lease("blog", timeout=20)
+        run(lease.url, "CREATE ROLE usurper SUPERUSER LOGIN PASSWORD 'x'")
+        client.call("build", template="blog", anew=True)
+        assert any("usurper" in leaked["what"] for leaked in lease.release() or [])
+        with client.lease("blog", timeout=20) as later:
+            found = "SELECT count(*) FROM pg_roles WHERE rolname = 'usurper'"
+            assert value(later.url, found) == 0

@@ -142,6 +142,9 @@ class ServerWide:
     async def accept(self) -> None:
         """Take what is new for a build's: files and dumps make the roles that they need.
 
+        Not a superuser while clones are leased: it may as well be a lease's, and would be met by
+        all later ones.
+
         Raises:
             StatementError, ServerUnavailableError: it is not known yet.
         """
@@ -155,6 +158,7 @@ class ServerWide:
                 for each in found
                 if each.is_new
                 and each.entry.kind in _MADE_BY_BUILDS
+                and not (each.entry.value.get("rolsuper") and self._out())
                 and self._suspects.get((each.entry.kind, each.entry.key), self._builds)
                 & self._builds
             ]
