@@ -70,7 +70,9 @@ class Line(Client):
                 if not data:
                     return
                 *lines, buffer = (buffer + data).split(b"\n")
-                yield from map(json.loads, lines)
+                replies = map(json.loads, lines)
+                # Others are to what the client itself asks: to give back what was let go, say.
+                yield from (each for each in replies if str(each.get("id")).startswith("p"))
         except OSError:
             return
 

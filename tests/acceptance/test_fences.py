@@ -176,8 +176,8 @@ BREAKS = [
     "ALTER DATABASE clonepool SET default_transaction_read_only = on",
     "ALTER DATABASE clonepool WITH ALLOW_CONNECTIONS false",
     "ALTER DATABASE postgres WITH ALLOW_CONNECTIONS false",
-    "COPY (SELECT 1) TO PROGRAM 'rm -f postmaster.opts global/pg_filenode.map'",
-    "COPY (SELECT 1) TO PROGRAM 'touch standby.signal'",
+    "COPY (SELECT 1) TO PROGRAM 'cat >&2; rm -f postmaster.opts global/pg_filenode.map'",
+    "COPY (SELECT 1) TO PROGRAM 'cat >&2; touch standby.signal'",
 ]
 
 

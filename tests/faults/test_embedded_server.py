@@ -287,7 +287,7 @@ async def test_whoever_leases_cannot_make_a_daemon_that_is_root_write_elsewhere(
     await server.start()
     with pytest.raises(StatementError, match="failed"):
         await execute(
-            server, f"COPY (SELECT 1) TO PROGRAM 'ln -sf /tmp/victim {server.storage.log}'"
+            server, f"COPY (SELECT 1) TO PROGRAM 'cat >&2; ln -sf /tmp/victim {server.storage.log}'"
         )
     with pytest.raises(StatementError, match="ermission denied"):
         await execute(server, f"COPY (SELECT 1) TO '{server.storage.root}/anything'")
