@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from clonepool.core.limits import Limit
+from clonepool.core.limit import Limit
 from clonepool.errors import ResourceError
 
 _LIMITS = {

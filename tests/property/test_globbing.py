@@ -45,7 +45,8 @@ def plant(root: Path, files: list[str], link: str | None) -> None:
 @given(files=st.lists(paths, max_size=5), pattern=patterns, link=st.none() | st.just("sub"))
 def test_what_matches_is_what_glob_says(files: list[str], pattern: str, link: str | None) -> None:
     with tempfile.TemporaryDirectory() as scratch:
-        root = Path(scratch)
+        root = Path(scratch, "as", "deep", "as", "dots", "lead")  # others change what lies above
+        root.mkdir(parents=True)
         plant(root, files, link)
         plain = str(Path(pattern))
         wanted = glob.glob(plain, root_dir=root, recursive=True)  # noqa: PTH207 - the model

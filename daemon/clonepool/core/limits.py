@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool.core.limit import Limit
 from clonepool.errors import ResourceError, StatementError
 
 if TYPE_CHECKING:
     from clonepool.errors import ClonepoolError
 
-
-class Limit(StrEnum):
-    """What keeps a pool from making a clone that it wants; metrics have it as a label."""
-
-    TEMPLATE = "max_clones"
-    POOL = "pool.max_clones"
-    SERVER = "server"
-    STORAGE = "storage"
-    CONNECTIONS = "max_connections"
-    FILES = "files"
-    MEMORY = "memory"
-    PROCESSES = "processes"
+__all__ = ["Limit", "Limits", "is_refused", "limit_of"]
 
 
 _LOGIN_REFUSED = "28"
