@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from clonepool.errors import ServerUnavailableError
+import pytest
+
+from clonepool.errors import ResourceError, ServerUnavailableError
 from clonepool.postgres.psql import explain
 
 FILE = Path("/x/2_rows.sql")
@@ -45,3 +47,20 @@ def test_a_server_that_goes_away_is_not_the_files_fault() -> None:
     assert isinstance(explain(FILE, ended), ServerUnavailableError)
     lost = "psql:/x/2_rows.sql:3: server closed the connection unexpectedly"
     assert isinstance(explain(FILE, lost, 2), ServerUnavailableError)
+
+
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        "sorry, too many clients already",
+        "remaining connection slots are reserved for roles with the SUPERUSER attribute",
+        'too many connections for role "app"',
+    ],
+)
+def test_a_psql_that_finds_no_connection_names_the_limit(refusal: str) -> None:
+    said = f"psql: error: connection to server on socket failed: FATAL:  {refusal}"
+    error = explain(FILE, said, 2)
+    assert isinstance(error, ResourceError)
+    assert error.limit == "max_connections"
+    assert "SQLSTATE 53300" in str(error)
+    assert "max_connections" in error.remedy

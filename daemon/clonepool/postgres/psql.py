@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from clonepool.errors import ServerUnavailableError, TemplateFailedError
+from clonepool.core.limit import Limit
+from clonepool.errors import ResourceError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import programs
-from clonepool.postgres.gateway import is_unavailable
+from clonepool.postgres.gateway import CONNECT_REMEDIES, is_unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,6 +21,11 @@ _COMPLAINT = re.compile(
 )
 _STATEMENT = re.compile(r"^psql:.+?:\d+: STATEMENT:\s+(.*)\Z", re.MULTILINE | re.DOTALL)
 _CONNECTION_LOST, _SCRIPT_ERROR = 2, 3
+_NO_CONNECTIONS = re.compile(
+    "too many clients already|too many connections for|remaining connection slots are reserved"
+)
+"""psql does not tell the SQLSTATE of a refused connection, which is 53300 for each of these."""
+_TOO_MANY_CONNECTIONS = "53300"
 _HARMLESS_CLASSES = ("00", "01", "02")
 _SHOWN_BYTES = 2_000
 _OPTIONS = {
@@ -132,7 +138,14 @@ def explain(
         if not match["sqlstate"].startswith(_HARMLESS_CLASSES)
     ]
     if returncode == _CONNECTION_LOST or (errors and is_unavailable(errors[-1]["sqlstate"])):
-        return ServerUnavailableError(f"{file}: {' '.join(stderr.split())[-_SHOWN_BYTES:]}")
+        said = f"{file}: {' '.join(stderr.split())[-_SHOWN_BYTES:]}"
+        if _NO_CONNECTIONS.search(stderr):
+            return ResourceError(
+                f"{said} (SQLSTATE {_TOO_MANY_CONNECTIONS})",
+                limit=Limit.CONNECTIONS,
+                remedy=CONNECT_REMEDIES[_TOO_MANY_CONNECTIONS],
+            )
+        return ServerUnavailableError(said)
     if not errors:
         return TemplateFailedError(f"{file}: {stderr.strip()[-_SHOWN_BYTES:] or 'psql failed'}")
     match = errors[-1]

@@ -44,8 +44,6 @@ _MOST_REPEATS = 3
 """So often a template is built again at once; then those that wait for their turn come first."""
 QUIET_SECONDS = 0.1
 """So long nothing more must have changed before a build begins: one save is seldom alone."""
-
-
 LONGEST_UNREST_SECONDS = 5.0
 """After so long a build begins although the files go on changing."""
 
@@ -534,12 +532,8 @@ class TemplateBuilder:
         return ["somebody asked for it"] if template in self._anew else []
 
     def _postpone(self, template: str, obstacle: ClonepoolError | None) -> None:
-        """Tell whoever waits for a build why it doesn't go on; None when it does.
-
-        It is told of those that wait for their turn, too.
-        """
-        for each in {template, *self._gone}:
-            self._context.fleet.pools[each].build_postponed(obstacle)
+        """Tell whoever waits for a build why it doesn't go on; None when it does."""
+        self._context.fleet.pools[template].build_postponed(obstacle)
 
     async def _retire(self, generation: Generation) -> None:
         """Forget what is only needed to rewind clones of that generation."""
