@@ -104,7 +104,7 @@ REWINDABLE = {
     "nextval": "SELECT nextval('m.free'), nextval('m.used'); SELECT setval('m.free', 3, false)",
     "temporary": "CREATE TEMP TABLE x (a int, b text); INSERT INTO x VALUES (1, 'a'); DROP TABLE x",
     "temporary left": "CREATE TEMP TABLE x (a int); CREATE INDEX ON x (a)",
-    "analyze": "ANALYZE m.plain",
+    "analyze": "ANALYZE m.loud",
     "changed and analyzed": "DELETE FROM m.plain; ANALYZE m.plain",
     "vacuumed": "DELETE FROM m.plain WHERE id > 50; VACUUM m.plain",
     "vacuumed and frozen": "UPDATE m.plain SET n = 0; VACUUM (FREEZE) m.plain",
@@ -143,6 +143,9 @@ REWINDABLE = {
     "large after that": "UPDATE m.large SET v = 'z' WHERE id = 7",
     "large vacuumed": "DELETE FROM m.large WHERE id < 500; VACUUM (FREEZE) m.large",
     "large all": "UPDATE m.large SET v = v || 'x'",
+    "counters reset": "DELETE FROM m.cache; SELECT pg_stat_reset()",
+    "counters of one table reset":
+        "DELETE FROM m.cache; SELECT pg_stat_reset_single_table_counters('m.cache'::regclass)",
     "listen": "LISTEN x; NOTIFY x; SELECT pg_advisory_lock(7)",
 }  # fmt: skip
 """What a lease may do and its clone still be rewound."""
@@ -162,7 +165,6 @@ NOT_REWINDABLE = {
     "extension": "CREATE EXTENSION pg_trgm",
     "database set": "DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET work_mem = ''9MB''', current_database()); END $$",
     "database grant": "DO $$ BEGIN EXECUTE format('REVOKE CONNECT ON DATABASE %I FROM PUBLIC', current_database()); END $$",
-    "counters reset": "DELETE FROM m.cache; SELECT pg_stat_reset()",
     "catalog written": "SET allow_system_table_mods = on; UPDATE pg_class SET relname = 'plain2' WHERE relname = 'plain'",
     "clustered": "CLUSTER m.plain USING plain_pkey",
     "disabled trigger": "ALTER TABLE m.watched DISABLE TRIGGER say",
@@ -173,10 +175,9 @@ NOT_REWINDABLE = {
 """What it may do after which the clone is to be recreated."""
 
 EITHER = {
-    "counters of one table reset":
-        "DELETE FROM m.cache; SELECT pg_stat_reset_single_table_counters('m.cache'::regclass)",
+    "analyzed": "ANALYZE m.plain",
 }  # fmt: skip
-"""What versions of PostgreSQL do not agree on."""
+"""What depends on whether rows were put back elsewhere before."""
 
 
 def run_script(psql: Path, endpoint: Endpoint, database: str, script: str) -> None:

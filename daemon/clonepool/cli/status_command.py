@@ -41,6 +41,9 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
     )
     if server["problem"]:
         console.print(printable.block(f"server: {server['problem']}"), style="red")
+    if server["no_rewinds_because"]:
+        said = f"clones are recreated, not rewound: {server['no_rewinds_because']}"
+        console.print(printable.block(said))
     pools = Table(
         "template", "phase", "ready", "target", "leased", "under way", "waiting", "at most"
     )
@@ -51,7 +54,7 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
         pools.add_row(pool["template"], pool["phase"], *map(str, counts))
     console.print(pools)
     for pool in status["pools"]:
-        for key in ("failure", "last_error", "limited_by"):
+        for key in ("failure", "last_error", "limited_by", "recreated_because"):
             if pool[key]:
                 said = f"{pool['template']}: {key.replace('_', ' ')}: {pool[key]}"
                 console.print(printable.block(said))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from clonepool.core import refusals
 from clonepool.core.budget import Budget
+from clonepool.core.clone import State
 from clonepool.core.pool import Pool
 from clonepool.errors import UnknownTemplateError
 
@@ -255,6 +256,12 @@ class Fleet:
             for pool in self.pools.values()
             for lease in pool.leases.values()
         )
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody holds a clone, and all that were held are clean again or gone."""
+        out = (State.LEASED, State.RETURNED, State.RECYCLING)
+        return not any(pool.stock.count[state] for pool in self.pools.values() for state in out)
 
     @property
     def unsettled(self) -> int:

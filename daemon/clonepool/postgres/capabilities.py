@@ -23,6 +23,7 @@ class Capabilities(msgspec.Struct, frozen=True):
     Attributes:
         version: as in `server_version_num`.
         createrole: whether our role may make others; a superuser may in any case.
+        has_walinspect: whether contrib's pg_walinspect is there, which reads the server's log.
         file_copy_methods: what its setting of that name may be; none where there is no such one.
     """
 
@@ -34,16 +35,30 @@ class Capabilities(msgspec.Struct, frozen=True):
     encoding: str
     locale: str
     createrole: bool = False
+    has_walinspect: bool = False
     file_copy_methods: tuple[str, ...] = ()
 
     @property
     def rewinds(self) -> bool:
-        """Whether clones can be rewound, contrib being there.
+        """Whether clones can be rewound."""
+        return not self.no_rewinds_because
 
-        Triggers and foreign keys are kept out, and pages are looked at, by superusers only; before
-        PostgreSQL 15 counters arrive when they arrive.
+    @property
+    def no_rewinds_because(self) -> str:
+        """Why clones can't be rewound on this server; empty where they can.
+
+        The log is read, and triggers and foreign keys are kept out, by superusers only.
         """
-        return self.superuser and self.major >= _OLDEST_REWINDABLE_MAJOR
+        if not self.superuser:
+            return "the daemon's role is not a superuser, so it cannot read the server's log"
+        if self.major < _OLDEST_REWINDABLE_MAJOR:
+            return (
+                f"PostgreSQL {self.major} does not let its log be read;"
+                f" {_OLDEST_REWINDABLE_MAJOR} and later do"
+            )
+        if not self.has_walinspect:
+            return "pg_walinspect of PostgreSQL's contrib is not installed"
+        return ""
 
     @property
     def major(self) -> int:
@@ -65,6 +80,8 @@ async def inspect(gateway: Gateway) -> Capabilities:
                 " current_setting('server_version') AS version_text,"
                 " rolsuper AS superuser, rolcreatedb AS createdb,"
                 " rolcreaterole AS createrole, rolname AS role,"
+                " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'pg_walinspect')"
+                " AS has_walinspect,"
                 " current_setting('max_connections')::int AS max_connections,"
                 " pg_is_in_recovery() AS standby,"
                 " (SELECT pg_encoding_to_char(encoding) FROM pg_database"
@@ -90,6 +107,7 @@ async def inspect(gateway: Gateway) -> Capabilities:
         encoding=row["encoding"],
         locale=row["locale"],
         createrole=row["createrole"],
+        has_walinspect=row["has_walinspect"],
         file_copy_methods=tuple(row["file_copy_methods"] or ()),
     )
 

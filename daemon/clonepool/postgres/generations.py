@@ -16,7 +16,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError
 from clonepool.postgres import databases, leftovers, statistics
 from clonepool.postgres.clones import Contents, read_contents
-from clonepool.postgres.rewind.survey import create_functions
+from clonepool.postgres.rewind.indexes import create_functions
 from clonepool.postgres.statistics import QUIET
 
 if TYPE_CHECKING:
@@ -29,6 +29,12 @@ if TYPE_CHECKING:
 
 FREEZE_SECONDS = 600.0
 _MAJOR = "SELECT current_setting('server_version_num')::int / 10000"
+_SET_SEQUENCE = """\
+SELECT format('SELECT setval(%L, last_value, is_called) FROM %s', oid::regclass, oid::regclass)
+       AS sql FROM pg_catalog.pg_class WHERE relkind = 'S'
+"""
+"""Afterwards the next value that is taken of it is logged; of later ones PostgreSQL logs one in
+32."""
 _FLUSH = (
     "SET synchronous_commit = on;"
     " SELECT pg_catalog.pg_logical_emit_message(true, 'clonepool', 'flush')"
@@ -176,6 +182,8 @@ class Generations:
                 for statement in create_functions(await session.value(_MAJOR)):
                     with contextlib.suppress(StatementError):  # contrib is not installed
                         await session.execute(statement)
+                for row in await session.rows(_SET_SEQUENCE):
+                    await session.execute(row["sql"])
             await session.execute(_FLUSH)
         # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
         if analyze:

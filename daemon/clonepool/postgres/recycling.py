@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from clonepool.postgres.gateway import Gateway
-    from clonepool.postgres.rewind.rewinder import Rewinder, Seen
+    from clonepool.postgres.rewind.lookout import Look
+    from clonepool.postgres.rewind.rewinder import Rewinder
 
 T = TypeVar("T")
 ENDING_SECONDS = 2.0
@@ -36,7 +37,7 @@ async def stray_sessions(gateway: Gateway, name: str, ours: int = 0) -> list[dic
     return await _without_leaving(lambda: databases.sessions(gateway, name, ours), list)
 
 
-async def look_at_returned(rewinder: Rewinder, name: str, *, at_server: bool) -> Seen:
+async def look_at_returned(rewinder: Rewinder, name: str, *, at_server: bool) -> Look:
     """Return what is known of a clone that its former holder can't come into any more.
 
     Sessions just leaving are left out. Whoever was logging in when the password was changed may
@@ -64,7 +65,7 @@ async def look_at_returned(rewinder: Rewinder, name: str, *, at_server: bool) ->
     return await _without_leaving(lambda: rewinder.look(name, at_server=at_server), _sessions, seen)
 
 
-def _sessions(seen: Seen) -> list[dict[str, Any]]:
+def _sessions(seen: Look) -> list[dict[str, Any]]:
     return seen.facts.sessions
 
 

@@ -24,7 +24,7 @@ from clonepool.postgres.scripts import Said  # noqa: TC001 - msgspec looks at it
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-BUILD_FORMAT = 5
+BUILD_FORMAT = 6
 """Raised when the builder changes in a way that old generations do not share."""
 
 VERSION = version("clonepool")

@@ -238,16 +238,7 @@ class _Daemon:
             workers.start_soon(self._shortages.run)
             self._start_keeper(workers, broker, context, builder)
             making = self._make_making(broker, context, build, made, workers)
-            board = StatusBoard(
-                context.fleet,
-                capabilities,
-                gateway,
-                context.storage,
-                context.copiers,
-                self._config,
-                lambda: self._keeper.problem,
-                broker.now,
-            )
+            board = StatusBoard(context, lambda: self._keeper.problem, broker.now)
             board.short_of = self._shortages.current
             methods = Methods(
                 broker,
@@ -307,6 +298,7 @@ class _Daemon:
                 capabilities.major,
                 kept_connections(capabilities.max_connections),
                 shared.digest_sql(capabilities.major) if alone else facts.NOTHING_SHARED,
+                lambda: fleet.is_idle,
             ),
             server_wide=ServerWide(
                 gateway,

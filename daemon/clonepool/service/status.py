@@ -11,25 +11,15 @@ from clonepool.core.limits import Limit
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from clonepool.config import Config
     from clonepool.core.decisions import PoolSnapshot
-    from clonepool.core.fleet import Fleet
-    from clonepool.postgres.capabilities import Capabilities
-    from clonepool.postgres.copier import Copiers
-    from clonepool.postgres.gateway import Gateway
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.workers.context import Context
 
 
 class StatusBoard:
     """Snapshots on demand.
 
     Args:
-        fleet: the pools.
-        capabilities: of the server.
-        gateway: the way to the server; its password is told to nobody here.
-        storage: knows what is free.
-        copiers: know how clones are copied.
-        config: whose instance, and which templates the daemon itself makes.
+        context: what there is to tell of; the server's password is told to nobody.
         problem: says what is wrong with the server, or nothing.
         now: monotonic seconds.
 
@@ -39,22 +29,18 @@ class StatusBoard:
 
     def __init__(
         self,
-        fleet: Fleet,
-        capabilities: Capabilities,
-        gateway: Gateway,
-        storage: StorageGuard,
-        copiers: Copiers,
-        config: Config,
+        context: Context,
         problem: Callable[[], str],
         now: Callable[[], float],
     ) -> None:
-        self._fleet = fleet
-        self._capabilities = capabilities
-        self._gateway = gateway
-        self._storage = storage
-        self._copiers = copiers
-        self._instance = config.instance
-        self._configured = config.templates.keys()
+        self._fleet = context.fleet
+        self._capabilities = context.capabilities
+        self._gateway = context.gateway
+        self._storage = context.storage
+        self._copiers = context.copiers
+        self._instance = context.config.instance
+        self._configured = context.config.templates.keys()
+        self._recreated_because = context.recreated_because
         self._problem = problem
         self.short_of: Callable[[], list[str]] = list
         self._now = now
@@ -94,10 +80,15 @@ class StatusBoard:
                 "own_connections": self._gateway.connections + 1,
                 "free_bytes": self._storage.free(),
                 "problem": self.problem(),
+                "no_rewinds_because": self._capabilities.no_rewinds_because,
             },
             "clones": {"max": budget.limit, "used": budget.used},
             "pools": [
-                {**msgspec.to_builtins(pool), "copy": self._copiers.shown(pool.template)}
+                {
+                    **msgspec.to_builtins(pool),
+                    "copy": self._copiers.shown(pool.template),
+                    "recreated_because": self._recreated_because.get(pool.template, ""),
+                }
                 for pool in self.pools()
             ],
         }

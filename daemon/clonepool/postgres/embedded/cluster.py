@@ -30,6 +30,7 @@ MAINTENANCE = "clonepool"
 _INITDB_SECONDS = 300
 _OTHERWISE = "try another --state or embedded.binaries"
 _BUILTIN_PROVIDER_MAJOR = 17
+_CHECKSUMS_MAJOR = 18
 _PATTERNS_MAJOR = 16
 
 
@@ -198,6 +199,10 @@ def _run_initdb(target: Path, binaries: Binaries, account: Account) -> None:
     command += ["--username", SUPERUSER, "--no-instructions"]
     # Only the daemon's own pg_hba.conf counts; the one that initdb writes lets nobody in.
     command += ["--auth", "reject", "--encoding", "UTF8", "--locale", "C.UTF-8"]
+    if binaries.major >= _CHECKSUMS_MAJOR:
+        # The data is thrown away before a disk could spoil it. With checksums whoever merely reads
+        # a page that was just written would write it to the log, and so seem to have changed it.
+        command.append("--no-data-checksums")
     if binaries.major >= _BUILTIN_PROVIDER_MAJOR:
         # No library of the machine decides the sort order: nothing can drift.
         command += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]

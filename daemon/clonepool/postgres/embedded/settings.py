@@ -22,6 +22,8 @@ _THROWAWAY = {
     "fsync": "off",
     "full_page_writes": "off",
     "wal_level": "minimal",
+    # Rewinds read the log; a checkpoint, which each copy and drop brings, would take it away.
+    "wal_keep_size": "128MB",
     "max_wal_senders": "0",
     "max_wal_size": "256MB",
     "min_wal_size": "64MB",

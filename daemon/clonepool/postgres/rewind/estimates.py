@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clonepool.postgres.rewind.survey import ALL_FROZEN_MAJOR, FIRST_USER_OID, PAGE_BYTES
+from clonepool.postgres.rewind.relations import FIRST_USER_OID, PAGE_BYTES
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Session
 
+ALL_FROZEN_MAJOR = 18
+"""From this version on pg_class says how many pages are all-frozen."""
 _MISSING, _FROZEN = "0 AS relallfrozen", "relallfrozen"
 _READ = f"""\
 SELECT oid::bigint AS oid, relpages, reltuples, relallvisible, {_MISSING},
@@ -79,7 +81,7 @@ class Estimates(msgspec.Struct, frozen=True):
     async def put_back(self, session: Session, major: int) -> bool:
         """Let the planner believe what it did; say whether that had to be written.
 
-        Only a superuser may write here. Afterwards pg_class is to be vacuumed.
+        Only a superuser may write here.
         """
         columns, wanted = _compared(major)
         written = await session.rows(

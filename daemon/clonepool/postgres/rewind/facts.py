@@ -9,9 +9,12 @@ import msgspec
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
 
-_COLUMNS = """\
+NOTHING_SHARED = "NULL::text"
+_FACTS = """\
+SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
+       pg_snapshot_xmax(pg_current_snapshot())::text AS next_xid,
        concat_ws(';', d.oid, datdba, encoding, datcollate, datctype, datconnlimit, datistemplate,
            datallowconn, dattablespace, datacl::text,
            (SELECT string_agg(concat_ws(',', setrole, setconfig::text), ';' ORDER BY setrole)
@@ -21,42 +24,33 @@ _COLUMNS = """\
            (SELECT string_agg(concat_ws(',', provider, label), ';' ORDER BY provider)
               FROM pg_shseclabel WHERE objoid = d.oid AND classoid = 'pg_database'::regclass)
        ) AS properties,
-       concat_ws(';', pg_postmaster_start_time(), pg_stat_get_db_stat_reset_time(d.oid))
-           AS counting,
+       pg_postmaster_start_time()::text AS server_started,
        concat_ws(';',
            (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
            (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname),
            (SELECT count(*) FROM pg_subscription WHERE subdbid = d.oid)) AS leftovers,
        coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment,
-       CASE WHEN pg_stat_get_db_numbackends(d.oid) > {ours} THEN (SELECT json_agg(s) FROM (
-           SELECT pid, coalesce(application_name, '') AS application_name,
-                  coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query
-             FROM pg_stat_activity
-            WHERE datid = d.oid AND pid <> {pid} AND backend_type = 'client backend') AS s
-       )::text END AS sessions,
-       (SELECT array_agg(b) FROM unnest(busy.pids) AS b WHERE NOT EXISTS (
-            SELECT FROM pg_stat_get_activity(NULL) AS a
-             WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) AS arriving,
-       {{shared}} AS shared
+       CASE WHEN pg_stat_get_db_numbackends(d.oid) > (w.ours <> 0)::int THEN (
+           SELECT json_agg(s) FROM (
+               SELECT pid, coalesce(application_name, '') AS application_name,
+                      coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query
+                 FROM pg_stat_activity
+                WHERE datid = d.oid AND pid <> w.ours AND backend_type = 'client backend') AS s
+       ) END AS sessions,
+       CASE WHEN busy.pids <> '{}' THEN ARRAY(
+           SELECT b FROM unnest(busy.pids) AS b WHERE NOT EXISTS (
+               SELECT FROM pg_stat_get_activity(NULL) AS a
+                WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) END AS arriving
+  FROM (SELECT coalesce(array_agg(pid), '{}') AS pids FROM pg_locks
+         WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()) AS busy
+       CROSS JOIN unnest($1::text[], $2::int[]) AS w (name, ours)
+       LEFT JOIN pg_database d ON d.datname = w.name
+       LEFT JOIN pg_authid login ON login.rolname = d.datname
 """
-NOTHING_SHARED = "NULL::text"
-_BUSY = """\
-(SELECT array_agg(pid) AS pids FROM pg_locks
-  WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()) AS busy
-"""
-"""Backends in a transaction; those that nothing else is known of are logging in.
+"""Asked of several clones at once: their names, and the process id of our backend on each, or 0.
 
-To be asked before who is connected, and so it stands in FROM: else one could be missed that comes
-in between the two questions.
-"""
-_DATABASE = "pg_database d LEFT JOIN pg_authid login ON login.rolname = d.datname"
-_FROM_OUTSIDE = f"""\
-SELECT {_COLUMNS.format(ours=0, pid="$2")} FROM {_BUSY} CROSS JOIN {_DATABASE} WHERE datname = $1
-"""
-_FROM_INSIDE = f"""\
-SELECT {_COLUMNS.format(ours=1, pid="pg_backend_pid()")},
-       CASE WHEN pg_stat_get_db_numbackends(d.oid) = 1 THEN ({{more}}) END AS more
-  FROM {_BUSY} CROSS JOIN {_DATABASE} WHERE datname = current_database()
+Backends in a transaction of which nothing else is known are logging in. They are asked for before
+who is connected, and so stand in FROM: else one could be missed that comes in between the two.
 """
 _NO_LEFTOVERS = "0;0;0"
 
@@ -65,8 +59,10 @@ class Facts(msgspec.Struct, frozen=True):
     """One database, seen from outside.
 
     Attributes:
+        oid: the database's, 0 when there is none.
+        next_xid: the number that the next transaction gets.
         properties: of the database itself: owner, privileges, settings, flags.
-        counting: since when the server counts.
+        server_started: when.
         leftovers: how much there is that outlives sessions.
         comment: the database's.
         sessions: of clients: pid, application_name, state and query.
@@ -74,8 +70,10 @@ class Facts(msgspec.Struct, frozen=True):
         shared: what stands for the server as a whole; None where that was not asked.
     """
 
+    oid: int
+    next_xid: int
     properties: str
-    counting: str
+    server_started: str
     leftovers: str
     comment: str
     sessions: list[dict[str, Any]]
@@ -89,56 +87,52 @@ class Facts(msgspec.Struct, frozen=True):
             LeftoversError: something is to be cleared away first.
             CannotRewindError: something changed for good, or nothing is known any more.
         """
-        if self == GONE:
+        if self.oid == 0:
             raise CannotRewindError("the database is gone")
-        if self.counting != before.counting:
-            raise CannotRewindError("the server lost its counters")
+        if self.server_started != before.server_started:
+            raise CannotRewindError("the server was started anew")
         if self.properties != before.properties:
             raise CannotRewindError("the database's own properties were changed")
         if self.leftovers != _NO_LEFTOVERS:
             raise LeftoversError("a prepared transaction, slot or subscription is left")
 
 
-GONE = Facts("", "", "", "", [])
+def facts_sql(shared: str = NOTHING_SHARED) -> str:
+    """Return the query of one row of JSON about several clones.
+
+    Its parameters are their names, and the process ids of our own backends on them, 0 for none.
+
+    Args:
+        shared: SQL of one text that stands for the server as a whole.
+    """
+    return f"SELECT json_agg(f) AS clones, ({shared}) AS shared FROM ({_FACTS}) AS f"
 
 
-async def read_facts(
-    gateway: Gateway, clone: str, ours: int = 0, shared: str = NOTHING_SHARED
-) -> Facts:
-    """Look at a clone from outside.
+def read_facts_json(clones: str, shared: str | None) -> dict[str, Facts]:
+    """Return what the query of `facts_sql` said, by the names of the clones."""
+    found = {}
+    for row in msgspec.json.decode(clones):
+        name = row.pop("name")
+        found[name] = Facts(
+            **{
+                **row,
+                "next_xid": int(row["next_xid"]),
+                "sessions": row["sessions"] or [],
+                "arriving": row["arriving"] or [],
+                "shared": shared,
+            }
+        )
+    return found
+
+
+async def read_facts(gateway: Gateway, clone: str, ours: int = 0) -> Facts:
+    """Look at one clone.
 
     Args:
         gateway: the way to the server.
         clone: its name.
         ours: process id of a backend there that is no client's.
-        shared: SQL of one text that stands for the server as a whole.
-
-    Returns:
-        `GONE` when there is no such database.
     """
     async with gateway.control() as session:
-        rows = await session.rows(_FROM_OUTSIDE.format(shared=shared), clone, ours)
-    return _facts(rows[0]) if rows else GONE
-
-
-async def read_facts_inside(
-    session: Session, more: str, shared: str = NOTHING_SHARED
-) -> tuple[Facts, str | None]:
-    """Look at a clone over a session of ours that stays there, and ask something more.
-
-    Args:
-        session: to the clone.
-        more: SQL of one text, answered only where nobody else is connected.
-        shared: SQL of one text that stands for the server as a whole.
-
-    Returns:
-        The facts, and the answer; None where somebody is.
-    """
-    (row,) = await session.rows(_FROM_INSIDE.format(more=more, shared=shared))
-    answer = row.pop("more")
-    return _facts(row), answer
-
-
-def _facts(row: dict[str, Any]) -> Facts:
-    sessions = msgspec.json.decode(row["sessions"] or "[]")
-    return Facts(**{**row, "sessions": sessions, "arriving": row["arriving"] or []})
+        (row,) = await session.rows(facts_sql(), [clone], [ours])
+    return read_facts_json(row["clones"], None)[clone]

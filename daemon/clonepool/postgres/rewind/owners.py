@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonepool.postgres.rewind.survey import FIRST_USER_OID
+from clonepool.postgres.rewind.relations import FIRST_USER_OID
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Session

@@ -1,68 +1,56 @@
 """What a generation holds, read once from a clone that nobody has had: the measure of every rewind.
 
-Small tables are kept in memory, to be put back without asking anybody: as text, row by row, where
-that says everything, else as COPY wrote them. Of larger ones the rows that are needed are read
-when they are, from a reference.
+The rows of small tables are kept in memory, as the text of a record each, by their places. Those of
+larger ones are read when they are needed, from a reference.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clonepool.errors import StatementError
 from clonepool.postgres.gateway import identifier
-from clonepool.postgres.rewind.errors import CannotRewindError
+from clonepool.postgres.rewind.digests import (
+    ROWS_DIGEST,
+    read_catalogs,
+    read_digests,
+    read_rows_digest,
+)
 from clonepool.postgres.rewind.estimates import Estimates, read_estimates
 from clonepool.postgres.rewind.expressions import DOMAINS, depends_on_settings
+from clonepool.postgres.rewind.layout import Place, page_of
 from clonepool.postgres.rewind.owners import read_owners
-from clonepool.postgres.rewind.rows import TOLD_BY_TEXT, read_rows
-from clonepool.postgres.rewind.survey import FIRST_USER_OID
+from clonepool.postgres.rewind.places import read_sent
+from clonepool.postgres.rewind.relations import FIRST_USER_OID, PAGE_BYTES, read_files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
     from clonepool.postgres.gateway import Session
+    from clonepool.postgres.rewind.relations import Files
 
 LARGEST_IN_MEMORY_BYTES = 128 * 1024
-"""Putting back some hundred rows costs less than finding out which of them were changed."""
-LARGEST_WITHOUT_PAGES_BYTES = 1024 * 1024
-"""The same of unlogged tables: their pages do not tell when they were written."""
 LARGEST_ALL_BYTES = 16 * 1024 * 1024
+"""So much of tables is kept in memory together, the smallest first."""
+LONGEST_TEXT_BYTES = 1024 * 1024
+"""Of one table: stored, its values may have been compressed."""
+LARGEST_UNLOGGED_BYTES = 4 * 1024 * 1024
+"""Unlogged tables are read whole after each lease: with more of them nothing is rewound."""
 LARGEST_DIGEST_BYTES = 16 * 1024 * 1024
 """The digest of a larger table is taken when a proof first needs it."""
-
-DIGEST_SECONDS = 600.0
-
-_VOLATILE = {
-    "pg_class": {
-        "relfilenode", "relpages", "reltuples", "relallvisible", "relallfrozen", "relfrozenxid",
-        "relminmxid",
-    },
-}  # fmt: skip
-"""Columns that change without anybody having changed anything."""
-_CONDITIONS = {
-    "pg_namespace": "nspname !~ '^pg_(toast_)?temp_[0-9]+$' OR nspacl IS NOT NULL",
-}
-"""The first temporary table of a database makes schemas that stay."""
+_READ_BYTES, _READ_TABLES = 1024 * 1024, 50
+"""So much is read at a time."""
 
 _TABLES = f"""\
 SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname AS name,
        reltoastrelid::bigint AS toast, pg_table_size(c.oid) AS bytes,
-       reltoastrelid <> 0 AND pg_relation_size(reltoastrelid) > 0 AS toasted,
-       relpersistence = 'p' AS logged,
+       pg_relation_size(c.oid) / {PAGE_BYTES} AS pages,
+       relpersistence = 'u' AS unlogged,
        ARRAY(SELECT attname::text FROM pg_attribute
               WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
               ORDER BY attnum) AS columns,
-       getdatabaseencoding() <> 'SQL_ASCII' AND (
-           SELECT bool_and(t.typtype = 'e'
-                           OR coalesce(b.typnamespace, t.typnamespace) = 'pg_catalog'::regnamespace
-                              AND coalesce(b.typname, t.typname) IN ({TOLD_BY_TEXT}))
-             FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
-                  LEFT JOIN pg_type b ON t.typtype = 'd' AND b.oid = t.typbasetype
-            WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''
-       ) AS told_by_text,
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgenabled IN ('A', 'R'))
            OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_enabled IN ('A', 'R'))
            AS watched,
@@ -82,32 +70,20 @@ SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname A
              SELECT said FROM pg_index, unnest(ARRAY[indexprs::text, indpred::text]) AS said
               WHERE indrelid = c.oid AND said IS NOT NULL) AS expressions,
        (SELECT amname::text FROM pg_am WHERE oid = relam) AS method,
+       getdatabaseencoding() = 'SQL_ASCII' AS no_encoding,
        relispopulated AS populated
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE relkind IN ('r', 'm') AND c.oid >= {FIRST_USER_OID}
 """
-
-_HASHED = ", ".join(
-    f"'{name}'"
-    for name in (
-        "bool", "char", "float4", "int2", "int4", "int8", "name", "oid", "_oid", "oidvector",
-        "regproc", "text", "_text", "timestamptz", "xid",
-    )
-)  # fmt: skip
-"""Types of catalogs' columns that go into a digest as they are; others have no hash, and go as
-text, which takes longer."""
-_CATALOGS = f"""\
-SELECT c.oid::bigint AS oid, c.oid::regclass::text AS name, reltoastrelid::bigint AS toast,
-       ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
-                    AND NOT attisdropped ORDER BY attnum) AS columns,
-       ARRAY(SELECT typname IN ({_HASHED}) FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
-              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped ORDER BY attnum) AS hashed
-  FROM pg_class c WHERE relkind = 'r' AND NOT relisshared AND c.oid < {FIRST_USER_OID}
-"""
-
 _SEQUENCES = """\
-SELECT c.oid::bigint AS oid, nspname AS schema, relname AS name
+SELECT c.oid::bigint AS oid, nspname AS schema, relname AS name, relpersistence = 'u' AS unlogged
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace WHERE relkind = 'S' ORDER BY c.oid
+"""
+_ROWS = f"""\
+SELECT {{oid}}::bigint AS oid, {ROWS_DIGEST.format(line="line")} AS digest,
+       CASE WHEN sum(octet_length(line)) <= {LONGEST_TEXT_BYTES} THEN array_agg(line) END AS lines,
+       array_send(array_agg(ctid)) AS places
+  FROM (SELECT ctid, ROW(whole.*)::text AS line FROM ONLY {{name}} AS whole) AS rows
 """
 
 
@@ -119,15 +95,12 @@ class Table(msgspec.Struct, frozen=True):
         obstacle: why its rows cannot be put back; empty when they can.
         toast: OID of its TOAST table, 0 for none.
         size: in bytes, TOAST included.
+        pages: how many it has.
         populated: whether there is anything in it: not a materialized view that never was filled.
         readable: whether it can be read: not a materialized view that never was filled, nor a table
             with functions of others, some of which run already when a query is planned.
-        paged: whether its rows are put back by touched pages.
-        toasted: whether values of it were stored apart.
-        by_row: whether it is put back row by row.
-        rows: those of a table that is, as `rows.read_rows` returns them.
-        copied: those of any other that is kept in memory, as COPY wrote them in binary.
-        count: how many these are.
+        unlogged: whether the log does not tell of it.
+        rows: the text of each row by its place; None where they are read from the reference.
         digest: of its rows, whatever their order; empty when it was not taken yet.
     """
 
@@ -138,14 +111,11 @@ class Table(msgspec.Struct, frozen=True):
     obstacle: str
     toast: int
     size: int
+    pages: int
     populated: bool
     readable: bool
-    paged: bool
-    toasted: bool
-    by_row: bool = False
-    rows: frozenset[str] = frozenset()
-    copied: bytes = b""
-    count: int = 0
+    unlogged: bool
+    rows: dict[Place, str] | None = None
     digest: str = ""
 
     @property
@@ -153,28 +123,43 @@ class Table(msgspec.Struct, frozen=True):
         """The table's name for SQL."""
         return f"{identifier(self.schema)}.{identifier(self.relation)}"
 
+    @property
+    def is_kept(self) -> bool:
+        """Whether its rows are in memory, or need not be anywhere."""
+        return self.rows is not None or bool(self.obstacle)
+
+    def places(self, pages: Iterable[int] | None) -> set[Place]:
+        """Return where there are rows, of those in memory, on some pages or on all."""
+        places = set(self.rows or ())
+        if pages is None:
+            return places
+        wanted = set(pages)
+        return {place for place in places if page_of(place) in wanted}
+
 
 class Pristine(msgspec.Struct, frozen=True):
     """The measure of one generation.
 
     Attributes:
         tables: by OID.
-        owner_of_toast: the table whose long values a toast table holds.
-        catalogs: names by OID, those of their toast tables too.
+        files: which relation each file belongs to.
+        catalogs: names by OID.
         digest_sql: how the digest of a catalog is read, by name.
         digests: what that says of the template.
         values: of sequences, last value and whether it was called, by OID.
         values_sql: reads these.
+        unlogged: OIDs of the tables and sequences of which the log does not tell.
         estimates: what the planner believes of the sizes of tables and indexes.
     """
 
     tables: dict[int, Table]
-    owner_of_toast: dict[int, int]
+    files: Files
     catalogs: dict[int, str]
     digest_sql: dict[str, str]
     digests: dict[str, str]
     values: dict[int, tuple[int, bool]]
     values_sql: str
+    unlogged: frozenset[int]
     estimates: Estimates
 
     @property
@@ -192,6 +177,24 @@ class Pristine(msgspec.Struct, frozen=True):
         """Whether there is a digest of every table that can be read."""
         return all(table.digest or not table.populated for table in self.tables.values())
 
+    @property
+    def needs_reference(self) -> bool:
+        """Whether rows of any table are read from a reference."""
+        return not all(table.is_kept for table in self.tables.values())
+
+    @property
+    def size(self) -> int:
+        """What its tables take, in bytes."""
+        return sum(table.size for table in self.tables.values())
+
+    @property
+    def obstacle(self) -> str:
+        """Why no clone of it is ever rewound; empty when they are."""
+        size = sum(table.size for table in self.tables.values() if table.unlogged)
+        if size <= LARGEST_UNLOGGED_BYTES:
+            return ""
+        return f"its unlogged tables take {size} bytes, and the log does not tell of them"
+
 
 async def read_pristine(session: Session, major: int) -> Pristine:
     """Read the measure from a session to a clone that nobody has had.
@@ -200,117 +203,81 @@ async def read_pristine(session: Session, major: int) -> Pristine:
         session: to the clone.
         major: the server's version.
     """
-    catalogs = await session.rows(_CATALOGS)
-    digest_sql = {
-        row["name"]: _digest_sql(row["name"], dict(zip(row["columns"], row["hashed"], strict=True)))
-        for row in catalogs
-    }
-    sequences = {
-        row["oid"]: f"{identifier(row['schema'])}.{identifier(row['name'])}"
-        for row in await session.rows(_SEQUENCES)
-    }
-    rows = await session.rows(_TABLES)
+    catalogs, digest_sql = await read_catalogs(session)
+    sequences = await session.rows(_SEQUENCES)
+    tables = await _read_tables(session)
     values_sql = _values_sql(sequences)
     values = await session.rows(values_sql) if values_sql else []
+    unlogged = [table.oid for table in tables.values() if table.unlogged]
+    unlogged += [row["oid"] for row in sequences if row["unlogged"]]
     return Pristine(
-        tables=await _read_tables(session, rows, await read_owners(session)),
-        owner_of_toast={row["toast"]: row["oid"] for row in rows if row["toast"]},
-        catalogs={
-            oid: row["name"] for row in catalogs for oid in (row["oid"], row["toast"]) if oid
-        },
+        tables=tables,
+        files=await read_files(session),
+        catalogs=catalogs,
         digest_sql=digest_sql,
         digests=await read_digests(session, digest_sql, set(digest_sql)),
         values={row["oid"]: (row["last_value"], row["is_called"]) for row in values},
         values_sql=values_sql,
+        unlogged=frozenset(unlogged),
         estimates=await read_estimates(session, major),
     )
 
 
-async def read_digests(
-    session: Session, digest_sql: dict[str, str], catalogs: set[str]
-) -> dict[str, str]:
-    """Return a digest of the rows of each of these catalogs."""
-    wanted = sorted(catalogs)
-    if not wanted:
-        return {}
-    (row,) = await session.rows(
-        "SELECT " + ", ".join(f"({digest_sql[name]}) AS {identifier(name)}" for name in wanted)
-    )
-    return {name: row[name] for name in wanted}
-
-
-async def read_rows_digest(session: Session, table: str) -> str:
-    """Return a digest of a table's rows, whatever their order.
-
-    A row of no named type: of one that has a name, somebody may have cast it to text in his way.
-    """
-    (row,) = await session.rows(
-        "SELECT count(*) || ',' || coalesce(sum(hashtextextended(ROW(whole.*)::text, 0)), 0)"
-        f" AS digest FROM ONLY {table} AS whole",
-        seconds=DIGEST_SECONDS,
-    )
-    return str(row["digest"])
-
-
-def _digest_sql(catalog: str, columns: dict[str, bool]) -> str:
-    """Return the query of a catalog's digest; columns by name, and whether they have a hash."""
-    kept = ", ".join(
-        identifier(name) if hashed else f"{identifier(name)}::text"
-        for name, hashed in columns.items()
-        if name not in _VOLATILE.get(catalog, set())
-    )
-    condition = _CONDITIONS.get(catalog, "true")
-    return (
-        f"SELECT count(*) || ',' || coalesce(sum(hash_record_extended(ROW({kept}), 0)), 0)"
-        f" FROM {catalog} WHERE {condition}"
-    )
-
-
-def _values_sql(sequences: dict[int, str]) -> str:
+def _values_sql(sequences: list[dict[str, Any]]) -> str:
     return " UNION ALL ".join(
-        f"SELECT {oid}::bigint AS oid, last_value, is_called FROM {name}"
-        for oid, name in sequences.items()
+        f"SELECT {row['oid']}::bigint AS oid, last_value, is_called"
+        f" FROM {identifier(row['schema'])}.{identifier(row['name'])}"
+        for row in sequences
     )
 
 
-async def _read_tables(
-    session: Session, rows: list[dict[str, Any]], owners: dict[int, str]
-) -> dict[int, Table]:
-    """Read the rows of small tables, the smallest first, as far as memory is meant to go."""
+async def _read_tables(session: Session) -> dict[int, Table]:
+    """Read all tables, and the rows of small ones as far as memory is meant to go."""
     domains = [(row["domain"], row["base"]) for row in await session.rows(DOMAINS)]
-    tables: dict[int, Table] = {}
+    owners = await read_owners(session)
+    found: dict[int, Table] = {}
+    small: list[Table] = []
     left = LARGEST_ALL_BYTES
-    for row in sorted(rows, key=lambda row: int(row["bytes"])):
+    for row in sorted(await session.rows(_TABLES), key=lambda row: int(row["bytes"])):
         owner = owners.get(row["oid"], "")
-        table = _table(row, left, _obstacle(row, owner, domains), trusted=not owner)
-        if not table.obstacle and not table.paged:
-            table = await _with_rows(session, table, by_row=row["told_by_text"])
+        table = _table(row, _obstacle(row, owner, domains), trusted=not owner)
+        largest = LARGEST_UNLOGGED_BYTES if table.unlogged else LARGEST_IN_MEMORY_BYTES
+        found[table.oid] = table
+        if not table.obstacle and table.size <= min(largest, left):
+            small.append(table)
             left -= table.size
-        if table.readable and table.size <= LARGEST_DIGEST_BYTES:
+        elif table.readable and table.size <= LARGEST_DIGEST_BYTES:
             digest = await read_rows_digest(session, table.name)
-            table = msgspec.structs.replace(table, digest=digest)
-        tables[table.oid] = table
-    return tables
+            found[table.oid] = msgspec.structs.replace(table, digest=digest)
+    for some in _batches(small):
+        sql = " UNION ALL ".join(_ROWS.format(oid=table.oid, name=table.name) for table in some)
+        for row in await session.rows(sql):
+            found[row["oid"]] = _with_rows(found[row["oid"]], row)
+    return found
 
 
-async def _with_rows(session: Session, table: Table, *, by_row: bool) -> Table:
-    if by_row:
-        with contextlib.suppress(CannotRewindError):  # too long as text: it goes as a whole
-            rows = await read_rows(session, [table])
-            return msgspec.structs.replace(table, by_row=True, rows=rows)
-    try:
-        copied, count = await session.copy_out(table.schema, table.relation, table.columns)
-    except StatementError as error:
-        return msgspec.structs.replace(table, obstacle=f"its rows cannot be copied: {error}")
-    return msgspec.structs.replace(table, copied=copied, count=count)
+def _batches(tables: list[Table]) -> Iterator[list[Table]]:
+    """Yield the tables, together as many as are read at a time."""
+    some: list[Table] = []
+    for table in tables:
+        if some and (
+            len(some) >= _READ_TABLES or sum(t.size for t in some) + table.size > _READ_BYTES
+        ):
+            yield some
+            some = []
+        some.append(table)
+    if some:
+        yield some
 
 
-def _table(row: dict[str, Any], memory: int, obstacle: str, *, trusted: bool) -> Table:
-    largest = LARGEST_IN_MEMORY_BYTES if row["logged"] else LARGEST_WITHOUT_PAGES_BYTES
-    large = row["bytes"] > min(largest, memory)
-    paged = large and row["logged"]
-    if not obstacle and large and not paged:
-        obstacle = "it is too large"
+def _with_rows(table: Table, row: dict[str, Any]) -> Table:
+    places = read_sent(row["places"])
+    lines = row["lines"] if places else []
+    rows = None if lines is None else dict(zip(places, lines, strict=True))
+    return msgspec.structs.replace(table, digest=row["digest"], rows=rows)
+
+
+def _table(row: dict[str, Any], obstacle: str, *, trusted: bool) -> Table:
     return Table(
         oid=row["oid"],
         schema=row["schema"],
@@ -319,10 +286,10 @@ def _table(row: dict[str, Any], memory: int, obstacle: str, *, trusted: bool) ->
         obstacle=obstacle,
         toast=row["toast"],
         size=row["bytes"],
+        pages=row["pages"],
         populated=row["populated"],
         readable=row["populated"] and trusted,
-        paged=paged and not obstacle,
-        toasted=row["toasted"],
+        unlogged=row["unlogged"],
     )
 
 
@@ -337,5 +304,7 @@ def _obstacle(row: dict[str, Any], owner: str, domains: list[tuple[str, str]]) -
             depends_on_settings(said, domains) for said in row["expressions"]
         ),
         "it has triggers or rules that cannot be kept out": row["watched"],
+        "it has no columns that can be written": not row["columns"],
+        "the database has no encoding": row["no_encoding"],
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

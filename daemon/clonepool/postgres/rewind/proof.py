@@ -1,17 +1,17 @@
 """A rewound clone compared with its generation in full: every row, every sequence, every catalog.
 
-It shares nothing with finding and undoing changes but the measure of the generation, and looks at
-no counter. B-trees are compared with their tables, and in PostgreSQL 18 GIN indexes are looked
-through. There is no such check of other access methods: an index of these is believed.
+It shares nothing with finding and undoing changes but what is known of the generation, and does
+not ask the log. Indexes of tables that are never put back are left out: they may have been computed
+under other settings than ours, or by somebody's functions.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonepool.errors import ClonepoolError, StatementError
-from clonepool.postgres.rewind.pristine import DIGEST_SECONDS, read_digests, read_rows_digest
-from clonepool.postgres.rewind.survey import CHECK_BTREE, CHECK_GIN
+from clonepool.errors import ClonepoolError
+from clonepool.postgres.rewind.digests import read_digests, read_rows_digest
+from clonepool.postgres.rewind.indexes import broken_indexes
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,20 +25,6 @@ class ProofError(ClonepoolError):
     """A rewound clone is not what its generation is: a mistake of ours. It is granted to nobody."""
 
     code = "proof_failed"
-
-
-_INDEXES = f"""\
-SELECT i.oid::bigint AS oid, i.oid::regclass::text AS name, amname::text AS method
-  FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid JOIN pg_am AS a ON a.oid = i.relam
- WHERE i.relkind = 'i' AND indisvalid AND indrelid = ANY ($1::oid[]) AND CASE amname
-       WHEN 'btree' THEN to_regprocedure('{CHECK_BTREE}(regclass, boolean)') IS NOT NULL
-       WHEN 'gin' THEN to_regprocedure('{CHECK_GIN}(regclass)') IS NOT NULL END
-"""
-_CHECKS = {
-    "btree": f"SELECT {CHECK_BTREE}($1::oid::regclass, true)",
-    "gin": f"SELECT {CHECK_GIN}($1::oid::regclass)",
-}
-_CORRUPTED = ("XX001", "XX002")
 
 
 async def prove(
@@ -65,7 +51,8 @@ async def prove(
             wanted = table.digest or (await digest(table) if digest else "")
             if await read_rows_digest(session, table.name) != wanted:
                 other.append(table.name)
-    other += await _broken_indexes(session, pristine)
+    written = [table.oid for table in pristine.tables.values() if not table.obstacle]
+    other += await broken_indexes(session, written)
     other += await pristine.estimates.differ(session)
     if pristine.values_sql:
         rows = await session.rows(pristine.values_sql)
@@ -76,21 +63,3 @@ async def prove(
         other.append("the database's own properties")
     if other:
         raise ProofError(f"these differ from the template: {', '.join(sorted(other))}")
-
-
-async def _broken_indexes(session: Session, pristine: Pristine) -> list[str]:
-    """Return the names of indexes that do not hold what their tables hold.
-
-    Of tables that are never put back they are left out: they may have been computed under other
-    settings than ours, or by somebody's functions.
-    """
-    written = [table.oid for table in pristine.tables.values() if not table.obstacle]
-    broken: list[str] = []
-    for index in await session.rows(_INDEXES, written):
-        try:
-            await session.rows(_CHECKS[index["method"]], index["oid"], seconds=DIGEST_SECONDS)
-        except StatementError as error:
-            if error.sqlstate not in _CORRUPTED:
-                raise
-            broken.append(index["name"])
-    return broken

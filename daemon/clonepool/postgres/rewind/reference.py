@@ -14,23 +14,34 @@ import structlog
 
 from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
 from clonepool.postgres import databases
+from clonepool.postgres.rewind.digests import read_rows_digest
 from clonepool.postgres.rewind.errors import CannotRewindError
-from clonepool.postgres.rewind.pages import page_of, read_tuples, tids
-from clonepool.postgres.rewind.pristine import read_rows_digest
+from clonepool.postgres.rewind.layout import tid
+from clonepool.postgres.rewind.places import read_places, read_sent, runs_of, together
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Collection,
+        Iterable,
+        Mapping,
+    )
 
     from clonepool.postgres.gateway import Gateway, Session
-    from clonepool.postgres.rewind.pages import Tuple
+    from clonepool.postgres.rewind.layout import Place
     from clonepool.postgres.rewind.pristine import Table
 
     Make = Callable[[str], Awaitable[str]]
 
 log = structlog.get_logger()
 
-LARGEST_CACHE = 2048
-"""Pages whose row versions are kept in memory, some kilobytes each."""
+LARGEST_CACHE = 32 * 1024
+"""Pages of which it is remembered where their rows are, some hundreds of bytes to a few kilobytes
+each."""
+LONGEST_TEXT_BYTES = 8 * 1024 * 1024
+"""So much may be read, and put back, of one table at a time."""
 
 
 class Reference:
@@ -39,25 +50,37 @@ class Reference:
     def __init__(self, name: str, session: Session) -> None:
         self.name = name
         self.session = session
-        self._pages: dict[tuple[int, int], list[Tuple]] = {}
+        self._pages: dict[tuple[int, int], set[Place]] = {}
         self._digests: dict[int, str] = {}
 
-    async def tuples(self, table: Table, numbers: Sequence[int]) -> list[Tuple]:
-        """Return which row versions live on these pages, which are in order."""
-        missing = [number for number in numbers if (table.oid, number) not in self._pages]
+    async def places(self, table: Table, pages: Iterable[int] | None) -> set[Place]:
+        """Return where there are rows on these pages, or on all; there are none beyond the last."""
+        wanted = range(table.pages) if pages is None else {n for n in pages if n < table.pages}
+        missing = {n for n in wanted if (table.oid, n) not in self._pages}
         if len(self._pages) + len(missing) > LARGEST_CACHE:
             self._pages.clear()
-            missing = list(numbers)
-        for number in missing:
-            self._pages[table.oid, number] = []
-        for row in await read_tuples(self.session, table, missing):
-            self._pages[table.oid, page_of(row)].append(row)
-        return [row for number in numbers for row in self._pages[table.oid, number]]
+            missing = set(wanted)
+        for runs in together(runs_of(table, missing)):
+            self._pages |= await read_places(self.session, runs)
+        return set().union(*(self._pages[table.oid, n] for n in wanted))
 
-    async def rows(self, table: Table, originals: Iterable[Tuple] | None) -> tuple[bytes, int]:
-        """Return rows in COPY's binary format, and how many they are; None means all."""
-        which = "" if originals is None else f"ctid = ANY ({tids(originals)})"
-        return await self.session.copy_out(table.schema, table.relation, table.columns, which)
+    async def texts(self, table: Table, places: Collection[Place]) -> dict[Place, str]:
+        """Return the texts of the rows in these places.
+
+        Raises:
+            CannotRewindError: they are too long, or not there.
+        """
+        tids = ",".join(f'"{tid(place)}"' for place in places)
+        (row,) = await self.session.rows(
+            f"SELECT CASE WHEN sum(octet_length(line)) <= {LONGEST_TEXT_BYTES}"
+            " THEN array_agg(line) END AS lines, array_send(array_agg(ctid)) AS places"
+            " FROM (SELECT ctid, ROW(whole.*)::text AS line"
+            f" FROM ONLY {table.name} AS whole WHERE ctid = ANY ('{{{tids}}}'::tid[])) AS rows"
+        )
+        found = read_sent(row["places"])
+        if row["lines"] is None or len(found) != len(places):
+            raise CannotRewindError(f"{table.name}: rows to be put back are too long, or not there")
+        return dict(zip(found, row["lines"], strict=True))
 
     async def digest(self, table: Table) -> str:
         """Return the digest of a large table's rows."""

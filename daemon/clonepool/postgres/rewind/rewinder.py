@@ -7,62 +7,56 @@ back, unless it was parked, and so measured again when it was adopted.
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 import structlog
 
-from clonepool.errors import ServerUnavailableError, StatementError
+from clonepool.errors import StatementError
 from clonepool.postgres import leftovers
 from clonepool.postgres.databases import annotate, read_comment
-from clonepool.postgres.rewind.changes import find_changes
+from clonepool.postgres.rewind.digests import read_digests
+from clonepool.postgres.rewind.economy import Economy
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError, PinError
-from clonepool.postgres.rewind.facts import (
-    NOTHING_SHARED,
-    Facts,
-    read_facts,
-    read_facts_inside,
-)
-from clonepool.postgres.rewind.pages import wal_position
+from clonepool.postgres.rewind.facts import NOTHING_SHARED, Facts
+from clonepool.postgres.rewind.layout import Batch
+from clonepool.postgres.rewind.lookout import Look, Lookout
+from clonepool.postgres.rewind.places import read_places, runs_of, together
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
-from clonepool.postgres.rewind.proof import prove
+from clonepool.postgres.rewind.proof import ProofError, prove
 from clonepool.postgres.rewind.reference import References
+from clonepool.postgres.rewind.relations import read_files
 from clonepool.postgres.rewind.settings import settings_of
-from clonepool.postgres.rewind.survey import (
-    CrowdedError,
-    Survey,
-    lines_without,
-    read_line,
-    read_survey,
-    survey_sql,
-    take_survey,
-)
-from clonepool.postgres.rewind.undo import Done, LargeTables, SmallTables, Undo
+from clonepool.postgres.rewind.touch import sort_out, sort_out_again
+from clonepool.postgres.rewind.undo import NOTHING_UNDONE, Rows, Undo, Undone
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from clonepool.postgres.gateway import Gateway, Session
-    from clonepool.postgres.rewind.changes import Changes
+    from clonepool.postgres.rewind.ledger import File
     from clonepool.postgres.rewind.pristine import Table
     from clonepool.postgres.rewind.reference import Reference
+    from clonepool.postgres.rewind.relations import Files
+    from clonepool.postgres.rewind.touch import Touch
+
+    Touched = dict[File, set[int] | None]
 
 log = structlog.get_logger()
 
-BLOAT_FACTOR = 2
+BLOAT_FACTOR = 1
 BLOAT_BYTES = 8 * 1024 * 1024
-"""A clone is recreated when it takes so many times what it took at first, and so much more."""
-PINNED = "pinned"
-"""Key of a generation's comment."""
-_CORRUPTED = "XX001"
-_PREPARED = 8
-"""On a session that stays the same look is taken again and again."""
-MOST_KEPT_SESSIONS = 32
+"""A clone is recreated when its tables take so many times more than at first, and so much."""
 MOST_MOVED_BYTES = 64 * 1024 * 1024
 """A clone is recreated when so much of its large tables was put back elsewhere."""
+PINNED = "pinned"
+"""Key of a generation's comment."""
+_PREPARED = 8
+"""On a session that stays the same is asked again and again."""
+MOST_KEPT_SESSIONS = 32
 
 
 class Measure(msgspec.Struct):
@@ -73,12 +67,10 @@ class Measure(msgspec.Struct):
         build: how often that was built by then.
         pristine: what that holds.
         facts: of the database itself.
-        survey: of what is in it.
-        unsettled: relations that could change without a sign.
-        small: what is remembered of its small tables.
-        large: what is remembered of its large tables.
-        first_bytes: what it took when it was made.
-        bytes: what it takes.
+        at: position in the log from which on whatever was written is a change.
+        clean_xid: the first transaction number after it.
+        files: which relation each file belongs to.
+        rows: what is remembered of its rows.
         session: to the clone, where it is kept from one rewind to the next.
         epoch: of the server's life, counted by `Rewinder.server_lost`.
     """
@@ -87,13 +79,11 @@ class Measure(msgspec.Struct):
     build: int
     pristine: Pristine
     facts: Facts
-    survey: Survey
-    unsettled: set[int]
-    large: LargeTables
-    first_bytes: int
-    bytes: int
+    at: int
+    clean_xid: int
+    files: Files
     epoch: int
-    small: SmallTables = msgspec.field(default_factory=SmallTables)
+    rows: Rows = msgspec.field(default_factory=Rows)
     session: Session | None = None
 
     def hang_up(self) -> None:
@@ -101,18 +91,6 @@ class Measure(msgspec.Struct):
         if self.session is not None:
             self.session.abort()
             self.session = None
-
-
-class Seen(NamedTuple):
-    """A returned clone, looked at once.
-
-    Attributes:
-        facts: of the database itself.
-        survey: of what is in it, where a session that stays there could tell at the same time.
-    """
-
-    facts: Facts
-    survey: Survey | None = None
 
 
 class Rewound(msgspec.Struct, frozen=True):
@@ -134,6 +112,7 @@ class Rewinder:
         most_kept: how many sessions may stay on clones; those on the clones that were rewound
             longest ago are given up for others.
         shared: SQL of one text that stands for the server as a whole, for `look` to tell.
+        is_idle: whether every clone is clean: what is then written into the log is not read.
     """
 
     def __init__(
@@ -143,15 +122,17 @@ class Rewinder:
         major: int,
         most_kept: int = MOST_KEPT_SESSIONS,
         shared: str = NOTHING_SHARED,
+        is_idle: Callable[[], bool] = lambda: False,
     ) -> None:
         self._gateway = gateway
         self._major = major
         self._most_kept = most_kept
-        self._shared = shared
         self._kept: dict[str, Measure] = {}
         self._settings = settings_of(major)
+        self._lookout = Lookout(gateway, major, self._settings, shared, is_idle)
         self._references = References(gateway, make_reference, self._settings)
         self._pristine: dict[str, Pristine] = {}
+        self._economies: defaultdict[str, Economy] = defaultdict(Economy)
         self._measures: dict[str, Measure] = {}
         self._epoch = 0
         self._rewinds = 0
@@ -159,13 +140,16 @@ class Rewinder:
         self._reading: dict[str, anyio.Lock] = {}
 
     def server_lost(self) -> None:
-        """Trust no counter from before: the server may have crashed and lost them."""
+        """Trust nothing from before: the server may have crashed."""
         self._epoch += 1
+        self._lookout.lose()
 
     def forget(self, clone: str) -> None:
         """Forget a clone that is gone, or about to go."""
         self.step_aside(clone)
-        self._measures.pop(clone, None)
+        measure = self._measures.pop(clone, None)
+        if measure is not None:
+            self._lookout.ledger.forget(measure.facts.oid)
 
     def has_moved_rows(self, clone: str) -> bool:
         """Say whether rows of large tables live elsewhere in this clone than in its generation.
@@ -174,8 +158,13 @@ class Rewinder:
         must not have any: they would be put back a second time.
         """
         measure = self._measures.get(clone)
-        places = measure.large.displaced.values() if measure is not None else ()
-        return any(known is None or known.batches for known in places)
+        if measure is None:
+            return False
+        tables = measure.pristine.tables
+        return any(
+            tables[oid].rows is None and not layout.is_original
+            for oid, layout in measure.rows.layouts.items()
+        )
 
     @property
     def kept(self) -> set[str]:
@@ -190,14 +179,9 @@ class Rewinder:
 
     def backend(self, clone: str) -> int:
         """Return the process id of the backend that is kept on a clone, 0 for none."""
-        session = self.kept_session(clone)
-        return session.pid if session is not None else 0
-
-    def kept_session(self, clone: str) -> Session | None:
-        """Return the session that is kept on a clone, None if there is none to be used."""
         measure = self._kept.get(clone)
         session = measure.session if measure is not None else None
-        return session if session is not None and session.usable else None
+        return session.pid if session is not None and session.usable else 0
 
     def _keep(self, clone: str, measure: Measure) -> None:
         """Let the session of this clone stay, and none of those that stay for longest."""
@@ -205,8 +189,8 @@ class Rewinder:
         while len(self._kept) > self._most_kept:
             self.step_aside(next(iter(self._kept)))
 
-    async def look(self, clone: str, *, at_server: bool = True) -> Seen:
-        """Look at a clone that came back, in one round trip where a session stays on it.
+    async def look(self, clone: str, *, at_server: bool = True) -> Look:
+        """Look at a clone that came back, and read the log up to now.
 
         Args:
             clone: its name.
@@ -215,16 +199,19 @@ class Rewinder:
         Raises:
             ServerUnavailableError, StatementError: the server does not say.
         """
-        session = self.kept_session(clone)
-        shared = self._shared if at_server else NOTHING_SHARED
-        if session is not None:
-            try:
-                facts, text = await read_facts_inside(session, survey_sql(self._major), shared)
-            except ServerUnavailableError:
-                self.step_aside(clone)  # the lease may have ended our session: anew, then
-            else:
-                return Seen(facts, read_survey(text) if text else None)
-        return Seen(await read_facts(self._gateway, clone, shared=shared))
+        return await self._lookout.look(clone, self.backend(clone), at_server=at_server)
+
+    async def catch_up(self) -> None:
+        """Read the log up to now if there is much of it, so that none is thrown away unread.
+
+        Raises:
+            ServerUnavailableError, StatementError: the server does not say.
+        """
+        await self._lookout.catch_up()
+
+    def recreated(self, generation: str, seconds: float) -> None:
+        """Take in what making a clone of a generation took."""
+        self._economies[generation].recreated(seconds)
 
     def built(self, generation: str) -> None:
         """Forget what a generation of that name held: it was built anew, with other OIDs.
@@ -232,6 +219,7 @@ class Rewinder:
         Clones of the one before go on by their own measure.
         """
         self._pristine.pop(generation, None)
+        self._economies.pop(generation, None)
         self._references.forget(generation)
         self._builds[generation] += 1
 
@@ -242,10 +230,12 @@ class Rewinder:
             ServerUnavailableError, StatementError: it is tried again with the next.
         """
         self._pristine.pop(generation, None)
+        self._economies.pop(generation, None)
         await self._references.drop(generation)
 
     async def close(self) -> None:
-        """Drop the references."""
+        """Drop the references, and stop reading the log."""
+        await self._lookout.close()
         await self._references.close()
 
     async def measure(self, clone: str, generation: str) -> None:
@@ -262,9 +252,11 @@ class Rewinder:
             PinError: a copy of the generation is not what the generation was when it was pinned.
             ServerUnavailableError, StatementError: there is no measure.
         """
-        async with self._gateway.session(clone, self._settings) as session:
-            pristine = await self._know(generation, session)
-            await self._measure(clone, generation, pristine, session)
+        pristine = self._pristine.get(generation)
+        if pristine is None:
+            async with self._gateway.session(clone, self._settings) as session:
+                pristine = await self._know(generation, session)
+        await self._measure(clone, generation, pristine)
 
     async def know(self, generation: str) -> None:
         """See that it is known what a generation holds: if need be it is read from a new copy.
@@ -282,7 +274,7 @@ class Rewinder:
             await self._references.ensure(generation)
             async with self._references.of(generation) as reference:
                 pristine = await self._know(generation, reference.session)
-            if not _has_pages(pristine):
+            if not pristine.needs_reference:
                 await self._references.drop(generation)
 
     async def measure_found(self, clone: str, generation: str) -> None:
@@ -296,14 +288,15 @@ class Rewinder:
             ServerUnavailableError, StatementError: there is no measure.
         """
         pristine = self._pristine[generation]
-        async with self._gateway.session(clone, self._settings) as session:
-            await self._measure(clone, generation, pristine, session)
-            facts = self._measures[clone].facts
-            try:
-                await prove(session, pristine, (facts, facts), None)
-            except BaseException:
-                del self._measures[clone]
-                raise
+        await self._measure(clone, generation, pristine)
+        measure = self._measures[clone]
+        try:
+            async with self._gateway.session(clone, self._settings) as session:
+                await prove(session, pristine, (measure.facts, measure.facts), None)
+                await _find_rows(session, measure)
+        except BaseException:
+            self.forget(clone)
+            raise
 
     def is_provable(self, clone: str) -> bool:
         """Say whether a later daemon could see that this clone is clean, and go on with it."""
@@ -330,28 +323,18 @@ class Rewinder:
         elif pinned != pin:
             raise PinError(f"a copy of {generation} is not what that was when it was built")
 
-    async def _measure(
-        self, clone: str, generation: str, pristine: Pristine, session: Session
-    ) -> None:
+    async def _measure(self, clone: str, generation: str, pristine: Pristine) -> None:
         epoch, build = self._epoch, self._builds[generation]
-        survey = await take_survey(session, self._major)
-        clean_at = await wal_position(session)
-        lines = [read_line(line) for line in survey.lines]
-        sequences = [line for line in lines if line.oid in pristine.values]
-        if any(line.value != pristine.values[line.oid] for line in sequences):
-            raise StatementError("sequences do not say what is expected", sqlstate=_CORRUPTED)
-        size = sum(line.size for line in lines)
+        look = await self._lookout.look(clone, follow=True)
         self._measures[clone] = Measure(
             generation,
             build,
             pristine,
-            await read_facts(self._gateway, clone),
-            survey,
-            {line.oid for line in lines if not line.settled},
-            LargeTables(clean_at),
-            first_bytes=size,
-            bytes=size,
-            epoch=epoch,
+            look.facts,
+            look.upto,
+            look.facts.next_xid,
+            pristine.files,
+            epoch,
         )
 
     async def rewind(
@@ -359,7 +342,7 @@ class Rewinder:
         clone: str,
         facts: dict[str, Any],
         *,
-        seen: Seen | None = None,
+        seen: Look | None = None,
         verify_every: int = 0,
         stay_connected: bool = False,
     ) -> Rewound:
@@ -378,96 +361,128 @@ class Rewinder:
             CannotRewindError: it is to be recreated; says why.
             ServerUnavailableError: it is in an unknown state: recreate it.
         """
+        began = time.monotonic()
+        seen = seen or await self.look(clone, at_server=False)
         measure = self._measures.pop(clone, None)  # whatever goes wrong, it is not clean any more
         self._kept.pop(clone, None)
-        if measure is None or measure.epoch != self._epoch:
-            if measure is not None:
-                measure.hang_up()
-            raise CannotRewindError("its measure was never taken, or the server was away since")
-        began = time.monotonic()
+        if measure is None:
+            raise CannotRewindError("its measure was never taken")
         try:
-            found, survey = await self._clear(clone, measure.facts, seen)
-            changes = await self._rewind(
-                clone,
-                measure,
-                found,
-                survey,
-                verify_every=verify_every,
-                stay_connected=stay_connected,
-            )
-            if measure.facts.comment != found.comment:
+            look = await self._clear(clone, measure.facts, seen)
+            touch, touched = self._touch(measure)
+            done = await self._undo(clone, measure, look, touch, touched, verify_every=verify_every)
+            if measure.facts.comment != look.facts.comment:
                 await annotate(self._gateway, clone, facts)
             self._see_that_nothing_was_lost(measure)
         except BaseException:
             measure.hang_up()
+            self._lookout.ledger.forget(measure.facts.oid)
             raise
+        self._lookout.ledger.settle(measure.facts.oid, measure.at)
         self._measures[clone] = measure
-        if measure.session is not None:
+        if measure.session is not None and stay_connected:
             self._keep(clone, measure)
-        return Rewound(len(changes.tables), len(changes.sequences), time.monotonic() - began)
+        else:
+            measure.hang_up()
+        return Rewound(done.tables, len(touch.sequences), time.monotonic() - began)
 
     def _see_that_nothing_was_lost(self, measure: Measure) -> None:
-        if measure.epoch != self._epoch:
-            raise CannotRewindError("the server was away meanwhile")
+        if measure.epoch != self._epoch or not self._lookout.covers(measure.at):
+            raise CannotRewindError("the server was away since it was clean, or its log is gone")
 
-    async def _rewind(
-        self,
-        clone: str,
-        measure: Measure,
-        found: Facts,
-        survey: Survey | None,
-        *,
-        verify_every: int,
-        stay_connected: bool,
-    ) -> Changes:
-        if _has_pages(measure.pristine) and measure.build == self._builds[measure.generation]:
-            await self._references.ensure(measure.generation)
-        async with self._session(clone, measure, stay_connected=stay_connected) as session:
-            changes = await self._rewind_once(session, measure, survey)
-            self._rewinds += 1
-            if verify_every and self._rewinds % verify_every == 0:
-                await self._prove(session, measure, found)
-        if measure.bytes > BLOAT_FACTOR * measure.first_bytes + BLOAT_BYTES:
-            raise CannotRewindError(f"it has grown to {measure.bytes} bytes")
-        if measure.large.moved_bytes > MOST_MOVED_BYTES:
-            raise CannotRewindError(f"{measure.large.moved_bytes} bytes were put back elsewhere")
-        return changes
+    def _touch(self, measure: Measure) -> tuple[Touch, Touched]:
+        """Return what the log says of a clone."""
+        self._see_that_nothing_was_lost(measure)
+        if measure.pristine.obstacle:
+            raise CannotRewindError(measure.pristine.obstacle)
+        touched = self._lookout.ledger.touched(measure.facts.oid, measure.at)
+        if touched is None:
+            raise CannotRewindError("more files were written to than are followed")
+        return _with_unlogged(sort_out(measure.files, touched), measure.pristine), touched
 
-    async def _clear(
-        self, clone: str, before: Facts, seen: Seen | None
-    ) -> tuple[Facts, Survey | None]:
+    async def _clear(self, clone: str, before: Facts, look: Look) -> Look:
         """Clear away what outlives sessions; return what is known of the clone then."""
-        found, survey = seen or Seen(await read_facts(self._gateway, clone))
         try:
-            found.check(before)
+            look.facts.check(before)
         except LeftoversError:
             cleared = await leftovers.clear(self._gateway, clone)
             log.info("clone.leftovers_cleared", clone=clone, found=cleared)
-            found = await read_facts(self._gateway, clone)
-            found.check(before)
-            survey = None
-        return found, survey
+            look = await self._lookout.look(clone)
+            look.facts.check(before)
+        return look
+
+    async def _undo(
+        self,
+        clone: str,
+        measure: Measure,
+        look: Look,
+        touch: Touch,
+        touched: Touched,
+        *,
+        verify_every: int,
+    ) -> Undone:
+        """Put back what was touched; where nothing was, PostgreSQL is asked nothing more."""
+        self._rewinds += 1
+        verify = verify_every > 0 and self._rewinds % verify_every == 0
+        if touch.nothing and not verify:
+            measure.at = look.upto
+            return NOTHING_UNDONE
+        economy = self._economies[measure.generation]
+        pages = touch.pages(measure.pristine)
+        if not economy.is_worth_it(pages):
+            raise CannotRewindError(f"{pages} pages were touched: a new clone costs less")
+        await self._ensure_reference(measure, touch)
+        async with self._session(clone, measure) as session:
+            began = time.monotonic()
+            done = await self._undo_once(session, measure, touch, touched, economy)
+            economy.rewound(done.pages, done.rows, time.monotonic() - began)
+            if verify:
+                await self._prove(session, measure, look.facts)
+        if measure.rows.more_bytes > BLOAT_FACTOR * measure.pristine.size + BLOAT_BYTES:
+            raise CannotRewindError(f"it has grown by {measure.rows.more_bytes} bytes")
+        if measure.rows.moved_bytes > MOST_MOVED_BYTES:
+            raise CannotRewindError(f"{measure.rows.moved_bytes} bytes were put back elsewhere")
+        return done
+
+    async def _undo_once(
+        self, session: Session, measure: Measure, touch: Touch, touched: Touched, economy: Economy
+    ) -> Undone:
+        pristine = measure.pristine
+        if touch.strange:
+            files = await read_files(session)
+            touch = _with_unlogged(sort_out_again(measure.files, files, touched), pristine)
+            measure.files = files
+        await _check_catalogs(session, pristine, touch)
+        _check_tables(pristine, touch)
+
+        def worth(rows: int) -> None:
+            if not economy.is_worth_it(0, rows):
+                raise CannotRewindError(f"{rows} rows were changed: a new clone costs less")
+
+        undo = Undo(
+            session,
+            measure.facts.oid,
+            pristine,
+            measure.rows,
+            measure.clean_xid,
+            lambda: self._reference(measure),
+            self._major,
+        )
+        done = await undo.run(touch, worth)
+        measure.at, measure.clean_xid = done.at, done.clean_xid
+        return done
+
+    async def _ensure_reference(self, measure: Measure, touch: Touch) -> None:
+        """See that there is a reference, where one may be needed, before a session is opened."""
+        tables = measure.pristine.tables
+        needed = touch.strange or any(not tables[oid].is_kept for oid in touch.tables)
+        current = measure.build == self._builds[measure.generation]
+        if needed and current and measure.pristine.needs_reference:
+            await self._references.ensure(measure.generation)
 
     @asynccontextmanager
-    async def _session(
-        self, clone: str, measure: Measure, *, stay_connected: bool
-    ) -> AsyncIterator[Session]:
-        try:
-            if stay_connected or measure.session is not None:
-                async with self._staying(clone, measure) as session:
-                    yield session
-            else:
-                # It has done its work: whoever gets the clone need not wait until it is gone.
-                async with self._gateway.session(clone, self._settings, awaited=False) as session:
-                    yield session
-        except CrowdedError:
-            raise CannotRewindError("somebody else is connected") from None
-        except StatementError as error:
-            # Something is not there any more, say, or a constraint refuses what it once let pass.
-            raise CannotRewindError(str(error)) from error
-
-    @asynccontextmanager
-    async def _staying(self, clone: str, measure: Measure) -> AsyncIterator[Session]:
+    async def _session(self, clone: str, measure: Measure) -> AsyncIterator[Session]:
+        """Lend the session to a clone; afterwards it is still there."""
         session, measure.session = measure.session, None
         if session is None or not session.usable:
             session = await self._gateway.connect(
@@ -475,51 +490,14 @@ class Rewinder:
             )
         try:
             yield session
+        except StatementError as error:
+            await session.close()
+            # Something is not there any more, say, or a constraint refuses what it once let pass.
+            raise CannotRewindError(str(error)) from error
         except BaseException:
             await session.close()
             raise
         measure.session = session
-
-    async def _rewind_once(self, session: Session, measure: Measure, now: Survey | None) -> Changes:
-        pristine = measure.pristine
-        if now is None:
-            now = await take_survey(session, self._major)
-        changes = await find_changes(session, pristine, measure.survey, now, measure.unsettled)
-        if not changes.nothing or measure.large.opened:
-            undo = Undo(
-                session,
-                measure.small,
-                measure.large,
-                lambda: self._reference(measure),
-                pristine.estimates,
-                self._major,
-            )
-            done = await undo.run(changes)
-            now = await self._look_again(session, measure, changes, now, done)
-        _settle(measure, now)
-        measure.large.clean_at = (
-            await wal_position(session) if measure.large.opened or _has_pages(pristine) else 0
-        )
-        return changes
-
-    async def _look_again(
-        self, session: Session, measure: Measure, changes: Changes, now: Survey, done: Done
-    ) -> Survey:
-        """Return the survey with our own work in it; sequences must say what they said."""
-        if not (done.touched or done.catalogs or changes.sequences):
-            return now
-        if done.catalogs:
-            found = await take_survey(session, self._major, ends=True)
-        else:
-            oids = {oid for table in done.touched for oid in (table.oid, table.toast) if oid}
-            oids |= set(changes.sequences)
-            again = await take_survey(session, self._major, oids, ends=True)
-            lines = frozenset(again.lines | lines_without(now.lines, oids))
-            found = again._replace(lines=lines)
-        for line in measure.survey.lines - found.lines:
-            if read_line(line).oid in measure.pristine.values:
-                raise CannotRewindError("sequences do not say what they said")
-        return found
 
     @asynccontextmanager
     async def _reference(self, measure: Measure) -> AsyncIterator[Reference]:
@@ -537,19 +515,51 @@ class Rewinder:
         await prove(session, measure.pristine, (found, measure.facts), digest)
 
 
-def _has_pages(pristine: Pristine) -> bool:
-    return any(table.paged for table in pristine.tables.values())
+def _with_unlogged(touch: Touch, pristine: Pristine) -> Touch:
+    """Have everything looked at of which the log does not tell."""
+    for oid in pristine.unlogged:
+        if oid in pristine.tables:
+            touch.tables[oid] = None
+        else:
+            touch.sequences.add(oid)
+    return touch
 
 
-def _settle(measure: Measure, now: Survey) -> None:
-    """Make what is seen now the measure of the next rewind."""
-    was = {line.oid: line for line in map(read_line, measure.survey.lines - now.lines)}
-    found = {line.oid: line for line in map(read_line, now.lines - measure.survey.lines)}
-    if was.keys() != found.keys():
-        raise CannotRewindError("there are other relations than before")
-    measure.bytes += sum(found[oid].size - was[oid].size for oid in found)
-    measure.unsettled -= set(found)
-    measure.unsettled |= set(measure.small.open) | {
-        oid for oid, line in found.items() if not line.settled and oid not in measure.large.opened
-    }
-    measure.survey = now
+async def _check_catalogs(session: Session, pristine: Pristine, touch: Touch) -> None:
+    """See that catalogs that were written to say what they said: temporary tables come and go."""
+    catalogs = {pristine.catalogs[oid] for oid in touch.catalogs}
+    found = await read_digests(session, pristine.digest_sql, catalogs)
+    other = sorted(name for name, digest in found.items() if digest != pristine.digests[name])
+    if other:
+        raise CannotRewindError(f"the catalog was changed: {', '.join(other)}")
+
+
+def _check_tables(pristine: Pristine, touch: Touch) -> None:
+    """See that what was touched can be put back."""
+    strange = touch.tables.keys() - pristine.tables.keys()
+    if strange:
+        raise CannotRewindError(f"relations that the template does not have: {sorted(strange)}")
+    for oid in touch.tables:
+        table = pristine.tables[oid]
+        if table.obstacle:
+            raise CannotRewindError(f"{table.name} was changed, and {table.obstacle}")
+
+
+async def _find_rows(session: Session, measure: Measure) -> None:
+    """Find out where the rows of a clone are that an earlier daemon rewound.
+
+    Raises:
+        ProofError: there are not as many as there should be.
+    """
+    tables = [table for table in measure.pristine.tables.values() if table.rows is not None]
+    found: defaultdict[int, set[bytes]] = defaultdict(set)
+    for runs in together(run for table in tables for run in runs_of(table, None)):
+        for (oid, _), places in (await read_places(session, runs)).items():
+            found[oid] |= places
+    for table in tables:
+        originals = frozenset(table.rows or ())
+        gone, moved = originals - found[table.oid], frozenset(found[table.oid] - originals)
+        if len(gone) != len(moved):
+            raise ProofError(f"{table.name} has other rows than the template")
+        if gone:
+            measure.rows.layout(table).remember([], [Batch(gone, moved)])

@@ -56,6 +56,7 @@ class Creator:
         context.troubles.end(CREATE_FAILED, template)
         seconds = context.now() - began
         context.metrics.of[template].create_seconds.observe(seconds)
+        context.rewinder.recreated(context.generations[template].database, seconds)
         log.debug("clone.created", clone=decision.clone, duration_seconds=round(seconds, 4))
         context.carry_out(pool.created(decision.clone, context.now()))
 

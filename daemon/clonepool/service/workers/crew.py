@@ -8,6 +8,7 @@ from clonepool.service.guard import guarded
 from clonepool.service.workers.courtesy import Courtesy
 from clonepool.service.workers.creator import Creator
 from clonepool.service.workers.dropper import Dropper
+from clonepool.service.workers.follower import Follower
 from clonepool.service.workers.recycler import Recycler
 from clonepool.service.workers.scribe import Scribe
 
@@ -30,12 +31,15 @@ class Crew:
         self._dropper = Dropper(context)
         self._scribe = Scribe(context)
         self._courtesy = Courtesy(context)
+        self._follower = Follower(context)
         tasks.start_soon(self._courtesy.run)
+        tasks.start_soon(self._follower.run)
 
     def stir(self) -> None:
         """Look whether what was put off may be done now."""
         self._dropper.stir()
         self._courtesy.stir()
+        self._follower.stir()
 
     def create(self, decision: CreateClone) -> None:
         """Start to make a clone."""

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from clonepool.core.decisions import Keep, Recycle
-    from clonepool.postgres.rewind.rewinder import Rewound, Seen
+    from clonepool.postgres.rewind.lookout import Look
+    from clonepool.postgres.rewind.rewinder import Rewound
     from clonepool.service.workers.context import Context
 
     Sessions = list[dict[str, Any]] | None
@@ -83,7 +84,7 @@ class Recycler:
                 if decision.same_holder:
                     await credentials.suspend(decision.clone, section)
                 else:
-                    await self._renew(decision)
+                    await credentials.renew(decision.clone, section)
         except StatementError as error:
             context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
             return False
@@ -97,26 +98,10 @@ class Recycler:
         context.troubles.end(LOCK_OUT_FAILED, template)
         return True
 
-    async def _renew(self, decision: Recycle) -> None:
-        """Give the login another password, over the session that stays there if it still does."""
-        context = self._context
-        section, session = (
-            context.sections[decision.template],
-            context.rewinder.kept_session(decision.clone),
-        )
-        if session is not None:
-            try:
-                await context.credentials.renew(decision.clone, section, session)
-            except ServerUnavailableError:
-                context.rewinder.step_aside(decision.clone)  # the lease may have ended it
-            else:
-                return
-        await context.credentials.renew(decision.clone, section)
-
-    async def _look(self, decision: Recycle) -> Seen | None:
+    async def _look(self, decision: Recycle) -> Look | None:
         """Return what is known of the clone; None if that is not enough to rewind it."""
 
-        async def look() -> Seen | None:
+        async def look() -> Look | None:
             try:
                 return await look_at_returned(
                     self._context.rewinder,
@@ -124,13 +109,13 @@ class Recycler:
                     at_server=self._may_change_server(decision.template),
                 )
             except CannotRewindError as reason:
-                log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
+                self._not_rewound(decision, reason)
                 return None
 
         return await self._ask(decision.template, decision.clone, look)
 
     async def _name_leaks(
-        self, decision: Recycle, seen: Seen | None, *, asked: bool
+        self, decision: Recycle, seen: Look | None, *, asked: bool
     ) -> list[dict[str, Any]] | None:
         """Return what the lease left: in the server as a whole, and sessions if that is asked."""
         changes = await self._look_at_server(decision.template, decision.clone, seen)
@@ -144,7 +129,7 @@ class Recycler:
         return ownership.rights is Rights.SUPERUSER
 
     async def _look_at_server(
-        self, template: str, clone: str, seen: Seen | None
+        self, template: str, clone: str, seen: Look | None
     ) -> list[dict[str, Any]]:
         """Take back what the lease left in the server as a whole; return what that was."""
         context = self._context
@@ -160,13 +145,13 @@ class Recycler:
         context.troubles.end(SERVER_LOOK_FAILED, "")
         return [{"what": what} for what in found]
 
-    async def _name_strays(self, decision: Recycle, seen: Seen | None) -> Sessions:
+    async def _name_strays(self, decision: Recycle, seen: Look | None) -> Sessions:
         """Return the sessions that are left, for the answer to the release."""
         if seen is None:
             return await self._strays(decision.template, decision.clone)
         return self._count_strays(decision.clone, seen.facts.sessions)
 
-    async def _rewind(self, decision: Recycle, seen: Seen | None, *, rewindable: bool) -> bool:
+    async def _rewind(self, decision: Recycle, seen: Look | None, *, rewindable: bool) -> bool:
         """Rewind the clone if that can be; say whether it is clean.
 
         Args:
@@ -210,7 +195,7 @@ class Recycler:
         context.troubles.end(RECYCLE_FAILED, template)
         return gone
 
-    async def _try_to_rewind(self, decision: Recycle, seen: Seen | None) -> Rewound | None:
+    async def _try_to_rewind(self, decision: Recycle, seen: Look | None) -> Rewound | None:
         """Rewind, or return None; whatever goes wrong, the clone can still be recreated."""
         context, template = self._context, decision.template
         section = context.sections[template]
@@ -228,13 +213,17 @@ class Recycler:
         except ProofError:
             raise
         except CannotRewindError as reason:
-            log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
+            self._not_rewound(decision, reason)
             return None
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(REWIND_FAILED, template, error, clone=decision.clone)
             return None
         context.troubles.end(REWIND_FAILED, template)
         return done
+
+    def _not_rewound(self, decision: Recycle, reason: CannotRewindError) -> None:
+        log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
+        self._context.recreated_because[decision.template] = str(reason)
 
     async def _suspect(self, decision: Recycle, error: ProofError) -> None:
         """Keep a clone that was rewound wrongly, and rewind no more of its template."""

@@ -1,0 +1,264 @@
+"""Looks at returned clones and reads the log, for all that ask at the same time in one statement.
+
+The order is what makes the answer good: first who is connected, then the log up to after that. So
+of a clone to which nobody is connected, everything that was ever written to it has been read.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import structlog
+
+from clonepool.errors import ServerUnavailableError, StatementError
+from clonepool.postgres.rewind import wal
+from clonepool.postgres.rewind.facts import (
+    NOTHING_SHARED,
+    Facts,
+    facts_sql,
+    read_facts_json,
+)
+from clonepool.postgres.rewind.ledger import Ledger
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from clonepool.postgres.gateway import Gateway, Session
+
+log = structlog.get_logger()
+
+_STATEMENTS = 8
+
+
+class Look(msgspec.Struct, frozen=True):
+    """A clone, looked at.
+
+    Attributes:
+        facts: of the database itself.
+        upto: position in the log up to which it was read afterwards.
+    """
+
+    facts: Facts
+    upto: int
+
+
+class _Request(msgspec.Struct, eq=False):
+    name: str
+    ours: int
+    at_server: bool
+    follow: bool
+    answer: Look | None = None
+
+
+class Lookout:
+    """The one reader of one server's log.
+
+    Args:
+        gateway: the way to the server.
+        major: its version.
+        settings: of the session that reads.
+        shared: SQL of one text that stands for the server as a whole.
+        is_idle: whether nobody holds a clone, nor did since it was last clean.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        major: int,
+        settings: Mapping[str, str],
+        shared: str = NOTHING_SHARED,
+        is_idle: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.ledger = Ledger()
+        self._gateway = gateway
+        self._major = major
+        self._settings = settings
+        self._shared = shared
+        self._is_idle = is_idle
+        self._lock = anyio.Lock()
+        self._waiting: list[_Request] = []
+        self._session: Session | None = None
+        self._position: int | None = None
+        self._begin = 0
+
+    def lose(self) -> None:
+        """Begin anew where the log is next: what was written until then is not known."""
+        self._position = None
+
+    def covers(self, position: int) -> bool:
+        """Say whether all of the log was read from that position on."""
+        return self._position is not None and position >= self._begin
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._session is not None:
+            session, self._session = self._session, None
+            await session.close()
+
+    async def look(
+        self, name: str, ours: int = 0, *, at_server: bool = False, follow: bool = False
+    ) -> Look:
+        """Look at a clone, and read the log up to now.
+
+        Args:
+            name: the clone's.
+            ours: process id of our own backend there, 0 for none.
+            at_server: whether to look at the server as a whole, too.
+            follow: whether the clone is clean, and the ledger is to follow it from now on.
+
+        Raises:
+            ServerUnavailableError, StatementError: the server does not say.
+        """
+        request = _Request(name, ours, at_server, follow)
+        self._waiting.append(request)
+        try:
+            async with self._lock:
+                if request.answer is None:
+                    await self._serve(list(self._waiting))
+        finally:
+            if request in self._waiting:
+                self._waiting.remove(request)
+        assert request.answer is not None  # noqa: S101 - it was among those served
+        return request.answer
+
+    async def catch_up(self) -> None:
+        """Read the log up to now, if there is much of it: before the server throws it away.
+
+        Raises:
+            ServerUnavailableError, StatementError: the server does not say.
+        """
+        async with self._lock:
+            session = await self._open()
+            begin = await self._locate(session)
+            now = wal.read_lsn(await session.value("SELECT pg_current_wal_insert_lsn()::text"))
+            if now - begin > wal.WINDOW_BYTES:
+                await self._serve([])
+
+    async def _serve(self, requests: list[_Request]) -> None:
+        """Answer these, over a new connection if the one there was is gone."""
+        for last in (False, True):
+            try:
+                session = await self._open()
+                if requests and all(request.follow for request in requests):
+                    await self._skip(session)
+                await self._ask(session, requests)
+            except StatementError as error:
+                # Of the log, most likely: what was to be read is not there any more.
+                await self.close()
+                self.lose()
+                log.warning("log.lost", error=str(error))
+                if last:
+                    raise
+            except ServerUnavailableError:
+                await self.close()
+                if last:
+                    raise
+            except BaseException:
+                if self._session is not None:
+                    self._session.abort()
+                    self._session = None
+                raise
+            else:
+                return
+
+    async def _open(self) -> Session:
+        if self._session is None or not self._session.usable:
+            session = await self._gateway.connect(
+                self._gateway.endpoint.maintenance,
+                settings=self._settings,
+                statements=_STATEMENTS,
+            )
+            try:
+                await session.execute(wal.create_function(self._major))
+            except BaseException:
+                session.abort()
+                raise
+            self._session = session
+        return self._session
+
+    async def _locate(self, session: Session) -> int:
+        """Return from where on the log is to be read."""
+        if self._position is None:
+            now = wal.read_lsn(await session.value("SELECT pg_current_wal_insert_lsn()::text"))
+            self._position = self._begin = now
+        return self._position
+
+    async def _skip(self, session: Session) -> None:
+        """Pass over what was written while nobody held a clone: copies of templates, most of it.
+
+        Whoever got one since is seen in that somebody holds one.
+        """
+        if self._position is None or not self._is_idle():
+            return
+        now = wal.read_lsn(await session.value("SELECT pg_current_wal_insert_lsn()::text"))
+        if self._is_idle():
+            self._position = max(self._position, now)
+
+    async def _ask(self, session: Session, requests: list[_Request]) -> None:
+        start = await self._locate(session)
+        followed = self.ledger.followed
+        shared = self._shared if any(each.at_server for each in requests) else NOTHING_SHARED
+        rows = await session.rows(
+            self._sql(shared),
+            [each.name for each in requests],
+            [each.ours for each in requests],
+            *((wal.lsn(start), followed) if wal.flushes_at_once(self._major) else ()),
+        )
+        upto, said = wal.read_lsn(rows[0]["upto"]), rows[0]
+        reached: int | None = start
+        if wal.flushes_at_once(self._major):
+            written, reached = wal.read_told(rows)
+            self.ledger.enter(written)
+            if upto - start <= wal.WINDOW_BYTES:
+                reached = upto
+        await self._read_on(session, start, reached, upto, followed)
+        self._answer(requests, said["clones"], said["shared"], upto)
+
+    async def _read_on(
+        self, session: Session, start: int, reached: int | None, upto: int, followed: list[int]
+    ) -> None:
+        """Read what is left of the log up to a position, a window at a time.
+
+        A record that goes beyond a window is not told; so the next window begins where the last one
+        ends that was, and is twice as large where there was none.
+        """
+        window = wal.WINDOW_BYTES
+        while True:
+            if reached is not None and reached > start:
+                start, window = reached, wal.WINDOW_BYTES
+            elif start < upto:
+                window *= 2
+            self._position = start
+            if start >= upto:
+                return
+            stop = min(start + window, upto)
+            written, reached = await wal.read_piece(session, self._major, start, stop, followed)
+            self.ledger.enter(written)
+            if stop == upto:
+                reached = upto
+
+    def _answer(
+        self, requests: list[_Request], clones: str | None, shared: str | None, upto: int
+    ) -> None:
+        facts = read_facts_json(clones, shared) if clones else {}
+        for request in requests:
+            found = facts[request.name]
+            if request.follow and found.oid:
+                self.ledger.follow(found.oid)
+            request.answer = Look(found, upto)
+
+    def _sql(self, shared: str) -> str:
+        facts = f"facts AS MATERIALIZED ({facts_sql(shared)})"
+        mark = f"mark AS MATERIALIZED ({wal.mark_sql(self._major, 'facts')})"
+        if not wal.flushes_at_once(self._major):
+            return f"WITH {facts}, {mark} SELECT upto::text, clones::text, shared FROM mark, facts"
+        bounds = (
+            f"SELECT $3::text::pg_lsn AS start, $4::int8[] AS followed,"
+            f" least(upto, $3::text::pg_lsn + {wal.WINDOW_BYTES}::numeric) AS stop FROM mark"
+        )
+        return (
+            f"WITH {facts}, {mark}, {wal.touched_sql(self._major, bounds)}"
+            " SELECT told.*, upto::text, clones::text, shared FROM told, mark, facts"
+        )

@@ -1,0 +1,157 @@
+"""Reading the server's log (WAL) with contrib's pg_walinspect: which pages were written to.
+
+The functions are made in the session that reads, in its `pg_temp`, so that nothing is installed
+anywhere. Only what is flushed can be read, and what aborted or asynchronous transactions wrote may
+not be. So a message is written into the log first and flushed, which takes all before it along:
+what is read up to there is complete.
+
+Records that name no page are not read, because none of them is the only sign of a change: what
+they tell of (a new, dropped or truncated file, the files of catalogs) also touches pg_class, or
+files that are not known, or takes away pages that hold nothing any more; see `touch.py`.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from clonepool.postgres.rewind.ledger import File, Written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from clonepool.postgres.gateway import Session
+
+WINDOW_BYTES = 1024 * 1024
+"""As much of the log is read at a time: the event loop does nothing else while what came of it is
+entered."""
+PREFIX = "clonepool"
+"""Of our messages in the log."""
+
+_FLUSHING_MAJOR = 17
+"""From this version on a message can be flushed within the statement that writes it."""
+_BLOCKS_MAJOR = 16
+"""From this version on the log is told page by page; before, as text."""
+_START = "'0/0'::pg_lsn"
+_CREATE_BLOCKS = """\
+CREATE FUNCTION pg_temp.clonepool_log(pg_lsn, pg_lsn, boolean,
+    OUT start_lsn pg_lsn, OUT end_lsn pg_lsn, OUT prev_lsn pg_lsn, OUT block_id int2,
+    OUT reltablespace oid, OUT reldatabase oid, OUT relfilenode oid, OUT relforknumber int2,
+    OUT relblocknumber int8, OUT xid xid, OUT resource_manager text, OUT record_type text,
+    OUT record_length int4, OUT main_data_length int4, OUT block_data_length int4,
+    OUT block_fpi_length int4, OUT block_fpi_info text[], OUT description text,
+    OUT block_data bytea, OUT block_fpi_data bytea)
+RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/pg_walinspect', 'pg_get_wal_block_info'
+"""
+_CREATE_RECORDS = """\
+CREATE FUNCTION pg_temp.clonepool_log(pg_lsn, pg_lsn,
+    OUT start_lsn pg_lsn, OUT end_lsn pg_lsn, OUT prev_lsn pg_lsn, OUT xid xid,
+    OUT resource_manager text, OUT record_type text, OUT record_length int4,
+    OUT main_data_length int4, OUT fpi_length int4, OUT description text, OUT block_ref text)
+RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/pg_walinspect', 'pg_get_wal_records_info'
+"""
+_BLOCKS = """\
+SELECT reldatabase AS database, reltablespace AS tablespace, relfilenode AS file,
+       relforknumber = 0 AS main, relblocknumber AS page, start_lsn, end_lsn
+  FROM bounds, LATERAL pg_temp.clonepool_log(start, stop, false)"""
+_RECORDS = r"""
+SELECT said[2]::oid AS database, said[1]::oid AS tablespace, said[3]::oid AS file,
+       coalesce(said[4], 'main') = 'main' AS main, said[5]::int8 AS page, start_lsn, end_lsn
+  FROM bounds, LATERAL pg_temp.clonepool_log(start, stop),
+       LATERAL regexp_matches(
+           block_ref, 'rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)', 'g') AS said"""
+"""The text may leave out which fork a page is of when it is the main one."""
+
+
+def create_function(major: int) -> str:
+    """Return the statement that gives a session the function that reads the log."""
+    return _CREATE_BLOCKS if major >= _BLOCKS_MAJOR else _CREATE_RECORDS
+
+
+def flushes_at_once(major: int) -> bool:
+    """Say whether one statement can both complete the log and read it."""
+    return major >= _FLUSHING_MAJOR
+
+
+def mark_sql(major: int, after: str) -> str:
+    """Return the query that writes a message into the log, and says where it ends.
+
+    Before PostgreSQL 17 that is flushed, and may be read, when the statement has ended.
+
+    Args:
+        major: the server's version.
+        after: FROM which it is written; all of that is evaluated before.
+    """
+    how = f"repeat('', count(*)::int){', true' if flushes_at_once(major) else ''}"
+    transactional = str(not flushes_at_once(major)).lower()
+    return (
+        f"SELECT pg_logical_emit_message({transactional}, '{PREFIX}', {how}) AS upto FROM {after}"
+    )
+
+
+def touched_sql(major: int, bounds: str) -> str:
+    """Return common table expressions, of which `told` has one row a file, and one more.
+
+    That one is of database 0, and its position is where the last record ends that was read; null
+    when none names a page. A position is a number of bytes since the beginning of all log.
+
+    Args:
+        major: the server's version.
+        bounds: a query of one row: `start`, `stop`, and `followed`, the OIDs of databases.
+    """
+    refs = _BLOCKS if major >= _BLOCKS_MAJOR else _RECORDS
+    return f"""\
+bounds AS MATERIALIZED ({bounds}),
+refs AS MATERIALIZED ({refs}),
+pages AS (SELECT database, tablespace, file, page, max(start_lsn) AS at FROM refs
+           WHERE main AND database = ANY ((SELECT followed FROM bounds)::oid[])
+           GROUP BY database, tablespace, file, page),
+told AS (SELECT database::int8, tablespace::int8, file::int8, array_agg(page) AS pages,
+                array_agg((at - {_START})::int8) AS positions
+           FROM pages GROUP BY database, tablespace, file
+         UNION ALL SELECT 0, 0, 0, NULL, ARRAY[(SELECT max(end_lsn) - {_START} FROM refs)::int8])"""
+
+
+def read_told(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Written], int | None]:
+    """Return what the rows of `told` say: of files, and where the last record ends."""
+    written, reached = [], None
+    for row in rows:
+        if row["database"] == 0:
+            (reached,) = row["positions"]
+        else:
+            file = File(row["tablespace"], row["file"])
+            written.append(Written(row["database"], file, row["pages"], row["positions"]))
+    return written, reached
+
+
+async def read_piece(
+    session: Session, major: int, start: int, stop: int, followed: list[int]
+) -> tuple[list[Written], int | None]:
+    """Read a piece of the log.
+
+    Args:
+        session: that has the function.
+        major: the server's version.
+        start: where a record begins or ended.
+        stop: a position that is flushed; a record that ends beyond it is not read.
+        followed: OIDs of the databases that matter.
+
+    Returns:
+        What was written to, and where the last record ends that names a page; None if none does.
+
+    Raises:
+        StatementError: the log is not there any more.
+    """
+    bounds = "SELECT $1::text::pg_lsn AS start, $2::text::pg_lsn AS stop, $3::int8[] AS followed"
+    sql = f"WITH {touched_sql(major, bounds)} SELECT * FROM told"
+    return read_told(await session.rows(sql, lsn(start), lsn(stop), followed))
+
+
+def lsn(position: int) -> str:
+    """Return a position in the log as PostgreSQL writes it."""
+    return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
+
+
+def read_lsn(text: str) -> int:
+    """Return a position as a number."""
+    high, low = text.split("/")
+    return (int(high, 16) << 32) | int(low, 16)
