@@ -35,6 +35,7 @@ class Bench:
         self.pristine: list[str] = []
         self.why = ""
         self.stays = False
+        self._others: list[str] = []
 
     async def renew(self) -> None:
         """Make a clone, measured, and see what it holds."""
@@ -46,6 +47,13 @@ class Bench:
     async def measure(self) -> None:
         """Take the measure of the new clone."""
         await self.rewinder.measure(self.clone, self.generation.database)
+
+    async def another(self) -> str:
+        """Make one more clone, measured, that somebody else has."""
+        name = await self._make(Kind.CLONE)
+        await self.rewinder.measure(name, self.generation.database)
+        self._others.append(name)
+        return name
 
     async def restart(self) -> None:
         """Leave the clone to another daemon, as a stop and a start do; it is new if that cannot be.
@@ -77,6 +85,13 @@ class Bench:
             await leftovers.clear(self.shop.gateway, self.clone)
             await databases.drop(self.shop.gateway, self.clone)
             self.clone = ""
+
+    async def drop_others(self) -> None:
+        """Leave nothing of the clones of others."""
+        for name in self._others:
+            self.rewinder.forget(name)
+            await databases.drop(self.shop.gateway, name)
+        self._others.clear()
 
     async def _make(self, kind: Kind) -> str:
         serial = self.shop.serials.next()
@@ -154,6 +169,7 @@ async def open_bench(
             yield made
         finally:
             await made.drop()
+            await made.drop_others()
             await made.rewinder.close()
             await databases.drop(shop.gateway, generation.database, sealed=True)
     finally:

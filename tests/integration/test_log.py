@@ -1,0 +1,303 @@
+"""What the server's log says of each clone, and where it could deceive.
+
+Each trap that PostgreSQL sets is stepped into here; what falls in without its guard is among the
+mutations of the rewind, or shown here by taking the guard away.
+"""
+
+from __future__ import annotations
+
+import random
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import asyncpg
+import pytest
+
+from clonepool.postgres import generations
+from clonepool.postgres.clones import make_clone
+from clonepool.postgres.gateway import identifier
+from clonepool.postgres.rewind import ledger, wal
+from clonepool.postgres.rewind.relations import Kind
+from support.museum import run_script
+from support.rewinding import Bench, open_bench
+
+if TYPE_CHECKING:
+    from clonepool.postgres.embedded.server import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+
+TABLES = 12
+SCHEMA = "CREATE SCHEMA m;\n" + "".join(
+    f"CREATE TABLE m.t{n} (id serial PRIMARY KEY, v text);\n"
+    f"INSERT INTO m.t{n} (v) SELECT 'row' FROM generate_series(1, 30);\n"
+    for n in range(TABLES)
+)
+FIRST_POSITION = 0x1000028
+"""Where the log of a new cluster begins."""
+ASYNCHRONOUS = "SET synchronous_commit = off"
+
+
+async def connect(bench: Bench, clone: str) -> asyncpg.Connection[asyncpg.Record]:
+    return await asyncpg.connect(
+        dsn=bench.server.endpoint.asyncpg_url(clone), statement_cache_size=0
+    )
+
+
+async def touched(bench: Bench, clone: str) -> set[str]:
+    """Return which tables the log says were written to since the clone was clean."""
+    rewinder = bench.rewinder
+    await rewinder.look(clone)
+    measure = rewinder._measures[clone]
+    files = rewinder._lookout.ledger.touched(measure.facts.oid, measure.at)
+    assert files is not None
+    relations = [measure.files[file] for file in files if file in measure.files]
+    tables = measure.pristine.tables
+    return {tables[one.oid].relation for one in relations if one.kind is Kind.TABLE}
+
+
+async def test_each_of_many_clones_gets_its_own_however_their_leases_are_mixed(
+    any_server: EmbeddedServer,
+) -> None:
+    seed = random.SystemRandom().randrange(2**32)
+    choice = random.Random(seed)
+    async with open_bench(any_server, SCHEMA, looks=False) as bench, AsyncExitStack() as stack:
+        clones = [bench.clone, *[await bench.another() for _ in range(3)]]
+        connections = []
+        for clone in clones:
+            connection = await connect(bench, clone)
+            stack.push_async_callback(connection.close)
+            connections.append((clone, connection))
+        written: dict[str, set[str]] = {clone: set() for clone in clones}
+        for _ in range(120):
+            clone, connection = choice.choice(connections)
+            table = f"t{choice.randrange(TABLES)}"
+            insert = f"INSERT INTO m.{table} (v) SELECT 'x' FROM generate_series(1, 20)"
+            match choice.randrange(7):
+                case 0:
+                    assert await touched(bench, clone) == written[clone], f"seed {seed}"
+                case 1:
+                    await connection.execute("SELECT count(*) FROM m.t0 JOIN m.t1 USING (id)")
+                case 2:
+                    await connection.execute("CHECKPOINT")
+                case 3:
+                    await connection.execute(f"BEGIN; {insert}; ROLLBACK")
+                    written[clone].add(table)
+                case 4:
+                    await connection.execute(f"{ASYNCHRONOUS}; {insert}")
+                    written[clone].add(table)
+                case 5:
+                    await connection.execute(f"RESET synchronous_commit; {insert}")
+                    written[clone].add(table)
+                case _:
+                    await bench.rewinder.look(choice.choice(clones))
+        for clone in clones:
+            assert await touched(bench, clone) == written[clone], f"seed {seed}"
+
+
+LEFT_BEHIND = {
+    "committed, not flushed": f"{ASYNCHRONOUS}; UPDATE m.t1 SET v = 'x' WHERE id = 1",
+    "rolled back": f"{ASYNCHRONOUS}; BEGIN; UPDATE m.t1 SET v = 'x' WHERE id = 1; ROLLBACK",
+    "killed": f"{ASYNCHRONOUS}; BEGIN; UPDATE m.t1 SET v = 'x' WHERE id = 1;"
+    " SELECT pg_terminate_backend(pg_backend_pid())",
+}
+
+
+@pytest.mark.parametrize("script", LEFT_BEHIND.values(), ids=LEFT_BEHIND)
+async def test_what_is_not_flushed_yet_is_read_all_the_same(
+    any_server: EmbeddedServer, script: str
+) -> None:
+    async with open_bench(any_server, SCHEMA, looks=False) as bench:
+        connection = await connect(bench, bench.clone)
+        try:
+            await connection.execute(script)
+        except asyncpg.PostgresError:
+            pass
+        finally:
+            connection.terminate()
+        assert await touched(bench, bench.clone) == {"t1"}
+
+
+USES = ("SELECT nextval('m.t1_id_seq')", "SELECT setval('m.t1_id_seq', 7)")
+
+
+async def test_every_use_of_a_sequence_is_seen_after_any_other(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        for script in (*USES, *USES, f"CHECKPOINT; {USES[0]}", USES[0], f"{USES[0]}; {USES[0]}"):
+            assert await bench.lease(script), bench.why
+            assert await bench.look() == bench.pristine, script
+        async with bench.shop.gateway.session(bench.clone) as session:
+            sealed = await session.value("SELECT log_cnt FROM m.t1_id_seq")
+        assert sealed == 0, "or the next 32 values would be taken unseen"
+
+
+async def test_a_sequence_that_is_not_set_before_the_seal_is_used_unseen(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(generations, "_SET_SEQUENCE", "SELECT NULL AS sql WHERE false")
+    async with open_bench(any_server, SCHEMA) as bench:
+        await bench.lease(USES[0])
+        assert await bench.look() != bench.pristine, "then nobody need set it"
+
+
+OF_CATALOGS = {
+    "pg_class written anew": "VACUUM FULL pg_class",
+    "pg_proc written anew": "VACUUM FULL pg_proc",
+    "pg_class's indexes": "REINDEX TABLE pg_class",
+    "a catalog that pg_class names": "VACUUM FULL pg_description",
+}
+
+
+@pytest.mark.parametrize("script", OF_CATALOGS.values(), ids=OF_CATALOGS)
+async def test_catalogs_with_other_files_are_followed_there(
+    any_server: EmbeddedServer, script: str
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        await bench.lease(script)
+        assert await bench.look() == bench.pristine
+        assert await bench.lease("SELECT count(*) FROM m.t1"), bench.why
+        for change in (
+            "CREATE FUNCTION m.f() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "COMMENT ON TABLE m.t1 IS 'x'",
+            "ALTER TABLE m.t1 ADD COLUMN more int DEFAULT 5",
+        ):
+            await bench.lease(script)
+            assert not await bench.lease(change), change
+            assert await bench.look() == bench.pristine
+
+
+FILES_CHANGED = {
+    "cut off by VACUUM": "INSERT INTO m.t1 (v)"
+    " SELECT repeat('x', 500) FROM generate_series(1, 900);"
+    " DELETE FROM m.t1 WHERE id > 5; VACUUM m.t1",
+    "emptied and cut off": "DELETE FROM m.t1; VACUUM m.t1",
+    "made, filled and dropped": "CREATE TABLE m.more AS SELECT * FROM m.t1; DROP TABLE m.more",
+    "truncated and filled at once": "BEGIN; TRUNCATE m.t1 RESTART IDENTITY;"
+    " INSERT INTO m.t1 (v) VALUES ('x'); COMMIT",
+    "truncated, rolled back": "BEGIN; TRUNCATE m.t1; INSERT INTO m.t1 (v) VALUES ('x'); ROLLBACK",
+    "written anew without a row": "DELETE FROM m.t1 WHERE id = 7; VACUUM FULL m.t1",
+    "rewritten and back": "ALTER TABLE m.t1 ALTER id TYPE bigint;"
+    " ALTER TABLE m.t1 ALTER id TYPE int",
+    "a column with a default": "ALTER TABLE m.t1 ADD COLUMN more int DEFAULT 5",
+    "the database commented on": "DO $$ BEGIN EXECUTE format('COMMENT ON DATABASE %I IS ''x''', current_database());"
+    " END $$; UPDATE m.t1 SET v = 'x'",
+}
+
+
+@pytest.mark.parametrize("script", FILES_CHANGED.values(), ids=FILES_CHANGED)
+async def test_what_names_no_page_in_the_log_is_no_way_around_it(
+    any_server: EmbeddedServer, script: str
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        for _ in range(2):
+            await bench.lease(script)
+            assert await bench.look() == bench.pristine
+            await bench.lease("UPDATE m.t1 SET v = 'y' WHERE id IN (1, 30)")
+            assert await bench.look() == bench.pristine
+
+
+async def write_much(bench: Bench, clone: str, mebibytes: int) -> None:
+    """Fill and empty a table, so that so much is written into the log."""
+    connection = await connect(bench, clone)
+    try:
+        await connection.execute("CREATE TABLE IF NOT EXISTS m.much (v text)")
+        for _ in range(mebibytes):
+            await connection.execute(
+                "INSERT INTO m.much SELECT repeat('x', 1000) FROM generate_series(1, 950)"
+            )
+    finally:
+        await connection.close()
+
+
+async def test_a_log_that_was_thrown_away_unread_means_recreate_and_no_more(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        await write_much(bench, await bench.another(), 160)
+        for _ in range(3):
+            await anyio.to_thread.run_sync(
+                run_script, bench.server.psql, bench.server.endpoint, bench.clone, "CHECKPOINT"
+            )
+        bench.rewinder._lookout._position = FIRST_POSITION  # a reader that fell behind
+        assert not await bench.lease("UPDATE m.t1 SET v = 'x'")
+        assert "log is gone" in bench.why
+        assert await bench.look() == bench.pristine
+        assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
+        assert await bench.look() == bench.pristine
+
+
+async def test_what_a_long_lease_writes_is_read_as_it_goes_and_does_not_pile_up(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "MOST_PAGES", 500)
+    async with open_bench(any_server, SCHEMA) as bench:
+        rewinder = bench.rewinder
+        for _ in range(6):
+            await write_much(bench, bench.clone, 4)
+            before = rewinder._lookout._position
+            await rewinder.catch_up()
+            assert rewinder._lookout._position != before
+        files = rewinder._lookout.ledger._databases[rewinder._measures[bench.clone].facts.oid].files
+        assert sum(len(pages.last) for pages in files.values()) < 2000
+        assert not await bench.recycle()
+        assert await bench.look() == bench.pristine
+
+
+async def test_a_log_longer_than_a_window_is_read_piece_by_piece(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "WINDOW_BYTES", 512)
+    async with open_bench(any_server, SCHEMA) as bench:
+        for n in range(3):
+            await anyio.to_thread.run_sync(
+                run_script, bench.server.psql, bench.server.endpoint, bench.clone,
+                f"UPDATE m.t{n} SET v = repeat(md5(v), 200); DELETE FROM m.t{n + 3}; CHECKPOINT;"
+                " SELECT pg_logical_emit_message(true, 'x', repeat('x', 9000))",
+            )  # fmt: skip
+            assert await touched(bench, bench.clone) == {f"t{n}", f"t{n + 3}"}
+            assert await bench.recycle(), bench.why
+            assert await bench.look() == bench.pristine
+
+
+async def test_copies_through_the_log_are_passed_over(any_server: EmbeddedServer) -> None:
+    async with open_bench(any_server, SCHEMA, looks=False) as bench:
+        connection = await connect(bench, bench.clone)
+        await connection.execute("INSERT INTO m.t3 (v) VALUES ('x')")
+        names = [f"{bench.clone[:40]}_w{n}" for n in range(2)]
+        try:
+            for name in names:
+                await make_clone(
+                    bench.shop.gateway, name, bench.generation.database,
+                    bench.generation.contents, options="STRATEGY WAL_LOG", facts={}, seconds=60,
+                )  # fmt: skip
+            await connection.execute("INSERT INTO m.t4 (v) VALUES ('x')")
+            await connection.close()
+            assert await touched(bench, bench.clone) == {"t3", "t4"}
+            assert len(bench.rewinder._lookout.ledger.followed) == 1
+        finally:
+            for name in names:
+                await bench.shop.gateway.ddl(f"DROP DATABASE IF EXISTS {identifier(name)}")
+
+
+async def test_the_reader_goes_on_where_it_was_when_a_lease_ends_its_session(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        for _ in range(2):
+            assert await bench.lease(
+                "UPDATE m.t1 SET v = 'x'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+            ), bench.why
+            assert await bench.look() == bench.pristine
+
+
+async def test_a_clone_is_not_taken_for_clean_when_the_server_was_away(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        bench.rewinder.server_lost()
+        assert not await bench.lease("SELECT 1")
+        assert "the server was away" in bench.why
+        assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
