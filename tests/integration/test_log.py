@@ -181,7 +181,8 @@ FILES_CHANGED = {
     "rewritten and back": "ALTER TABLE m.t1 ALTER id TYPE bigint;"
     " ALTER TABLE m.t1 ALTER id TYPE int",
     "a column with a default": "ALTER TABLE m.t1 ADD COLUMN more int DEFAULT 5",
-    "the database commented on": "DO $$ BEGIN EXECUTE format('COMMENT ON DATABASE %I IS ''x''', current_database());"
+    "the database commented on": "DO $$ BEGIN"
+    " EXECUTE format('COMMENT ON DATABASE %I IS ''x''', current_database());"
     " END $$; UPDATE m.t1 SET v = 'x'",
 }
 

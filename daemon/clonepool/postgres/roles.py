@@ -23,9 +23,13 @@ from clonepool.postgres.gateway import identifier, literal
 from clonepool.postgres.passwords import ITERATIONS, ITERATIONS_OF_RANDOM, scram_verifier
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from clonepool.core.naming import Namer
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.gateway import Gateway, Session
+
+    Run = Callable[[str], Awaitable[None]]
 
 LOGINS = "clonepool_logins"
 """On the embedded server: the group that pg_hba.conf lets into their own databases only."""
@@ -226,7 +230,7 @@ class Roles:
         await self.remove(builder)
 
     async def renew(
-        self, name: str, ownership: Ownership, password: str, session: Session | None = None
+        self, name: str, ownership: Ownership, password: str, run: Run | None = None
     ) -> None:
         """Make a login as it was when it was made, with another password.
 
@@ -236,16 +240,15 @@ class Roles:
             name: the login's.
             ownership: of its template.
             password: the new one.
-            session: of ours, to be used instead of one to the maintenance database: waking up one
-                backend for this and another for what follows takes longer than all the rest.
+            run: runs statements, on a session that is used for what follows.
         """
         role = identifier(name)
         sql = (
             f"ALTER ROLE {role} WITH {self._attributes(ownership, password)};"
             f" ALTER ROLE {role} RESET ALL"
         )
-        if session is not None:
-            await session.execute(sql)
+        if run is not None:
+            await run(sql)
             return
         async with self._gateway.control() as another:
             await another.execute(sql)

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Lease
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.endpoint import Endpoint
-    from clonepool.postgres.gateway import Session
-    from clonepool.postgres.roles import Roles
+    from clonepool.postgres.roles import Roles, Run
 
 _DATABASE, _ROLE, _PASSWORD = "a-database", "a-role", "a-secret"
 
@@ -95,15 +94,13 @@ class Credentials:
             await self._roles.give(clone, ownership, fresh.password)
             self._known[clone] = fresh
 
-    async def renew(
-        self, clone: str, options: CloneOptions, session: Session | None = None
-    ) -> None:
+    async def renew(self, clone: str, options: CloneOptions, run: Run | None = None) -> None:
         """Lock out whoever had the clone: its login gets another password.
 
         Args:
             clone: its name.
             options: of its template.
-            session: of ours that is there for it; None for any.
+            run: runs statements on a session that is there for it; None for any.
 
         Raises:
             StatementError, ServerUnavailableError: the former holder may still come in.
@@ -111,7 +108,7 @@ class Credentials:
         ownership = self.ownership(options)
         if ownership.has_logins:
             fresh = self._fresh(clone)
-            await self._roles.renew(clone, ownership, fresh.password, session)
+            await self._roles.renew(clone, ownership, fresh.password, run)
             self._known[clone] = fresh
 
     async def suspend(self, clone: str, options: CloneOptions) -> None:

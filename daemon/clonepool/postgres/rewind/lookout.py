@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _STATEMENTS = 8
+_SETTINGS = {"plan_cache_mode": "force_generic_plan"}
+"""What is asked is the same each time; to plan it takes three times as long as to do it."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -74,7 +76,7 @@ class Lookout:
         self.ledger = Ledger()
         self._gateway = gateway
         self._major = major
-        self._settings = settings
+        self._settings = {**settings, **_SETTINGS}
         self._shared = shared
         self._is_idle = is_idle
         self._lock = anyio.Lock()
@@ -123,6 +125,32 @@ class Lookout:
         assert request.answer is not None  # noqa: S101 - it was among those served
         return request.answer
 
+    async def run(self, sql: str) -> None:
+        """Run statements that return nothing, all or none of them.
+
+        Here, because waking up one backend for this and another for the look that follows takes
+        longer than both.
+
+        Raises:
+            ServerUnavailableError, StatementError: it may not have been done.
+        """
+        async with self._lock:
+            for last in (False, True):
+                try:
+                    session = await self._open()
+                    await session.execute(sql)
+                except ServerUnavailableError:  # a lease may have ended our session: anew, then
+                    await self.close()
+                    if last:
+                        raise
+                except StatementError:
+                    raise
+                except BaseException:
+                    self._abort()
+                    raise
+                else:
+                    return
+
     async def catch_up(self) -> None:
         """Read the log up to now, if there is much of it: before the server throws it away.
 
@@ -156,12 +184,16 @@ class Lookout:
                 if last:
                     raise
             except BaseException:
-                if self._session is not None:
-                    self._session.abort()
-                    self._session = None
+                self._abort()
                 raise
             else:
                 return
+
+    def _abort(self) -> None:
+        """Give the connection up: what the server does with it now is not known."""
+        if self._session is not None:
+            self._session.abort()
+            self._session = None
 
     async def _open(self) -> Session:
         if self._session is None or not self._session.usable:

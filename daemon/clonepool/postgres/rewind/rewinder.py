@@ -201,6 +201,14 @@ class Rewinder:
         """
         return await self._lookout.look(clone, self.backend(clone), at_server=at_server)
 
+    async def run(self, sql: str) -> None:
+        """Run statements that return nothing on the session that looks at clones.
+
+        Raises:
+            ServerUnavailableError, StatementError: it may not have been done.
+        """
+        await self._lookout.run(sql)
+
     async def catch_up(self) -> None:
         """Read the log up to now if there is much of it, so that none is thrown away unread.
 

@@ -25,6 +25,7 @@ _ALWAYS = {
     "track_counts": "on",
     "vacuum_cost_delay": "0",
     "constraint_exclusion": "partition",
+    "jit": "off",
     "enable_seqscan": "on",
     "enable_indexonlyscan": "off",
     "enable_tidscan": "on",

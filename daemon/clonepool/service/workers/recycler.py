@@ -84,7 +84,7 @@ class Recycler:
                 if decision.same_holder:
                     await credentials.suspend(decision.clone, section)
                 else:
-                    await credentials.renew(decision.clone, section)
+                    await credentials.renew(decision.clone, section, context.rewinder.run)
         except StatementError as error:
             context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
             return False
