@@ -132,11 +132,11 @@ def taking_fresh_for_old(patch: Patch) -> None:
     """Take rows in the places of others for those."""
     real = places.read_pieces
 
-    async def pieces(*arguments: Any) -> list[Any]:
+    async def pieces(*arguments: Any) -> tuple[list[Any], Any]:
+        found, sizes = await real(*arguments)
         return [
-            msgspec.structs.replace(p, old=set(p.old) | set(p.fresh), fresh=set())
-            for p in await real(*arguments)
-        ]
+            msgspec.structs.replace(p, old=set(p.old) | set(p.fresh), fresh=set()) for p in found
+        ], sizes
 
     patch.setattr(undo, "read_pieces", pieces)
     real_expected = Layout.expected

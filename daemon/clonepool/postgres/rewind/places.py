@@ -127,45 +127,71 @@ async def read_sizes(session: Session, database: int, tables: Iterable[Table]) -
     """Return how large tables are, by their OIDs; nobody else may be connected.
 
     Raises:
-        CannotRewindError: somebody is, or a table has become too large.
+        CannotRewindError: somebody is.
     """
-    lines = [f"SELECT 0 AS oid, pg_stat_get_db_numbackends({database}), 0"]
-    for table in tables:
-        toast = f"pg_relation_size({table.toast}) / {PAGE_BYTES}" if table.toast else "0"
-        lines.append(f"SELECT {table.oid}, pg_relation_size({table.oid}) / {PAGE_BYTES}, {toast}")
-    rows = [map(int, line.split(b"\t")) for line in await session.lines(" UNION ALL ".join(lines))]
-    found = {oid: Sizes(pages, toast_pages) for oid, pages, toast_pages in rows}
-    if found.pop(0).pages != 1:
-        raise CannotRewindError("somebody else is connected")
-    return found
+    return _sizes(await session.lines(" UNION ALL ".join(_sizes_sql(database, tables))))
 
 
-async def read_pieces(session: Session, runs: list[Run], clean_xid: int) -> list[Piece]:
-    """Look at some pages of tables.
+async def read_pieces(
+    session: Session,
+    runs: list[Run],
+    clean_xid: int,
+    database: int = 0,
+    tables: Iterable[Table] = (),
+) -> tuple[list[Piece], dict[int, Sizes]]:
+    """Look at some pages of tables, and ask in the same round trip how large tables are.
 
     Args:
         session: to the clone.
         runs: which pages.
         clean_xid: the first transaction that came after the clone was last clean.
+        database: the clone's OID, where sizes are asked for.
+        tables: of which.
+
+    Raises:
+        CannotRewindError: sizes are asked for, and somebody else is connected.
     """
     xid = max(clean_xid % 2**32, _FIRST_XID)
     is_old = f"age(xmin) > age('{xid}'::xid)"
-    lines = await session.lines(
-        " UNION ALL ".join(
-            f"SELECT {number}, array_send(array_agg(ctid) FILTER (WHERE {is_old})),"
-            f" array_send(array_agg(ctid) FILTER (WHERE NOT {is_old}))"
-            f" FROM ONLY {run.table.name} WHERE {run.condition}"
-            for number, run in enumerate(runs)
-        )
-    )
-    pieces = []
-    for line in lines:
-        number, old, fresh = line.split(b"\t")
+    asked = [
+        f"SELECT {number}, array_send(array_agg(ctid) FILTER (WHERE {is_old})),"
+        f" array_send(array_agg(ctid) FILTER (WHERE NOT {is_old})), NULL::bigint, NULL::bigint"
+        f" FROM ONLY {run.table.name} WHERE {run.condition}"
+        for number, run in enumerate(runs)
+    ]
+    asked += _sizes_sql(database, tables) if database else []
+    pieces, sizes = [], []
+    for line in await session.lines(" UNION ALL ".join(asked)):
+        number, old, fresh, pages, _ = line.split(b"\t")
+        if pages != _NULL:
+            sizes.append(line)
+            continue
         run = runs[int(number)]
-        pages = None if run.last is None else set(range(run.first, run.last + 1))
+        numbers = None if run.last is None else set(range(run.first, run.last + 1))
         places = set(read_copied(old)), set(read_copied(fresh))
-        pieces.append(Piece(run.table, pages, *places))
-    return pieces
+        pieces.append(Piece(run.table, numbers, *places))
+    return pieces, _sizes(sizes) if database else {}
+
+
+def _sizes_sql(database: int, tables: Iterable[Table]) -> list[str]:
+    """Return queries of who is connected and how large these tables are, each of one line."""
+    nothing = "NULL::bytea, NULL::bytea"
+    asked = [f"SELECT 0, {nothing}, pg_stat_get_db_numbackends({database})::bigint, 0::bigint"]
+    for table in tables:
+        toast = f"pg_relation_size({table.toast}) / {PAGE_BYTES}" if table.toast else "0::bigint"
+        own = f"pg_relation_size({table.oid}) / {PAGE_BYTES}"
+        asked.append(f"SELECT {table.oid}, {nothing}, {own}, {toast}")
+    return asked
+
+
+def _sizes(lines: Iterable[bytes]) -> dict[int, Sizes]:
+    found = {}
+    for line in lines:
+        oid, _, _, pages, toast_pages = line.split(b"\t")
+        found[int(oid)] = Sizes(int(pages), int(toast_pages))
+    if found.pop(0).pages != 1:
+        raise CannotRewindError("somebody else is connected")
+    return found
 
 
 async def read_places(session: Session, runs: list[Run]) -> dict[tuple[int, int], set[Place]]:

@@ -142,12 +142,15 @@ class Undo:
         """
         tables = [self._pristine.tables[oid] for oid in sorted(touch.tables)]
         runs, pages = self._runs(touch, tables)
-        sizes = await read_sizes(self._session, self._database, tables) if tables else {}
         for oid in touch.replaced & touch.tables.keys():
             self._rows.layouts.pop(oid, None)
         seen: dict[int, _Seen] = {table.oid: _Seen() for table in tables}
+        sizes: dict[int, Sizes] = {}
         for some in together(runs):
-            await self._look(some, sizes, touch.replaced, seen)
+            database = 0 if sizes else self._database
+            pieces, more = await read_pieces(self._session, some, self._clean_xid, database, tables)
+            sizes |= more
+            await self._compare(pieces, sizes, touch.replaced, seen)
         worth(sum(len(one.missing) + len(one.fresh) for one in seen.values()))
         repairs = [r for table in tables if (r := await self._repair(table, seen[table.oid]))]
         sequences = {oid: self._pristine.values[oid] for oid in sorted(touch.sequences)}
@@ -175,11 +178,15 @@ class Undo:
             raise CannotRewindError(f"{pages} pages were touched")
         return runs, pages
 
-    async def _look(
-        self, runs: list[Run], sizes: dict[int, Sizes], replaced: set[int], seen: dict[int, _Seen]
+    async def _compare(
+        self,
+        pieces: list[Piece],
+        sizes: Mapping[int, Sizes],
+        replaced: set[int],
+        seen: Mapping[int, _Seen],
     ) -> None:
         """Compare some pages with what they should hold."""
-        for piece in by_table(await read_pieces(self._session, runs, self._clean_xid)):
+        for piece in by_table(pieces):
             table, one = piece.table, seen[piece.table.oid]
             if piece.pages is None and _has_outgrown(table, sizes[table.oid]):
                 raise CannotRewindError(f"{table.name} has grown by more than is worth deleting")
