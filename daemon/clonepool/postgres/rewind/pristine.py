@@ -7,6 +7,7 @@ larger ones are read when they are needed, from a reference.
 from __future__ import annotations
 
 import hashlib
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -101,6 +102,7 @@ class Table(msgspec.Struct, frozen=True):
             with functions of others, some of which run already when a query is planned.
         unlogged: whether the log does not tell of it.
         rows: the text of each row by its place; None where they are read from the reference.
+        on_page: the places of these by the number of the page.
         digest: of its rows, whatever their order; empty when it was not taken yet.
     """
 
@@ -116,6 +118,7 @@ class Table(msgspec.Struct, frozen=True):
     readable: bool
     unlogged: bool
     rows: dict[Place, str] | None = None
+    on_page: dict[int, set[Place]] = {}
     digest: str = ""
 
     @property
@@ -130,11 +133,8 @@ class Table(msgspec.Struct, frozen=True):
 
     def places(self, pages: Iterable[int] | None) -> set[Place]:
         """Return where there are rows, of those in memory, on some pages or on all."""
-        places = set(self.rows or ())
-        if pages is None:
-            return places
-        wanted = set(pages)
-        return {place for place in places if page_of(place) in wanted}
+        wanted = self.on_page if pages is None else self.on_page.keys() & set(pages)
+        return set().union(*(self.on_page[page] for page in wanted))
 
 
 class Pristine(msgspec.Struct, frozen=True):
@@ -273,8 +273,13 @@ def _batches(tables: list[Table]) -> Iterator[list[Table]]:
 def _with_rows(table: Table, row: dict[str, Any]) -> Table:
     places = read_sent(row["places"])
     lines = row["lines"] if places else []
-    rows = None if lines is None else dict(zip(places, lines, strict=True))
-    return msgspec.structs.replace(table, digest=row["digest"], rows=rows)
+    if lines is None:
+        return msgspec.structs.replace(table, digest=row["digest"])
+    on_page: defaultdict[int, set[Place]] = defaultdict(set)
+    for place in places:
+        on_page[page_of(place)].add(place)
+    rows = dict(zip(places, lines, strict=True))
+    return msgspec.structs.replace(table, digest=row["digest"], rows=rows, on_page=dict(on_page))
 
 
 def _table(row: dict[str, Any], obstacle: str, *, trusted: bool) -> Table:

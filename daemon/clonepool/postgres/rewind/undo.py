@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import TYPE_CHECKING
 
+import anyio
 import msgspec
 
 from clonepool.postgres.rewind.errors import CannotRewindError
@@ -23,7 +24,7 @@ from clonepool.postgres.rewind.touch import PG_CLASS
 from clonepool.postgres.rewind.wal import read_lsn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Set
+    from collections.abc import Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
     from clonepool.postgres.gateway import Session
@@ -147,10 +148,7 @@ class Undo:
         seen: dict[int, _Seen] = {table.oid: _Seen() for table in tables}
         sizes: dict[int, Sizes] = {}
         for some in together(runs):
-            database = 0 if sizes else self._database
-            pieces, more = await read_pieces(self._session, some, self._clean_xid, database, tables)
-            sizes |= more
-            await self._compare(pieces, sizes, touch.replaced, seen)
+            await self._look(some, tables, sizes, touch.replaced, seen)
         worth(sum(len(one.missing) + len(one.fresh) for one in seen.values()))
         repairs = [r for table in tables if (r := await self._repair(table, seen[table.oid]))]
         sequences = {oid: self._pristine.values[oid] for oid in sorted(touch.sequences)}
@@ -178,34 +176,55 @@ class Undo:
             raise CannotRewindError(f"{pages} pages were touched")
         return runs, pages
 
-    async def _compare(
+    async def _look(
         self,
-        pieces: list[Piece],
+        runs: list[Run],
+        tables: list[Table],
+        sizes: dict[int, Sizes],
+        replaced: set[int],
+        seen: Mapping[int, _Seen],
+    ) -> None:
+        """Compare some pages with what they should hold; the first time, ask for `sizes` too."""
+        pieces: list[Piece] = []
+        originals: dict[int, set[Place]] = {}
+
+        async def ask_clone() -> None:
+            database = 0 if sizes else self._database
+            found, more = await read_pieces(self._session, runs, self._clean_xid, database, tables)
+            pieces.extend(by_table(found))
+            sizes.update(more)
+
+        async def ask_reference() -> None:
+            for table, pages in asked.items():
+                async with self._borrow() as reference:
+                    originals[table] = await reference.places(self._pristine.tables[table], pages)
+
+        asked = pages_of(run for run in runs if run.table.rows is None)
+        await (both(ask_clone, ask_reference) if asked else ask_clone())
+        for piece in pieces:
+            there = originals.get(piece.table.oid) or piece.table.places(piece.pages)
+            self._compare(piece, there, sizes, replaced, seen)
+
+    def _compare(
+        self,
+        piece: Piece,
+        originals: set[Place],
         sizes: Mapping[int, Sizes],
         replaced: set[int],
         seen: Mapping[int, _Seen],
     ) -> None:
-        """Compare some pages with what they should hold."""
-        for piece in by_table(pieces):
-            table, one = piece.table, seen[piece.table.oid]
-            if piece.pages is None and _has_outgrown(table, sizes[table.oid]):
-                raise CannotRewindError(f"{table.name} has grown by more than is worth deleting")
-            originals = await self._originals(table, piece.pages)
-            expected = self._rows.layout(table).expected(originals, piece.pages)
-            old, fresh = piece.old, piece.fresh
-            if table.oid in replaced:
-                old, fresh = set(), old | fresh
-            if not old <= expected:
-                raise CannotRewindError(f"{table.name}: old rows are in places that are not known")
-            one.missing |= expected - old
-            one.fresh |= fresh
-
-    async def _originals(self, table: Table, pages: Set[int] | None) -> set[Place]:
-        """Return where the generation has rows on these pages."""
-        if table.rows is not None:
-            return table.places(pages)
-        async with self._borrow() as reference:
-            return await reference.places(table, pages)
+        """Enter what is missing, and what is fresh."""
+        table, one = piece.table, seen[piece.table.oid]
+        if piece.pages is None and _has_outgrown(table, sizes[table.oid]):
+            raise CannotRewindError(f"{table.name} has grown by more than is worth deleting")
+        expected = self._rows.layout(table).expected(originals, piece.pages)
+        old, fresh = piece.old, piece.fresh
+        if table.oid in replaced:
+            old, fresh = set(), old | fresh
+        if not old <= expected:
+            raise CannotRewindError(f"{table.name}: old rows are in places that are not known")
+        one.missing |= expected - old
+        one.fresh |= fresh
 
     async def _repair(self, table: Table, seen: _Seen) -> Repair | None:
         """Return what is to be done to a table, None if it holds what it should."""
@@ -272,6 +291,36 @@ def by_table(pieces: Iterable[Piece]) -> list[Piece]:
             piece = Piece(piece.table, pages, old, fresh)  # noqa: PLW2901 - the same, and more
         found[piece.table.oid] = piece
     return list(found.values())
+
+
+def pages_of(runs: Iterable[Run]) -> dict[int, set[int] | None]:
+    """Return which pages these are, by the OIDs of their tables; None for all."""
+    found: dict[int, set[int] | None] = {}
+    for run in runs:
+        pages = found.setdefault(run.table.oid, set())
+        if run.last is None or pages is None:
+            found[run.table.oid] = None
+        else:
+            pages |= set(range(run.first, run.last + 1))
+    return found
+
+
+async def both(*steps: Callable[[], Awaitable[None]]) -> None:
+    """Do these at the same time; when one fails, give the others up and raise its error."""
+    errors: list[Exception] = []
+
+    async def run(step: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await step()
+        except Exception as error:  # noqa: BLE001 - raised below, where it is not one of a group
+            errors.append(error)
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for step in steps:
+            tasks.start_soon(run, step)
+    if errors:
+        raise errors[0]
 
 
 def _has_outgrown(table: Table, now: Sizes) -> bool:
