@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import random
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import anyio
 import anyio.to_thread
 import asyncpg
 import pytest
 
 from clonepool.postgres import generations
 from clonepool.postgres.clones import make_clone
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.gateway import Session, identifier
 from clonepool.postgres.rewind import ledger, wal
 from clonepool.postgres.rewind.relations import Kind
 from support.museum import run_script
@@ -289,7 +290,7 @@ async def test_the_reader_goes_on_where_it_was_when_a_lease_ends_its_session(
         for _ in range(2):
             assert await bench.lease(
                 "UPDATE m.t1 SET v = 'x'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid <> pg_backend_pid() AND backend_type = 'client backend'"
+                " WHERE pid <> pg_backend_pid() AND query LIKE '%clonepool_log%'"
             ), bench.why
             assert await bench.look() == bench.pristine
 
@@ -302,3 +303,81 @@ async def test_a_clone_is_not_taken_for_clean_when_the_server_was_away(
         assert not await bench.lease("SELECT 1")
         assert "the server was away" in bench.why
         assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
+
+
+async def test_of_a_log_that_is_written_faster_than_it_is_read_nothing_is_read(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wal, "MOST_BEHIND_BYTES", 1024 * 1024)
+    async with open_bench(any_server, SCHEMA) as bench:
+        await write_much(bench, await bench.another(), 4)
+        assert not await bench.lease("UPDATE m.t1 SET v = 'x'")
+        assert "log is gone" in bench.why
+        assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
+        assert await bench.look() == bench.pristine
+
+
+async def test_clones_that_come_back_together_are_looked_at_together(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[list[str]] = []
+    real = Session.rows
+
+    async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
+        if "clones" in sql:
+            looks.append(arguments[0])
+            await anyio.sleep(0.05)
+        return await real(self, sql, *arguments, **more)
+
+    async with open_bench(any_server, SCHEMA, looks=False) as bench:
+        clones = [bench.clone, *[await bench.another() for _ in range(5)]]
+        for number, clone in enumerate(clones):
+            connection = await connect(bench, clone)
+            await connection.execute(f"INSERT INTO m.t{number} (v) VALUES ('x')")
+            await connection.close()
+        monkeypatch.setattr(Session, "rows", rows)
+        found = {}
+
+        async def look(clone: str) -> None:
+            found[clone] = (await bench.rewinder.look(clone)).facts.oid
+
+        async with anyio.create_task_group() as tasks:
+            for clone in clones:
+                tasks.start_soon(look, clone)
+        assert sum(map(len, looks)) == len(clones)
+        assert len(looks) <= 2, "the first alone, perhaps, then all that waited"
+        assert len(set(found.values())) == len(clones)
+        for number, clone in enumerate(clones):
+            assert await touched(bench, clone) == {f"t{number}"}
+
+
+async def test_a_look_that_is_given_up_is_not_the_end_of_those_beside_it(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_bench(any_server, SCHEMA, looks=False) as bench:
+        other = await bench.another()
+        connection = await connect(bench, other)
+        await connection.execute("INSERT INTO m.t5 (v) VALUES ('x')")
+        await connection.close()
+        real, held = Session.rows, anyio.Event()
+
+        async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
+            if "clones" in sql and not held.is_set():
+                held.set()
+                await anyio.sleep_forever()
+            return await real(self, sql, *arguments, **more)
+
+        monkeypatch.setattr(Session, "rows", rows)
+        async with anyio.create_task_group() as tasks:
+            leader = anyio.CancelScope()
+
+            async def lead() -> None:
+                with leader:
+                    await bench.rewinder.look(bench.clone)
+
+            tasks.start_soon(lead)
+            await held.wait()
+            tasks.start_soon(bench.rewinder.look, other)
+            await anyio.wait_all_tasks_blocked()
+            leader.cancel()
+        assert await touched(bench, other) == {"t5"}

@@ -30,6 +30,7 @@ SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
            (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname),
            (SELECT count(*) FROM pg_subscription WHERE subdbid = d.oid)) AS leftovers,
        coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment,
+       coalesce(pg_stat_get_db_numbackends(d.oid) - (w.ours <> 0)::int, 0) AS others,
        CASE WHEN pg_stat_get_db_numbackends(d.oid) > (w.ours <> 0)::int THEN (
            SELECT json_agg(s) FROM (
                SELECT pid, coalesce(application_name, '') AS application_name,
@@ -65,6 +66,7 @@ class Facts(msgspec.Struct, frozen=True):
         server_started: when.
         leftovers: how much there is that outlives sessions.
         comment: the database's.
+        others: how many backends are connected to it beside ours, clients' or not.
         sessions: of clients: pid, application_name, state and query.
         arriving: process ids of backends that are logging in, into whichever database.
         shared: what stands for the server as a whole; None where that was not asked.
@@ -76,6 +78,7 @@ class Facts(msgspec.Struct, frozen=True):
     server_started: str
     leftovers: str
     comment: str
+    others: int
     sessions: list[dict[str, Any]]
     arriving: list[int] = []
     shared: str | None = None

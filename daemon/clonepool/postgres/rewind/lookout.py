@@ -160,8 +160,9 @@ class Lookout:
         async with self._lock:
             session = await self._open()
             begin = await self._locate(session)
-            now = wal.read_lsn(await session.value("SELECT pg_current_wal_insert_lsn()::text"))
+            now = await _now(session)
             if now - begin > wal.WINDOW_BYTES:
+                self._give_up_behind(now)
                 await self._serve([])
 
     async def _serve(self, requests: list[_Request]) -> None:
@@ -213,9 +214,14 @@ class Lookout:
     async def _locate(self, session: Session) -> int:
         """Return from where on the log is to be read."""
         if self._position is None:
-            now = wal.read_lsn(await session.value("SELECT pg_current_wal_insert_lsn()::text"))
-            self._position = self._begin = now
+            self._position = self._begin = await _now(session)
         return self._position
+
+    def _give_up_behind(self, now: int) -> None:
+        """Begin anew where reading all that there is would take too long."""
+        if self._position is not None and now - self._position > wal.MOST_BEHIND_BYTES:
+            log.warning("log.lost", error=f"{now - self._position} bytes of it were not read yet")
+            self.lose()
 
     async def _skip(self, session: Session) -> None:
         """Pass over what was written while nobody held a clone: copies of templates, most of it.
@@ -224,7 +230,7 @@ class Lookout:
         """
         if self._position is None or not self._is_idle():
             return
-        now = wal.read_lsn(await session.value("SELECT pg_current_wal_insert_lsn()::text"))
+        now = await _now(session)
         if self._is_idle():
             self._position = max(self._position, now)
 
@@ -239,6 +245,9 @@ class Lookout:
             *((wal.lsn(start), followed) if wal.flushes_at_once(self._major) else ()),
         )
         upto, said = wal.read_lsn(rows[0]["upto"]), rows[0]
+        self._give_up_behind(upto)
+        if self._position is None:
+            self._position = self._begin = start = upto
         reached: int | None = start
         if wal.flushes_at_once(self._major):
             written, reached = wal.read_told(rows)
@@ -254,12 +263,13 @@ class Lookout:
         """Read what is left of the log up to a position, a window at a time.
 
         A record that goes beyond a window is not told; so the next window begins where the last one
-        ends that was, and is twice as large where there was none.
+        ends that was, and is twice as large where there was none, or little that matters.
         """
-        window = wal.WINDOW_BYTES
+        window, few = wal.WINDOW_BYTES, True
         while True:
             if reached is not None and reached > start:
-                start, window = reached, wal.WINDOW_BYTES
+                start = reached
+                window = min(2 * window, wal.LARGEST_WINDOW_BYTES) if few else wal.WINDOW_BYTES
             elif start < upto:
                 window *= 2
             self._position = start
@@ -268,6 +278,7 @@ class Lookout:
             stop = min(start + window, upto)
             written, reached = await wal.read_piece(session, self._major, start, stop, followed)
             self.ledger.enter(written)
+            few = sum(len(each.pages) for each in written) <= wal.FEW_PAGES
             if stop == upto:
                 reached = upto
 
@@ -294,3 +305,8 @@ class Lookout:
             f"WITH {facts}, {mark}, {wal.touched_sql(self._major, bounds)}"
             " SELECT told.*, upto::text, clones::text, shared FROM told, mark, facts"
         )
+
+
+async def _now(session: Session) -> int:
+    """Return up to where the log is written."""
+    return wal.read_lsn(await session.value("SELECT pg_current_wal_insert_lsn()::text"))

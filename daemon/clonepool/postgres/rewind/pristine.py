@@ -71,6 +71,7 @@ SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname A
              SELECT said FROM pg_index, unnest(ARRAY[indexprs::text, indpred::text]) AS said
               WHERE indrelid = c.oid AND said IS NOT NULL) AS expressions,
        (SELECT amname::text FROM pg_am WHERE oid = relam) AS method,
+       (SELECT amhandler = 'heap_tableam_handler'::regproc FROM pg_am WHERE oid = relam) AS is_heap,
        getdatabaseencoding() = 'SQL_ASCII' AS no_encoding,
        relispopulated AS populated
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
@@ -101,6 +102,7 @@ class Table(msgspec.Struct, frozen=True):
         readable: whether it can be read: not a materialized view that never was filled, nor a table
             with functions of others, some of which run already when a query is planned.
         unlogged: whether the log does not tell of it.
+        foreign: whether it is kept by code that may write to it without telling the log.
         rows: the text of each row by its place; None where they are read from the reference.
         on_page: the places of these by the number of the page.
         digest: of its rows, whatever their order; empty when it was not taken yet.
@@ -117,6 +119,7 @@ class Table(msgspec.Struct, frozen=True):
     populated: bool
     readable: bool
     unlogged: bool
+    foreign: bool
     rows: dict[Place, str] | None = None
     on_page: dict[int, set[Place]] = {}
     digest: str = ""
@@ -190,6 +193,9 @@ class Pristine(msgspec.Struct, frozen=True):
     @property
     def obstacle(self) -> str:
         """Why no clone of it is ever rewound; empty when they are."""
+        foreign = next((table.name for table in self.tables.values() if table.foreign), "")
+        if foreign:
+            return f"what is written to {foreign}, by its access method, may not be in the log"
         size = sum(table.size for table in self.tables.values() if table.unlogged)
         if size <= LARGEST_UNLOGGED_BYTES:
             return ""
@@ -295,6 +301,7 @@ def _table(row: dict[str, Any], obstacle: str, *, trusted: bool) -> Table:
         populated=row["populated"],
         readable=row["populated"] and trusted,
         unlogged=row["unlogged"],
+        foreign=not row["is_heap"],
     )
 
 

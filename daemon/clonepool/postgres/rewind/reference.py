@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-LARGEST_CACHE = 32 * 1024
+LARGEST_CACHE = 4096
 """Pages of which it is remembered where their rows are, some hundreds of bytes to a few kilobytes
 each."""
 LONGEST_TEXT_BYTES = 8 * 1024 * 1024

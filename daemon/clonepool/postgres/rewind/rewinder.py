@@ -432,6 +432,8 @@ class Rewinder:
         """Put back what was touched; where nothing was, PostgreSQL is asked nothing more."""
         self._rewinds += 1
         verify = verify_every > 0 and self._rewinds % verify_every == 0
+        if look.facts.others:
+            raise CannotRewindError("somebody else is connected")
         if touch.nothing and not verify:
             measure.at = look.upto
             return NOTHING_UNDONE

@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.gateway import Session
 
-WINDOW_BYTES = 1024 * 1024
-"""As much of the log is read at a time: the event loop does nothing else while what came of it is
-entered."""
+WINDOW_BYTES, LARGEST_WINDOW_BYTES = 1024 * 1024, 16 * 1024 * 1024
+"""As much of the log is read at a time, because the event loop does nothing else while what came of
+it is entered; and as much where little of it matters: of copies, say."""
+FEW_PAGES = 500
+MOST_BEHIND_BYTES = 256 * 1024 * 1024
+"""When there is more of the log to be read, all clones that are out are recreated instead: others
+would wait for seconds while one lease's gigabytes are read."""
 PREFIX = "clonepool"
 """Of our messages in the log."""
 
