@@ -16,7 +16,7 @@ from clonepool.client import Client
 def command(token: str, *, keep: bool, socket_path: str | None) -> None:
     """Give a lease back; its token is what `acquire` put into CLONEPOOL_LEASE."""
     with Client(socket_path, name="release") as client:
-        ended = client.call("release", lease=token, keep=keep)
+        ended = client.call("release", lease=token, keep=keep, report=True)
     for session in ended["leaked"] or []:
         if session["what"]:
             said = f"clonepool: it changed the server: {session['what']}"
