@@ -96,7 +96,7 @@ def test_whoever_has_the_token_may_end_the_lease(shared_daemon: Daemon, lines: L
         for wrong in (lease.token.swapcase(), lease.token[:-1], "sha256:", lease.database):
             lines.send(1, "release", lease=wrong)
             assert lines.receive()["error"]["data"]["code"] == "not_your_lease"
-        lines.send(2, "release", lease=lease.token)
+        lines.send(2, "release", lease=lease.token, report=True)
         assert lines.receive()["result"]["leaked"] == []
 
 
