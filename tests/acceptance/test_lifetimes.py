@@ -198,7 +198,7 @@ def test_a_stop_is_over_when_the_last_lease_is(daemon: Daemon) -> None:
         assert daemon.process is not None
         daemon.process.send_signal(signal.SIGTERM)
         eventually(lambda: bool(daemon.events("daemon.draining")))
-        assert lease.release(report=True) == []
+        lease.release()  # is answered before the connection is closed
     assert daemon.process.wait(8) == 0
     assert not daemon.events("daemon.ended_leases")
 

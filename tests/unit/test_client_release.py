@@ -259,15 +259,33 @@ def test_each_of_many_threads_exchanges_its_own(place: Path) -> None:
     daemon.close()
 
 
+@pytest.mark.parametrize("reconnected", [False, True])
 def test_a_client_that_reconnects_gets_its_other_lease_over_the_next_connection(
-    daemon: ScriptedDaemon,
+    daemon: ScriptedDaemon, reconnected: bool
 ) -> None:
     with Client(daemon.path, reconnect=20.0) as client:
         lease = client.lease("blog", label="first")
         with pytest.raises(ConnectionLostError):
             client.call("die")
+        if reconnected:
+            client.lease("blog", label="between").release()
         lease.exchange(label="second")
         eventually(lambda: list(daemon.held.values()) == ["second"])
         lease.release()
     assert not daemon.held
     assert len(daemon.guests) == 2
+
+
+def test_a_lasting_lease_whose_connection_is_lost_is_given_back_over_the_next(
+    daemon: ScriptedDaemon,
+) -> None:
+    with Client(daemon.path, reconnect=20.0) as client:
+        lease = client.lease("blog", label="first", ttl=60.0)
+        token = lease.token
+        with pytest.raises(ConnectionLostError):
+            client.call("die")
+        eventually(lambda: not daemon.held)
+        daemon.held[token] = "first"  # it outlives its connection
+        lease.exchange(label="second")
+        assert list(daemon.held.values()) == ["second"]
+        lease.release()

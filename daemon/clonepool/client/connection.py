@@ -139,11 +139,8 @@ class Connection:
         try:
             raise reply.error
         finally:
-            del (
-                reply,
-                call,
-                release,
-            )  # else the error is part of a cycle, and keeps its caller's leases
+            # Else the error is part of a cycle, and keeps its caller's leases.
+            del reply, call, release
 
     def post(self, method: str, **params: object) -> None:
         """Send a request whose answer nobody wants, now or with the next one; never waits.

@@ -174,7 +174,8 @@ class Lease(Holding):
             progress: whether to be notified once a second while waiting.
 
         Raises:
-            NotYourLeaseError: this lease had ended before, and none was taken in its place.
+            NotYourLeaseError: this lease had ended before, and none was taken in its place; not for
+                one that was lost with a connection which `reconnect` has replaced.
             ClonepoolError: what `Client.lease` raises. As after an interrupt, the old lease is over
                 then, and there is no new one.
         """
@@ -192,8 +193,9 @@ class Lease(Holding):
             self._take(granted)
             self._connection, self._held = connection, ttl is None
 
+        ended = self._held and self._connection.has_ended  # and the lease with it
         try:
-            self._client.obtain(params, take, instead_of=self.token)
+            self._client.obtain(params, take, instead_of=None if ended else self.token)
         except BaseException:
             self._go_back()  # it may not even have been sent; twice is harmless
             raise
