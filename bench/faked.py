@@ -137,7 +137,9 @@ async def main(path: Path, ready: int) -> None:
     fleet = Fleet(limits, ready, Namer(config.instance, 1), Serials(time.time()))
     listener = Listener(path, metrics, config.access)
     hands = FakeHands(fleet, loop)
-    broker = Broker(fleet, hands, metrics, loop, time.monotonic, 30.0, listener.tell)
+    broker = Broker(
+        fleet, hands, metrics, loop, time.monotonic, 30.0, listener.tell, listener.leaks_to
+    )
     hands.carry_out = broker.carry_out
     broker.carry_out(fleet.pools[TEMPLATE].template_ready(GENERATION, time.monotonic()))
     board = cast("StatusBoard", FakeBoard(fleet))

@@ -8,6 +8,6 @@
 Importing this needs the standard library alone.
 """
 
-from clonepool.client import Client, Definition, Lease, lease
+from clonepool.client import Client, Definition, LeakWarning, Lease, lease
 
-__all__ = ["Client", "Definition", "Lease", "lease"]
+__all__ = ["Client", "Definition", "LeakWarning", "Lease", "lease"]

@@ -54,7 +54,7 @@ def test_two_instances_share_a_server_and_touch_nothing_of_each_other(victim: Vi
             eventually(two.at_rest)
             assert two.stop() == 0
             assert victim.databases("cp\\_one\\_%") == mine
-            assert lease.release() == []
+            assert lease.release(report=True) == []
 
 
 def test_a_database_with_our_prefix_and_a_wrong_checksum_is_reported_and_left(

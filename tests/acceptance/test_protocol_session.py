@@ -75,6 +75,20 @@ def test_requests_are_pipelined_and_replies_come_as_they_are_ready(
         assert lines.receive()["id"] == "slow"
 
 
+def test_the_two_requests_that_are_shown_for_one_write_are_answered_in_order(
+    shared_daemon: Daemon, lines: Lines
+) -> None:
+    shown = DOCUMENT.split("**One for another.**")[1].split("```")[1].strip().splitlines()
+    lines.send(1, "acquire", template="blog", timeout=30)
+    first = lines.receive()["result"]["lease"]
+    lines.write(*(json.loads(line.replace("pY3…", first)) for line in shown))
+    back, following = lines.receive(), lines.receive()
+    assert [back["id"], following["id"]] == ["back", "next"]
+    lines.send(2, "release", lease=following["result"]["lease"])
+    assert lines.receive()["id"] == 2
+    assert shared_daemon.pool()["leased"] == 0
+
+
 def test_tokens_are_unguessable_and_told_to_nobody_else(lines: Lines) -> None:
     seen = set()
     for number in range(20):
@@ -96,7 +110,7 @@ def test_whoever_has_the_token_may_end_the_lease(shared_daemon: Daemon, lines: L
         for wrong in (lease.token.swapcase(), lease.token[:-1], "sha256:", lease.database):
             lines.send(1, "release", lease=wrong)
             assert lines.receive()["error"]["data"]["code"] == "not_your_lease"
-        lines.send(2, "release", lease=lease.token)
+        lines.send(2, "release", lease=lease.token, report=True)
         assert lines.receive()["result"]["leaked"] == []
 
 

@@ -81,5 +81,19 @@ def test_the_fixtures_give_each_test_a_database(shared_daemon: Daemon, tmp_path:
     assert "2 passed" in done.stdout, done.stdout
 
 
+def test_the_runner_gives_each_test_another_clone(shared_daemon: Daemon) -> None:
+    tests = "tests = [print] * 3\n"
+    done = subprocess.run(
+        [sys.executable, "-c", tests + block("python", "db.exchange()")],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, SOCKET_VARIABLE: str(shared_daemon.socket)},
+    )
+    urls = done.stdout.split()
+    assert len(urls) == len(set(urls)) == 3
+    assert all(url.startswith("postgresql://") for url in urls)
+
+
 def test_the_configuration_is_one() -> None:
     assert block("toml", "[templates.shop]").startswith("[templates.shop]\nsql = [")

@@ -121,7 +121,7 @@ def test_a_session_that_stays_on_the_clone_is_no_stray_and_leaves_with_it() -> N
             before, after = recycles(daemon, EMPTIED)
             assert before == after
         with daemon.client() as client:
-            assert not client.lease("blog", timeout=30).release()
+            assert client.lease("blog", timeout=30).release(report=True) == []
             eventually(daemon.at_rest)
             lease = client.lease("blog", timeout=30)
             others = (

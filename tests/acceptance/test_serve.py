@@ -57,7 +57,7 @@ def test_leaked_sessions_are_named_at_release(shared_daemon: Daemon) -> None:
         endpoint = from_url(url)
         session = await Visitor(endpoint, "leaky").connect(endpoint.maintenance)
         await session.value("SELECT 42")
-        leaked = await anyio.to_thread.run_sync(held.release)
+        leaked = await anyio.to_thread.run_sync(lambda: held.release(report=True))
         assert leaked is not None
         assert [(s["application_name"], s["state"]) for s in leaked] == [("leaky", "idle")]
         assert "42" in leaked[0]["query"]

@@ -77,7 +77,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_what_a_lease_changes_in_the_server_is_undone_before_the_release_is_answered(
+def test_what_a_lease_changes_in_the_server_is_undone_before_a_report_of_it_is_answered(
     wide: Daemon, change: str
 ) -> None:
     before = ask(wide, STATE)
@@ -85,7 +85,7 @@ def test_what_a_lease_changes_in_the_server_is_undone_before_the_release_is_answ
         for _ in range(2):  # twice in a row: what is left would be in the way
             lease = client.lease("blog", timeout=30)
             run(lease.url, CHANGES[change])
-            leaked = lease.release()
+            leaked = lease.release(report=True)
             assert leaked is not None
             assert [each for each in leaked if "undone" not in each["what"]] == []
         lease = client.lease("blog", timeout=30)
@@ -120,7 +120,7 @@ def test_databases_that_a_lease_made_go_with_it(wide: Daemon, statement: str) ->
             url = lease.url.replace(f"/{lease.database}?", "/mine?")
             run(url, "CREATE TABLE t ()")
             with connected(url):
-                leaked = lease.release() or []
+                leaked = lease.release(report=True) or []
             assert [each["what"] for each in leaked] == ["database mine was made; undone"]
 
 
@@ -131,12 +131,12 @@ def test_what_another_lease_may_have_made_stays_until_that_has_ended(wide: Daemo
         run(second.url, "CREATE ROLE mine")
         run(second.url, "CREATE DATABASE theirs")
         run(first.url, "CREATE ROLE used; GRANT SELECT ON blog.tb_user TO used")
-        told = [each["what"] for each in first.release() or []]
+        told = [each["what"] for each in first.release(report=True) or []]
         # What only the first one's clone holds anything of was the first one's.
         assert told == ["role used was made; undone"]
         assert ask(wide, there) == 1
         assert value(second.url, "SELECT count(*) FROM pg_database WHERE datname = 'theirs'") == 1
-        told = [each["what"] for each in second.release() or []]
+        told = [each["what"] for each in second.release(report=True) or []]
         assert sorted(told) == ["database theirs was made; undone", "role mine was made; undone"]
         assert ask(wide, there) == 0
 
@@ -160,8 +160,9 @@ def test_roles_that_a_templates_files_make_are_no_leases() -> None:
         daemon.start()
         with daemon.client() as client:
             for _ in range(3):
-                with client.lease("blog", timeout=30) as lease:
-                    run(lease.url, "CREATE ROLE other; SET ROLE reader; SELECT * FROM t")
+                lease = client.lease("blog", timeout=30)
+                run(lease.url, "CREATE ROLE other; SET ROLE reader; SELECT * FROM t")
+                lease.release(report=True)  # the next one makes a role of that name
 
 
 def test_what_a_killed_daemon_left_goes_after_the_next_ones_first_lease() -> None:
@@ -194,7 +195,7 @@ def test_what_alter_system_set_where_it_cannot_be_refused_is_reset() -> None:
         lease = client.lease("blog", timeout=30)
         run(lease.url, "ALTER SYSTEM SET default_transaction_read_only = on")
         run(lease.url, "SELECT pg_reload_conf()")
-        assert [each["what"] for each in lease.release() or []] == [
+        assert [each["what"] for each in lease.release(report=True) or []] == [
             "setting of the server default_transaction_read_only was made; undone"
         ]
         with client.lease("blog", timeout=30) as later:
@@ -207,7 +208,7 @@ def test_a_superuser_that_a_lease_made_is_not_taken_for_a_builds(wide: Daemon) -
         lease = client.lease("blog", timeout=20)
         run(lease.url, "CREATE ROLE usurper SUPERUSER LOGIN PASSWORD 'x'")
         client.call("build", template="blog", anew=True)
-        assert any("usurper" in leaked["what"] for leaked in lease.release() or [])
+        assert any("usurper" in leaked["what"] for leaked in lease.release(report=True) or [])
         with client.lease("blog", timeout=20) as later:
             found = "SELECT count(*) FROM pg_roles WHERE rolname = 'usurper'"
             assert value(later.url, found) == 0

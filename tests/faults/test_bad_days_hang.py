@@ -39,7 +39,7 @@ def test_a_session_that_hangs_on_a_returned_clone_holds_up_nobody_else(victim: V
         lease = client.lease("blog", timeout=20)
         eventually(lambda: is_whole(daemon))
         with halted(others.open(lease.url).pid):
-            (stray,) = lease.release() or []
+            (stray,) = lease.release(report=True) or []
             assert stray["application_name"] == "test"
             for _ in range(3):
                 for name in ("blog", "other"):

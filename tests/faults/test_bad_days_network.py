@@ -115,7 +115,7 @@ def test_a_long_stall_is_noticed_while_clients_are_connected(victim: Victim) -> 
         proxy.stall()
         held.append(client.lease("blog", timeout=1))  # at once: nobody has to be asked
         started = time.monotonic()
-        assert held.pop().release() is None
+        assert held.pop().release(report=True) is None
         assert time.monotonic() - started < 5
         eventually(lambda: bool(problem(daemon)), 20, "the stall is noticed")
         waiter = Waiter(daemon)

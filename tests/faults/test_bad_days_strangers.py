@@ -116,7 +116,7 @@ def test_a_leased_clone_that_somebody_removed_is_told_once_and_let_go(victim: Vi
         assert metric(http, LOST) == 2.0
         assert daemon.pool()["leased"] == 2
         for lease in (dropped, renamed):
-            assert lease.release() == []
+            assert lease.release(report=True) == []
         assert_recovers(daemon)
         eventually(daemon.at_rest, 10)
         assert saved(victim, renamed.database)

@@ -128,7 +128,7 @@ class Book:
 
     def release(self, client: Client, lease: Lease, *, keep: bool = False) -> None:
         self.held.pop(lease.token, None)
-        ended = client.call("release", lease=lease.token, keep=keep)
+        ended = client.call("release", lease=lease.token, keep=keep, report=True)
         self.released.append(lease.token)
         if ended["kept_seconds"]:
             self.kept.append(ended["kept"])
@@ -300,7 +300,7 @@ def test_a_lease_that_ended_while_it_was_renewed_is_over_for_the_next_daemon_too
             else:
                 lines.send(2, "renew", lease=token, ttl=TTL)
             if end != "disconnect":
-                lines.send(3, "release", lease=token)
+                lines.send(3, "release", lease=token, report=True)
                 while lines.receive()["id"] != 3:
                     pass
             book.released.append(token)
@@ -326,3 +326,19 @@ def test_a_daemon_killed_while_it_rewinds_grants_nothing_half_undone(
         book.release(client, lease)
 
     check(daemon, run_until_killed(daemon, killed_at, load=change_rows))
+
+
+@pytest.mark.parametrize("killed_at", ["before:recycle:1", "before:recycle.write:1"])
+def test_a_daemon_killed_before_it_wrote_an_end_down_goes_on_with_the_lease(
+    daemon: Daemon, killed_at: str
+) -> None:
+    """Whoever asked for no report had been answered; the lease goes on until its TTL is over."""
+    told: list[Any] = []
+
+    def release(client: Client, book: Book) -> None:
+        lease = book.acquire(client, TTL)  # which stays in the book: it is held
+        told.append(client.call("release", lease=lease.token))
+
+    book = run_until_killed(daemon, killed_at, load=release)
+    assert [answer["leaked"] for answer in told] == [None]
+    check(daemon, book)

@@ -162,4 +162,4 @@ def _lease_once(config: str) -> None:
         lease = client.lease("blog", timeout=30)
         assert lease.user == "ordinary"
         assert lease.database.startswith("cp_byurl_blog_")
-        assert lease.release() == []
+        assert lease.release(report=True) == []

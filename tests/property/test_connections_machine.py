@@ -156,6 +156,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             lambda: self.now,
             5.0,
             self.notify,
+            self.leaks_to,
         )
         config = Config()
         self.methods = Methods(
@@ -183,6 +184,12 @@ class ConnectionsMachine(RuleBasedStateMachine):
                     notice.news,
                     LeaseNews(notice.lease.token, notice.lease.template, "", "", notice.seconds),
                 )
+
+    def leaks_to(self, number: int, template: str, clone: str) -> Callable[[Any], None] | None:
+        """Tell whoever is connected still."""
+        assert template in TEMPLATES
+        assert clone
+        return (lambda _: None) if any(peer.number == number for peer in self.peers) else None
 
     # Clients ------------------------------------------------------------------------------
 
@@ -214,6 +221,8 @@ class ConnectionsMachine(RuleBasedStateMachine):
             self.methods.call(peer, call)
         except ClonepoolError as error:
             peer.reply_error(request, error)
+        if method == "release" and not (given.get("keep") or given.get("report")):
+            assert request in peer.answered, "a plain release waits for nothing"
 
     def token(self, pick: int) -> str:
         """Return a token that somebody was told: of a living lease or of one that is over."""
@@ -252,7 +261,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
         self, pick: int, which: int, method: str, timeout: int, ttl: int | None
     ) -> None:
         given: dict[str, dict[str, object]] = {
-            "release": {"keep": which % 4 == 0},
+            "release": {"keep": which % 4 == 0, "report": which % 4 == 1},
             "renew": {"ttl": ttl},
             "reset": {"timeout": timeout},
         }
@@ -346,6 +355,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             assert peer.asked == peer.answered, "somebody was never answered"
             assert peer.unanswered == 0
             assert not peer.pending
+        assert self.broker.reports == 0
         while self.peers:
             self.disconnect(0)
         self.settle()

@@ -21,8 +21,12 @@ class Lines:
 
     def send(self, request: int | str, method: str, /, **params: object) -> None:
         """Send a request and wait for nothing."""
-        message = {"jsonrpc": "2.0", "id": request, "method": method, "params": params}
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
+        self.write({"id": request, "method": method, "params": params})
+
+    def write(self, *messages: dict[str, object]) -> None:
+        """Send several by one write."""
+        lines = (json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
+        self._socket.sendall("".join(lines).encode())
 
     def receive(self) -> dict[str, Any]:
         """Read one line."""

@@ -43,6 +43,7 @@ class ScriptedDaemon:
         garbage: lines that are no requests.
         knows_cancel: whether it is as new as that method.
         deaf: while it is set nothing is answered.
+        leaves: what each lease leaves, as told at its release, or just before the next answer.
     """
 
     def __init__(self, place: Path, clones: int = 2) -> None:
@@ -54,6 +55,8 @@ class ScriptedDaemon:
         self.garbage: list[bytes] = []
         self.guests: list[Guest] = []
         self.deaf = threading.Event()
+        self.leaves: list[dict[str, Any]] = []
+        self._news: list[tuple[Guest, dict[str, Any]]] = []
         self.knows_cancel = True
         self._owner: dict[str, Guest] = {}
         self._clones = clones
@@ -112,6 +115,9 @@ class ScriptedDaemon:
         except ValueError:
             self.garbage.append(line)
             return
+        while self._news:
+            told, news = self._news.pop(0)
+            told.send(method="lease.leaked", params=news)
         method, request = message["method"], message["id"]
         self.seen.append(method)
         getattr(self, f"_{method}")(guest, request, message["params"])
@@ -138,15 +144,23 @@ class ScriptedDaemon:
         if params.get("progress"):
             for number in range(3):
                 guest.send(method="progress", params={"request": request, "ahead": number})
+        if params["template"] == "unknown":
+            guest.refuse(request, "unknown_template")
+            return
         self.waiting.append((guest, request, "acquire", params))
         if params["template"] != "never":
             self.serve_waiting()
 
     def _release(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
+        database = self.held.get(params["lease"])
         if not self._forget(params["lease"]):
             guest.refuse(request, "not_your_lease")
             return
-        guest.send(id=request, result={"leaked": [], "kept": None, "kept_seconds": None})
+        leaked = self.leaves if params.get("report") else None
+        guest.send(id=request, result={"leaked": leaked, "kept": None, "kept_seconds": None})
+        if self.leaves and leaked is None:
+            news = {"template": "blog", "database": database, "leaked": self.leaves}
+            self._news.append((guest, news))
         self.serve_waiting()
 
     def _renew(self, guest: Guest, request: object, params: dict[str, Any]) -> None:

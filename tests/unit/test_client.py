@@ -107,7 +107,7 @@ def test_a_release_by_one_thread_serves_the_lease_that_another_waits_for(
     first = client.lease("blog", label="first")
     waiter = Worker(lambda: client.lease("blog", label="second"))
     eventually(lambda: bool(daemon.waiting))
-    assert first.release() == []
+    first.release()
     second = waiter.done()
     assert second.database == "second"
     second.release()
@@ -321,7 +321,12 @@ def _reset(client: Client) -> None:
         lease.reset()
 
 
-@pytest.mark.parametrize("deed", [_lease, _define, _reset])
+def _exchange(client: Client) -> None:
+    with client.lease("blog", label="x") as lease:
+        lease.exchange(label="y")
+
+
+@pytest.mark.parametrize("deed", [_lease, _define, _reset, _exchange])
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_wherever_an_interrupt_strikes_nothing_stays_held_and_the_client_goes_on(
     daemon: ScriptedDaemon, client: Client, deed: Callable[[Client], None]
@@ -359,7 +364,7 @@ def test_a_request_that_went_out_in_part_is_finished_by_the_next(daemon: Scripte
         with pytest.raises(Interrupted):
             client.call("ping")
         assert client.call("ping") == {}
-        assert client.lease("blog", label="x").release() == []
+        assert client.lease("blog", label="x").release(report=True) == []
     assert not daemon.garbage
 
 

@@ -14,9 +14,13 @@ from clonepool.client import Client
 @click.option("--keep", is_flag=True, help="Set the clone aside, to be looked into.")
 @socket_option
 def command(token: str, *, keep: bool, socket_path: str | None) -> None:
-    """Give a lease back; its token is what `acquire` put into CLONEPOOL_LEASE."""
+    """Give a lease back; its token is what `acquire` put into CLONEPOOL_LEASE.
+
+    Waits until it is known which sessions were left open and what was changed in the server, and
+    says so.
+    """
     with Client(socket_path, name="release") as client:
-        ended = client.call("release", lease=token, keep=keep)
+        ended = client.call("release", lease=token, keep=keep, report=True)
     for session in ended["leaked"] or []:
         if session["what"]:
             said = f"clonepool: it changed the server: {session['what']}"

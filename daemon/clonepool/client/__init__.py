@@ -1,7 +1,8 @@
 """What test runners import. The synchronous client needs the standard library alone."""
 
 from clonepool.client.definition import Definition
+from clonepool.client.leaks import LeakWarning
 from clonepool.client.lease import Lease
 from clonepool.client.sync import Client, lease
 
-__all__ = ["Client", "Definition", "Lease", "lease"]
+__all__ = ["Client", "Definition", "LeakWarning", "Lease", "lease"]

@@ -96,6 +96,8 @@ class Connection:
         method: str,
         params: dict[str, Any],
         make: Callable[[Any], Any] | None = None,
+        *,
+        instead_of: str | None = None,
     ) -> Any:
         """Send a request, wait for its result, and return what `make` makes of it.
 
@@ -107,23 +109,29 @@ class Connection:
             method: of the protocol.
             params: those that are None are left out.
             make: what is to be made of the result, None to return it as it is.
+            instead_of: the token of a lease that is released before, by the same write. If that is
+                refused, the request is taken back and the refusal raised.
 
         Raises:
             ClonepoolError: what the daemon answered, as the class of its code.
             ConnectionLostError: the connection has ended.
             BadRequestError: the request cannot be sent; nothing was.
         """
+        release = None
+        if instead_of is not None:
+            release = Call(*self._numbered("release", {"lease": instead_of}))
         call = Call(*self._numbered(method, params))
         if self._left_behind:
             self._take_back_what_was_left()
         try:
-            self._begin(call)
-            self._wait(call, None)
-            reply = call.reply
-            if reply is None:
-                self._raise_end()
-            if reply.error is None:
-                return reply.result if make is None else make(reply.result)
+            self._begin(call, release)
+            reply = None if release is None else self._reply_to(release)
+            if reply is not None and reply.error is not None:
+                self._give_up(call)
+            else:
+                reply = self._reply_to(call)
+                if reply.error is None:
+                    return reply.result if make is None else make(reply.result)
         except BaseException:
             self._left_behind[call] = None  # no call, so that it is there if this is interrupted
             self._give_up(call)
@@ -131,7 +139,8 @@ class Connection:
         try:
             raise reply.error
         finally:
-            del reply, call  # else the error is part of a cycle, and keeps its caller's leases
+            # Else the error is part of a cycle, and keeps its caller's leases.
+            del reply, call, release
 
     def post(self, method: str, **params: object) -> None:
         """Send a request whose answer nobody wants, now or with the next one; never waits.
@@ -177,10 +186,19 @@ class Connection:
         number, line = self._protocol.request(method, params)
         return number, method, line
 
-    def _begin(self, call: Call) -> None:
-        """Send a call's line, or leave it to the thread that is sending."""
+    def _begin(self, call: Call, before: Call | None = None) -> None:
+        """Send a call's line, or leave it to the thread that is sending.
+
+        Args:
+            call: what is sent.
+            before: goes out with it, and first. There is no point between the steps at which an
+                interrupt could part the two.
+        """
         if self._end is not None:
             self._raise_end()
+        if before is not None:
+            call.line = before.line + call.line
+            self._pending[before.id] = before
         self._pending[call.id] = call
         self._outgoing.append(call)
         self._push(call, _SEND_FLAGS)
@@ -217,6 +235,12 @@ class Connection:
         return self._end is None
 
     # Receiving ----------------------------------------------------------------------------
+
+    def _reply_to(self, call: Call) -> Reply:
+        self._wait(call, None)
+        if call.reply is None:
+            self._raise_end()
+        return call.reply
 
     def _wait(self, call: Call, until: float | None) -> None:
         """Return when the call is answered, the connection has ended, or it is `until`."""

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from clonepool.client.sync import Client
 
 
+def wish(template: str, **options: Any) -> dict[str, Any]:
+    """Return the parameters of an acquire; what is not wished for is left out."""
+    wishes = {key: None if value is False else value for key, value in options.items()}
+    return {"template": template, **wishes}
+
+
 class Lease(Holding):
     """The exclusive right to one clone: until released, expired, or its client is closed.
 
@@ -71,22 +77,28 @@ class Lease(Holding):
     def __repr__(self) -> str:
         return f"<Lease {self.database}>"
 
-    def release(self, *, keep: bool = False) -> list[dict[str, Any]] | None:
-        """Give the clone back.
+    def release(self, *, keep: bool = False, report: bool = False) -> list[dict[str, Any]] | None:
+        """Give the clone back, at once: what the lease left is told later, by a LeakWarning.
 
         Args:
-            keep: set the clone aside for a person, for as long as the template's `keep_for`.
+            keep: set the clone aside for a person, for as long as the template's `keep_for`. Waits
+                until that is written down, and reports.
+            report: wait until it is known what the lease left. By then what it changed in the
+                server as a whole has been taken back, where that can be.
 
         Interrupted before it is answered, the lease ends all the same.
 
         Returns:
-            The sessions that were still open on it and have been ended, each with pid,
-            application_name, state and query; None when the server could not be asked.
+            With `keep` or `report`, the sessions that were still open on the clone and are being
+            ended, each with pid, application_name, state and query, and what was changed in the
+            server, in `what`; None when the server could not be asked. Otherwise None: it was not
+            waited for.
 
         Raises:
             NotYourLeaseError: it has ended before.
         """
-        ended = self._end("release", {"lease": self.token, "keep": keep or None})
+        params = {"lease": self.token, "keep": keep or None, "report": report or None}
+        ended = self._end("release", params)
         leaked: list[dict[str, Any]] | None = ended["leaked"]
         return leaked
 
@@ -133,6 +145,59 @@ class Lease(Holding):
             raise
         except BaseException:
             self._go_back()
+            raise
+
+    def exchange(
+        self,
+        template: str | None = None,
+        *,
+        timeout: float | None = None,
+        ttl: float | None = None,
+        label: str | None = None,
+        fresh: bool = False,
+        stale_ok: bool = False,
+        progress: bool = False,
+    ) -> None:
+        """Give the clone back and take another one, in one round trip: this is its lease then.
+
+        All attributes are those of the new lease afterwards, `token` too. Unlike `reset` it does
+        not wait for the clone that it gives back. What that lease left is told by a LeakWarning.
+
+        Args:
+            template: of the new lease; None for the same. It and the rest are as of `Client.lease`;
+                nothing is taken over from the old lease.
+            timeout: seconds to wait at most; None for the daemon's default.
+            ttl: seconds that the new lease lasts; None to end it with the connection.
+            label: what the daemon shows to people; None for the client's name.
+            fresh: whether the clone must be one that nobody had before.
+            stale_ok: whether a clone of the old state will do while the template is built again.
+            progress: whether to be notified once a second while waiting.
+
+        Raises:
+            NotYourLeaseError: this lease had ended before, and none was taken in its place; not for
+                one that was lost with a connection which `reconnect` has replaced.
+            ClonepoolError: what `Client.lease` raises. As after an interrupt, the old lease is over
+                then, and there is no new one.
+        """
+        params = wish(
+            template or self.template,
+            timeout=timeout,
+            ttl=ttl,
+            label=label,
+            fresh=fresh,
+            stale_ok=stale_ok,
+            progress=progress,
+        )
+
+        def take(connection: Connection, granted: dict[str, Any]) -> None:
+            self._take(granted)
+            self._connection, self._held = connection, ttl is None
+
+        ended = self._held and self._connection.has_ended  # and the lease with it
+        try:
+            self._client.obtain(params, take, instead_of=None if ended else self.token)
+        except BaseException:
+            self._go_back()  # it may not even have been sent; twice is harmless
             raise
 
     def snapshot(self, template: str, *, end_sessions: bool = False) -> str:

@@ -12,7 +12,8 @@ from contextlib import contextmanager
 
 from clonepool.client.connection import Connection
 from clonepool.client.definition import Definition
-from clonepool.client.lease import Lease
+from clonepool.client.leaks import warn_of_leaks
+from clonepool.client.lease import Lease, wish
 from clonepool.errors import (
     ClientClosedError,
     ConnectionLostError,
@@ -56,6 +57,9 @@ class Client:
             having been asked, in order, in one of the threads that wait for a reply meanwhile. It
             may use the client. What it raises ends that thread's call, as an interrupt does.
 
+    What a lease left that was released without a report is told by a LeakWarning, out of the next
+    call that waits for a reply.
+
     Raises:
         DaemonNotFoundError: nobody listens there.
         AccessDeniedError: on the first call, when this user may not use the daemon.
@@ -73,7 +77,7 @@ class Client:
     ) -> None:
         self._socket_path = socket_path
         self._reconnect = reconnect
-        self._on_notification = on_notification
+        self._on_notification = warn_of_leaks(on_notification)
         self._reconnecting = threading.RLock()
         self._closed = False
         name = name if name is not None else f"{sys.argv[0] or 'python'} pid {os.getpid()}"
@@ -108,25 +112,56 @@ class Client:
             UnknownTemplateError, TemplateFailedError, DrainingError: there is none to be had.
             ShuttingDownError, ConnectionLostError: the daemon stops, or is gone.
         """
-        params = {
-            "template": template,
-            "timeout": timeout,
-            "ttl": ttl,
-            "label": (label or self._name)[:_NAME_CHARACTERS],
-            "fresh": fresh or None,
-            "stale_ok": stale_ok or None,
-            "progress": progress or None,
-        }
+        params = wish(
+            template,
+            timeout=timeout,
+            ttl=ttl,
+            label=label,
+            fresh=fresh,
+            stale_ok=stale_ok,
+            progress=progress,
+        )
+        return self.obtain(
+            params,
+            lambda connection, granted: Lease.granted(
+                self, connection, granted, lasts=ttl is not None
+            ),
+        )
+
+    def obtain(
+        self,
+        params: dict[str, Any],
+        take: Callable[[Connection, dict[str, Any]], T],
+        *,
+        instead_of: str | None = None,
+    ) -> T:
+        """Acquire what `wish` said, and return what `take` makes of the grant.
+
+        Args:
+            params: of the `acquire`.
+            take: is given the connection over which the lease was granted, and the grant.
+            instead_of: the token of a lease that is released before, by the same write. Whether it
+                was is not known when that connection ends; it is released again over the next.
+
+        Raises:
+            ClonepoolError: what `lease` raises.
+            NotYourLeaseError: there is no lease of the token `instead_of`; none was taken.
+        """
         connection = self._connection
+        params = {**params, "label": (params["label"] or self._name)[:_NAME_CHARACTERS]}
+        is_first = True
 
-        def ask() -> Lease:
-            nonlocal connection
+        def ask() -> T:
+            nonlocal connection, is_first
             connection = self._connection
-            granted: Lease = connection.ask("acquire", params, take)
-            return granted
+            released, is_first = instead_of if is_first else None, False
+            if instead_of is not None and released is None:
+                connection.post("release", lease=instead_of)
+            taken: T = connection.ask("acquire", params, made, instead_of=released)
+            return taken
 
-        def take(granted: dict[str, Any]) -> Lease:
-            return Lease.granted(self, connection, granted, lasts=ttl is not None)
+        def made(granted: dict[str, Any]) -> T:
+            return take(connection, granted)
 
         return self._persist(ask, lambda: self._replace(connection))
 

@@ -46,10 +46,16 @@ class Acquire(Params, frozen=True):
 
 
 class Release(Params, frozen=True):
-    """Give a lease back, by its token; `keep` sets the clone aside for a person."""
+    """Give a lease back, by its token.
+
+    Attributes:
+        keep: set the clone aside for a person; answered when that is written down.
+        report: answer when it is known what the lease left, and not at once.
+    """
 
     lease: Text
     keep: bool = False
+    report: bool = False
 
 
 class Renew(Params, frozen=True):
@@ -219,7 +225,8 @@ class ReleaseResult(msgspec.Struct, frozen=True):
     """How the lease ended.
 
     Attributes:
-        leaked: the sessions that had to be ended; None when the server could not be asked.
+        leaked: what the lease left; None when that is not known: the server was not asked yet,
+            or could not be.
         kept: the database that is kept, None when it is not.
         kept_seconds: for how long; None also when that could not be written down, so that the
             next daemon will drop it.
@@ -362,10 +369,19 @@ class LeaseNews(msgspec.Struct, frozen=True):
     seconds_left: float
 
 
+class LeaseLeaks(msgspec.Struct, frozen=True):
+    """What a lease left that was released without a report, or that time has ended."""
+
+    template: str
+    database: str
+    leaked: list[Leaked]
+
+
 NOTIFICATIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
     "progress": (Progress, DrainProgress, BuildProgress),
     "lease.expiring": (LeaseNews,),
     "lease.expired": (LeaseNews,),
+    "lease.leaked": (LeaseLeaks,),
 }
 
 

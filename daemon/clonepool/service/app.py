@@ -349,6 +349,7 @@ class _Daemon:
             time.monotonic,
             self._config.pool.acquire_timeout,
             self._listener.tell,
+            self._listener.leaks_to,
         )
         context.carry_out, broker.on_change = broker.carry_out, crew.stir
         return broker

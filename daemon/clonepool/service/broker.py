@@ -18,6 +18,7 @@ from clonepool.core.decisions import (
     Drop,
     Grant,
     Keep,
+    News,
     Notice,
     Park,
     Record,
@@ -29,7 +30,7 @@ from clonepool.core.decisions import (
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from clonepool.core.decisions import Decision, PoolSnapshot
     from clonepool.core.fleet import Fleet
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
     Answer = Callable[[Grant | Renewed | ClonepoolError], None]
     Sessions = list[dict[str, object]] | None
+    Report = Callable[[Sessions], None]
     from clonepool.observe.metrics import Metrics
 
 log = structlog.get_logger()
@@ -51,8 +53,8 @@ class Hands(Protocol):
     def create(self, decision: CreateClone) -> None:
         """Make a clone."""
 
-    def recycle(self, decision: Recycle, report: Callable[[Sessions], None] | None) -> None:
-        """Make a returned clone good again, telling `report` which sessions were left on it."""
+    def recycle(self, decision: Recycle, report: Report | None) -> None:
+        """Make a returned clone good again, telling `report` what the lease left."""
 
     def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
         """Set a clone aside, telling `report` the sessions left and whether it was written down."""
@@ -76,7 +78,8 @@ class Broker:
     Attributes:
         fleet: decides.
         now: monotonic seconds.
-        reports: how many releases still have to be answered, when the server has had its word.
+        reports: how many releases still have to be answered, when the server has had its word;
+            those that asked for no report have been answered.
         on_change: called whenever something was decided; it has no time on the way of a hit.
 
     Args:
@@ -88,6 +91,8 @@ class Broker:
             hit takes microseconds.
         default_timeout: seconds an acquire waits that names no timeout.
         notify: tells a holder what happens to its lease.
+        leaks_to: returns how to tell a connection what a lease of that template, on that clone,
+            left; None when the connection is gone.
     """
 
     def __init__(
@@ -99,6 +104,7 @@ class Broker:
         clock: Callable[[], float],
         default_timeout: float,
         notify: Callable[[Notice], None],
+        leaks_to: Callable[[int, str, str], Report | None],
     ) -> None:
         self.fleet = fleet
         self._hands = hands
@@ -107,6 +113,7 @@ class Broker:
         self.now = clock
         self._default_timeout = default_timeout
         self._notify = notify
+        self._leaks_to = leaks_to
         self.on_change: Callable[[], None] = lambda: None
         self._answers: dict[int, Answer] = {}
         self._last_waiter = 0
@@ -164,24 +171,27 @@ class Broker:
         request = self._request(holder, RENEW_SECONDS)
         return self._begin(request, answer, self.fleet.renew(token, ttl, request))
 
-    def release(self, token: str, report: Callable[[Sessions], None]) -> None:
-        """End a lease; `report` is called with the sessions left on the clone, None if unknown.
+    def release(self, token: str, by: int, report: Report | None = None) -> None:
+        """End a lease, before the server is asked anything.
+
+        Args:
+            token: of the lease.
+            by: the connection that releases it. Without a `report` it is told afterwards what the
+                lease left, if that was anything.
+            report: called with what the lease left, None if that is unknown.
 
         Raises:
             NotYourLeaseError: nothing changed, `report` will not be called.
         """
         decisions = self.fleet.release(token)
-        if not any(isinstance(decision, Recycle) for decision in decisions):
+        recycle = next((each for each in decisions if isinstance(each, Recycle)), None)
+        if recycle is None:
             self.carry_out(decisions)
-            report([])  # it was being reset: its sessions have been ended for that
+            if report is not None:
+                report([])  # it was being reset: its sessions have been ended for that
             return
-        self.reports += 1
-
-        def told(sessions: Sessions) -> None:
-            self.reports -= 1
-            report(sessions)
-
-        self.carry_out(decisions, told)
+        told = self._leaks_to(by, recycle.template, recycle.clone)
+        self.carry_out(decisions, {recycle.clone: told if report is None else self._owed(report)})
 
     def keep(self, token: str, seconds: float, report: Callable[[Sessions, bool], None]) -> None:
         """End a lease and keep its clone; `report` is told too whether that was written down.
@@ -190,7 +200,7 @@ class Broker:
             NotYourLeaseError: nothing changed, `report` will not be called.
         """
         keep, *others = self.fleet.keep(token, seconds, self.now())
-        self.reports += 1
+        self.reports += 1  # as in `_owed`
 
         def told(sessions: Sessions, written_down: bool) -> None:
             self.reports -= 1
@@ -239,13 +249,13 @@ class Broker:
     # Decisions ----------------------------------------------------------------------------
 
     def carry_out(
-        self, decisions: list[Decision], report: Callable[[Sessions], None] | None = None
+        self, decisions: list[Decision], reports: Mapping[str, Report | None] | None = None
     ) -> None:
         """Do what was decided: the one place that logs and counts it.
 
         Args:
             decisions: in this order.
-            report: is told of the sessions left on a clone that is recycled.
+            reports: by the names of clones that are recycled: told what the leases on them left.
         """
         for decision in [*decisions, *self.fleet.make_way(self.now())]:
             match decision:
@@ -258,11 +268,11 @@ class Broker:
                 case Notice():
                     self._tell(decision)
                 case _:
-                    self._start(decision, report)
+                    self._start(decision, reports or {})
         self._set_timer()
         self.on_change()
 
-    def _start(self, decision: Decision, report: Callable[[Sessions], None] | None) -> None:
+    def _start(self, decision: Decision, reports: Mapping[str, Report | None]) -> None:
         """Hand over what takes time."""
         match decision:
             case Record():
@@ -272,7 +282,7 @@ class Broker:
                 self._hands.create(decision)
             case Recycle():
                 log.debug("clone.recycle_decided", clone=decision.clone)
-                self._hands.recycle(decision, report)
+                self._hands.recycle(decision, reports.get(decision.clone))
             case Park():
                 self._hands.park(decision)
             case Adopt():
@@ -289,6 +299,16 @@ class Broker:
         news = notice.news.rpartition(".")[2]
         self._metrics.lease_news.labels(self._metrics.label(lease.template), news).inc()
         self._notify(notice)
+
+    def _owed(self, report: Report) -> Report:
+        """Count a release that is to be answered with a report, until it is."""
+        self.reports += 1
+
+        def told(sessions: Sessions) -> None:
+            self.reports -= 1
+            report(sessions)
+
+        return told
 
     def _request(
         self,
@@ -360,4 +380,13 @@ class Broker:
 
     def _time_is_up(self) -> None:
         self._timer = self._due = None
-        self.carry_out(self.fleet.expire(self.now()))
+        decisions = self.fleet.expire(self.now())
+        over = [
+            each.lease
+            for each in decisions
+            if isinstance(each, Notice) and each.news is News.EXPIRED
+        ]
+        self.carry_out(
+            decisions,
+            {each.clone: self._leaks_to(each.holder, each.template, each.clone) for each in over},
+        )

@@ -37,7 +37,7 @@ from clonepool.protocol.server import (
 from clonepool.service.accepting import Acceptor
 from clonepool.service.access import identify
 from clonepool.service.locks import hold_lock
-from clonepool.service.methods import news_of
+from clonepool.service.methods import leaks_of, news_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from clonepool.observe.metrics import Metrics
     from clonepool.protocol.server import RequestId
     from clonepool.service.access import Caller, Gatekeeper
+    from clonepool.service.broker import Report, Sessions
     from clonepool.service.methods import Methods
     from clonepool.service.shortages import Shortages
 
@@ -351,6 +352,21 @@ class Listener:
         peer = self.peers.get(notice.lease.holder)
         if peer is not None:
             peer.notify(notice.news, news_of(notice))
+
+    def leaks_to(self, number: int, template: str, clone: str) -> Report | None:
+        """Return how to tell a connection what a lease left; None when nobody is there to hear it.
+
+        It may be gone by then, and nothing is said when nothing was left, or nothing is known.
+        """
+        if number not in self.peers:
+            return None
+
+        def tell(leaked: Sessions) -> None:
+            peer = self.peers.get(number)
+            if leaked and peer is not None:
+                peer.notify("lease.leaked", leaks_of(template, clone, leaked))
+
+        return tell
 
     def close(self) -> None:
         """Hang up on everybody and let go of the lock."""

@@ -22,6 +22,7 @@ from clonepool.protocol.messages import (
     Hello,
     HelloResult,
     Leaked,
+    LeaseLeaks,
     LeaseNews,
     Release,
     ReleaseResult,
@@ -195,17 +196,25 @@ class Methods:
         )
 
     def _release(self, peer: Connection, request: RequestId, params: Release) -> None:
-        if not params.keep:
+        if params.keep:
+            self._keep(peer, request, params)
+        elif params.report:
             self._broker.release(
-                params.lease, lambda leaked: peer.reply(request, ReleaseResult(_sessions(leaked)))
+                params.lease,
+                peer.number,
+                lambda leaked: peer.reply(request, ReleaseResult(_leaked(leaked))),
             )
-            return
+        else:
+            self._broker.release(params.lease, peer.number)
+            peer.reply(request, ReleaseResult(leaked=None))
+
+    def _keep(self, peer: Connection, request: RequestId, params: Release) -> None:
         lease = self._broker.fleet.lease(params.lease)
         seconds = self._broker.fleet.pools[lease.template].limits.keep_for
 
         def report(leaked: list[dict[str, Any]] | None, written_down: bool) -> None:
             kept_seconds = seconds if written_down else None
-            peer.reply(request, ReleaseResult(_sessions(leaked), lease.clone, kept_seconds))
+            peer.reply(request, ReleaseResult(_leaked(leaked), lease.clone, kept_seconds))
 
         self._broker.keep(params.lease, seconds, report)
 
@@ -310,5 +319,10 @@ def news_of(notice: Notice) -> LeaseNews:
     )
 
 
-def _sessions(leaked: list[dict[str, Any]] | None) -> list[Leaked] | None:
+def leaks_of(template: str, clone: str, leaked: list[dict[str, Any]]) -> LeaseLeaks:
+    """Return what is told of what a lease left."""
+    return LeaseLeaks(template, clone, msgspec.convert(leaked, list[Leaked]))
+
+
+def _leaked(leaked: list[dict[str, Any]] | None) -> list[Leaked] | None:
     return None if leaked is None else msgspec.convert(leaked, list[Leaked])
