@@ -24,8 +24,9 @@ from support.binaries import NEWEST, OLDEST
 from support.health import ailments
 from support.rewinding import Bench
 from support.schemas import Schema, schemas
-from support.scripts import Script, running, scripts
+from support.scripts import scripts
 from support.servers import Workshop, open_directory
+from support.sessions import Script, running
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer

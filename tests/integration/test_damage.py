@@ -1,0 +1,85 @@
+"""Every kind of damage that has a name is undone, or the clone is recreated; nothing is left of it."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import pytest
+
+from clonepool.postgres import databases
+from support.columns import column
+from support.damage import DAMAGE, DAMAGE_THAT_DEFINES, Damage
+from support.health import ailments
+from support.rewinding import Bench, open_bench
+from support.schemas import WIDE, Table, table_sql
+from support.sessions import Script, Session, running
+from support.traits import EXTRAS, KEYS, PRELUDE
+
+if TYPE_CHECKING:
+    from clonepool.postgres.embedded.server import EmbeddedServer
+
+pytestmark = pytest.mark.anyio
+TABLES = (
+    (Table("m.t0", (column(0, "text, long"),), True, ("trigger",), "", 60), "serial"),
+    (Table("m.t1", (column(0, "jsonb"), WIDE), False, (), "", 4000), "primary"),
+    (Table("m.t2", (column(0, "text"),), False, ("foreign key",), "range", 60), "primary"),
+)
+"""A small table with long values, a large one, one with partitions that refers to the small one."""
+SCHEMA = "\n".join(
+    [
+        PRELUDE,
+        *(table_sql(table, KEYS[key], "", "m.t0") for table, key in TABLES),
+        "CREATE UNLOGGED TABLE m.light_table (id int PRIMARY KEY);",
+        f"{EXTRAS['large objects']};",
+    ]
+)
+MATERIALIZED = "CREATE MATERIALIZED VIEW m.t1_seen AS SELECT id, count(*) FROM m.t1 GROUP BY id;"
+"""Only what defines meets it: VACUUM of everything changes it, and no row of it can be put back."""
+MAY_BE_RECREATED = {"locked by several"}
+"""Whoever locks a row that another has locked leaves more behind than one bit."""
+
+
+def script(damage: Damage, table: Table) -> Script:
+    """Let the damage be done to that table."""
+    fields = {
+        "t": table.name, "s": table.short, "c": table.columns[0].name, "w": "WHERE id % 3 = 0",
+        "n": 5, "q": "m.t0_id_seq", "i": table.insert(9500, 9505),
+    }  # fmt: skip
+    sessions = tuple(Session((part.sql.format(**fields),), part.end) for part in damage.parts)
+    return Script(sessions, only_rows=True, together=damage.together)
+
+
+async def suffer(bench: Bench, done: Script) -> bool:
+    """Let the clone suffer that, and see that nothing is left of it; say whether it was rewound."""
+    at_work = running(done, bench.server.psql, bench.server.endpoint, bench.clone)
+    await anyio.to_thread.run_sync(at_work.__enter__)
+    try:
+        ours = bench.rewinder.backend(bench.clone)
+        assert await databases.end_sessions(bench.shop.gateway, bench.clone, but=ours)
+    finally:
+        await anyio.to_thread.run_sync(at_work.__exit__, None, None, None)
+    rewound = await bench.recycle()
+    assert await bench.look() == bench.pristine, str(done)
+    return rewound
+
+
+@pytest.mark.timeout(600)
+async def test_every_kind_of_damage_to_rows_is_undone(any_server: EmbeddedServer) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        kinds = [(name, damage, table) for name, damage in DAMAGE.items() for table, _ in TABLES]
+        random.shuffle(kinds)
+        for name, damage, table in kinds:
+            rewound = await suffer(bench, script(damage, table))
+            assert rewound or name in MAY_BE_RECREATED, f"{name} in {table.name}: {bench.why}"
+        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+
+
+@pytest.mark.timeout(600)
+async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedServer) -> None:
+    async with open_bench(any_server, SCHEMA, MATERIALIZED) as bench:
+        for damage in DAMAGE_THAT_DEFINES.values():
+            for table, _ in TABLES:
+                await suffer(bench, script(damage, table))
+        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
