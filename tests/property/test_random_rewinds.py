@@ -1,78 +1,36 @@
 """Whatever a template holds and whatever a lease does to its clone, the next lease sees none of it.
 
 Templates, and what leases do to them, are made up by hypothesis; an oracle that knows nothing of
-the rewind compares. `CLONEPOOL_CONSCIENCE_ROUNDS` says how many templates.
+the rewind compares. `make random-rewinds` does the same for thousands of rounds.
 """
 
 from __future__ import annotations
 
-import difflib
-import itertools
-import os
+import random
 from collections import Counter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import anyio
-import anyio.to_thread
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from clonepool.errors import StatementError
-from clonepool.postgres import databases
 from support.binaries import NEWEST, OLDEST
-from support.health import ailments
-from support.rewinding import Bench
+from support.random_rewinds.lane import Failure, Lane, Outcome, run_lane
+from support.random_rewinds.tally import Tally
 from support.schemas import Schema, schemas
 from support.scripts import scripts
-from support.servers import Workshop, open_directory
-from support.sessions import Script, running
+from support.servers import Workshop
+from support.trials import Round, has_reason, open_trial, ought_to_be_rewound
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
 
-GIVEN = os.environ.get("CLONEPOOL_CONSCIENCE_ROUNDS")
-EXAMPLES = int(GIVEN or "20")
+EXAMPLES = 20
 SHRINKING_SECONDS = 600
 """Hypothesis takes five minutes to make a failing example small, and then shows it."""
-LONGEST_SHOWN, MOST_SHOWN = 300, 60
-"""Of how a clone differs: characters of a line, and lines."""
-OBSTACLES = {
-    "trigger always",
-    "trigger that skips always",
-    "trigger for replicas",
-    "rule always",
-    "stored by a function",
-    "stored by the time zone",
-    "stored by settings",
-    "indexed by settings",
-    "check not valid",
-    "domain not valid",
-    "publication",
-    "publication of all",
-}
-"""What a schema may have that stands in the way of putting rows back.
-
-A table that is published may refuse every DELETE, for want of a replica identity.
-"""
-LEGITIMATE = ("cannot be copied", "and it is too large", "the catalog was changed: pg_statistic")
-"""Why changed rows alone may mean that a clone is recreated; too large are only unlogged tables,
-and ANALYZE finds other statistics of other rows."""
-
-
-class Round(NamedTuple):
-    """What one lease does, whether that is to be proven, and whether a restart follows.
-
-    After a restart the clone is another daemon's, which believes nothing.
-    """
-
-    script: Script
-    proven: bool
-    restarted: bool
-
-    def __repr__(self) -> str:
-        """Stay short: the test notes the script."""
-        return f"<round of {len(self.script.sessions)} sessions>"
+ROUNDS, SECONDS = 120, 180.0
+"""On clones that are kept; a slow machine may do fewer."""
 
 
 @st.composite
@@ -83,42 +41,29 @@ def cases(draw: st.DrawFn) -> tuple[Schema, list[Round]]:
     return schema, draw(st.lists(rounds, min_size=1, max_size=6))
 
 
-class Conscience(Bench):
-    """Recycles as the daemon does: what cannot be measured or rewound is made anew."""
+@pytest.fixture
+def rewinding_server(any_server: EmbeddedServer) -> EmbeddedServer:
+    """Return a server, but, to be quick, of no version between two others."""
+    major, has_contrib = anyio.run(look_at, any_server)
+    if not has_contrib:
+        pytest.skip("no contrib")
+    if major not in {NEWEST, OLDEST}:
+        pytest.skip("make random-rewinds looks at this version")
+    return any_server
 
-    is_measured = False
 
-    async def measure(self) -> None:
-        self.is_measured = False
-        try:
-            await super().measure()
-            self.is_measured = True
-        except StatementError as error:
-            note(f"not measured: {error}")
-
-    async def recycle(self, *, verify_every: int = 0) -> bool:
-        try:
-            return await super().recycle(verify_every=verify_every)
-        except StatementError as error:
-            self.why = f"the rewind failed: {error}"
-            await self.renew()
-            return False
-
-    async def lease_for(self, made_up: Round) -> bool:
-        """Do it, with sessions left open or not, and recycle; say whether it was rewound."""
-        at_work = running(made_up.script, self.server.psql, self.server.endpoint, self.clone)
-        await anyio.to_thread.run_sync(at_work.__enter__)
-        try:
-            assert await databases.end_sessions(self.shop.gateway, self.clone)
-        finally:
-            await anyio.to_thread.run_sync(at_work.__exit__, None, None, None)
-        return await self.recycle(verify_every=1 if made_up.proven else 0)
+async def look_at(server: EmbeddedServer) -> tuple[int, bool]:
+    """Return the version, and whether clones can be rewound there."""
+    shop = await Workshop.open(server.endpoint, server.psql, "trial")
+    try:
+        return shop.capabilities.major, await shop.has_contrib()
+    finally:
+        await shop.gateway.close()
 
 
 @pytest.mark.timeout(SHRINKING_SECONDS + 20 * EXAMPLES)
-def test_the_next_lease_sees_nothing_of_the_one_before(any_server: EmbeddedServer) -> None:
-    anyio.run(skip_without_contrib, any_server)
-    tally: Counter[str] = Counter()
+def test_the_next_lease_sees_nothing_of_the_one_before(rewinding_server: EmbeddedServer) -> None:
+    tally: Counter[bool] = Counter()
 
     @settings(
         max_examples=EXAMPLES, deadline=None, print_blob=True,
@@ -126,74 +71,48 @@ def test_the_next_lease_sees_nothing_of_the_one_before(any_server: EmbeddedServe
     )  # fmt: skip
     @given(cases())
     def look(case: tuple[Schema, list[Round]]) -> None:
-        anyio.run(see_that_nothing_is_left, any_server, *case, tally)
+        anyio.run(see_that_nothing_is_left, rewinding_server, *case, tally)
 
     look()
-    assert tally["rewound"] > tally["leases"] // 10, tally
-
-
-async def skip_without_contrib(server: EmbeddedServer) -> None:
-    """Skip where nothing can be rewound and, to be quick, a version between two others."""
-    shop = await Workshop.open(server.endpoint, server.psql, "conscience")
-    has_contrib = await shop.has_contrib()
-    await shop.gateway.close()
-    if not has_contrib:
-        pytest.skip("no contrib")
-    if GIVEN is None and shop.capabilities.major not in {NEWEST, OLDEST}:
-        pytest.skip("make conscience looks at this version")
+    assert tally[True] > tally.total() // 10, tally
 
 
 async def see_that_nothing_is_left(
-    server: EmbeddedServer, schema: Schema, rounds: list[Round], tally: Counter[str]
+    server: EmbeddedServer, schema: Schema, rounds: list[Round], tally: Counter[bool]
 ) -> None:
     """Lease one clone of a template again and again, and ask the oracle each time."""
     note(schema.sql)
-    shop = await Workshop.open(server.endpoint, server.psql, "conscience")
-    with open_directory() as directory:
-        (directory / "schema.sql").write_text(schema.sql)
-        generation = await shop.build(["schema.sql"], directory, "made_up", rewindable=True)
-    bench = Conscience(server, shop, generation)
-    try:
-        await bench.renew()
+    async with open_trial(server, schema.sql) as trial:
         for number, made_up in enumerate(rounds):
             note(f"-- round {number}\n{made_up.script}")
-            rewound = await bench.lease_for(made_up)
-            note(f"-- {'rewound' if rewound else bench.why}")
-            count(tally, schema, made_up.script, rewound=rewound)
-            assert_same(bench.pristine, await bench.look())
-            if made_up.restarted and bench.is_measured:
-                await bench.restart()
+            rewound = await trial.lease_for(made_up)
+            note(f"-- {'rewound' if rewound else trial.why} {trial.unmeasured}")
+            tally[rewound] += 1
+            await trial.see_that_nothing_is_left()
+            if made_up.restarted and trial.is_measured:
+                await trial.restart()
                 note("-- restarted")
-                assert_same(bench.pristine, await bench.look())
-            if made_up.script.only_rows and OBSTACLES.isdisjoint(schema.traits):
-                assert rewound or any(why in bench.why for why in LEGITIMATE), bench.why
-        assert ailments(server.psql, server.endpoint, bench.clone) == []
-    finally:
-        await bench.drop()
-        await bench.rewinder.close()
-        await drop_all(shop)
-        await shop.gateway.close()
+                await trial.see_that_nothing_is_left()
+            if ought_to_be_rewound(schema, made_up.script):
+                assert rewound or has_reason(trial.why), trial.why
+        await trial.see_that_it_is_sound()
 
 
-async def drop_all(shop: Workshop) -> None:
-    """Leave neither the generation nor a reference."""
-    ours, _ = await databases.list_ours(shop.gateway, shop.namer)
-    for database in ours:
-        await databases.drop(shop.gateway, database.name, sealed=True)
+@pytest.mark.timeout(300)
+def test_a_clone_that_was_rewound_many_times_is_still_its_template(
+    rewinding_server: EmbeddedServer,
+) -> None:
+    major, _ = anyio.run(look_at, rewinding_server)
+    seed = str(random.SystemRandom().randrange(2**32))
+    tally, failures = Tally(), []
 
+    def tell(news: Outcome | Failure) -> None:
+        if isinstance(news, Failure):
+            failures.append(news)
+        else:
+            tally.add(news)
 
-def assert_same(expected: list[str], found: list[str]) -> None:
-    """See that the oracle says the same, or show where it does not."""
-    lines = difflib.unified_diff(expected, found, "template", "clone", lineterm="", n=0)
-    shown = "\n".join(line[:LONGEST_SHOWN] for line in itertools.islice(lines, MOST_SHOWN))
-    assert not shown, shown
-
-
-def count(tally: Counter[str], schema: Schema, script: Script, *, rewound: bool) -> None:
-    """Count a lease."""
-    tally["leases"] += 1
-    tally["rewound"] += rewound
-    tally["rows only"] += script.only_rows
-    tally["rows only, rewound"] += script.only_rows and rewound
-    tally["large, rows only"] += script.only_rows and "large" in schema.traits
-    tally["large, rows only, rewound"] += script.only_rows and "large" in schema.traits and rewound
+    anyio.run(run_lane, rewinding_server, Lane(major, seed, ROUNDS, SECONDS), tell)
+    for failure in failures:
+        pytest.fail(f"seed {seed}, template {failure.number}\n{failure.history}\n{failure.message}")
+    assert tally.on_old_clones > tally.rounds // 2
