@@ -93,3 +93,17 @@ async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedSer
             table = random.choice(TABLES)[0]
             await suffer(bench, script(damage, table), f"{name} in {table.name}")
         assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+
+
+async def test_a_table_that_grew_while_it_was_leased_keeps_its_rows(
+    any_server: EmbeddedServer,
+) -> None:
+    grown, _, child = (table for table, _ in TABLES)
+    async with open_bench(any_server, SCHEMA) as bench:
+        for name, table in (
+            ("vacuumed as a whole", grown),
+            ("many rows", grown),
+            ("many rows, rolled back", child),
+            ("prepared", child),
+        ):
+            await suffer(bench, script(DAMAGE[name], table), f"{name} in {table.name}")
