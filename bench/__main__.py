@@ -52,7 +52,10 @@ def main() -> None:
 
 def measure(*, short: bool, largest: int) -> dict[str, Any]:
     """Measure one part after the other, each on a daemon of its own that nothing is left of."""
-    parts = {**PARTS, "recycling": partial(recycling.run, largest=largest)}
+    parts: dict[str, Callable[..., dict[str, Any]]] = {
+        **PARTS,
+        "recycling": partial(recycling.run, largest=largest),
+    }
     results: dict[str, Any] = {"machine": machine(), "short": short}
     began, busy, figures = time.monotonic(), [], {}
     for name, run in parts.items():
