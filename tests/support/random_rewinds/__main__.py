@@ -129,7 +129,8 @@ def _report(console: Console, tally: Tally, wanted: int, seconds: float) -> None
         console.print(table)
     ended = "" if tally.rounds >= wanted else f" of {wanted:,}"
     console.print(
-        f"{tally.rounds:,}{ended} rounds in {seconds / 60:.1f} minutes: {tally.rewound:,} clones"
+        f"{tally.rounds:,}{ended} rounds in {seconds / 60:.1f} minutes,"
+        f" {seconds / max(1, tally.rounds):.2f} s each: {tally.rewound:,} clones"
         f" rewound, {tally.recreated:,} recreated; {tally.on_old_clones:,} rounds on clones that"
         " had been rewound before."
     )
