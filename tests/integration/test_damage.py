@@ -5,18 +5,16 @@ from __future__ import annotations
 import random
 from typing import TYPE_CHECKING
 
-import anyio.to_thread
 import pytest
 
-from clonepool.postgres import databases
 from support.columns import column
 from support.damage import DAMAGE, DAMAGE_THAT_DEFINES, Damage
 from support.health import ailments
 from support.rewinding import Bench, open_bench
 from support.schemas import WIDE, Table, table_sql
-from support.sessions import Script, Session, running
+from support.sessions import Script, Session
 from support.traits import EXTRAS, KEYS, PRELUDE
-from support.trials import differences, has_reason
+from support.trials import differences, has_reason, suffer
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
@@ -52,15 +50,9 @@ def script(damage: Damage, table: Table) -> Script:
     return Script(sessions, only_rows=True, together=damage.together)
 
 
-async def suffer(bench: Bench, done: Script, story: str) -> bool:
+async def undo(bench: Bench, done: Script, story: str) -> bool:
     """Let the clone suffer that, and see that nothing is left of it; say whether it was rewound."""
-    at_work = running(done, bench.server.psql, bench.server.endpoint, bench.clone)
-    await anyio.to_thread.run_sync(at_work.__enter__)
-    try:
-        ours = bench.rewinder.backend(bench.clone)
-        assert await databases.end_sessions(bench.shop.gateway, bench.clone, but=ours)
-    finally:
-        await anyio.to_thread.run_sync(at_work.__exit__, None, None, None)
+    await suffer(bench, done)
     rewound = await bench.recycle()
     shown = differences(bench.pristine, await bench.look())
     assert not shown, f"{story}\n{done}\n{shown}"
@@ -78,7 +70,7 @@ async def test_every_kind_of_damage_to_rows_is_undone(any_server: EmbeddedServer
         for name, damage in kinds:
             table = choice.choice(TABLES)[0]
             history.append(f"{name} in {table.name}")
-            rewound = await suffer(bench, script(damage, table), f"seed {seed}: {history}")
+            rewound = await undo(bench, script(damage, table), f"seed {seed}: {history}")
             assert rewound or name in MAY_BE_RECREATED or has_reason(bench.why), (
                 f"seed {seed}: {history[-1]}: {bench.why}"
             )
@@ -91,7 +83,7 @@ async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedSer
     async with open_bench(any_server, SCHEMA, MATERIALIZED) as bench:
         for name, damage in DAMAGE_THAT_DEFINES.items():
             table = random.choice(TABLES)[0]
-            await suffer(bench, script(damage, table), f"{name} in {table.name}")
+            await undo(bench, script(damage, table), f"{name} in {table.name}")
         assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
 
 
@@ -106,4 +98,4 @@ async def test_a_table_that_grew_while_it_was_leased_keeps_its_rows(
             ("many rows, rolled back", child),
             ("prepared", child),
         ):
-            await suffer(bench, script(DAMAGE[name], table), f"{name} in {table.name}")
+            await undo(bench, script(DAMAGE[name], table), f"{name} in {table.name}")

@@ -15,7 +15,7 @@ from clonepool.postgres import databases
 from support.health import ailments
 from support.rewinding import Bench
 from support.servers import Workshop, open_directory
-from support.sessions import Script, running
+from support.sessions import End, Script, running
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -112,12 +112,7 @@ class Trial(Bench):
 
     async def lease_for(self, made_up: Round) -> bool:
         """Do it, with sessions left open or not, and recycle; say whether it was rewound."""
-        at_work = running(made_up.script, self.server.psql, self.server.endpoint, self.clone)
-        await anyio.to_thread.run_sync(at_work.__enter__)
-        try:
-            assert await databases.end_sessions(self.shop.gateway, self.clone)
-        finally:
-            await anyio.to_thread.run_sync(at_work.__exit__, None, None, None)
+        await suffer(self, made_up.script)
         return await self.recycle(verify_every=1 if made_up.proven else 0)
 
     async def see_that_nothing_is_left(self) -> None:
@@ -141,6 +136,20 @@ class Trial(Bench):
         )
         if found:
             raise NotTheSameError("\n".join(found))
+
+
+async def suffer(bench: Bench, script: Script) -> None:
+    """Let a script do its work on the clone, and end what it left open, as the daemon does.
+
+    Where it left nothing open, a session of ours that stays on the clone goes on.
+    """
+    at_work = running(script, bench.server.psql, bench.server.endpoint, bench.clone)
+    await anyio.to_thread.run_sync(at_work.__enter__)
+    try:
+        if any(session.end is End.OPEN for session in script.sessions):
+            assert await databases.end_sessions(bench.shop.gateway, bench.clone)
+    finally:
+        await anyio.to_thread.run_sync(at_work.__exit__, None, None, None)
 
 
 @asynccontextmanager
