@@ -6,7 +6,10 @@ the rewind compares. `make random-rewinds` does the same for thousands of rounds
 
 from __future__ import annotations
 
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -15,12 +18,13 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
+from support import binaries
 from support.binaries import NEWEST, OLDEST
 from support.random_rewinds.lane import Failure, Lane, Outcome, run_lane
 from support.random_rewinds.tally import Tally
 from support.schemas import Schema, schemas
 from support.scripts import scripts
-from support.servers import Workshop
+from support.servers import ROOT, Workshop
 from support.trials import Round, has_reason, open_trial, ought_to_be_rewound
 
 if TYPE_CHECKING:
@@ -116,3 +120,15 @@ def test_a_clone_that_was_rewound_many_times_is_still_its_template(
     for failure in failures:
         pytest.fail(f"seed {seed}, template {failure.number}\n{failure.history}\n{failure.message}")
     assert tally.on_old_clones > tally.rounds // 2
+
+
+@pytest.mark.timeout(300)
+def test_the_long_run_ends_when_it_has_done_its_rounds_and_says_how_many() -> None:
+    command = [sys.executable, "-m", "support.random_rewinds", "--rounds", "4", "--minutes", "4"]
+    command += ["--version", str(next(iter(binaries.rewinding())))]
+    places = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = -(-4 // (os.cpu_count() or 1)) * (os.cpu_count() or 1)
+    assert f"\n{wanted} rounds in" in done.stdout

@@ -1,7 +1,7 @@
 """`make random-rewinds`: clones changed at random and rewound, each time compared in full.
 
-Servers of all versions that the machine has work side by side, as many as there are processors,
-each on its share of the rounds and of the time.
+The versions of PostgreSQL that the machine has take turns, each with as many servers as there are
+processors, and each with its share of the rounds and of the time.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rich.progress import (
 from support import binaries
 from support.random_rewinds.lane import Failure, Lane, Outcome
 from support.random_rewinds.tally import Tally
+from support.random_rewinds.templates import ROUNDS as PER_TEMPLATE
 from support.random_rewinds.work import work
 
 ROUNDS, MINUTES = 10_000, 50
@@ -41,24 +42,39 @@ def main() -> int:
     """Run it; return 1 if a clone was not its template."""
     arguments = _parse()
     majors = _majors(arguments.version)
-    workers = min(len(majors), os.cpu_count() or 1)
-    seconds = arguments.minutes * 60 / math.ceil(len(majors) / workers)
-    share = math.ceil(arguments.rounds / len(majors))
-    lanes = [Lane(major, arguments.seed, share, seconds, arguments.only) for major in majors]
+    workers = 1 if arguments.only is not None else os.cpu_count() or 1
+    lanes = _lanes(arguments, majors, workers)
+    wanted = sum(lane.rounds for lane in lanes)
     console = Console()
     console.print(
-        f"{share * len(majors):,} rounds, PostgreSQL {', '.join(map(str, majors))}, {workers} at a"
-        f" time, at most {arguments.minutes:g} minutes; --seed {arguments.seed}"
-    )
+        f"{wanted:,} rounds, PostgreSQL {', '.join(map(str, majors))}, {workers} at a time,"
+        f" at most {arguments.minutes:g} minutes; --seed {arguments.seed}", soft_wrap=True,
+    )  # fmt: skip
     began, tally = time.monotonic(), Tally()
-    failures, wanting = _run(lanes, workers, tally, console)
-    _report(console, tally, sum(lane.rounds for lane in lanes), time.monotonic() - began)
+    failures, broken = _run(lanes, workers, tally, console)
+    _report(console, tally, wanted, time.monotonic() - began)
     for lane, failure in failures:
         console.print(f"\n--version {lane.major} --only {failure.number} --seed {lane.seed}")
-        console.print(f"{failure.history}\n\n{failure.message}", markup=False, highlight=False)
-    for lane, reason in wanting:
-        console.print(f"PostgreSQL {lane.major}: {reason}", markup=False)
-    return 1 if failures or not tally.rounds else 0
+        console.print(
+            f"{failure.history}\n\n{failure.message}", markup=False, highlight=False, soft_wrap=True
+        )
+    for lane, reason in broken:
+        console.print(f"PostgreSQL {lane.major}: {reason}")
+    return 1 if failures or broken else 0
+
+
+def _lanes(arguments: argparse.Namespace, majors: list[int], workers: int) -> list[Lane]:
+    """Share rounds and time out: each version is worked on by all processors at once."""
+    if arguments.only is not None:
+        lane = Lane(majors[0], arguments.seed, PER_TEMPLATE, math.inf, arguments.only, only=True)
+        return [lane]
+    rounds = math.ceil(arguments.rounds / (len(majors) * workers))
+    seconds = arguments.minutes * 60 / len(majors)
+    return [
+        Lane(major, arguments.seed, rounds, seconds, first, workers)
+        for major in majors
+        for first in range(workers)
+    ]
 
 
 def _parse() -> argparse.Namespace:
@@ -72,22 +88,22 @@ def _parse() -> argparse.Namespace:
 
 
 def _majors(only: int | None) -> list[int]:
-    found = [major for major in binaries.available() if only in {None, major}]
+    found = [major for major in binaries.rewinding() if only in {None, major}]
     if not found:
-        sys.exit(f"there is no PostgreSQL {only or ''} here")
+        sys.exit(f"there is no PostgreSQL {only or ''} with contrib here")
     return found
 
 
 def _run(
     lanes: list[Lane], workers: int, tally: Tally, console: Console
 ) -> tuple[list[tuple[Lane, Failure]], list[tuple[Lane, str]]]:
-    """Run the lanes, a few at a time; return what failed, and which lanes could not be run."""
+    """Run the lanes, a few at a time; return what failed, and which lanes broke down."""
     context = multiprocessing.get_context("spawn")
     told: Any = context.Queue()
     waiting = list(lanes)
     at_work: dict[Lane, Any] = {}
     failures: list[tuple[Lane, Failure]] = []
-    wanting: list[tuple[Lane, str]] = []
+    broken: list[tuple[Lane, str]] = []
     with _progress(console) as progress:
         bar = progress.add_task("rounds", total=sum(lane.rounds for lane in lanes))
         said = time.monotonic()
@@ -100,7 +116,7 @@ def _run(
                 lane, news = told.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 for lane in [lane for lane, process in at_work.items() if not process.is_alive()]:
-                    wanting.append((lane, f"its process ended: {at_work.pop(lane).exitcode}"))
+                    broken.append((lane, f"its process ended: {at_work.pop(lane).exitcode}"))
                 continue
             if isinstance(news, Outcome):
                 tally.add(news)
@@ -110,11 +126,10 @@ def _run(
                 console.print(f"PostgreSQL {lane.major}, template {news.number}: FAILED")
             else:
                 at_work.pop(lane).join()
-                wanting += [(lane, news)] if news else []
             if not console.is_terminal and time.monotonic() - said > _LINE_SECONDS:
                 said = time.monotonic()
                 console.print(f"{tally.rounds:,} rounds, {tally.rewound:,} rewound")
-    return failures, wanting
+    return failures, broken
 
 
 def _progress(console: Console) -> Progress:

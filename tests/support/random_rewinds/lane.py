@@ -59,14 +59,18 @@ class Lane(NamedTuple):
         seed: of everything that is drawn.
         rounds: how many.
         seconds: how long at most; rounds that were begun are ended.
-        only: the one template to use, if only one.
+        first: the number of its first template.
+        step: how many it goes on from one to the next, as others do those in between.
+        only: whether that one is all.
     """
 
     major: int
     seed: str
     rounds: int
     seconds: float
-    only: int | None = None
+    first: int = 0
+    step: int = 1
+    only: bool = False
 
 
 async def run_lane(
@@ -74,7 +78,7 @@ async def run_lane(
 ) -> None:
     """Go through the rounds, and tell how each ended."""
     left, until, failures = lane.rounds, time.monotonic() + lane.seconds, 0
-    numbers = itertools.count() if lane.only is None else [lane.only]
+    numbers = [lane.first] if lane.only else itertools.count(lane.first, lane.step)
     for number in numbers:
         template = draw_template(f"{lane.seed}/{lane.major}", number)
         rounds = template.rounds[:left]
