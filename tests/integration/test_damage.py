@@ -21,16 +21,21 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.anyio
 TABLES = (
-    (Table("m.t0", (column(0, "text, long"),), True, ("trigger",), "", 60), "serial"),
-    (Table("m.t1", (column(0, "jsonb"), WIDE), False, (), "", 4000), "primary"),
-    (Table("m.t2", (column(0, "text"),), False, ("foreign key",), "range", 60), "primary"),
+    Table("m.t0", (column(0, "text, long"),), numbered=True, traits=("trigger",), rows=60),
+    Table("m.t1", (column(0, "jsonb"), WIDE), rows=4000),
+    Table("m.t2", (column(0, "text"),), traits=("foreign key",), parted="range", rows=60),
+    Table("m.t3", (column(0, "text"),), rows=60),
 )
-"""A small table with long values, a large one, one with partitions that refers to the small one."""
+"""A small table with long values, a large one, one with partitions that refers to the small one,
+and one that is not logged."""
+GROWN, LARGE, CHILD, LIGHT = TABLES
 SCHEMA = "\n".join(
     [
         PRELUDE,
-        *(table_sql(table, KEYS[key], "", "m.t0") for table, key in TABLES),
-        "CREATE UNLOGGED TABLE m.light_table (id int PRIMARY KEY);",
+        table_sql(GROWN, KEYS["serial"], "", "m.t0"),
+        table_sql(LARGE, KEYS["primary"], "", "m.t0"),
+        table_sql(CHILD, KEYS["primary"], "", "m.t0"),
+        table_sql(LIGHT, KEYS["primary"], "UNLOGGED", "m.t0"),
         f"{EXTRAS['large objects']};",
     ]
 )
@@ -68,7 +73,7 @@ async def test_every_kind_of_damage_to_rows_is_undone(any_server: EmbeddedServer
     history: list[str] = []
     async with open_bench(any_server, SCHEMA) as bench:
         for name, damage in kinds:
-            table = choice.choice(TABLES)[0]
+            table = choice.choice(TABLES)
             history.append(f"{name} in {table.name}")
             rewound = await undo(bench, script(damage, table), f"seed {seed}: {history}")
             assert rewound or name in MAY_BE_RECREATED or has_reason(bench.why), (
@@ -82,7 +87,7 @@ async def test_every_kind_of_damage_to_rows_is_undone(any_server: EmbeddedServer
 async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedServer) -> None:
     async with open_bench(any_server, SCHEMA, MATERIALIZED) as bench:
         for name, damage in DAMAGE_THAT_DEFINES.items():
-            table = random.choice(TABLES)[0]
+            table = random.choice(TABLES)
             await undo(bench, script(damage, table), f"{name} in {table.name}")
         assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
 
@@ -90,12 +95,11 @@ async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedSer
 async def test_a_table_that_grew_while_it_was_leased_keeps_its_rows(
     any_server: EmbeddedServer,
 ) -> None:
-    grown, _, child = (table for table, _ in TABLES)
     async with open_bench(any_server, SCHEMA) as bench:
         for name, table in (
-            ("vacuumed as a whole", grown),
-            ("many rows", grown),
-            ("many rows, rolled back", child),
-            ("prepared", child),
+            ("vacuumed as a whole", GROWN),
+            ("many rows", GROWN),
+            ("many rows, rolled back", CHILD),
+            ("prepared", CHILD),
         ):
             await undo(bench, script(DAMAGE[name], table), f"{name} in {table.name}")
