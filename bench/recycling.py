@@ -36,6 +36,8 @@ ROWS = (1, 10, 100, 1000, 10_000, 100_000)
 MANY_TABLES, SHORT_MANY_TABLES = (200, 1000), (30, 60)
 """Tables of templates that are as the small one, but for their number."""
 SMALL, REAL = "small", "real"
+LONG_SECONDS = 1.0
+"""A recycle of that length is measured once a round, so that the whole ends some time."""
 WAIT_SECONDS = 1800.0
 """For a clone; the first wait is for all templates to be built."""
 
@@ -212,11 +214,11 @@ class Course:
                 await self._repeat(template_of(self.middle_size), script, pace.seldom, samples)
 
     async def _repeat(self, template: str, script: str, times: int, samples: list[Sample]) -> None:
-        """Recycle so often; once is enough a round where it takes a whole copy each time."""
+        """Recycle so often; once is enough a round where it takes a whole copy, or that long."""
         for _ in range(times):
             sample = await self._held[template].recycle(script)
             samples.append(sample)
-            if not sample.rewound:
+            if not sample.rewound or sample.recycle > LONG_SECONDS:
                 return
 
     async def _replace_by_hand(self, plain: Plain) -> None:
