@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test check bench conscience endurance soak docs clean
+.PHONY: demo test check bench random-rewinds endurance soak docs clean
 
 demo: $(STAMP)
 	$(BIN)/clonepool demo
@@ -22,10 +22,8 @@ bench: $(STAMP)
 	$(BIN)/python -m bench
 	$(BIN)/python docs/refresh.py
 
-conscience: $(STAMP)
-	CLONEPOOL_CONSCIENCE_ROUNDS=1000 $(BIN)/pytest --timeout 7200 \
-	    tests/integration/test_rewind.py tests/integration/test_rewind_mutations.py \
-	    tests/property/test_conscience.py
+random-rewinds: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m support.random_rewinds
 
 endurance: $(STAMP)
 	CLONEPOOL_ENDURANCE_LEASES=20000 $(BIN)/pytest --timeout 7200 tests/acceptance/test_endurance.py

@@ -6,16 +6,20 @@ import argparse
 import json
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from bench import drawings, first_light, flooding, recycling, report, saturation, scaling, templates
 from bench.machine import busy_share, machine
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 RESULTS = Path(__file__).parent / "results"
 WATCH_SECONDS = 1.0
 """Before each part: what else the machine does, so that the results can say so."""
-PARTS = {
+PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "first_light": first_light.run,
     "saturation": saturation.run,
     "recycling": recycling.run,
@@ -32,18 +36,29 @@ def main() -> None:
         "--short", action="store_true", help="a quick run whose figures mean little"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory for the results")
+    parser.add_argument(
+        "--largest",
+        type=int,
+        default=recycling.LARGEST_MIB,
+        metavar="MIB",
+        help="size of the largest template; 10000 takes 60 GB and longer",
+    )
     arguments = parser.parse_args()
-    results = measure(short=arguments.short)
+    results = measure(short=arguments.short, largest=arguments.largest)
     arguments.output.mkdir(parents=True, exist_ok=True)
     write(results, arguments.output)
     print(report.summary(results))
 
 
-def measure(*, short: bool) -> dict[str, Any]:
+def measure(*, short: bool, largest: int) -> dict[str, Any]:
     """Measure one part after the other, each on a daemon of its own that nothing is left of."""
+    parts: dict[str, Callable[..., dict[str, Any]]] = {
+        **PARTS,
+        "recycling": partial(recycling.run, largest=largest),
+    }
     results: dict[str, Any] = {"machine": machine(), "short": short}
     began, busy, figures = time.monotonic(), [], {}
-    for name, run in PARTS.items():
+    for name, run in parts.items():
         print(f"bench: {name}, {time.monotonic() - began:.0f} s after the start", flush=True)
         busy.append(busy_share(WATCH_SECONDS))
         with tempfile.TemporaryDirectory(prefix="clonepool-bench-") as scratch:

@@ -35,12 +35,14 @@ class Shift(msgspec.Struct):
         gave: what it took each time to be rid of it.
         took: from the start to the end of the last turn.
         cpu: that the client itself used.
+        backend_cpu: that its own connections used, in the server.
     """
 
     got: list[float]
     gave: list[float]
     took: float
     cpu: float
+    backend_cpu: float = 0.0
 
 
 class _Source(Protocol):
@@ -176,7 +178,7 @@ async def _work(source: _Source, seconds: float) -> Shift:
         asked = time.perf_counter()
         url = await source.get()
         shift.got.append(time.perf_counter() - asked)
-        await work.visit(url, work.WRITES)
+        shift.backend_cpu += await work.visit(url, work.WRITES)
         done = time.perf_counter()
         await source.give_back()
         shift.gave.append(time.perf_counter() - done)

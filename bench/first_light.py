@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parent.parent
 CLONES = 100
+RELEASES = 20
+"""Of each round, whose answers are timed."""
 QUERY = "SELECT count(*) FROM blog.tb_user"
 IDLE_SECONDS = 20.0
 
@@ -96,8 +98,14 @@ class _Floors:
 
 
 def _measure_acquires(client: Client, floors: _Floors, rounds: int) -> dict[str, Any]:
-    """Take every clone, each acquire beside a call to each floor by the same client code."""
-    times: dict[str, list[float]] = {"acquire": [], "python_floor": [], "c_echo": []}
+    """Take every clone, each acquire beside a call to each floor by the same client code.
+
+    Of the releases, those that are timed meet a daemon that is recycling nothing, as the acquires
+    do.
+    """
+    times: dict[str, list[float]] = {
+        name: [] for name in ("acquire", "python_floor", "c_echo", "release")
+    }
     for _ in range(rounds):
         peers.await_rest(client)
         leases: list[Lease] = []
@@ -108,10 +116,14 @@ def _measure_acquires(client: Client, floors: _Floors, rounds: int) -> dict[str,
             leases.append(lease)
             _timed(times["python_floor"], floors.lease_of_python)
             _timed(times["c_echo"], lambda: floors.c.call("acquire", template="blog"))
-        for lease in leases:
+        for lease in leases[:RELEASES]:
+            _timed(times["release"], lease.release)
+            peers.await_calm(client)
+        for lease in leases[RELEASES:]:
             lease.release()
     figures: dict[str, Any] = {name: distribution(values) for name, values in times.items()}
     figures["acquire_over_python_floor"] = ratios(figures["acquire"], figures["python_floor"])
+    figures["release_over_acquire"] = ratios(figures["release"], figures["acquire"])
     return figures
 
 

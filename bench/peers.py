@@ -126,6 +126,12 @@ def await_rest(
         time.sleep(0.01)
 
 
+def await_calm(client: Client, busy: tuple[str, ...] = ("returned", "recycling")) -> None:
+    """Wait until no clone that came back is being made good, whoever else is leased."""
+    while any(pool[b] for pool in client.call("status")["pools"] for b in busy):
+        time.sleep(0.001)
+
+
 @contextmanager
 def _process(command: list[str], path: Path, log: Path | None = None) -> Iterator[int]:
     environment = {k: v for k, v in os.environ.items() if k not in _NOT_PASSED_ON}

@@ -1,8 +1,9 @@
 """How long a returned clone takes to be ready again, by what was changed and by the template.
 
 A template with room for one clone only is leased, changed, released and leased again at once: the
-second lease is granted when the clone is ready. From the release's reply to that grant is the
-time of the recycle, as clients see it. A clone of another name was not rewound but recreated.
+second lease is granted when the clone is ready. From the release to that grant is the time of the
+recycle, as clients see it, whenever the release itself was answered. A clone of another name was
+not rewound but recreated.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ import msgspec
 
 from bench import breakdown, peers, work
 from bench.plain import STRATEGIES, Plain
-from bench.room import MIB, Room, find_room
+from bench.real_schema import real_schema
+from bench.room import MIB, find_room
 from bench.samples import distribution, summary
 from clonepool.client import Client
 
@@ -23,13 +25,19 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-SIZES_MIB = (10, 50, 200, 500, 1000, 2000)
+SIZES_MIB = (10, 50, 200, 500, 1000, 2000, 10_000)
+LARGEST_MIB = 2000
+"""Unless a larger one is asked for."""
 SHORT_SIZES_MIB = (10, 20)
 BASE_MIB = 8
 """What a database takes that holds nothing."""
 TABLES = (0, 1, 2, work.CHANGED, 8, 16)
 ROWS = (1, 10, 100, 1000, 10_000, 100_000)
-SMALL = "small"
+MANY_TABLES, SHORT_MANY_TABLES = (200, 1000), (30, 60)
+"""Tables of templates that are as the small one, but for their number."""
+SMALL, REAL = "small", "real"
+LONG_SECONDS = 1.0
+"""A recycle of that length is measured once a round, so that the whole ends some time."""
 WAIT_SECONDS = 1800.0
 """For a clone; the first wait is for all templates to be built."""
 
@@ -96,12 +104,48 @@ class Held:
         return Sample(released - began, ready - began, self._lease.database == database)
 
 
+class Templates(msgspec.Struct, frozen=True):
+    """What is leased.
+
+    Attributes:
+        sql: of each template, by name.
+        sizes: of those that have one big table, in MiB.
+        many_tables: how many those have that are made of small ones.
+        scripts: what is done, by template and name; beside what tables, rows and sizes call for.
+    """
+
+    sql: dict[str, str]
+    sizes: list[int]
+    many_tables: tuple[int, ...]
+    scripts: dict[str, dict[str, str]]
+
+
+def make_templates(sizes: list[int], many_tables: tuple[int, ...]) -> Templates:
+    """Write them all."""
+    schema = real_schema()
+    sql = {SMALL: work.SMALL, REAL: schema.sql}
+    sql |= {many(tables): work.many(tables) for tables in many_tables}
+    sql |= {template_of(size): work.big(rows_of(size)) for size in sizes}
+    of_many = {"read_only": work.READS, "four_tables": work.WRITES}
+    scripts = {many(tables): of_many for tables in many_tables}
+    most = many_tables[-1]
+    scripts[many(most)] = {**of_many, "every_table": work.writes_everywhere(most)}
+    scripts[REAL] = {"read_only": schema.reads, "four_tables": schema.writes}
+    return Templates(sql, sizes, many_tables, scripts)
+
+
 class Course:
     """The clones that are held, and what was measured on them so far."""
 
-    def __init__(self, client: Client, sizes: list[int]) -> None:
-        self._held = {name: Held(client, name) for name in (SMALL, *map(template_of, sizes))}
+    def __init__(self, client: Client, templates: Templates) -> None:
+        sizes = templates.sizes
+        self._held = {name: Held(client, name) for name in templates.sql}
         self._sizes = sizes
+        self._scripts = templates.scripts
+        self._by_script: dict[str, dict[str, list[Sample]]] = {
+            name: {script: [] for script in scripts} for name, scripts in self._scripts.items()
+        }
+        self._many_tables = templates.many_tables
         self._by_tables: dict[int, list[Sample]] = {tables: [] for tables in TABLES}
         self._by_rows: dict[int, list[Sample]] = {rows: [] for rows in ROWS}
         self._by_size: dict[int, list[Sample]] = {size: [] for size in sizes}
@@ -142,7 +186,15 @@ class Course:
                 for size, s in self._by_size.items()
             ],
             "small": self._about(SMALL),
+            "by_count": [
+                {"tables": tables, **self._by_scripts(many(tables))} for tables in self._many_tables
+            ],
+            "real": {"tables": real_schema().tables, **self._by_scripts(REAL)},
         }
+
+    def _by_scripts(self, template: str) -> dict[str, Any]:
+        found = self._by_script[template]
+        return {**self._about(template), **{name: _figures(s) for name, s in found.items()}}
 
     async def _round(self, pace: Pace) -> None:
         for tables, samples in self._by_tables.items():
@@ -152,6 +204,9 @@ class Course:
         for size, samples in self._by_size.items():
             script = work.big_writes(rows_of(size))
             await self._repeat(template_of(size), script, pace.seldom, samples)
+        for name, scripts in self._scripts.items():
+            for script, sql in scripts.items():
+                await self._repeat(name, sql, pace.seldom, self._by_script[name][script])
         there = rows_of(self.middle_size)
         for rows, samples in self._by_rows.items():
             if rows <= there:
@@ -159,11 +214,11 @@ class Course:
                 await self._repeat(template_of(self.middle_size), script, pace.seldom, samples)
 
     async def _repeat(self, template: str, script: str, times: int, samples: list[Sample]) -> None:
-        """Recycle so often; once is enough a round where it takes a whole copy each time."""
+        """Recycle so often; once is enough a round where it takes a whole copy, or that long."""
         for _ in range(times):
             sample = await self._held[template].recycle(script)
             samples.append(sample)
-            if not sample.rewound:
+            if not sample.rewound or sample.recycle > LONG_SECONDS:
                 return
 
     async def _replace_by_hand(self, plain: Plain) -> None:
@@ -181,19 +236,32 @@ class Course:
         }
 
 
-def run(directory: Path, *, short: bool) -> dict[str, Any]:
-    """Measure on one daemon and return the figures, times in seconds."""
-    room = find_room(directory, SHORT_SIZES_MIB if short else SIZES_MIB)
-    (directory / f"{SMALL}.sql").write_text(work.SMALL)
-    for size in room.sizes:
-        (directory / f"{template_of(size)}.sql").write_text(work.big(rows_of(size)))
-    names = (SMALL, *map(template_of, room.sizes))
+def run(directory: Path, *, short: bool, largest: int = LARGEST_MIB) -> dict[str, Any]:
+    """Measure on one daemon and return the figures, times in seconds.
+
+    Args:
+        directory: for what is needed meanwhile.
+        short: whether a few rounds in small templates will do.
+        largest: the size of the largest template, in MiB, if there is room for it.
+    """
+    wanted = SHORT_SIZES_MIB if short else [size for size in SIZES_MIB if size <= largest]
+    room = find_room(directory, wanted)
+    templates = make_templates(room.sizes, SHORT_MANY_TABLES if short else MANY_TABLES)
     config = POOL.format(storage=room.storage)
-    config += "".join(TEMPLATE.format(name=name) for name in names)
+    for name, sql in templates.sql.items():
+        (directory / f"{name}.sql").write_text(sql)
+        config += TEMPLATE.format(name=name)
+    pace = SHORT if short else FULL
     with peers.daemon(directory, config) as (path, _), Client(str(path), name="bench") as client:
         # The loop that the daemon has.
         loop = {"use_uvloop": True}
-        return anyio.run(_measure, client, room, SHORT if short else FULL, backend_options=loop)
+        found: dict[str, Any] = anyio.run(_measure, client, templates, pace, backend_options=loop)
+    return {**found, "storage": room.storage, "skipped_mib": room.skipped}
+
+
+def many(tables: int) -> str:
+    """Return the name of the template of so many small tables."""
+    return f"tables_{tables}"
 
 
 def template_of(size_mib: int) -> str:
@@ -206,16 +274,15 @@ def rows_of(size_mib: int) -> int:
     return (size_mib - BASE_MIB) * MIB // work.ROW_BYTES
 
 
-async def _measure(client: Client, room: Room, pace: Pace) -> dict[str, Any]:
-    course = Course(client, room.sizes)
+async def _measure(client: Client, templates: Templates, pace: Pace) -> dict[str, Any]:
+    course = Course(client, templates)
     url = peers.own_url(client)
     async with Plain(url) as plain:
         await course.run(pace, plain)
         parts = await breakdown.measure(
             url, await plain.generation(SMALL), pace.rounds * pace.often
         )
-    found = course.figures()
-    return {**found, "parts": parts, "storage": room.storage, "skipped_mib": room.skipped}
+    return {**course.figures(), "parts": parts}
 
 
 def _figures(

@@ -112,6 +112,7 @@ def _round(
         "daemon_cpu": daemon / turns,
         "server_cpu": server / turns,
         "client_cpu": sum(shift.cpu for shift in shifts) / turns,
+        "backend_cpu": sum(shift.backend_cpu for shift in shifts) / turns,
         "got": [seconds for shift in shifts for seconds in shift.got],
         "gave": [seconds for shift in shifts for seconds in shift.gave],
     }
@@ -146,7 +147,7 @@ def _faster(rounds: list[dict[str, Round]]) -> str:
 
 
 def _over_rounds(rounds: list[Round]) -> dict[str, Any]:
-    keys = ("per_second", "daemon_cpu", "server_cpu", "client_cpu")
+    keys = ("per_second", "daemon_cpu", "server_cpu", "client_cpu", "backend_cpu")
     return {
         "turns": sum(each["turns"] for each in rounds),
         **{key: _median(rounds, key) for key in keys},

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncpg
 
+from bench.cpu import task_seconds
+
 TABLES, ROWS = 20, 100
 CHANGED = 4
 """Tables that an ordinary lease changes."""
 
-SMALL = "".join(
-    f"CREATE TABLE t{n} (id int PRIMARY KEY, v text, at timestamptz DEFAULT now());\n"
-    f"INSERT INTO t{n} SELECT i, 'row ' || i FROM generate_series(1, {ROWS}) i;\n"
-    for n in range(TABLES)
-)
-"""SQL of the template of 20 tables with 100 rows each; 10 MB, most of them the catalogs."""
+
+def many(tables: int) -> str:
+    """Return SQL of a template of so many tables with 100 rows each."""
+    return "".join(
+        f"CREATE TABLE t{n} (id int PRIMARY KEY, v text, at timestamptz DEFAULT now());\n"
+        f"INSERT INTO t{n} SELECT i, 'row ' || i FROM generate_series(1, {ROWS}) i;\n"
+        for n in range(tables)
+    )
+
+
+SMALL = many(TABLES)
+"""The template of 20 tables; 10 MB, most of them the catalogs."""
 READS = "SELECT count(*) FROM t0"
 ROW_BYTES = 200
 """What a row of the big table takes, with its share of the index."""
@@ -31,6 +39,11 @@ def writes(tables: int) -> str:
 WRITES = writes(CHANGED)
 
 
+def writes_everywhere(tables: int) -> str:
+    """Return SQL that updates one row in each of so many small tables."""
+    return "; ".join(f"UPDATE t{n} SET v = 'x' WHERE id = 7" for n in range(tables))
+
+
 def big(rows: int) -> str:
     """Return SQL of a template with one table of so many rows, some 200 bytes each."""
     return (
@@ -41,23 +54,34 @@ def big(rows: int) -> str:
 
 
 def big_writes(rows: int, changed: int = 5) -> str:
-    """Return SQL that updates `changed` rows in the midst of the big table, adds one, deletes one.
+    """Return SQL that updates `changed` rows anywhere in the big table, adds one, deletes one.
+
+    Which rows is left to chance, so that they are others each time; of very many a few are chosen
+    twice.
 
     Args:
         rows: that the table has.
         changed: how many of them to update.
     """
-    first = max(1, rows // 2 - changed // 2)
+    anywhere = f"1 + floor(random() * {rows})::int"
     return (
-        f"UPDATE big SET v = 'x' WHERE id BETWEEN {first} AND {first + changed - 1};"
-        f" INSERT INTO big VALUES ({rows + 1}, 'one more'); DELETE FROM big WHERE id = {rows // 4}"
+        f"UPDATE big SET v = 'x' WHERE id = ANY (ARRAY(SELECT {anywhere}"
+        f" FROM generate_series(1, {changed})));"
+        f" INSERT INTO big VALUES ({rows + 1}, 'one more');"
+        f" DELETE FROM big WHERE id = (SELECT {anywhere})"
     )
 
 
-async def visit(url: str, script: str) -> None:
-    """Connect, run the script, disconnect: what every client does with its database."""
+async def visit(url: str, script: str) -> float:
+    """Connect, run the script, disconnect: what every client does with its database.
+
+    Returns:
+        the seconds of CPU that the client's own backend has used on this machine by then, but for
+        those of its start within the postmaster, and of its end.
+    """
     connection = await asyncpg.connect(url, statement_cache_size=0)
     try:
         await connection.execute(script)
+        return task_seconds(connection.get_server_pid())
     finally:
         await connection.close()

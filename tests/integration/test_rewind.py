@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from typing import TYPE_CHECKING
 
@@ -14,7 +13,7 @@ if TYPE_CHECKING:
     from support.rewinding import Bench
 
 pytestmark = pytest.mark.anyio
-ROUNDS = int(os.environ.get("CLONEPOOL_CONSCIENCE_ROUNDS", "40"))
+ROUNDS = 40
 
 
 async def test_whatever_can_be_undone_is_undone_again_and_again(bench: Bench) -> None:

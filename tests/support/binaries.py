@@ -25,6 +25,15 @@ def available() -> dict[int, Path]:
     return dict(sorted(found.items(), reverse=True))
 
 
+def rewinding() -> dict[int, Path]:
+    """Return those on which clones can be rewound: the others have no contrib."""
+    return {
+        major: directory
+        for major, directory in available().items()
+        if any(directory.parent.glob("lib/**/pg_visibility.so"))
+    }
+
+
 def _directories() -> list[Path]:
     places = [Path(place) for place in os.environ.get(FURTHER, "").split(os.pathsep) if place]
     for package in _PACKAGES:

@@ -1,17 +1,13 @@
-"""Anything that a lease may do to a clone of a schema: sessions, transactions, and how they end."""
+"""Anything that a lease may do to a clone of a schema, made up by hypothesis."""
 
 from __future__ import annotations
-
-import enum
-import os
-import subprocess
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, NamedTuple
 
 from hypothesis import strategies as st
 
 from support.columns import Column
+from support.damage import DAMAGE, DAMAGE_THAT_DEFINES
 from support.schemas import Schema, Table
+from support.sessions import End, Script, Session
 from support.statements import (
     BOUNDARIES,
     CONDITIONS,
@@ -23,63 +19,36 @@ from support.statements import (
     SEQUENCES,
 )
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from clonepool.postgres.endpoint import Endpoint
-
 LOG = Table("m.log", (Column("said", "text", "'said ' || $n"),), numbered=True)
 """The table of every schema that triggers write to."""
-DONE = "the session has done its part"
-SECONDS = 60
-HASTY = "-c lock_timeout=50ms -c statement_timeout=10s -c client_min_messages=error"
-"""Sessions that stay open may be in each other's way."""
-
-
-class End(enum.Enum):
-    """How a session ends."""
-
-    LEFT = "it disconnects, and what it has not committed is rolled back"
-    KILLED = "its backend is terminated"
-    OPEN = "it stays, in its transaction, until the lease has ended"
-
-
-class Session(NamedTuple):
-    """What one session does."""
-
-    statements: tuple[str, ...]
-    end: End
-
-    @property
-    def sql(self) -> str:
-        """The text that psql reads."""
-        last = "SELECT pg_terminate_backend(pg_backend_pid());" if self.end is End.KILLED else ""
-        return "\n".join([*self.statements, last, f"\\echo {DONE}\n"])
-
-
-class Script(NamedTuple):
-    """What one lease does.
-
-    Attributes:
-        sessions: one after another, those that stay open beside each other.
-        only_rows: whether it defines nothing.
-    """
-
-    sessions: tuple[Session, ...]
-    only_rows: bool
-
-    def __str__(self) -> str:
-        """Show it to people."""
-        return "\n".join(f"-- {s.end.value}:\n" + "\n".join(s.statements) for s in self.sessions)
 
 
 @st.composite
-def scripts(draw: st.DrawFn, schema: Schema) -> Script:
-    """Make a script that works on a schema; half of them work on rows only."""
-    only_rows = not draw(st.booleans())
+def scripts(draw: st.DrawFn, schema: Schema, *, only_rows: bool | None = None) -> Script:
+    """Make a script that works on a schema.
+
+    Args:
+        draw: hypothesis's.
+        schema: whose tables it works on.
+        only_rows: whether it defines nothing; half of them do where it is not said.
+    """
+    if only_rows is None:
+        only_rows = not draw(st.booleans())
+    if draw(st.integers(0, 2)) == 0:
+        return draw(damages(schema, only_rows=only_rows))
     session = _sessions(schema, only_rows=only_rows)
-    return Script(tuple(draw(st.lists(session, min_size=1, max_size=3))), only_rows)
+    made = tuple(draw(st.lists(session, min_size=1, max_size=3)))
+    return Script(made, only_rows, together=draw(st.integers(0, 5)) == 5)
+
+
+@st.composite
+def damages(draw: st.DrawFn, schema: Schema, *, only_rows: bool) -> Script:
+    """Make a script that does one kind of damage that has a name, and nothing else."""
+    kinds = DAMAGE if only_rows else DAMAGE_THAT_DEFINES
+    damage = kinds[draw(st.sampled_from(list(kinds)))]
+    fields = draw(_fields(draw(st.sampled_from(_tables_of(schema)))))
+    parts = [Session((part.sql.format(**fields),), part.end) for part in damage.parts]
+    return Script(tuple(parts), only_rows, damage.together)
 
 
 def _sessions(schema: Schema, *, only_rows: bool) -> st.SearchStrategy[Session]:
@@ -112,26 +81,36 @@ def _savepoints(statement: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
 @st.composite
 def statements(draw: st.DrawFn, schema: Schema, *, only_rows: bool) -> str:
     """Make one statement."""
-    tables = [part for table in schema.tables for part in table.parts]
-    table = draw(st.sampled_from([*tables, LOG]))
+    table = draw(st.sampled_from(_tables_of(schema)))
     ways = [_templated(table, ROWS), _of_values(table)]
     if not only_rows:
         ways += [_templated(table, DEFINITIONS), _templated(table, DEFINITIONS), _of_database()]
     return draw(st.one_of(ways))
 
 
+def _tables_of(schema: Schema) -> list[Table]:
+    return [*(part for table in schema.tables for part in table.parts), LOG]
+
+
 @st.composite
 def _templated(draw: st.DrawFn, table: Table, templates: tuple[str, ...]) -> str:
     template = draw(st.sampled_from(templates))
+    return template.format(**draw(_fields(table, template)))
+
+
+@st.composite
+def _fields(draw: st.DrawFn, table: Table, template: str = "{c}{w}{n}{q}") -> dict[str, object]:
+    """Choose what the fields of a template stand for, those that it has."""
     columns = ["id", *(column.name for column in table.columns)]
-    return template.format(
-        t=table.name,
-        s=table.short,
-        c=draw(st.sampled_from(columns)) if "{c}" in template else "",
-        w=draw(st.sampled_from(CONDITIONS)) if "{w}" in template else "",
-        n=draw(st.sampled_from(NUMBERS)) if "{n}" in template else "",
-        q=draw(st.sampled_from(SEQUENCES)) if "{q}" in template else "",
-    )
+    choices: dict[str, tuple[object, ...] | list[str]] = {
+        "c": columns, "w": CONDITIONS, "n": NUMBERS, "q": SEQUENCES,
+    }  # fmt: skip
+    fields: dict[str, object] = {
+        name: draw(st.sampled_from(values))
+        for name, values in choices.items()
+        if f"{{{name}}}" in template
+    }
+    return {**fields, "t": table.name, "s": table.short, "i": table.insert(9500, 9505)}
 
 
 @st.composite
@@ -150,38 +129,3 @@ def _of_database() -> st.SearchStrategy[str]:
     return st.sampled_from([*altered, *ON_THE_DATABASE]).map(
         lambda words: f"DO $$ BEGIN EXECUTE format($f${words}$f$, current_database()); END $$;"
     )
-
-
-@contextmanager
-def running(script: Script, psql: Path, endpoint: Endpoint, database: str) -> Iterator[None]:
-    """Do it all; inside, the sessions that stay open are, and somebody has to end them."""
-    started: list[subprocess.Popen[str]] = []
-    try:
-        for session in script.sessions:
-            started.append(_start(psql, endpoint, database))
-            _tell(started[-1], session)
-        yield
-    finally:
-        for process in started:
-            process.communicate(timeout=SECONDS)
-
-
-def _start(psql: Path, endpoint: Endpoint, database: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [psql, "--no-psqlrc", "--quiet", "--no-password", "--output=/dev/null", "--file=-"],
-        env={**os.environ, **endpoint.env(database), "PGOPTIONS": HASTY}, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-
-
-def _tell(process: subprocess.Popen[str], session: Session) -> None:
-    """Have the session do its part, and wait until it has."""
-    assert process.stdin
-    assert process.stdout
-    process.stdin.write(session.sql)
-    process.stdin.flush()
-    for line in process.stdout:
-        if line.strip() == DONE:
-            break
-    if session.end is End.LEFT:
-        process.communicate(timeout=SECONDS)

@@ -1,0 +1,28 @@
+"""How figures are written: three digits that count, in tables of Markdown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+MICRO, MILLI, MIB = 1e6, 1e3, 2**20
+
+
+def table(head: list[str], rows: list[list[str]]) -> str:
+    """Return a table of Markdown."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def milli(seconds: float) -> str:
+    """Return milliseconds."""
+    return digits(seconds * MILLI)
+
+
+def spread(found: dict[str, Any], scale: float) -> tuple[str, str]:
+    """Return the median and the 99th percentile."""
+    return digits(found["p50"] * scale), digits(found["p99"] * scale)
+
+
+def digits(value: float) -> str:
+    """Return three digits that count, and no power of ten."""
+    return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"

@@ -1,0 +1,134 @@
+"""Whatever a template holds and whatever a lease does to its clone, the next lease sees none of it.
+
+Templates, and what leases do to them, are made up by hypothesis; an oracle that knows nothing of
+the rewind compares. `make random-rewinds` does the same for thousands of rounds.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import anyio
+import pytest
+from hypothesis import HealthCheck, given, note, settings
+from hypothesis import strategies as st
+
+from support import binaries
+from support.binaries import NEWEST, OLDEST
+from support.random_rewinds.lane import Failure, Lane, Outcome, run_lane
+from support.random_rewinds.tally import Tally
+from support.schemas import Schema, schemas
+from support.scripts import scripts
+from support.servers import ROOT, Workshop
+from support.trials import Round, has_reason, open_trial, ought_to_be_rewound
+
+if TYPE_CHECKING:
+    from clonepool.postgres.embedded.server import EmbeddedServer
+
+EXAMPLES = 20
+SHRINKING_SECONDS = 600
+"""Hypothesis takes five minutes to make a failing example small, and then shows it."""
+ROUNDS, SECONDS = 120, 180.0
+"""On clones that are kept; a slow machine may do fewer."""
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[Schema, list[Round]]:
+    """Make a template, and what a few leases do to one clone of it, one after another."""
+    schema = draw(schemas())
+    rounds = st.builds(Round, scripts(schema), st.booleans(), st.booleans())
+    return schema, draw(st.lists(rounds, min_size=1, max_size=6))
+
+
+@pytest.fixture
+def rewinding_server(any_server: EmbeddedServer) -> EmbeddedServer:
+    """Return a server, but, to be quick, of no version between two others."""
+    major, has_contrib = anyio.run(look_at, any_server)
+    if not has_contrib:
+        pytest.skip("no contrib")
+    if major not in {NEWEST, OLDEST}:
+        pytest.skip("make random-rewinds looks at this version")
+    return any_server
+
+
+async def look_at(server: EmbeddedServer) -> tuple[int, bool]:
+    """Return the version, and whether clones can be rewound there."""
+    shop = await Workshop.open(server.endpoint, server.psql, "trial")
+    try:
+        return shop.capabilities.major, await shop.has_contrib()
+    finally:
+        await shop.gateway.close()
+
+
+@pytest.mark.timeout(SHRINKING_SECONDS + 20 * EXAMPLES)
+def test_the_next_lease_sees_nothing_of_the_one_before(rewinding_server: EmbeddedServer) -> None:
+    tally: Counter[bool] = Counter()
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, print_blob=True,
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(cases())
+    def look(case: tuple[Schema, list[Round]]) -> None:
+        anyio.run(see_that_nothing_is_left, rewinding_server, *case, tally)
+
+    look()
+    assert tally[True] > tally.total() // 10, tally
+
+
+async def see_that_nothing_is_left(
+    server: EmbeddedServer, schema: Schema, rounds: list[Round], tally: Counter[bool]
+) -> None:
+    """Lease one clone of a template again and again, and ask the oracle each time."""
+    note(schema.sql)
+    async with open_trial(server, schema.sql) as trial:
+        for number, made_up in enumerate(rounds):
+            note(f"-- round {number}\n{made_up.script}")
+            rewound = await trial.lease_for(made_up)
+            note(f"-- {'rewound' if rewound else trial.why} {trial.unmeasured}")
+            tally[rewound] += 1
+            await trial.see_that_nothing_is_left()
+            if made_up.restarted and trial.is_measured:
+                await trial.restart()
+                note("-- restarted")
+                await trial.see_that_nothing_is_left()
+            if ought_to_be_rewound(schema, made_up.script):
+                assert rewound or has_reason(trial.why), trial.why
+        await trial.see_that_it_is_sound()
+
+
+@pytest.mark.timeout(300)
+def test_a_clone_that_was_rewound_many_times_is_still_its_template(
+    rewinding_server: EmbeddedServer,
+) -> None:
+    major, _ = anyio.run(look_at, rewinding_server)
+    seed = str(random.SystemRandom().randrange(2**32))
+    tally, failures = Tally(), []
+
+    def tell(news: Outcome | Failure) -> None:
+        if isinstance(news, Failure):
+            failures.append(news)
+        else:
+            tally.add(news)
+
+    anyio.run(run_lane, rewinding_server, Lane(major, seed, ROUNDS, SECONDS), tell)
+    for failure in failures:
+        pytest.fail(f"seed {seed}, template {failure.number}\n{failure.history}\n{failure.message}")
+    assert tally.on_old_clones > tally.rounds // 2
+
+
+@pytest.mark.timeout(300)
+def test_the_long_run_ends_when_it_has_done_its_rounds_and_says_how_many() -> None:
+    command = [sys.executable, "-m", "support.random_rewinds", "--rounds", "4", "--minutes", "4"]
+    command += ["--version", str(next(iter(binaries.rewinding())))]
+    places = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wanted = -(-4 // (os.cpu_count() or 1)) * (os.cpu_count() or 1)
+    assert f"\n{wanted} rounds in" in done.stdout

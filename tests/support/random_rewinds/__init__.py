@@ -1,0 +1,1 @@
+"""Clones that leases change at random, thousands of times: `make random-rewinds`."""

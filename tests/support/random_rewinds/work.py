@@ -1,0 +1,28 @@
+"""One lane in a process of its own, with a server of its own."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import structlog
+
+from support import binaries
+from support.random_rewinds.lane import Lane, run_lane
+from support.servers import running_server
+
+if TYPE_CHECKING:
+    from clonepool.postgres.embedded.server import EmbeddedServer
+
+
+def work(lane: Lane, told: Any) -> None:
+    """Run one lane in a process of its own; the last that it tells is that it has ended, None."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
+    with running_server(binaries.available()[lane.major]) as server:
+        anyio.run(_go, server, lane, told, backend_options={"use_uvloop": True})
+    told.put((lane, None))
+
+
+async def _go(server: EmbeddedServer, lane: Lane, told: Any) -> None:
+    await run_lane(server, lane, lambda news: told.put((lane, news)))
