@@ -290,7 +290,7 @@ async def test_the_reader_goes_on_where_it_was_when_a_lease_ends_its_session(
         for _ in range(2):
             assert await bench.lease(
                 "UPDATE m.t1 SET v = 'x'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid <> pg_backend_pid() AND query LIKE '%clonepool_log%'"
+                " WHERE pid <> pg_backend_pid() AND query LIKE '%clonepool_look%'"
             ), bench.why
             assert await bench.look() == bench.pristine
 
@@ -324,8 +324,8 @@ async def test_clones_that_come_back_together_are_looked_at_together(
     real = Session.rows
 
     async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
-        if "clones" in sql:
-            looks.append(arguments[0])
+        if "clonepool_look" in sql:
+            looks.append(arguments[1])
             await anyio.sleep(0.05)
         return await real(self, sql, *arguments, **more)
 
@@ -362,7 +362,7 @@ async def test_a_look_that_is_given_up_is_not_the_end_of_those_beside_it(
         real, held = Session.rows, anyio.Event()
 
         async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
-            if "clones" in sql and not held.is_set():
+            if "clonepool_look" in sql and not held.is_set():
                 held.set()
                 await anyio.sleep_forever()
             return await real(self, sql, *arguments, **more)

@@ -67,11 +67,7 @@ def without_page(at: int) -> Callable[[Written], Written]:
 
 def not_waiting_for_the_flush(patch: Patch) -> None:
     """Read as far as the log happens to be on the disk."""
-    patch.setattr(
-        wal,
-        "mark_sql",
-        lambda _major, after: f"SELECT pg_current_wal_flush_lsn() AS upto FROM {after}",
-    )
+    patch.setattr(wal, "mark_plpgsql", lambda _, mark: f"{mark} := pg_current_wal_flush_lsn();")
 
 
 def reading_before_looking(patch: Patch) -> None:

@@ -37,8 +37,8 @@ async def stray_sessions(gateway: Gateway, name: str, ours: int = 0) -> list[dic
     return await _without_leaving(lambda: databases.sessions(gateway, name, ours), list)
 
 
-async def look_at_returned(rewinder: Rewinder, name: str, *, at_server: bool) -> Look:
-    """Return what is known of a clone that its former holder can't come into any more.
+async def look_at_returned(rewinder: Rewinder, name: str, *, first: str, at_server: bool) -> Look:
+    """Lock the former holder of a clone out, and return what is known of it then.
 
     Sessions just leaving are left out. Whoever was logging in when the password was changed may
     have proven the former one by then, and is in no list yet: so it is looked again when all of
@@ -47,12 +47,14 @@ async def look_at_returned(rewinder: Rewinder, name: str, *, at_server: bool) ->
     Args:
         rewinder: of the server, ours being a superuser's.
         name: of the clone.
+        first: statements that lock the former holder out.
         at_server: whether to look at the server as a whole, too.
 
     Raises:
+        LockOutError: the former holder may still come in.
         CannotRewindError: one of them does not get on: it may come in at any time.
     """
-    seen = await rewinder.look(name, at_server=at_server)
+    seen = await rewinder.look(name, first=first, at_server=at_server)
     deadline, pause = anyio.current_time() + ARRIVING_SECONDS, FIRST_PAUSE_SECONDS
     arriving = set(seen.facts.arriving)
     while arriving:

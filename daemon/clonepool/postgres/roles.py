@@ -23,13 +23,9 @@ from clonepool.postgres.gateway import identifier, literal
 from clonepool.postgres.passwords import ITERATIONS, ITERATIONS_OF_RANDOM, scram_verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from clonepool.core.naming import Namer
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.gateway import Gateway, Session
-
-    Run = Callable[[str], Awaitable[None]]
 
 LOGINS = "clonepool_logins"
 """On the embedded server: the group that pg_hba.conf lets into their own databases only."""
@@ -229,10 +225,8 @@ class Roles:
             )
         await self.remove(builder)
 
-    async def renew(
-        self, name: str, ownership: Ownership, password: str, run: Run | None = None
-    ) -> None:
-        """Make a login as it was when it was made, with another password.
+    def renewal(self, name: str, ownership: Ownership, password: str) -> str:
+        """Return SQL that makes a login as it was when it was made, with another password.
 
         From then on nobody comes in who knew the one before. What is in its settings is gone.
 
@@ -240,18 +234,17 @@ class Roles:
             name: the login's.
             ownership: of its template.
             password: the new one.
-            run: runs statements, on a session that is used for what follows.
         """
         role = identifier(name)
-        sql = (
+        return (
             f"ALTER ROLE {role} WITH {self._attributes(ownership, password)};"
             f" ALTER ROLE {role} RESET ALL"
         )
-        if run is not None:
-            await run(sql)
-            return
-        async with self._gateway.control() as another:
-            await another.execute(sql)
+
+    async def renew(self, name: str, ownership: Ownership, password: str) -> None:
+        """Do as `renewal` says."""
+        async with self._gateway.control() as session:
+            await session.execute(self.renewal(name, ownership, password))
 
     async def remove(self, name: str) -> None:
         """Remove the login of a database that is gone; there need not be one."""

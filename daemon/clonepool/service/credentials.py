@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Lease
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.endpoint import Endpoint
-    from clonepool.postgres.roles import Roles, Run
+    from clonepool.postgres.roles import Roles
 
 _DATABASE, _ROLE, _PASSWORD = "a-database", "a-role", "a-secret"
 
@@ -94,13 +94,8 @@ class Credentials:
             await self._roles.give(clone, ownership, fresh.password)
             self._known[clone] = fresh
 
-    async def renew(self, clone: str, options: CloneOptions, run: Run | None = None) -> None:
+    async def renew(self, clone: str, options: CloneOptions) -> None:
         """Lock out whoever had the clone: its login gets another password.
-
-        Args:
-            clone: its name.
-            options: of its template.
-            run: runs statements on a session that is there for it; None for any.
 
         Raises:
             StatementError, ServerUnavailableError: the former holder may still come in.
@@ -108,18 +103,24 @@ class Credentials:
         ownership = self.ownership(options)
         if ownership.has_logins:
             fresh = self._fresh(clone)
-            await self._roles.renew(clone, ownership, fresh.password, run)
+            await self._roles.renew(clone, ownership, fresh.password)
             self._known[clone] = fresh
 
-    async def suspend(self, clone: str, options: CloneOptions) -> None:
-        """Lock out whoever has the clone, until `resume`.
+    def lock_out(self, clone: str, options: CloneOptions, *, suspended: bool) -> str:
+        """Return SQL that locks out whoever had a clone that came back; empty where none is needed.
 
-        Raises:
-            StatementError, ServerUnavailableError: the holder may still come in.
+        Args:
+            clone: its name. If the SQL is not run, it is to be dropped.
+            options: of its template.
+            suspended: whether the holder is to be let in again later, by `resume`.
         """
         ownership = self.ownership(options)
-        if ownership.has_logins:
-            await self._roles.renew(clone, ownership, self._fresh(clone).password)
+        if not ownership.has_logins:
+            return ""
+        fresh = self._fresh(clone)
+        if not suspended:
+            self._known[clone] = fresh
+        return self._roles.renewal(clone, ownership, fresh.password)
 
     async def resume(self, clone: str, options: CloneOptions) -> None:
         """Let the holder in again with the password that it knows.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clonepool.errors import ClonepoolError
+from clonepool.errors import ClonepoolError, StatementError
 
 
 class CannotRewindError(ClonepoolError):
@@ -15,6 +15,10 @@ class PinError(ClonepoolError):
     """A generation is not what it was when it was built: it is to be built anew."""
 
     code = "generation_changed"
+
+
+class LockOutError(StatementError):
+    """The former holder of a clone could not be locked out."""
 
 
 class LeftoversError(CannotRewindError):

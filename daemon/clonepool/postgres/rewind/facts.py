@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
-
-if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Gateway
 
 NOTHING_SHARED = "NULL::text"
 _FACTS = """\
@@ -38,13 +35,13 @@ SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
                  FROM pg_stat_activity
                 WHERE datid = d.oid AND pid <> w.ours AND backend_type = 'client backend') AS s
        ) END AS sessions,
-       CASE WHEN busy.pids <> '{}' THEN ARRAY(
+       CASE WHEN busy.pids <> '{{}}' THEN ARRAY(
            SELECT b FROM unnest(busy.pids) AS b WHERE NOT EXISTS (
                SELECT FROM pg_stat_get_activity(NULL) AS a
                 WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) END AS arriving
-  FROM (SELECT coalesce(array_agg(pid), '{}') AS pids FROM pg_locks
+  FROM (SELECT coalesce(array_agg(pid), '{{}}') AS pids FROM pg_locks
          WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()) AS busy
-       CROSS JOIN unnest($1::text[], $2::int[]) AS w (name, ours)
+       CROSS JOIN unnest({clones}, {ours}) AS w (name, ours)
        LEFT JOIN pg_database d ON d.datname = w.name
        LEFT JOIN pg_authid login ON login.rolname = d.datname
 """
@@ -100,42 +97,28 @@ class Facts(msgspec.Struct, frozen=True):
             raise LeftoversError("a prepared transaction, slot or subscription is left")
 
 
-def facts_sql(shared: str = NOTHING_SHARED) -> str:
-    """Return the query of one row of JSON about several clones.
-
-    Its parameters are their names, and the process ids of our own backends on them, 0 for none.
+def facts_sql(clones: str, ours: str) -> str:
+    """Return the query of one JSON value about several clones.
 
     Args:
-        shared: SQL of one text that stands for the server as a whole.
+        clones: SQL of an array of their names.
+        ours: SQL of an array of the process ids of our own backends on them, 0 for none.
     """
-    return f"SELECT json_agg(f) AS clones, ({shared}) AS shared FROM ({_FACTS}) AS f"
+    return f"SELECT json_agg(f) FROM ({_FACTS.format(clones=clones, ours=ours)}) AS f"
 
 
-def read_facts_json(clones: str, shared: str | None) -> dict[str, Facts]:
-    """Return what the query of `facts_sql` said, by the names of the clones."""
+def read_facts_json(clones: list[dict[str, Any]], shared: str | None) -> dict[str, Facts]:
+    """Return what the query of `facts_sql` said, by the names of the clones.
+
+    Args:
+        clones: the JSON, decoded.
+        shared: what stands for the server as a whole.
+    """
     found = {}
-    for row in msgspec.json.decode(clones):
+    for row in clones:
         name = row.pop("name")
-        found[name] = Facts(
-            **{
-                **row,
-                "next_xid": int(row["next_xid"]),
-                "sessions": row["sessions"] or [],
-                "arriving": row["arriving"] or [],
-                "shared": shared,
-            }
-        )
+        row["next_xid"] = int(row["next_xid"])
+        for several in ("sessions", "arriving"):
+            row[several] = row[several] or []
+        found[name] = Facts(**row, shared=shared)
     return found
-
-
-async def read_facts(gateway: Gateway, clone: str, ours: int = 0) -> Facts:
-    """Look at one clone.
-
-    Args:
-        gateway: the way to the server.
-        clone: its name.
-        ours: process id of a backend there that is no client's.
-    """
-    async with gateway.control() as session:
-        (row,) = await session.rows(facts_sql(), [clone], [ours])
-    return read_facts_json(row["clones"], None)[clone]

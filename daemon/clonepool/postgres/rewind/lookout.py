@@ -1,12 +1,14 @@
-"""Looks at returned clones and reads the log, for all that ask at the same time in one statement.
+"""Looks at returned clones and reads the log, for all that ask at the same time in one round trip.
 
-The order is what makes the answer good: first who is connected, then the log up to after that. So
-of a clone to which nobody is connected, everything that was ever written to it has been read.
+The order is what makes the answer good: first the former holders are locked out, then it is asked
+who is connected, then the log is read up to after that. So of a clone to which nobody is connected,
+everything that was ever written to it has been read. A procedure does it, because it may commit in
+between: what locks out counts from then on, and what it asks next is seen anew.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
@@ -14,6 +16,7 @@ import structlog
 
 from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres.rewind import wal
+from clonepool.postgres.rewind.errors import LockOutError
 from clonepool.postgres.rewind.facts import (
     NOTHING_SHARED,
     Facts,
@@ -30,6 +33,31 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 _STATEMENTS = 8
+_LOOK = """\
+CREATE PROCEDURE pg_temp.clonepool_look(first_of_all text[], clones text[], ours int[],
+    start pg_lsn, followed int8[], at_server bool, INOUT answer text) LANGUAGE plpgsql AS $look$
+DECLARE
+    one text;
+    facts json;
+    shared text;
+    mark pg_lsn;
+    told json;
+BEGIN
+    FOREACH one IN ARRAY first_of_all LOOP
+        EXECUTE one;
+    END LOOP;
+    COMMIT;
+    facts := ({facts});
+    IF at_server THEN
+        shared := ({shared});
+    END IF;
+    {mark}
+    told := (SELECT json_agg(t) FROM ({told}) AS t);
+    answer := json_build_object('facts', facts, 'shared', shared, 'mark', mark, 'told', told);
+END
+$look$
+"""
+_CALL = "CALL pg_temp.clonepool_look($1, $2, $3, $4::text::pg_lsn, $5, $6, NULL)"
 _SETTINGS = {"plan_cache_mode": "force_generic_plan"}
 """What is asked is the same each time; to plan it takes three times as long as to do it."""
 
@@ -49,9 +77,19 @@ class Look(msgspec.Struct, frozen=True):
 class _Request(msgspec.Struct, eq=False):
     name: str
     ours: int
+    first: str
     at_server: bool
     follow: bool
-    answer: Look | None = None
+    answer: Look | LockOutError | None = None
+
+
+class _Said(msgspec.Struct, frozen=True):
+    """What the procedure says, in JSON."""
+
+    facts: list[dict[str, Any]] | None
+    shared: str | None
+    mark: str
+    told: list[dict[str, Any]]
 
 
 class Lookout:
@@ -100,20 +138,28 @@ class Lookout:
             await session.close()
 
     async def look(
-        self, name: str, ours: int = 0, *, at_server: bool = False, follow: bool = False
+        self,
+        name: str,
+        ours: int = 0,
+        *,
+        first: str = "",
+        at_server: bool = False,
+        follow: bool = False,
     ) -> Look:
         """Look at a clone, and read the log up to now.
 
         Args:
             name: the clone's.
             ours: process id of our own backend there, 0 for none.
+            first: statements that lock out who had it; they are committed before anything else.
             at_server: whether to look at the server as a whole, too.
             follow: whether the clone is clean, and the ledger is to follow it from now on.
 
         Raises:
+            LockOutError: `first` was refused.
             ServerUnavailableError, StatementError: the server does not say.
         """
-        request = _Request(name, ours, at_server, follow)
+        request = _Request(name, ours, first, at_server, follow)
         self._waiting.append(request)
         try:
             async with self._lock:
@@ -123,33 +169,9 @@ class Lookout:
             if request in self._waiting:
                 self._waiting.remove(request)
         assert request.answer is not None  # noqa: S101 - it was among those served
+        if isinstance(request.answer, LockOutError):
+            raise request.answer
         return request.answer
-
-    async def run(self, sql: str) -> None:
-        """Run statements that return nothing, all or none of them.
-
-        Here, because waking up one backend for this and another for the look that follows takes
-        longer than both.
-
-        Raises:
-            ServerUnavailableError, StatementError: it may not have been done.
-        """
-        async with self._lock:
-            for last in (False, True):
-                try:
-                    session = await self._open()
-                    await session.execute(sql)
-                except ServerUnavailableError:  # a lease may have ended our session: anew, then
-                    await self.close()
-                    if last:
-                        raise
-                except StatementError:
-                    raise
-                except BaseException:
-                    self._abort()
-                    raise
-                else:
-                    return
 
     async def catch_up(self) -> None:
         """Read the log up to now, if there is much of it: before the server throws it away.
@@ -167,15 +189,18 @@ class Lookout:
 
     async def _serve(self, requests: list[_Request]) -> None:
         """Answer these, over a new connection if the one there was is gone."""
-        for last in (False, True):
+        for last in (False, False, True):
             try:
                 session = await self._open()
                 if requests and all(request.follow for request in requests):
                     await self._skip(session)
                 await self._ask(session, requests)
             except StatementError as error:
-                # Of the log, most likely: what was to be read is not there any more.
                 await self.close()
+                if not last and any(request.first for request in requests):
+                    requests = await self._lock_out(requests)
+                    continue
+                # Of the log, most likely: what was to be read is not there any more.
                 self.lose()
                 log.warning("log.lost", error=str(error))
                 if last:
@@ -189,6 +214,21 @@ class Lookout:
                 raise
             else:
                 return
+
+    async def _lock_out(self, requests: list[_Request]) -> list[_Request]:
+        """Lock out one holder after the other; return the requests for which that was done."""
+        session = await self._open()
+        done = []
+        for request in requests:
+            try:
+                if request.first:
+                    await session.execute(request.first)
+            except StatementError as error:
+                request.answer = LockOutError(str(error), sqlstate=error.sqlstate)
+            else:
+                request.first = ""
+                done.append(request)
+        return done
 
     def _abort(self) -> None:
         """Give the connection up: what the server does with it now is not known."""
@@ -205,6 +245,7 @@ class Lookout:
             )
             try:
                 await session.execute(wal.create_function(self._major))
+                await session.execute(self._procedure())
             except BaseException:
                 session.abort()
                 raise
@@ -237,25 +278,26 @@ class Lookout:
     async def _ask(self, session: Session, requests: list[_Request]) -> None:
         start = await self._locate(session)
         followed = self.ledger.followed
-        shared = self._shared if any(each.at_server for each in requests) else NOTHING_SHARED
-        rows = await session.rows(
-            self._sql(shared),
+        text = await session.value(
+            _CALL,
+            [each.first for each in requests if each.first],
             [each.name for each in requests],
             [each.ours for each in requests],
-            *((wal.lsn(start), followed) if wal.flushes_at_once(self._major) else ()),
+            wal.lsn(start),
+            followed,
+            any(each.at_server for each in requests),
         )
-        upto, said = wal.read_lsn(rows[0]["upto"]), rows[0]
+        said = msgspec.json.decode(text, type=_Said)
+        upto = wal.read_lsn(said.mark)
         self._give_up_behind(upto)
         if self._position is None:
             self._position = self._begin = start = upto
-        reached: int | None = start
-        if wal.flushes_at_once(self._major):
-            written, reached = wal.read_told(rows)
-            self.ledger.enter(written)
-            if upto - start <= wal.WINDOW_BYTES:
-                reached = upto
+        written, reached = wal.read_told(said.told)
+        self.ledger.enter(written)
+        if upto - start <= wal.WINDOW_BYTES:
+            reached = upto
         await self._read_on(session, start, reached, upto, followed)
-        self._answer(requests, said["clones"], said["shared"], upto)
+        self._answer(requests, read_facts_json(said.facts or [], said.shared), upto)
 
     async def _read_on(
         self, session: Session, start: int, reached: int | None, upto: int, followed: list[int]
@@ -282,28 +324,20 @@ class Lookout:
             if stop == upto:
                 reached = upto
 
-    def _answer(
-        self, requests: list[_Request], clones: str | None, shared: str | None, upto: int
-    ) -> None:
-        facts = read_facts_json(clones, shared) if clones else {}
+    def _answer(self, requests: list[_Request], facts: dict[str, Facts], upto: int) -> None:
         for request in requests:
             found = facts[request.name]
             if request.follow and found.oid:
                 self.ledger.follow(found.oid)
             request.answer = Look(found, upto)
 
-    def _sql(self, shared: str) -> str:
-        facts = f"facts AS MATERIALIZED ({facts_sql(shared)})"
-        mark = f"mark AS MATERIALIZED ({wal.mark_sql(self._major, 'facts')})"
-        if not wal.flushes_at_once(self._major):
-            return f"WITH {facts}, {mark} SELECT upto::text, clones::text, shared FROM mark, facts"
-        bounds = (
-            f"SELECT $3::text::pg_lsn AS start, $4::int8[] AS followed,"
-            f" least(upto, $3::text::pg_lsn + {wal.WINDOW_BYTES}::numeric) AS stop FROM mark"
-        )
-        return (
-            f"WITH {facts}, {mark}, {wal.touched_sql(self._major, bounds)}"
-            " SELECT told.*, upto::text, clones::text, shared FROM told, mark, facts"
+    def _procedure(self) -> str:
+        stop = f"least(mark, start + {wal.WINDOW_BYTES}::numeric)"
+        return _LOOK.format(
+            facts=facts_sql("clones", "ours"),
+            shared=f"SELECT {self._shared}",
+            mark=wal.mark_plpgsql(self._major, "mark"),
+            told=wal.told_sql(self._major, "start", stop, "followed"),
         )
 
 

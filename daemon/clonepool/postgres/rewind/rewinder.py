@@ -189,25 +189,21 @@ class Rewinder:
         while len(self._kept) > self._most_kept:
             self.step_aside(next(iter(self._kept)))
 
-    async def look(self, clone: str, *, at_server: bool = True) -> Look:
+    async def look(self, clone: str, *, first: str = "", at_server: bool = True) -> Look:
         """Look at a clone that came back, and read the log up to now.
 
         Args:
             clone: its name.
+            first: statements that lock out who had it, to be committed before.
             at_server: whether to look at the server as a whole, too.
 
         Raises:
+            LockOutError: `first` was refused.
             ServerUnavailableError, StatementError: the server does not say.
         """
-        return await self._lookout.look(clone, self.backend(clone), at_server=at_server)
-
-    async def run(self, sql: str) -> None:
-        """Run statements that return nothing on the session that looks at clones.
-
-        Raises:
-            ServerUnavailableError, StatementError: it may not have been done.
-        """
-        await self._lookout.run(sql)
+        return await self._lookout.look(
+            clone, self.backend(clone), first=first, at_server=at_server
+        )
 
     async def catch_up(self) -> None:
         """Read the log up to now if there is much of it, so that none is thrown away unread.

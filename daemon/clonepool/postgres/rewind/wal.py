@@ -56,11 +56,11 @@ RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/pg_walinspect', 'pg_get_wal_r
 _BLOCKS = """\
 SELECT reldatabase AS database, reltablespace AS tablespace, relfilenode AS file,
        relforknumber = 0 AS main, relblocknumber AS page, start_lsn, end_lsn
-  FROM bounds, LATERAL pg_temp.clonepool_log(start, stop, false)"""
+  FROM pg_temp.clonepool_log({start}, {stop}, false)"""
 _RECORDS = r"""
 SELECT said[2]::oid AS database, said[1]::oid AS tablespace, said[3]::oid AS file,
        coalesce(said[4], 'main') = 'main' AS main, said[5]::int8 AS page, start_lsn, end_lsn
-  FROM bounds, LATERAL pg_temp.clonepool_log(start, stop),
+  FROM pg_temp.clonepool_log({start}, {stop}),
        LATERAL regexp_matches(
            block_ref, 'rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)', 'g') AS said"""
 """The text may leave out which fork a page is of when it is the main one."""
@@ -71,52 +71,46 @@ def create_function(major: int) -> str:
     return _CREATE_BLOCKS if major >= _BLOCKS_MAJOR else _CREATE_RECORDS
 
 
-def flushes_at_once(major: int) -> bool:
-    """Say whether one statement can both complete the log and read it."""
-    return major >= _FLUSHING_MAJOR
+def mark_plpgsql(major: int, mark: str) -> str:
+    """Return PL/pgSQL that writes a message into the log, and waits until it is flushed.
 
-
-def mark_sql(major: int, after: str) -> str:
-    """Return the query that writes a message into the log, and says where it ends.
-
-    Before PostgreSQL 17 that is flushed, and may be read, when the statement has ended.
+    Before PostgreSQL 17 that is when the transaction commits that wrote it.
 
     Args:
         major: the server's version.
-        after: FROM which it is written; all of that is evaluated before.
+        mark: the variable that is to hold the position where the message ends.
     """
-    how = f"repeat('', count(*)::int){', true' if flushes_at_once(major) else ''}"
-    transactional = str(not flushes_at_once(major)).lower()
-    return (
-        f"SELECT pg_logical_emit_message({transactional}, '{PREFIX}', {how}) AS upto FROM {after}"
-    )
+    if major >= _FLUSHING_MAJOR:
+        return f"{mark} := pg_logical_emit_message(false, '{PREFIX}', '', true);"
+    return f"{mark} := pg_logical_emit_message(true, '{PREFIX}', ''); COMMIT;"
 
 
-def touched_sql(major: int, bounds: str) -> str:
-    """Return common table expressions, of which `told` has one row a file, and one more.
+def told_sql(major: int, start: str, stop: str, followed: str) -> str:
+    """Return a query of one row a file that was written to, and one more.
 
     That one is of database 0, and its position is where the last record ends that was read; null
     when none names a page. A position is a number of bytes since the beginning of all log.
 
     Args:
         major: the server's version.
-        bounds: a query of one row: `start`, `stop`, and `followed`, the OIDs of databases.
+        start: SQL of where a record begins or ended.
+        stop: SQL of a position that is flushed; a record that ends beyond it is not read.
+        followed: SQL of an array of the OIDs of the databases that matter.
     """
-    refs = _BLOCKS if major >= _BLOCKS_MAJOR else _RECORDS
+    refs = (_BLOCKS if major >= _BLOCKS_MAJOR else _RECORDS).format(start=start, stop=stop)
     return f"""\
-bounds AS MATERIALIZED ({bounds}),
-refs AS MATERIALIZED ({refs}),
+WITH refs AS MATERIALIZED ({refs}),
 pages AS (SELECT database, tablespace, file, page, max(start_lsn) AS at FROM refs
-           WHERE main AND database = ANY ((SELECT followed FROM bounds)::oid[])
-           GROUP BY database, tablespace, file, page),
-told AS (SELECT database::int8, tablespace::int8, file::int8, array_agg(page) AS pages,
-                array_agg((at - {_START})::int8) AS positions
-           FROM pages GROUP BY database, tablespace, file
-         UNION ALL SELECT 0, 0, 0, NULL, ARRAY[(SELECT max(end_lsn) - {_START} FROM refs)::int8])"""
+           WHERE main AND database = ANY ({followed}::oid[])
+           GROUP BY database, tablespace, file, page)
+SELECT database::int8, tablespace::int8, file::int8, array_agg(page) AS pages,
+       array_agg((at - {_START})::int8) AS positions
+  FROM pages GROUP BY database, tablespace, file
+UNION ALL SELECT 0, 0, 0, NULL, ARRAY[(SELECT max(end_lsn) - {_START} FROM refs)::int8]"""
 
 
 def read_told(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Written], int | None]:
-    """Return what the rows of `told` say: of files, and where the last record ends."""
+    """Return what the rows of `told_sql` say: of files, and where the last record ends."""
     written, reached = [], None
     for row in rows:
         if row["database"] == 0:
@@ -145,8 +139,7 @@ async def read_piece(
     Raises:
         StatementError: the log is not there any more.
     """
-    bounds = "SELECT $1::text::pg_lsn AS start, $2::text::pg_lsn AS stop, $3::int8[] AS followed"
-    sql = f"WITH {touched_sql(major, bounds)} SELECT * FROM told"
+    sql = told_sql(major, "$1::text::pg_lsn", "$2::text::pg_lsn", "$3::int8[]")
     return read_told(await session.rows(sql, lsn(start), lsn(stop), followed))
 
 

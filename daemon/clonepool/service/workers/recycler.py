@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import anyio
 import structlog
 
-from clonepool.errors import ServerUnavailableError, StatementError
+from clonepool.errors import ServerUnavailableError
 from clonepool.postgres import databases
 from clonepool.postgres.recycling import ENDING_SECONDS, look_at_returned, stray_sessions
-from clonepool.postgres.rewind.errors import CannotRewindError
+from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
 from clonepool.postgres.rewind.proof import ProofError
 from clonepool.postgres.roles import Rights
 
@@ -46,12 +46,11 @@ class Recycler:
         if decision.written_down:
             await self._write_end(decision)
         rewindable = context.can_rewind(decision.template)
-        locked_out = await self._lock_out(decision) if rewindable else False
-        seen = await self._look(decision) if locked_out else None
-        if locked_out is None:
-            leaks = None  # the server does not answer: nobody has to wait for it once more
-        else:
+        answers, seen = await self._look(decision) if rewindable else (True, None)
+        if answers:
             leaks = await self._name_leaks(decision, seen, asked=report is not None)
+        else:
+            leaks = None  # nobody has to wait for the server once more
         if report is not None:
             report(leaks)
         try:
@@ -68,51 +67,42 @@ class Recycler:
         else:
             context.carry_out(pool.unusable(decision.clone, context.now()))
 
-    async def _lock_out(self, decision: Recycle) -> bool | None:
-        """See that nobody comes in any more who had the clone.
+    async def _look(self, decision: Recycle) -> tuple[bool, Look | None]:
+        """See that nobody comes in any more who had the clone, then look at it.
+
+        A holder that is to have the clone again is let in again afterwards.
 
         Returns:
-            Whether that is certain; None when the server does not answer.
-
-        Before anything is looked at: who comes in afterwards would not be seen. A holder that is to
-        have the clone again is let in again afterwards.
+            Whether the server answers; and what is known of the clone, None if that is not enough
+            to rewind it.
         """
         context, template = self._context, decision.template
-        credentials, section = context.credentials, context.sections[template]
+        section = context.sections[template]
         try:
             with anyio.fail_after(ASKING_SECONDS):
-                if decision.same_holder:
-                    await credentials.suspend(decision.clone, section)
-                else:
-                    await credentials.renew(decision.clone, section, context.rewinder.run)
-        except StatementError as error:
+                seen = await look_at_returned(
+                    context.rewinder,
+                    decision.clone,
+                    first=context.credentials.lock_out(
+                        decision.clone, section, suspended=decision.same_holder
+                    ),
+                    at_server=self._may_change_server(template),
+                )
+        except LockOutError as error:
             context.troubles.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
-            return False
+            return True, None
+        except CannotRewindError as reason:
+            self._not_rewound(decision, reason)
+            return True, None
         except TimeoutError:
             late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of {decision.clone}")
             context.troubles.begin(RECYCLE_FAILED, template, late, clone=decision.clone)
-            return None
+            return False, None
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
-            return None
+            return False, None
         context.troubles.end(LOCK_OUT_FAILED, template)
-        return True
-
-    async def _look(self, decision: Recycle) -> Look | None:
-        """Return what is known of the clone; None if that is not enough to rewind it."""
-
-        async def look() -> Look | None:
-            try:
-                return await look_at_returned(
-                    self._context.rewinder,
-                    decision.clone,
-                    at_server=self._may_change_server(decision.template),
-                )
-            except CannotRewindError as reason:
-                self._not_rewound(decision, reason)
-                return None
-
-        return await self._ask(decision.template, decision.clone, look)
+        return True, seen
 
     async def _name_leaks(
         self, decision: Recycle, seen: Look | None, *, asked: bool
