@@ -56,14 +56,14 @@ async def look_at_returned(rewinder: Rewinder, name: str, *, first: str, at_serv
     """
     seen = await rewinder.look(name, first=first, at_server=at_server)
     deadline, pause = anyio.current_time() + ARRIVING_SECONDS, FIRST_PAUSE_SECONDS
-    arriving = set(seen.facts.arriving)
+    arriving = set(seen.facts.presence.arriving or ())
     while arriving:
         if anyio.current_time() > deadline:
             raise CannotRewindError("somebody began to log in and does not get on")
         await anyio.sleep(pause)
         pause *= 2
         seen = await rewinder.look(name, at_server=at_server)
-        arriving &= set(seen.facts.arriving)
+        arriving &= set(seen.facts.presence.arriving or ())
     return await _without_leaving(lambda: rewinder.look(name, at_server=at_server), _sessions, seen)
 
 

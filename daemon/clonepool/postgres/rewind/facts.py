@@ -1,4 +1,8 @@
-"""What stands in shared catalogs, and can be known of a clone without connecting to it."""
+"""What can be known of a clone without connecting to it.
+
+Part of it changes without a word in the log: who is connected, prepared transactions, slots. The
+rest stands in shared catalogs, and need not be asked again while nobody has written to those.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,36 @@ import msgspec
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
 
 NOTHING_SHARED = "NULL::text"
-_FACTS = """\
+_PRESENCE = """\
 SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
        pg_snapshot_xmax(pg_current_snapshot())::text AS next_xid,
+       pg_postmaster_start_time()::text AS server_started,
+       concat_ws(';',
+           (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
+           (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname)) AS leftovers,
+       coalesce(n.backends - (w.ours <> 0)::int, 0) AS others,
+       CASE WHEN n.backends > (w.ours <> 0)::int THEN (
+           SELECT json_agg(s) FROM (
+               SELECT pid, coalesce(application_name, '') AS application_name,
+                      coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query
+                 FROM pg_stat_activity
+                WHERE datid = d.oid AND pid <> w.ours AND backend_type = 'client backend') AS s
+       ) END AS sessions,
+       CASE WHEN {busy} <> '{{}}' THEN ARRAY(
+           SELECT b FROM unnest({busy}) AS b WHERE NOT EXISTS (
+               SELECT FROM pg_stat_get_activity(NULL) AS a
+                WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) END AS arriving
+  FROM unnest({clones}, {ours}) AS w (name, ours)
+       LEFT JOIN pg_database d ON d.datname = w.name
+       CROSS JOIN LATERAL (SELECT pg_stat_get_db_numbackends(d.oid) AS backends OFFSET 0) AS n
+"""
+BUSY = """\
+SELECT coalesce(array_agg(pid), '{}') FROM pg_locks
+ WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()"""
+"""Backends in a transaction. Those of which nothing else is known are logging in. To be asked
+before it is asked who is connected: else one could be missed that comes in between."""
+_ENTRIES = """\
+SELECT d.datname AS name,
        concat_ws(';', d.oid, datdba, encoding, datcollate, datctype, datconnlimit, datistemplate,
            datallowconn, dattablespace, datacl::text,
            (SELECT string_agg(concat_ws(',', setrole, setconfig::text), ';' ORDER BY setrole)
@@ -21,64 +52,79 @@ SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
            (SELECT string_agg(concat_ws(',', provider, label), ';' ORDER BY provider)
               FROM pg_shseclabel WHERE objoid = d.oid AND classoid = 'pg_database'::regclass)
        ) AS properties,
-       pg_postmaster_start_time()::text AS server_started,
-       concat_ws(';',
-           (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
-           (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname),
-           (SELECT count(*) FROM pg_subscription WHERE subdbid = d.oid)) AS leftovers,
-       coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment,
-       coalesce(pg_stat_get_db_numbackends(d.oid) - (w.ours <> 0)::int, 0) AS others,
-       CASE WHEN pg_stat_get_db_numbackends(d.oid) > (w.ours <> 0)::int THEN (
-           SELECT json_agg(s) FROM (
-               SELECT pid, coalesce(application_name, '') AS application_name,
-                      coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query
-                 FROM pg_stat_activity
-                WHERE datid = d.oid AND pid <> w.ours AND backend_type = 'client backend') AS s
-       ) END AS sessions,
-       CASE WHEN busy.pids <> '{{}}' THEN ARRAY(
-           SELECT b FROM unnest(busy.pids) AS b WHERE NOT EXISTS (
-               SELECT FROM pg_stat_get_activity(NULL) AS a
-                WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) END AS arriving
-  FROM (SELECT coalesce(array_agg(pid), '{{}}') AS pids FROM pg_locks
-         WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()) AS busy
-       CROSS JOIN unnest({clones}, {ours}) AS w (name, ours)
-       LEFT JOIN pg_database d ON d.datname = w.name
-       LEFT JOIN pg_authid login ON login.rolname = d.datname
+       (SELECT count(*) FROM pg_subscription WHERE subdbid = d.oid) AS subscriptions,
+       coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment
+  FROM pg_database d LEFT JOIN pg_authid login ON login.rolname = d.datname
+ WHERE d.datname = ANY ({clones})
 """
-"""Asked of several clones at once: their names, and the process id of our backend on each, or 0.
+_NO_LEFTOVERS = "0;0"
 
-Backends in a transaction of which nothing else is known are logging in. They are asked for before
-who is connected, and so stand in FROM: else one could be missed that comes in between the two.
-"""
-_NO_LEFTOVERS = "0;0;0"
+
+class Presence(msgspec.Struct, frozen=True):
+    """What the log does not tell of a clone.
+
+    Attributes:
+        name: the clone's.
+        oid: the database's, 0 when there is none.
+        next_xid: the number that the next transaction gets, in digits.
+        server_started: when.
+        leftovers: how many prepared transactions and slots there are.
+        others: how many backends are connected to it beside ours, clients' or not.
+        sessions: of clients: pid, application_name, state and query; None for none.
+        arriving: process ids of backends that are logging in, into whichever database.
+    """
+
+    name: str
+    oid: int
+    next_xid: str
+    server_started: str
+    leftovers: str
+    others: int
+    sessions: list[dict[str, Any]] | None
+    arriving: list[int] | None
+
+
+class Entries(msgspec.Struct, frozen=True):
+    """What shared catalogs say of a clone.
+
+    Attributes:
+        name: the clone's.
+        properties: of the database itself: owner, privileges, settings, flags.
+        subscriptions: how many belong to it.
+        comment: the database's.
+    """
+
+    name: str
+    properties: str
+    subscriptions: int
+    comment: str
+
+
+NO_ENTRIES = Entries("", "", 0, "")
 
 
 class Facts(msgspec.Struct, frozen=True):
     """One database, seen from outside.
 
     Attributes:
-        oid: the database's, 0 when there is none.
-        next_xid: the number that the next transaction gets.
-        properties: of the database itself: owner, privileges, settings, flags.
-        server_started: when.
-        leftovers: how much there is that outlives sessions.
-        comment: the database's.
-        others: how many backends are connected to it beside ours, clients' or not.
-        sessions: of clients: pid, application_name, state and query.
-        arriving: process ids of backends that are logging in, into whichever database.
+        presence: what the log does not tell.
+        entries: what shared catalogs say.
         shared: what stands for the server as a whole; None where that was not asked.
     """
 
-    oid: int
-    next_xid: int
-    properties: str
-    server_started: str
-    leftovers: str
-    comment: str
-    others: int
-    sessions: list[dict[str, Any]]
-    arriving: list[int] = []
+    presence: Presence
+    entries: Entries
     shared: str | None = None
+
+    @property
+    def oid(self) -> int:
+        """The database's OID, 0 when there is none."""
+        return self.presence.oid
+
+    @property
+    def sessions(self) -> list[dict[str, Any]]:
+        """The sessions of clients: pid, application_name, state and query."""
+        return self.presence.sessions or []
 
     def check(self, before: Facts) -> None:
         """See that nothing changed since `before` that a rewind does not undo.
@@ -89,36 +135,30 @@ class Facts(msgspec.Struct, frozen=True):
         """
         if self.oid == 0:
             raise CannotRewindError("the database is gone")
-        if self.server_started != before.server_started:
+        if self.presence.server_started != before.presence.server_started:
             raise CannotRewindError("the server was started anew")
-        if self.properties != before.properties:
+        if self.entries.properties != before.entries.properties:
             raise CannotRewindError("the database's own properties were changed")
-        if self.leftovers != _NO_LEFTOVERS:
+        if self.presence.leftovers != _NO_LEFTOVERS or self.entries.subscriptions:
             raise LeftoversError("a prepared transaction, slot or subscription is left")
 
 
-def facts_sql(clones: str, ours: str) -> str:
-    """Return the query of one JSON value about several clones.
+def presence_sql(clones: str, ours: str, busy: str) -> str:
+    """Return the query of a JSON array of `Presence`.
 
     Args:
-        clones: SQL of an array of their names.
+        clones: SQL of an array of the clones' names.
         ours: SQL of an array of the process ids of our own backends on them, 0 for none.
+        busy: SQL of what `BUSY` said before.
     """
-    return f"SELECT json_agg(f) FROM ({_FACTS.format(clones=clones, ours=ours)}) AS f"
+    presence = _PRESENCE.format(clones=clones, ours=ours, busy=busy)
+    return f"SELECT json_agg(f) FROM ({presence}) AS f"
 
 
-def read_facts_json(clones: list[dict[str, Any]], shared: str | None) -> dict[str, Facts]:
-    """Return what the query of `facts_sql` said, by the names of the clones.
+def entries_sql(clones: str) -> str:
+    """Return the query of a JSON array of `Entries`.
 
     Args:
-        clones: the JSON, decoded.
-        shared: what stands for the server as a whole.
+        clones: SQL of an array of the clones' names.
     """
-    found = {}
-    for row in clones:
-        name = row.pop("name")
-        row["next_xid"] = int(row["next_xid"])
-        for several in ("sessions", "arriving"):
-            row[several] = row[several] or []
-        found[name] = Facts(**row, shared=shared)
-    return found
+    return f"SELECT json_agg(f) FROM ({_ENTRIES.format(clones=clones)}) AS f"

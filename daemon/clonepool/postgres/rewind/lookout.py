@@ -18,10 +18,14 @@ from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres.rewind import wal
 from clonepool.postgres.rewind.errors import LockOutError
 from clonepool.postgres.rewind.facts import (
+    BUSY,
+    NO_ENTRIES,
     NOTHING_SHARED,
+    Entries,
     Facts,
-    facts_sql,
-    read_facts_json,
+    Presence,
+    entries_sql,
+    presence_sql,
 )
 from clonepool.postgres.rewind.ledger import Ledger
 
@@ -35,25 +39,34 @@ log = structlog.get_logger()
 _STATEMENTS = 8
 _LOOK = """\
 CREATE PROCEDURE pg_temp.clonepool_look(first_of_all text[], clones text[], ours int[],
-    start pg_lsn, followed int8[], at_server bool, INOUT answer text) LANGUAGE plpgsql AS $look$
+    start pg_lsn, followed int8[], anew bool, INOUT answer text) LANGUAGE plpgsql AS $look$
 DECLARE
     one text;
-    facts json;
-    shared text;
+    own xid;
+    busy int[];
+    presence json;
     mark pg_lsn;
     told json;
+    entries json;
+    shared text;
 BEGIN
     FOREACH one IN ARRAY first_of_all LOOP
         EXECUTE one;
     END LOOP;
+    own := pg_current_xact_id_if_assigned()::xid;
     COMMIT;
-    facts := ({facts});
-    IF at_server THEN
+    busy := ({busy});
+    presence := ({presence});
+    {mark}
+    SELECT json_agg(t), anew OR mark > start + {window}::numeric OR bool_or(t.database = 0 AND
+               EXISTS (SELECT FROM unnest(t.pages) AS x WHERE x IS DISTINCT FROM own::text::int8))
+      INTO told, anew FROM ({told}) AS t;
+    IF anew THEN
+        entries := ({entries});
         shared := ({shared});
     END IF;
-    {mark}
-    told := (SELECT json_agg(t) FROM ({told}) AS t);
-    answer := json_build_object('facts', facts, 'shared', shared, 'mark', mark, 'told', told);
+    answer := json_build_object('presence', presence, 'mark', mark, 'told', told, 'anew', anew,
+                                'entries', entries, 'shared', shared);
 END
 $look$
 """
@@ -84,12 +97,23 @@ class _Request(msgspec.Struct, eq=False):
 
 
 class _Said(msgspec.Struct, frozen=True):
-    """What the procedure says, in JSON."""
+    """What the procedure says, in JSON.
 
-    facts: list[dict[str, Any]] | None
-    shared: str | None
+    Attributes:
+        presence: of the clones.
+        mark: the position in the log up to which it may be read.
+        told: what it says, up to there or a window far.
+        anew: whether anybody but the procedure wrote to shared catalogs, or that is not known.
+        entries: if so, what shared catalogs say of the clones.
+        shared: and what stands for the server as a whole.
+    """
+
+    presence: list[Presence] | None
     mark: str
     told: list[dict[str, Any]]
+    anew: bool
+    entries: list[Entries] | None
+    shared: str | None
 
 
 class Lookout:
@@ -122,10 +146,13 @@ class Lookout:
         self._session: Session | None = None
         self._position: int | None = None
         self._begin = 0
+        self._entries: dict[str, Entries] = {}
+        self._server: str | None = None
 
     def lose(self) -> None:
         """Begin anew where the log is next: what was written until then is not known."""
         self._position = None
+        self._entries.clear()
 
     def covers(self, position: int) -> bool:
         """Say whether all of the log was read from that position on."""
@@ -273,6 +300,7 @@ class Lookout:
             return
         now = await _now(session)
         if self._is_idle():
+            self._entries.clear()
             self._position = max(self._position, now)
 
     async def _ask(self, session: Session, requests: list[_Request]) -> None:
@@ -285,19 +313,21 @@ class Lookout:
             [each.ours for each in requests],
             wal.lsn(start),
             followed,
-            any(each.at_server for each in requests),
+            not all(each.name in self._entries for each in requests),
         )
         said = msgspec.json.decode(text, type=_Said)
         upto = wal.read_lsn(said.mark)
         self._give_up_behind(upto)
         if self._position is None:
             self._position = self._begin = start = upto
-        written, reached = wal.read_told(said.told)
-        self.ledger.enter(written)
-        if upto - start <= wal.WINDOW_BYTES:
-            reached = upto
+        told = wal.read_told(said.told)
+        self.ledger.enter(told.written)
+        reached = upto if upto - start <= wal.WINDOW_BYTES else told.reached
         await self._read_on(session, start, reached, upto, followed)
-        self._answer(requests, read_facts_json(said.facts or [], said.shared), upto)
+        if said.anew:
+            self._entries = {each.name: each for each in said.entries or []}
+            self._server = said.shared
+        self._answer(requests, {each.name: each for each in said.presence or []}, upto)
 
     async def _read_on(
         self, session: Session, start: int, reached: int | None, upto: int, followed: list[int]
@@ -318,24 +348,28 @@ class Lookout:
             if start >= upto:
                 return
             stop = min(start + window, upto)
-            written, reached = await wal.read_piece(session, self._major, start, stop, followed)
-            self.ledger.enter(written)
-            few = sum(len(each.pages) for each in written) <= wal.FEW_PAGES
-            if stop == upto:
-                reached = upto
+            told = await wal.read_piece(session, self._major, start, stop, followed)
+            self.ledger.enter(told.written)
+            few = sum(len(each.pages) for each in told.written) <= wal.FEW_PAGES
+            reached = upto if stop == upto else told.reached
 
-    def _answer(self, requests: list[_Request], facts: dict[str, Facts], upto: int) -> None:
+    def _answer(self, requests: list[_Request], found: dict[str, Presence], upto: int) -> None:
         for request in requests:
-            found = facts[request.name]
-            if request.follow and found.oid:
-                self.ledger.follow(found.oid)
-            request.answer = Look(found, upto)
+            presence = found[request.name]
+            if request.follow and presence.oid:
+                self.ledger.follow(presence.oid)
+            entries = self._entries.get(request.name, NO_ENTRIES)
+            shared = self._server if request.at_server else None
+            request.answer = Look(Facts(presence, entries, shared), upto)
 
     def _procedure(self) -> str:
         stop = f"least(mark, start + {wal.WINDOW_BYTES}::numeric)"
         return _LOOK.format(
-            facts=facts_sql("clones", "ours"),
+            busy=BUSY,
+            presence=presence_sql("clones", "ours", "busy"),
+            entries=entries_sql("clones"),
             shared=f"SELECT {self._shared}",
+            window=wal.WINDOW_BYTES,
             mark=wal.mark_plpgsql(self._major, "mark"),
             told=wal.told_sql(self._major, "start", stop, "followed"),
         )

@@ -59,7 +59,7 @@ async def prove(
         now = {row["oid"]: (row["last_value"], row["is_called"]) for row in rows}
         if now != pristine.values:
             other.append("sequences")
-    if facts[0].properties != facts[1].properties:
+    if facts[0].entries.properties != facts[1].entries.properties:
         other.append("the database's own properties")
     if other:
         raise ProofError(f"these differ from the template: {', '.join(sorted(other))}")

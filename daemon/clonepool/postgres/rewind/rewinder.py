@@ -57,6 +57,8 @@ PINNED = "pinned"
 _PREPARED = 8
 """On a session that stays the same is asked again and again."""
 MOST_KEPT_SESSIONS = 32
+LEAVING_SECONDS = 1.0
+"""How long a session of ours may take to leave a clone."""
 
 
 class Measure(msgspec.Struct):
@@ -336,7 +338,7 @@ class Rewinder:
             pristine,
             look.facts,
             look.upto,
-            look.facts.next_xid,
+            int(look.facts.presence.next_xid),
             pristine.files,
             epoch,
         )
@@ -372,10 +374,10 @@ class Rewinder:
         if measure is None:
             raise CannotRewindError("its measure was never taken")
         try:
-            look = await self._clear(clone, measure.facts, seen)
+            look = await self._clear(clone, measure, seen)
             touch, touched = self._touch(measure)
             done = await self._undo(clone, measure, look, touch, touched, verify_every=verify_every)
-            if measure.facts.comment != look.facts.comment:
+            if measure.facts.entries.comment != look.facts.entries.comment:
                 await annotate(self._gateway, clone, facts)
             self._see_that_nothing_was_lost(measure)
         except BaseException:
@@ -404,16 +406,27 @@ class Rewinder:
             raise CannotRewindError("more files were written to than are followed")
         return _with_unlogged(sort_out(measure.files, touched), measure.pristine), touched
 
-    async def _clear(self, clone: str, before: Facts, look: Look) -> Look:
+    async def _clear(self, clone: str, measure: Measure, look: Look) -> Look:
         """Clear away what outlives sessions; return what is known of the clone then."""
         try:
-            look.facts.check(before)
+            look.facts.check(measure.facts)
         except LeftoversError:
             cleared = await leftovers.clear(self._gateway, clone)
             log.info("clone.leftovers_cleared", clone=clone, found=cleared)
-            look = await self._lookout.look(clone)
-            look.facts.check(before)
+            look = await self._look_again(clone, measure)
+            look.facts.check(measure.facts)
         return look
+
+    async def _look_again(self, clone: str, measure: Measure) -> Look:
+        """Look at a clone, and again while a session of ours that was just closed is leaving."""
+        session = measure.session
+        ours = session.pid if session is not None and session.usable else 0
+        until = anyio.current_time() + LEAVING_SECONDS
+        while True:
+            look = await self._lookout.look(clone, ours)
+            if not look.facts.presence.others or anyio.current_time() > until:
+                return look
+            await anyio.sleep(0.005)
 
     async def _undo(
         self,
@@ -428,7 +441,7 @@ class Rewinder:
         """Put back what was touched; where nothing was, PostgreSQL is asked nothing more."""
         self._rewinds += 1
         verify = verify_every > 0 and self._rewinds % verify_every == 0
-        if look.facts.others:
+        if look.facts.presence.others:
             raise CannotRewindError("somebody else is connected")
         if touch.nothing and not verify:
             measure.at = look.upto

@@ -12,7 +12,7 @@ files that are not known, or takes away pages that hold nothing any more; see `t
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from clonepool.postgres.rewind.ledger import File, Written
 
@@ -55,11 +55,11 @@ RETURNS SETOF record LANGUAGE c STRICT AS '$libdir/pg_walinspect', 'pg_get_wal_r
 """
 _BLOCKS = """\
 SELECT reldatabase AS database, reltablespace AS tablespace, relfilenode AS file,
-       relforknumber = 0 AS main, relblocknumber AS page, start_lsn, end_lsn
+       relforknumber = 0 AS main, relblocknumber AS page, start_lsn, end_lsn, xid
   FROM pg_temp.clonepool_log({start}, {stop}, false)"""
 _RECORDS = r"""
 SELECT said[2]::oid AS database, said[1]::oid AS tablespace, said[3]::oid AS file,
-       coalesce(said[4], 'main') = 'main' AS main, said[5]::int8 AS page, start_lsn, end_lsn
+       coalesce(said[4], 'main') = 'main' AS main, said[5]::int8 AS page, start_lsn, end_lsn, xid
   FROM pg_temp.clonepool_log({start}, {stop}),
        LATERAL regexp_matches(
            block_ref, 'rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)', 'g') AS said"""
@@ -88,8 +88,9 @@ def mark_plpgsql(major: int, mark: str) -> str:
 def told_sql(major: int, start: str, stop: str, followed: str) -> str:
     """Return a query of one row a file that was written to, and one more.
 
-    That one is of database 0, and its position is where the last record ends that was read; null
-    when none names a page. A position is a number of bytes since the beginning of all log.
+    That one is of database 0. Its position is where the last record ends that was read; null when
+    none names a page. In the place of pages it has the transactions that wrote to relations of the
+    server as a whole. A position is a number of bytes since the beginning of all log.
 
     Args:
         major: the server's version.
@@ -106,24 +107,44 @@ pages AS (SELECT database, tablespace, file, page, max(start_lsn) AS at FROM ref
 SELECT database::int8, tablespace::int8, file::int8, array_agg(page) AS pages,
        array_agg((at - {_START})::int8) AS positions
   FROM pages GROUP BY database, tablespace, file
-UNION ALL SELECT 0, 0, 0, NULL, ARRAY[(SELECT max(end_lsn) - {_START} FROM refs)::int8]"""
+UNION ALL
+SELECT 0, 0, 0, ARRAY(SELECT DISTINCT xid::text::int8 FROM refs
+                       WHERE database = 0 AND main AND xid::text <> '0'),
+       ARRAY[(SELECT max(end_lsn) - {_START} FROM refs)::int8]"""
 
 
-def read_told(rows: Iterable[Mapping[str, Any]]) -> tuple[list[Written], int | None]:
-    """Return what the rows of `told_sql` say: of files, and where the last record ends."""
-    written, reached = [], None
+class Told(NamedTuple):
+    """What a piece of the log says.
+
+    Attributes:
+        written: which files were written to.
+        writers: transactions that wrote to relations of the server as a whole.
+        reached: where the last record ends that names a page; None if none does.
+    """
+
+    written: list[Written]
+    writers: set[int]
+    reached: int | None
+
+
+def read_told(rows: Iterable[Mapping[str, Any]]) -> Told:
+    """Return what the rows of `told_sql` say."""
+    written: list[Written] = []
+    writers: set[int] = set()
+    reached = None
     for row in rows:
         if row["database"] == 0:
             (reached,) = row["positions"]
+            writers = set(row["pages"])
         else:
             file = File(row["tablespace"], row["file"])
             written.append(Written(row["database"], file, row["pages"], row["positions"]))
-    return written, reached
+    return Told(written, writers, reached)
 
 
 async def read_piece(
     session: Session, major: int, start: int, stop: int, followed: list[int]
-) -> tuple[list[Written], int | None]:
+) -> Told:
     """Read a piece of the log.
 
     Args:
@@ -132,9 +153,6 @@ async def read_piece(
         start: where a record begins or ended.
         stop: a position that is flushed; a record that ends beyond it is not read.
         followed: OIDs of the databases that matter.
-
-    Returns:
-        What was written to, and where the last record ends that names a page; None if none does.
 
     Raises:
         StatementError: the log is not there any more.
