@@ -54,7 +54,7 @@ async def touched(bench: Bench, clone: str) -> set[str]:
     assert files is not None
     relations = [measure.files[file] for file in files if file in measure.files]
     tables = measure.pristine.tables
-    return {tables[one.oid].relation for one in relations if one.kind is Kind.TABLE}
+    return {tables[one.oid].name.split(chr(34))[3] for one in relations if one.kind is Kind.TABLE}
 
 
 async def test_each_of_many_clones_gets_its_own_however_their_leases_are_mixed(

@@ -8,7 +8,7 @@ itself.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -58,6 +58,22 @@ class Piece(msgspec.Struct, frozen=True):
     fresh: Set[Place]
 
 
+class _Query:
+    """Collects the values of a query: a session that stays need not plan it again for others.
+
+    Attributes:
+        values: of its parameters.
+    """
+
+    def __init__(self) -> None:
+        self.values: list[object] = []
+
+    def of(self, type_: str, value: object) -> str:
+        """Return the parameter that stands for a value."""
+        self.values.append(value)
+        return f"${len(self.values)}::{type_}"
+
+
 class Run(msgspec.Struct, frozen=True):
     """Pages of a table that follow each other; all of it when there is no `last`."""
 
@@ -70,13 +86,13 @@ class Run(msgspec.Struct, frozen=True):
         """How many these are, as far as that is known."""
         return max(1, self.table.pages) if self.last is None else self.last - self.first + 1
 
-    @property
-    def condition(self) -> str:
-        """SQL that is true of their rows; of a table grown too large, of none."""
+    def condition(self, query: _Query) -> str:
+        """Return SQL that is true of their rows; of a table grown too large, of none."""
         if self.last is None:
             most = self.table.size + LARGEST_WHOLE_BYTES
             return f"pg_relation_size({self.table.oid}) <= {most}"
-        return f"ctid >= '({self.first},0)' AND ctid < '({self.last + 1},0)'"
+        first, beyond = (query.of("tid", (page, 0)) for page in (self.first, self.last + 1))
+        return f"ctid >= {first} AND ctid < {beyond}"
 
 
 def runs_of(table: Table, pages: Set[int] | None) -> Iterator[Run]:
@@ -129,7 +145,7 @@ async def read_sizes(session: Session, database: int, tables: Iterable[Table]) -
     Raises:
         CannotRewindError: somebody is.
     """
-    return _sizes(await session.lines(" UNION ALL ".join(_sizes_sql(database, tables))))
+    return _sizes(await session.rows(" UNION ALL ".join(_sizes_sql(database, tables))))
 
 
 async def read_pieces(
@@ -152,31 +168,34 @@ async def read_pieces(
         CannotRewindError: sizes are asked for, and somebody else is connected.
     """
     xid = max(clean_xid % 2**32, _FIRST_XID)
-    is_old = f"age(xmin) > age('{xid}'::xid)"
-    asked = [
-        f"SELECT {number}, array_send(array_agg(ctid) FILTER (WHERE {is_old})),"
-        f" array_send(array_agg(ctid) FILTER (WHERE NOT {is_old})), NULL::bigint, NULL::bigint"
-        f" FROM ONLY {run.table.name} WHERE {run.condition}"
+    asked = _Query()
+    age = asked.of("xid", xid)
+    parts = [
+        f"SELECT {number}::bigint AS oid,"
+        f" array_send(array_agg(ctid) FILTER (WHERE age(xmin) > age({age}))) AS old,"
+        f" array_send(array_agg(ctid) FILTER (WHERE age(xmin) <= age({age}))) AS fresh,"
+        f" NULL::bigint AS pages, NULL::bigint AS toast_pages"
+        f" FROM ONLY {run.table.name} WHERE {run.condition(asked)}"
         for number, run in enumerate(runs)
     ]
-    asked += _sizes_sql(database, tables) if database else []
+    parts += _sizes_sql(database, tables) if database else []
     pieces, sizes = [], []
-    for line in await session.lines(" UNION ALL ".join(asked)):
-        number, old, fresh, pages, _ = line.split(b"\t")
-        if pages != _NULL:
-            sizes.append(line)
+    for row in await session.rows(" UNION ALL ".join(parts), *asked.values):
+        if row["pages"] is not None:
+            sizes.append(row)
             continue
-        run = runs[int(number)]
+        run = runs[row["oid"]]
         numbers = None if run.last is None else set(range(run.first, run.last + 1))
-        places = set(read_copied(old)), set(read_copied(fresh))
+        places = set(read_sent(row["old"])), set(read_sent(row["fresh"]))
         pieces.append(Piece(run.table, numbers, *places))
     return pieces, _sizes(sizes) if database else {}
 
 
 def _sizes_sql(database: int, tables: Iterable[Table]) -> list[str]:
-    """Return queries of who is connected and how large these tables are, each of one line."""
-    nothing = "NULL::bytea, NULL::bytea"
-    asked = [f"SELECT 0, {nothing}, pg_stat_get_db_numbackends({database})::bigint, 0::bigint"]
+    """Return queries of who is connected and how large these tables are, each of one row."""
+    nothing = "NULL::bytea AS old, NULL::bytea AS fresh"
+    backends = f"pg_stat_get_db_numbackends({database})::bigint AS pages"
+    asked = [f"SELECT 0::bigint AS oid, {nothing}, {backends}, 0::bigint AS toast_pages"]
     for table in tables:
         toast = f"pg_relation_size({table.toast}) / {PAGE_BYTES}" if table.toast else "0::bigint"
         own = f"pg_relation_size({table.oid}) / {PAGE_BYTES}"
@@ -184,11 +203,8 @@ def _sizes_sql(database: int, tables: Iterable[Table]) -> list[str]:
     return asked
 
 
-def _sizes(lines: Iterable[bytes]) -> dict[int, Sizes]:
-    found = {}
-    for line in lines:
-        oid, _, _, pages, toast_pages = line.split(b"\t")
-        found[int(oid)] = Sizes(int(pages), int(toast_pages))
+def _sizes(rows: Iterable[dict[str, Any]]) -> dict[int, Sizes]:
+    found = {row["oid"]: Sizes(row["pages"], row["toast_pages"]) for row in rows}
     if found.pop(0).pages != 1:
         raise CannotRewindError("somebody else is connected")
     return found
@@ -196,19 +212,17 @@ def _sizes(lines: Iterable[bytes]) -> dict[int, Sizes]:
 
 async def read_places(session: Session, runs: list[Run]) -> dict[tuple[int, int], set[Place]]:
     """Return where there are rows, by the OID of the table and the number of the page."""
-    lines = await session.lines(
-        " UNION ALL ".join(
-            f"SELECT {number}, array_send(array_agg(ctid))"
-            f" FROM ONLY {run.table.name} WHERE {run.condition}"
-            for number, run in enumerate(runs)
-        )
+    asked = _Query()
+    sql = " UNION ALL ".join(
+        f"SELECT {number} AS run, array_send(array_agg(ctid)) AS places"
+        f" FROM ONLY {run.table.name} WHERE {run.condition(asked)}"
+        for number, run in enumerate(runs)
     )
     found: dict[tuple[int, int], set[Place]] = {}
-    for line in lines:
-        number, places = line.split(b"\t")
-        run = runs[int(number)]
+    for row in await session.rows(sql, *asked.values):
+        run = runs[row["run"]]
         last = run.last if run.last is not None else run.table.pages - 1
         found |= {(run.table.oid, page): set() for page in range(run.first, last + 1)}
-        for place in read_copied(places):
+        for place in read_sent(row["places"]):
             found.setdefault((run.table.oid, page_of(place)), set()).add(place)
     return found

@@ -93,7 +93,9 @@ class Table(msgspec.Struct, frozen=True):
     """One table of the template.
 
     Attributes:
-        columns: those that can be written.
+        name: the table's, for SQL.
+        columns: those that can be written, for SQL.
+        values: the same, of a row that is called r.
         obstacle: why its rows cannot be put back; empty when they can.
         toast: OID of its TOAST table, 0 for none.
         size: in bytes, TOAST included.
@@ -109,9 +111,9 @@ class Table(msgspec.Struct, frozen=True):
     """
 
     oid: int
-    schema: str
-    relation: str
-    columns: list[str]
+    name: str
+    columns: str
+    values: str
     obstacle: str
     toast: int
     size: int
@@ -123,11 +125,6 @@ class Table(msgspec.Struct, frozen=True):
     rows: dict[Place, str] | None = None
     on_page: dict[int, set[Place]] = {}
     digest: str = ""
-
-    @property
-    def name(self) -> str:
-        """The table's name for SQL."""
-        return f"{identifier(self.schema)}.{identifier(self.relation)}"
 
     @property
     def is_kept(self) -> bool:
@@ -289,11 +286,12 @@ def _with_rows(table: Table, row: dict[str, Any]) -> Table:
 
 
 def _table(row: dict[str, Any], obstacle: str, *, trusted: bool) -> Table:
+    columns = [identifier(column) for column in row["columns"]]
     return Table(
         oid=row["oid"],
-        schema=row["schema"],
-        relation=row["name"],
-        columns=row["columns"],
+        name=f"{identifier(row['schema'])}.{identifier(row['name'])}",
+        columns=", ".join(columns),
+        values=", ".join(f"r.{column}" for column in columns),
         obstacle=obstacle,
         toast=row["toast"],
         size=row["bytes"],

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool.postgres.gateway import identifier
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.layout import Batch, tid
 from clonepool.postgres.rewind.places import read_copied
@@ -111,13 +110,11 @@ class _Part:
     def insert_sql(self, batch: list[Place]) -> str:
         """Return the statement; the rows' type is the table's own, and needs no cast."""
         table = self.repair.table
-        columns = ", ".join(map(identifier, table.columns))
-        values = ", ".join(f"r.{identifier(column)}" for column in table.columns)
         rows = ",".join(_element(self.repair.texts[place]) for place in batch)
         literal = "{" + rows.replace("'", "''") + "}"
         return (
-            f"INSERT INTO {table.name} ({columns}) OVERRIDING SYSTEM VALUE"
-            f" SELECT {values} FROM gone, unnest('{literal}'::{table.name}[]) AS r"
+            f"INSERT INTO {table.name} ({table.columns}) OVERRIDING SYSTEM VALUE"
+            f" SELECT {table.values} FROM gone, unnest('{literal}'::{table.name}[]) AS r"
             " WHERE gone.n >= 0 RETURNING ctid"
         )
 

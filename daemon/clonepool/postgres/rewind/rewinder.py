@@ -504,9 +504,8 @@ class Rewinder:
         """Lend the session to a clone; afterwards it is still there."""
         session, measure.session = measure.session, None
         if session is None or not session.usable:
-            session = await self._gateway.connect(
-                clone, settings=self._settings, statements=_PREPARED
-            )
+            settings = {**self._settings, "plan_cache_mode": "force_generic_plan"}
+            session = await self._gateway.connect(clone, settings=settings, statements=_PREPARED)
         try:
             yield session
         except StatementError as error:
