@@ -212,3 +212,17 @@ def test_a_superuser_that_a_lease_made_is_not_taken_for_a_builds(wide: Daemon) -
         with client.lease("blog", timeout=20) as later:
             found = "SELECT count(*) FROM pg_roles WHERE rolname = 'usurper'"
             assert value(later.url, found) == 0
+
+
+def test_a_suite_that_makes_the_same_role_in_every_test_never_meets_it(wide: Daemon) -> None:
+    with wide.client() as client:
+        lease = client.lease("blog", timeout=60)
+        run(lease.url, "CREATE ROLE again")
+        assert lease.release(report=True), "then it is known that these leases change the server"
+        lease = client.lease("blog", timeout=60)
+        for _ in range(12):
+            run(lease.url, "CREATE ROLE again")  # fails if there is one
+            lease.exchange()
+        lease.release(report=True)
+        with client.lease("blog", timeout=60) as last:
+            assert value(last.url, "SELECT count(*) FROM pg_roles WHERE rolname = 'again'") == 0

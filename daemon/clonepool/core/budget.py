@@ -38,6 +38,7 @@ class Budget(Crowd):
         waiting: requests in the lines of all pools.
         idle: clones that are ready.
         paused: whether the server is away: nothing is granted or started.
+        held: how many reasons there are to grant nothing for the moment.
         pools: all that share the places.
         problem: returns what is wrong with the server, or nothing.
     """
@@ -48,8 +49,14 @@ class Budget(Crowd):
         self.used = 0
         self.idle = 0
         self.paused = False
+        self.held = 0
         self.pools: Mapping[str, Pool] = {}
         self.problem: Callable[[], str] = lambda: ""
+
+    @property
+    def grants(self) -> bool:
+        """Whether clones that are ready are granted."""
+        return not (self.paused or self.held)
 
     @property
     def room(self) -> int:

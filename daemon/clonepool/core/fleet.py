@@ -237,6 +237,15 @@ class Fleet:
             pool.retries.now()
         return self.plan(now)
 
+    def hold(self) -> None:
+        """Grant nothing for the moment: what a lease left in the server is to be gone before."""
+        self.budget.held += 1
+
+    def let_go(self, now: float) -> list[Decision]:
+        """Take back one `hold`."""
+        self.budget.held -= 1
+        return [] if self.budget.held else self.plan(now)
+
     # The end ------------------------------------------------------------------------------
 
     def stop(self) -> list[Decision]:

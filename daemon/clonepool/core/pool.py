@@ -105,7 +105,7 @@ class Pool:
             return self._refuse(request, refusal)
         suitable = self.stock.fresh if request.fresh else self.stock.ready
         first = request.stale_ok if self.stale else not self.line
-        if suitable and first and not self._budget.paused:
+        if suitable and first and self._budget.grants:
             return [self._grant(request, Source.READY, now), *self.plan(now)]
         if request.deadline <= now:
             return self._refuse_late(request, now)
@@ -376,7 +376,7 @@ class Pool:
     def serve(self, now: float) -> list[Decision]:
         """Grant the ready clones to the waiters, unless another pool's have waited for longer."""
         decisions: list[Decision] = []
-        if self.is_over or self.stale or self._budget.paused:
+        if self.is_over or self.stale or not self._budget.grants:
             return decisions
         while self.stock.ready and (request := self.line.first(fresh=self.stock.fresh > 0)):
             if request.deadline <= now:

@@ -38,6 +38,7 @@ class Context:
         pens: keep what is written into a clone's comment in order.
         copiers: make clones by the quickest strategy.
         distrusted: templates of which a clone was rewound wrongly.
+        changes_server: templates of which a lease has changed the server as a whole.
         recreated_because: by template, why a clone was recreated that was to be rewound last.
         sections: how each template is held and used: as configured, and those clients made.
         generations: what each template's current generation is, by template.
@@ -66,6 +67,7 @@ class Context:
     server_wide: ServerWide
     pens: Pens = field(default_factory=Pens)
     distrusted: set[str] = field(default_factory=set)
+    changes_server: set[str] = field(default_factory=set)
     recreated_because: dict[str, str] = field(default_factory=dict)
     generations: dict[str, Generation] = field(default_factory=dict)
     carry_out: Callable[[list[Decision]], None] = lambda _: None

@@ -25,6 +25,7 @@ class Crew:
     """The broker's hands: how many work at once is the limiter's matter, not this one's."""
 
     def __init__(self, context: Context, tasks: TaskGroup) -> None:
+        self._context = context
         self._tasks = tasks
         self._creator = Creator(context)
         self._recycler = Recycler(context)
@@ -48,8 +49,15 @@ class Crew:
     def recycle(
         self, decision: Recycle, report: Callable[[list[dict[str, Any]] | None], None] | None
     ) -> None:
-        """Start to recycle a clone."""
-        self._tasks.start_soon(guarded, self._recycler.run, decision, report)
+        """Start to recycle a clone.
+
+        Where leases are known to change the server as a whole nobody is granted a clone until it is
+        known what this one changed, and that is undone.
+        """
+        holds = decision.template in self._context.changes_server
+        if holds:
+            self._context.fleet.hold()
+        self._tasks.start_soon(guarded, self._recycler.run, decision, report, holds)
 
     def keep(
         self, decision: Keep, report: Callable[[list[dict[str, Any]] | None, bool], None]

@@ -40,17 +40,32 @@ class Recycler:
     def __init__(self, context: Context) -> None:
         self._context = context
 
-    async def run(self, decision: Recycle, report: Callable[[Sessions], None] | None) -> None:
-        """Name the stray sessions, then make the clone good or say that it cannot be."""
+    async def run(
+        self,
+        decision: Recycle,
+        report: Callable[[Sessions], None] | None,
+        holds: bool = False,
+    ) -> None:
+        """Name the stray sessions, then make the clone good or say that it cannot be.
+
+        Args:
+            decision: which.
+            report: is told of what was left.
+            holds: whether grants are held until that is known, and undone.
+        """
         context, pool = self._context, self._context.fleet.pools[decision.template]
-        if decision.written_down:
-            await self._write_end(decision)
-        rewindable = context.can_rewind(decision.template)
-        answers, seen = await self._look(decision) if rewindable else (True, None)
-        if answers:
-            leaks = await self._name_leaks(decision, seen, asked=report is not None)
-        else:
-            leaks = None  # nobody has to wait for the server once more
+        try:
+            if decision.written_down:
+                await self._write_end(decision)
+            rewindable = context.can_rewind(decision.template)
+            answers, seen = await self._look(decision) if rewindable else (True, None)
+            if answers:
+                leaks = await self._name_leaks(decision, seen, asked=report is not None)
+            else:
+                leaks = None  # nobody has to wait for the server once more
+        finally:
+            if holds:
+                context.carry_out(context.fleet.let_go(context.now()))
         if report is not None:
             report(leaks)
         try:
@@ -126,13 +141,21 @@ class Recycler:
         digest = seen.facts.shared if seen else None
         if not self._may_change_server(template):
             digest = context.server_wide.digest
+        changed = digest not in (None, context.server_wide.digest)
+        if changed:
+            context.fleet.hold()
         try:
             with anyio.fail_after(ASKING_SECONDS):
                 found = await context.server_wide.look(clone, digest)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.troubles.begin(SERVER_LOOK_FAILED, "", error, clone=clone)
             return []
+        finally:
+            if changed:
+                context.carry_out(context.fleet.let_go(context.now()))
         context.troubles.end(SERVER_LOOK_FAILED, "")
+        if found:
+            context.changes_server.add(template)
         return [{"what": what} for what in found]
 
     async def _name_strays(self, decision: Recycle, seen: Look | None) -> Sessions:
