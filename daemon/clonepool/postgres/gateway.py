@@ -82,7 +82,6 @@ _EXHAUSTED = {"53100": Limit.STORAGE, "53300": Limit.CONNECTIONS}
 _LOGIN_TRIGGERS_MAJOR = 17
 _PREPARED = 16
 """Statements that stay prepared on a connection that is kept."""
-_PIECE_BYTES = 512 * 1024
 _UNDEFINED_FILE = "58P01"
 """A library that is not installed, say: a matter of the statement."""
 CONNECT_REMEDIES: Mapping[str, str] = MappingProxyType(
@@ -166,22 +165,11 @@ class _Written:
         return b"".join(self._pieces)
 
 
-async def _in_pieces(data: bytes) -> AsyncIterator[bytes]:
-    """Yield what COPY is to read; likewise not a file."""
-    for start in range(0, len(data), _PIECE_BYTES):
-        yield data[start : start + _PIECE_BYTES]
-
-
 class Session:
-    """One connection, each statement with a deadline of its own.
+    """One connection, each statement with a deadline of its own."""
 
-    Attributes:
-        prepares: whether statements stay prepared, so that asking the same again costs less.
-    """
-
-    def __init__(self, connection: Connection, *, prepares: bool = False) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self.prepares = prepares
         self._server_timeout = _milliseconds(STATEMENT_SECONDS)
         self._set: dict[str, str] = {}
 
@@ -256,44 +244,6 @@ class Session:
             )
         return written.get().splitlines()
 
-    async def copy_out(
-        self, schema: str, table: str, columns: list[str], which: str = ""
-    ) -> tuple[bytes, int]:
-        """Read the rows of one table, without those that inherit from it, in COPY's binary format.
-
-        Args:
-            schema: of the table.
-            table: its name.
-            columns: those to read.
-            which: an SQL condition; all rows without one.
-
-        Returns:
-            The rows, and how many they are.
-        """
-        listed = ", ".join(identifier(column) for column in columns)
-        query = f"SELECT {listed} FROM ONLY {identifier(schema)}.{identifier(table)}"
-        if which:
-            query += f" WHERE {which}"
-        written = _Written()
-        with translated(f"reading {schema}.{table}"):
-            said = await self._connection.copy_from_query(
-                query, output=written.add, format="binary", timeout=STATEMENT_SECONDS
-            )
-        return written.get(), _count(said)
-
-    async def copy_in(self, schema: str, table: str, columns: list[str], rows: bytes) -> int:
-        """Add rows that `copy_out` wrote, and return how many they were."""
-        with translated(f"writing {schema}.{table}"):
-            said = await self._connection.copy_to_table(
-                table,
-                schema_name=schema,
-                columns=columns,
-                source=_in_pieces(rows),
-                format="binary",
-                timeout=STATEMENT_SECONDS,
-            )
-        return _count(said)
-
     async def close(self) -> None:
         """End the connection, politely if that is quick."""
         with anyio.CancelScope(shield=True):
@@ -318,11 +268,6 @@ class Session:
 def _milliseconds(seconds: float) -> int:
     """Return the time for `statement_timeout`."""
     return math.ceil(seconds * 1000)
-
-
-def _count(said: str) -> int:
-    """Return the number in a command tag such as COPY 12."""
-    return int(said.rpartition(" ")[2])
 
 
 class Gateway:
@@ -402,7 +347,7 @@ class Gateway:
                 statement_cache_size=statements,
                 server_settings=self._startup(settings),
             )
-        session = Session(connection, prepares=statements > 0)
+        session = Session(connection)
         self._open.add(session)
         session.on_end(lambda: self._open.discard(session))
         return session
