@@ -89,7 +89,7 @@ def trusting_catalogs(patch: Patch) -> None:
     async def check(*_: object) -> None:
         """See nothing."""
 
-    patch.setattr(rewinder, "_check_catalogs", check)
+    patch.setattr(rewinder, "check_catalogs", check)
 
 
 def trusting_the_database(patch: Patch) -> None:
@@ -111,7 +111,7 @@ def knowing_all_files(patch: Patch) -> None:
 def taking_new_files_for_old(patch: Patch) -> None:
     """Believe that a place in a new file means what it meant in the old one."""
     of_touches(lambda found: found.replaced.clear())(patch)
-    patch.setattr(rewinder, "_check_tables", lambda *_: None)
+    patch.setattr(rewinder, "check_tables", lambda *_: None)
 
 
 def of_differences(**changed: Any) -> Callable[[Patch], None]:
@@ -261,7 +261,7 @@ MUTATIONS = {
         taking_new_files_for_old, "DELETE FROM m.told WHERE id = 1; VACUUM FULL m.told"
     ),
     "unlogged tables are not looked at": Mutation(
-        lambda patch: patch.setattr(rewinder, "_with_unlogged", lambda found, _: found),
+        lambda patch: patch.setattr(rewinder, "with_unlogged", lambda found, _: found),
         "UPDATE m.cache SET v = 9",
     ),
     "catalogs are not looked at": Mutation(

@@ -18,19 +18,18 @@ import structlog
 from clonepool.errors import StatementError
 from clonepool.postgres import leftovers
 from clonepool.postgres.databases import annotate, read_comment
-from clonepool.postgres.rewind.digests import read_digests
+from clonepool.postgres.rewind.adopted import find_rows
+from clonepool.postgres.rewind.checks import check_catalogs, check_tables
 from clonepool.postgres.rewind.economy import Economy
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError, PinError
 from clonepool.postgres.rewind.facts import NOTHING_SHARED, Facts
-from clonepool.postgres.rewind.layout import Batch
 from clonepool.postgres.rewind.lookout import Look, Lookout
-from clonepool.postgres.rewind.places import read_places, runs_of, together
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
-from clonepool.postgres.rewind.proof import ProofError, prove
+from clonepool.postgres.rewind.proof import prove
 from clonepool.postgres.rewind.reference import References
 from clonepool.postgres.rewind.relations import read_files
 from clonepool.postgres.rewind.settings import settings_of
-from clonepool.postgres.rewind.touch import sort_out, sort_out_again
+from clonepool.postgres.rewind.touch import sort_out, sort_out_again, with_unlogged
 from clonepool.postgres.rewind.undo import NOTHING_UNDONE, Rows, Undo, Undone
 
 if TYPE_CHECKING:
@@ -299,7 +298,7 @@ class Rewinder:
         try:
             async with self._gateway.session(clone, self._settings) as session:
                 await prove(session, pristine, (measure.facts, measure.facts), None)
-                await _find_rows(session, measure)
+                await find_rows(session, pristine, measure.rows)
         except BaseException:
             self.forget(clone)
             raise
@@ -404,7 +403,7 @@ class Rewinder:
         touched = self._lookout.ledger.touched(measure.facts.oid, measure.at)
         if touched is None:
             raise CannotRewindError("more files were written to than are followed")
-        return _with_unlogged(sort_out(measure.files, touched), measure.pristine), touched
+        return with_unlogged(sort_out(measure.files, touched), measure.pristine), touched
 
     async def _clear(self, clone: str, measure: Measure, look: Look) -> Look:
         """Clear away what outlives sessions; return what is known of the clone then."""
@@ -469,10 +468,10 @@ class Rewinder:
         pristine = measure.pristine
         if touch.strange:
             files = await read_files(session)
-            touch = _with_unlogged(sort_out_again(measure.files, files, touched), pristine)
+            touch = with_unlogged(sort_out_again(measure.files, files, touched), pristine)
             measure.files = files
-        await _check_catalogs(session, pristine, touch)
-        _check_tables(pristine, touch)
+        await check_catalogs(session, pristine, touch)
+        check_tables(pristine, touch)
 
         def worth(rows: int) -> None:
             if not economy.is_worth_it(0, rows):
@@ -531,53 +530,3 @@ class Rewinder:
                 return await reference.digest(table)
 
         await prove(session, measure.pristine, (found, measure.facts), digest)
-
-
-def _with_unlogged(touch: Touch, pristine: Pristine) -> Touch:
-    """Have everything looked at of which the log does not tell."""
-    for oid in pristine.unlogged:
-        if oid in pristine.tables:
-            touch.tables[oid] = None
-        else:
-            touch.sequences.add(oid)
-    return touch
-
-
-async def _check_catalogs(session: Session, pristine: Pristine, touch: Touch) -> None:
-    """See that catalogs that were written to say what they said: temporary tables come and go."""
-    catalogs = {pristine.catalogs[oid] for oid in touch.catalogs}
-    found = await read_digests(session, pristine.digest_sql, catalogs)
-    other = sorted(name for name, digest in found.items() if digest != pristine.digests[name])
-    if other:
-        raise CannotRewindError(f"the catalog was changed: {', '.join(other)}")
-
-
-def _check_tables(pristine: Pristine, touch: Touch) -> None:
-    """See that what was touched can be put back."""
-    strange = touch.tables.keys() - pristine.tables.keys()
-    if strange:
-        raise CannotRewindError(f"relations that the template does not have: {sorted(strange)}")
-    for oid in touch.tables:
-        table = pristine.tables[oid]
-        if table.obstacle:
-            raise CannotRewindError(f"{table.name} was changed, and {table.obstacle}")
-
-
-async def _find_rows(session: Session, measure: Measure) -> None:
-    """Find out where the rows of a clone are that an earlier daemon rewound.
-
-    Raises:
-        ProofError: there are not as many as there should be.
-    """
-    tables = [table for table in measure.pristine.tables.values() if table.rows is not None]
-    found: defaultdict[int, set[bytes]] = defaultdict(set)
-    for runs in together(run for table in tables for run in runs_of(table, None)):
-        for (oid, _), places in (await read_places(session, runs)).items():
-            found[oid] |= places
-    for table in tables:
-        originals = frozenset(table.rows or ())
-        gone, moved = originals - found[table.oid], frozenset(found[table.oid] - originals)
-        if len(gone) != len(moved):
-            raise ProofError(f"{table.name} has other rows than the template")
-        if gone:
-            measure.rows.layout(table).remember([], [Batch(gone, moved)])

@@ -98,3 +98,13 @@ def sort_out_again(before: Files, now: Files, touched: Mapping[File, set[int] | 
             found.catalogs.add(relation.owner)
     found.strange = False
     return found
+
+
+def with_unlogged(touch: Touch, pristine: Pristine) -> Touch:
+    """Have everything looked at of which the log does not tell."""
+    for oid in pristine.unlogged:
+        if oid in pristine.tables:
+            touch.tables[oid] = None
+        else:
+            touch.sequences.add(oid)
+    return touch

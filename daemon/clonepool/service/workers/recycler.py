@@ -53,7 +53,7 @@ class Recycler:
             report: is told of what was left.
             holds: whether grants are held until that is known, and undone.
         """
-        context, pool = self._context, self._context.fleet.pools[decision.template]
+        context = self._context
         try:
             if decision.written_down:
                 await self._write_end(decision)
@@ -68,6 +68,7 @@ class Recycler:
                 context.carry_out(context.fleet.let_go(context.now()))
         if report is not None:
             report(leaks)
+        pool = context.fleet.pools[decision.template]
         try:
             alone = seen is not None and not seen.facts.sessions
             clean = await self._rewind(
