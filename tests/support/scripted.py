@@ -157,10 +157,10 @@ class ScriptedDaemon:
             guest.refuse(request, "not_your_lease")
             return
         leaked = self.leaves if params.get("report") else None
-        guest.send(id=request, result={"leaked": leaked, "kept": None, "kept_seconds": None})
-        if self.leaves and leaked is None:
+        if self.leaves and leaked is None:  # before the answer: then the test may change it
             news = {"template": "blog", "database": database, "leaked": self.leaves}
             self._news.append((guest, news))
+        guest.send(id=request, result={"leaked": leaked, "kept": None, "kept_seconds": None})
         self.serve_waiting()
 
     def _renew(self, guest: Guest, request: object, params: dict[str, Any]) -> None:
