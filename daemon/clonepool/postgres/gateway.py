@@ -80,6 +80,7 @@ OWN_NAMES: Mapping[str, str] = MappingProxyType({"search_path": _LEFT_ALONE})
 """For a session whose only statements are to find the database's own search_path."""
 _EXHAUSTED = {"53100": Limit.STORAGE, "53300": Limit.CONNECTIONS}
 _LOGIN_TRIGGERS_MAJOR = 17
+_LARGEST_PREPARED_BYTES = 128 * 1024
 _PREPARED = 16
 """Statements that stay prepared on a connection that is kept."""
 _UNDEFINED_FILE = "58P01"
@@ -345,6 +346,7 @@ class Gateway:
                 dsn=self.endpoint.asyncpg_url(database),
                 timeout=seconds,
                 statement_cache_size=statements,
+                max_cacheable_statement_size=_LARGEST_PREPARED_BYTES,
                 server_settings=self._startup(settings),
             )
         session = Session(connection)

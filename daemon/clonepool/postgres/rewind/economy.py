@@ -13,7 +13,7 @@ _FORGIVEN = 0.9
 _FEWEST_STEPS = 200
 """Of a rewind that tells what a step takes; in smaller ones other things take longer."""
 _STEPS_A_ROW = 2
-_FREE_SECONDS = 0.05
+_FREE_SECONDS = 0.01
 """What takes less is not worth asking about: making a clone also has PostgreSQL checkpoint."""
 
 

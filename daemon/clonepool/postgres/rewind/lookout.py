@@ -28,6 +28,7 @@ from clonepool.postgres.rewind.facts import (
     presence_sql,
 )
 from clonepool.postgres.rewind.ledger import Ledger
+from clonepool.postgres.rewind.settings import PLANNED_ONCE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -71,8 +72,6 @@ END
 $look$
 """
 _CALL = "CALL pg_temp.clonepool_look($1, $2, $3, $4::text::pg_lsn, $5, $6, NULL)"
-_SETTINGS = {"plan_cache_mode": "force_generic_plan"}
-"""What is asked is the same each time; to plan it takes three times as long as to do it."""
 
 
 class Look(msgspec.Struct, frozen=True):
@@ -138,7 +137,7 @@ class Lookout:
         self.ledger = Ledger()
         self._gateway = gateway
         self._major = major
-        self._settings = {**settings, **_SETTINGS}
+        self._settings = {**settings, **PLANNED_ONCE}
         self._shared = shared
         self._is_idle = is_idle
         self._lock = anyio.Lock()

@@ -8,6 +8,7 @@ itself.
 
 from __future__ import annotations
 
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -111,6 +112,20 @@ def runs_of(table: Table, pages: Set[int] | None) -> Iterator[Run]:
         yield Run(table, first, last)
 
 
+def padded(runs: list[Run]) -> list[Run]:
+    """Return these and empty ones, so that each table has 1, 2, 4, 8 ... of them.
+
+    The query for them is then one that was planned before, more often than not.
+    """
+    found: list[Run] = []
+    for _, of_table in groupby(runs, lambda run: run.table.oid):
+        some = list(of_table)
+        found += some
+        empty = msgspec.structs.replace(some[-1], first=0, last=-1)
+        found += [empty] * (2 ** (len(some) - 1).bit_length() - len(some))
+    return found
+
+
 def together(runs: Iterable[Run]) -> Iterator[list[Run]]:
     """Yield runs, together as many as are asked for at a time."""
     some: list[Run] = []
@@ -168,6 +183,7 @@ async def read_pieces(
         CannotRewindError: sizes are asked for, and somebody else is connected.
     """
     xid = max(clean_xid % 2**32, _FIRST_XID)
+    runs = padded(runs)
     asked = _Query()
     age = asked.of("xid", xid)
     parts = [
@@ -212,6 +228,7 @@ def _sizes(rows: Iterable[dict[str, Any]]) -> dict[int, Sizes]:
 
 async def read_places(session: Session, runs: list[Run]) -> dict[tuple[int, int], set[Place]]:
     """Return where there are rows, by the OID of the table and the number of the page."""
+    runs = padded(runs)
     asked = _Query()
     sql = " UNION ALL ".join(
         f"SELECT {number} AS run, array_send(array_agg(ctid)) AS places"

@@ -18,6 +18,7 @@ from clonepool.postgres.rewind.digests import read_rows_digest
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.layout import tid
 from clonepool.postgres.rewind.places import read_places, read_sent, runs_of, together
+from clonepool.postgres.rewind.settings import PLANNED_ONCE, PREPARED
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -164,7 +165,8 @@ class References:
 
     async def _new(self, generation: str) -> Reference:
         name = await self._make(generation)
-        session = await self._gateway.connect(name, settings=self._settings)
+        settings = {**self._settings, **PLANNED_ONCE}
+        session = await self._gateway.connect(name, settings=settings, statements=PREPARED)
         try:
             # Whoever could write here would write into every clone.
             await databases.close(self._gateway, name)

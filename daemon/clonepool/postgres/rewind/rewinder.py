@@ -28,7 +28,7 @@ from clonepool.postgres.rewind.pristine import Pristine, read_pristine
 from clonepool.postgres.rewind.proof import prove
 from clonepool.postgres.rewind.reference import References
 from clonepool.postgres.rewind.relations import read_files
-from clonepool.postgres.rewind.settings import settings_of
+from clonepool.postgres.rewind.settings import PLANNED_ONCE, PREPARED, settings_of
 from clonepool.postgres.rewind.touch import sort_out, sort_out_again, with_unlogged
 from clonepool.postgres.rewind.undo import NOTHING_UNDONE, Rows, Undo, Undone
 
@@ -53,8 +53,6 @@ MOST_MOVED_BYTES = 64 * 1024 * 1024
 """A clone is recreated when so much of its large tables was put back elsewhere."""
 PINNED = "pinned"
 """Key of a generation's comment."""
-_PREPARED = 8
-"""On a session that stays the same is asked again and again."""
 MOST_KEPT_SESSIONS = 32
 LEAVING_SECONDS = 1.0
 """How long a session of ours may take to leave a clone."""
@@ -503,8 +501,8 @@ class Rewinder:
         """Lend the session to a clone; afterwards it is still there."""
         session, measure.session = measure.session, None
         if session is None or not session.usable:
-            settings = {**self._settings, "plan_cache_mode": "force_generic_plan"}
-            session = await self._gateway.connect(clone, settings=settings, statements=_PREPARED)
+            settings = {**self._settings, **PLANNED_ONCE}
+            session = await self._gateway.connect(clone, settings=settings, statements=PREPARED)
         try:
             yield session
         except StatementError as error:

@@ -57,3 +57,9 @@ def settings_of(major: int) -> dict[str, str]:
         if major >= since
         for name, value in settings.items()
     }
+
+
+PREPARED = 24
+"""Statements that stay prepared on a session that stays: the same is asked again and again."""
+PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan"}
+"""What is asked so takes longer to plan than to do."""
