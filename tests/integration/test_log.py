@@ -18,7 +18,8 @@ import pytest
 from clonepool.postgres import generations
 from clonepool.postgres.clones import make_clone
 from clonepool.postgres.gateway import Session, identifier
-from clonepool.postgres.rewind import ledger, wal
+from clonepool.postgres.rewind import ledger, restoring, undo, wal
+from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
 from clonepool.postgres.rewind.relations import Kind
 from support.museum import run_script
 from support.rewinding import Bench, open_bench
@@ -381,3 +382,103 @@ async def test_a_look_that_is_given_up_is_not_the_end_of_those_beside_it(
             await anyio.wait_all_tasks_blocked()
             leader.cancel()
         assert await touched(bench, other) == {"t5"}
+
+
+async def test_what_shared_catalogs_say_is_not_remembered_before_it_is_committed(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA, looks=False) as bench:
+        rewinder, clone = bench.rewinder, bench.clone
+        before = (await rewinder.look(clone)).facts.entries.properties
+        stray = await connect(bench, clone)
+        await stray.execute(f"BEGIN; ALTER DATABASE {identifier(clone)} SET work_mem = '44MB'")
+        assert (await rewinder.look(clone)).facts.entries.properties == before, "nobody sees it yet"
+        await rewinder.look(clone)
+        await stray.execute("COMMIT")
+        await stray.close()
+        seen = await rewinder.look(clone)
+        assert seen.facts.entries.properties != before
+        with pytest.raises(CannotRewindError, match="properties"):
+            await rewinder.rewind(clone, {}, seen=seen)
+
+
+async def test_one_record_of_the_log_that_is_larger_than_any_window_is_got_over(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        connection = await connect(bench, bench.clone)
+        await connection.execute(
+            "UPDATE m.t1 SET v = 'x'; SELECT pg_logical_emit_message(false, 'x',"
+            " repeat('y', 20000000)); UPDATE m.t2 SET v = 'x'"
+        )
+        await connection.close()
+        assert await touched(bench, bench.clone) == {"t1", "t2"}
+        assert await bench.recycle(), bench.why
+        assert await bench.look() == bench.pristine
+
+
+async def test_a_query_in_another_encoding_spoils_nothing_for_others(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA) as bench:
+        name = f"{bench.clone[:40]}_latin1"
+        await bench.shop.gateway.ddl(
+            f"CREATE DATABASE {identifier(name)} TEMPLATE template0 ENCODING LATIN1"
+            " LOCALE 'C' LOCALE_PROVIDER libc"
+        )
+        try:
+            connection = await connect(bench, name)
+            await connection.execute("SELECT 'é'")
+            seen = await bench.rewinder.look(name)
+            assert [session["state"] for session in seen.facts.sessions] == ["idle"]
+            await connection.close()
+            assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
+        finally:
+            await bench.shop.gateway.ddl(f"DROP DATABASE {identifier(name)} WITH (FORCE)")
+
+
+async def test_a_lock_out_that_has_to_wait_holds_up_nobody_else(
+    any_server: EmbeddedServer,
+) -> None:
+    async with open_bench(any_server, SCHEMA, looks=False) as bench:
+        other, role = await bench.another(), identifier(f"{bench.clone[:40]}_r")
+        holder = await connect(bench, bench.clone)
+        await holder.execute(f"CREATE ROLE {role}")
+        try:
+            await holder.execute(f"BEGIN; ALTER ROLE {role} CONNECTION LIMIT 5")
+            refused: list[LockOutError] = []
+
+            async def look() -> None:
+                try:
+                    await bench.rewinder.look(bench.clone, first=f"ALTER ROLE {role} NOLOGIN")
+                except LockOutError as error:
+                    refused.append(error)
+
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(look)
+                tasks.start_soon(bench.rewinder.look, other)
+            assert len(refused) == 1
+            await holder.execute("ROLLBACK")
+        finally:
+            await holder.execute(f"DROP ROLE {role}")
+            await holder.close()
+
+
+async def test_what_others_write_to_catalogs_while_a_clone_is_undone_is_seen_next_time(
+    any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = restoring.restore
+
+    async def restore(*arguments: Any) -> Any:
+        await anyio.to_thread.run_sync(
+            run_script, bench.server.psql, bench.server.endpoint, bench.clone,
+            "SET default_statistics_target = 1; ANALYZE m.t2",
+        )  # fmt: skip
+        return await real(*arguments)
+
+    async with open_bench(any_server, SCHEMA) as bench:
+        monkeypatch.setattr(undo, "restore", restore)
+        await bench.lease("UPDATE m.t1 SET v = 'x'")
+        monkeypatch.undo()
+        await bench.lease("SELECT 1")
+        assert await bench.look() == bench.pristine

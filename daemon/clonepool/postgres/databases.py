@@ -209,7 +209,9 @@ async def _unmark_template(gateway: Gateway, name: str) -> None:
 
 
 async def sessions(gateway: Gateway, name: str, but: int = 0) -> list[dict[str, Any]]:
-    """Return who is connected to the database: pid, application_name, state and query.
+    """Return who is connected to the database, or elsewhere as its login.
+
+    Of each it is told: pid, application_name, state and query.
 
     Args:
         gateway: the way to the server.
@@ -220,7 +222,8 @@ async def sessions(gateway: Gateway, name: str, but: int = 0) -> list[dict[str, 
         return await session.rows(
             "SELECT pid, coalesce(application_name, '') AS application_name,"
             " coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query"
-            f" FROM pg_stat_activity WHERE datname = $1 AND pid <> $2 AND {_OF_CLIENTS}",
+            " FROM pg_stat_activity"
+            f" WHERE (datname = $1 OR usename = $1) AND pid <> $2 AND {_OF_CLIENTS}",
             name,
             but,
         )
@@ -236,6 +239,8 @@ async def end_sessions(
 ) -> bool:
     """End all sessions on the database and wait until they are gone; say whether they are.
 
+    Those of its login, which is called like it, are ended wherever they are.
+
     Args:
         gateway: the way to the server.
         name: of the database.
@@ -243,7 +248,7 @@ async def end_sessions(
         clients_only: leave the server's own workers alone, which an ordinary role may not end.
         but: process id of a backend that is left alone.
     """
-    which = "datname = $1 AND pid <> $2"
+    which = "(datname = $1 OR usename = $1) AND pid <> $2"
     if clients_only:
         which += f" AND {_OF_CLIENTS}"
     pause = 0.002

@@ -6,11 +6,14 @@ rest stands in shared catalogs, and need not be asked again while nobody has wri
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
+
+if TYPE_CHECKING:
+    from clonepool.postgres.gateway import Session
 
 NOTHING_SHARED = "NULL::text"
 _PRESENCE = """\
@@ -21,19 +24,20 @@ SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
            (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
            (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname)) AS leftovers,
        coalesce(n.backends - (w.ours <> 0)::int, 0) AS others,
-       CASE WHEN n.backends > (w.ours <> 0)::int THEN (
-           SELECT json_agg(s) FROM (
-               SELECT pid, coalesce(application_name, '') AS application_name,
-                      coalesce(state, '') AS state, left(coalesce(query, ''), 500) AS query
-                 FROM pg_stat_activity
-                WHERE datid = d.oid AND pid <> w.ours AND backend_type = 'client backend') AS s
-       ) END AS sessions,
+       (SELECT json_agg(s) FROM (
+            SELECT pid, encode(textsend(coalesce(application_name, '')), 'hex') AS application_name,
+                   coalesce(state, '') AS state,
+                   encode(substring(textsend(coalesce(query, '')) FOR 2000), 'hex') AS query
+              FROM pg_stat_get_activity(NULL)
+             WHERE (datid = d.oid OR usesysid = login.oid) AND pid <> w.ours
+                   AND backend_type = 'client backend') AS s) AS sessions,
        CASE WHEN {busy} <> '{{}}' THEN ARRAY(
            SELECT b FROM unnest({busy}) AS b WHERE NOT EXISTS (
                SELECT FROM pg_stat_get_activity(NULL) AS a
                 WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) END AS arriving
   FROM unnest({clones}, {ours}) AS w (name, ours)
        LEFT JOIN pg_database d ON d.datname = w.name
+       LEFT JOIN pg_authid login ON login.rolname = w.name
        CROSS JOIN LATERAL (SELECT pg_stat_get_db_numbackends(d.oid) AS backends OFFSET 0) AS n
 """
 BUSY = """\
@@ -43,7 +47,8 @@ SELECT coalesce(array_agg(pid), '{}') FROM pg_locks
 before it is asked who is connected: else one could be missed that comes in between."""
 _ENTRIES = """\
 SELECT d.datname AS name,
-       concat_ws(';', d.oid, datdba, encoding, datcollate, datctype, datconnlimit, datistemplate,
+       encode(sha256(textsend(concat_ws(
+           ';', d.oid, datdba, encoding, datcollate, datctype, datconnlimit, datistemplate,
            datallowconn, dattablespace, datacl::text,
            (SELECT string_agg(concat_ws(',', setrole, setconfig::text), ';' ORDER BY setrole)
               FROM pg_db_role_setting WHERE setdatabase = d.oid),
@@ -51,13 +56,14 @@ SELECT d.datname AS name,
               FROM pg_auth_members WHERE login.oid IN (roleid, member)),
            (SELECT string_agg(concat_ws(',', provider, label), ';' ORDER BY provider)
               FROM pg_shseclabel WHERE objoid = d.oid AND classoid = 'pg_database'::regclass)
-       ) AS properties,
+       ))), 'hex') AS properties,
        (SELECT count(*) FROM pg_subscription WHERE subdbid = d.oid) AS subscriptions,
-       coalesce(shobj_description(d.oid, 'pg_database'), '') AS comment
+       encode(textsend(coalesce(shobj_description(d.oid, 'pg_database'), '')), 'hex') AS comment
   FROM pg_database d LEFT JOIN pg_authid login ON login.rolname = d.datname
  WHERE d.datname = ANY ({clones})
 """
 _NO_LEFTOVERS = "0;0"
+_QUERY_LENGTH = 500
 
 
 class Presence(msgspec.Struct, frozen=True):
@@ -70,7 +76,8 @@ class Presence(msgspec.Struct, frozen=True):
         server_started: when.
         leftovers: how many prepared transactions and slots there are.
         others: how many backends are connected to it beside ours, clients' or not.
-        sessions: of clients: pid, application_name, state and query; None for none.
+        sessions: of clients, there or elsewhere as the clone's login: pid, state, and in
+            hexadecimal digits application_name and query, in whatever encoding; None for none.
         arriving: process ids of backends that are logging in, into whichever database.
     """
 
@@ -89,9 +96,9 @@ class Entries(msgspec.Struct, frozen=True):
 
     Attributes:
         name: the clone's.
-        properties: of the database itself: owner, privileges, settings, flags.
+        properties: a digest of those of the database: owner, privileges, settings, flags.
         subscriptions: how many belong to it.
-        comment: the database's.
+        comment: the database's, in hexadecimal digits.
     """
 
     name: str
@@ -124,7 +131,14 @@ class Facts(msgspec.Struct, frozen=True):
     @property
     def sessions(self) -> list[dict[str, Any]]:
         """The sessions of clients: pid, application_name, state and query."""
-        return self.presence.sessions or []
+        return [
+            {
+                **session,
+                "application_name": _text(session["application_name"]),
+                "query": _text(session["query"])[:_QUERY_LENGTH],
+            }
+            for session in self.presence.sessions or ()
+        ]
 
     def check(self, before: Facts) -> None:
         """See that nothing changed since `before` that a rewind does not undo.
@@ -141,6 +155,10 @@ class Facts(msgspec.Struct, frozen=True):
             raise CannotRewindError("the database's own properties were changed")
         if self.presence.leftovers != _NO_LEFTOVERS or self.entries.subscriptions:
             raise LeftoversError("a prepared transaction, slot or subscription is left")
+
+
+def _text(digits: str) -> str:
+    return bytes.fromhex(digits).decode(errors="replace")
 
 
 def presence_sql(clones: str, ours: str, busy: str) -> str:
@@ -162,3 +180,10 @@ def entries_sql(clones: str) -> str:
         clones: SQL of an array of the clones' names.
     """
     return f"SELECT json_agg(f) FROM ({_ENTRIES.format(clones=clones)}) AS f"
+
+
+async def read_entries(session: Session) -> Entries:
+    """Ask shared catalogs of the session's own database, whatever is remembered."""
+    told = await session.value(f"{entries_sql('ARRAY[current_database()::text]')}")
+    (entries,) = msgspec.json.decode(told, type=list[Entries])
+    return entries

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
 MOST_PAGES = 16_384
 """Of one file; with more of them it counts as wholly touched."""
@@ -75,6 +75,11 @@ class Ledger:
     def forget(self, database: int) -> None:
         """Remember it no more; nothing happens if it was not followed."""
         self._databases.pop(database, None)
+
+    def keep(self, databases: Collection[int]) -> None:
+        """Forget all databases but these."""
+        for database in self._databases.keys() - set(databases):
+            del self._databases[database]
 
     def enter(self, written: Iterable[Written]) -> None:
         """Take in what a piece of the log says; of databases that are not followed, nothing."""

@@ -44,6 +44,7 @@ CREATE PROCEDURE pg_temp.clonepool_look(first_of_all text[], clones text[], ours
 DECLARE
     one text;
     own xid;
+    settled xid8;
     busy int[];
     presence json;
     mark pg_lsn;
@@ -51,6 +52,7 @@ DECLARE
     entries json;
     shared text;
 BEGIN
+    PERFORM set_config('lock_timeout', '100ms', true);
     FOREACH one IN ARRAY first_of_all LOOP
         EXECUTE one;
     END LOOP;
@@ -62,15 +64,20 @@ BEGIN
     SELECT json_agg(t), anew OR mark > start + {window}::numeric OR bool_or(t.database = 0 AND
                EXISTS (SELECT FROM unnest(t.pages) AS x WHERE x IS DISTINCT FROM own::text::int8))
       INTO told, anew FROM ({told}) AS t;
+    settled := pg_snapshot_xmin(pg_current_snapshot());
     IF anew THEN
         entries := ({entries});
         shared := ({shared});
     END IF;
     answer := json_build_object('presence', presence, 'mark', mark, 'told', told, 'anew', anew,
-                                'entries', entries, 'shared', shared);
+                                'settled', settled::text, 'entries', entries, 'shared', shared);
 END
 $look$
 """
+_OF_THE_LOG = {"58P01", "XX000", "XX001", "22023"}
+"""SQLSTATEs of what is said of a log that is not there any more."""
+_ALTER_SYSTEM_MAJOR = 17
+"""Before this version leases may write into the server's configuration, which is in no log."""
 _CALL = "CALL pg_temp.clonepool_look($1, $2, $3, $4::text::pg_lsn, $5, $6, NULL)"
 
 
@@ -103,6 +110,7 @@ class _Said(msgspec.Struct, frozen=True):
         mark: the position in the log up to which it may be read.
         told: what it says, up to there or a window far.
         anew: whether anybody but the procedure wrote to shared catalogs, or that is not known.
+        settled: transactions before this one were over before shared catalogs were asked.
         entries: if so, what shared catalogs say of the clones.
         shared: and what stands for the server as a whole.
     """
@@ -111,6 +119,7 @@ class _Said(msgspec.Struct, frozen=True):
     mark: str
     told: list[dict[str, Any]]
     anew: bool
+    settled: str
     entries: list[Entries] | None
     shared: str | None
 
@@ -147,6 +156,7 @@ class Lookout:
         self._begin = 0
         self._entries: dict[str, Entries] = {}
         self._server: str | None = None
+        self._writers: set[int] = set()
 
     def lose(self) -> None:
         """Begin anew where the log is next: what was written until then is not known."""
@@ -223,13 +233,13 @@ class Lookout:
                 await self._ask(session, requests)
             except StatementError as error:
                 await self.close()
-                if not last and any(request.first for request in requests):
-                    requests = await self._lock_out(requests)
-                    continue
-                # Of the log, most likely: what was to be read is not there any more.
-                self.lose()
-                log.warning("log.lost", error=str(error))
-                if last:
+                if error.sqlstate in _OF_THE_LOG and not last:
+                    self.lose()
+                    log.warning("log.lost", error=str(error))
+                elif requests:
+                    await self._ask_each(requests)
+                    return
+                else:
                     raise
             except ServerUnavailableError:
                 await self.close()
@@ -241,20 +251,14 @@ class Lookout:
             else:
                 return
 
-    async def _lock_out(self, requests: list[_Request]) -> list[_Request]:
-        """Lock out one holder after the other; return the requests for which that was done."""
-        session = await self._open()
-        done = []
+    async def _ask_each(self, requests: list[_Request]) -> None:
+        """Look at one clone after the other: something about one of them was refused."""
         for request in requests:
             try:
-                if request.first:
-                    await session.execute(request.first)
+                await self._ask(await self._open(), [request])
             except StatementError as error:
+                await self.close()
                 request.answer = LockOutError(str(error), sqlstate=error.sqlstate)
-            else:
-                request.first = ""
-                done.append(request)
-        return done
 
     def _abort(self) -> None:
         """Give the connection up: what the server does with it now is not known."""
@@ -312,7 +316,8 @@ class Lookout:
             [each.ours for each in requests],
             wal.lsn(start),
             followed,
-            not all(each.name in self._entries for each in requests),
+            self._major < _ALTER_SYSTEM_MAJOR
+            or not all(each.name in self._entries for each in requests),
         )
         said = msgspec.json.decode(text, type=_Said)
         upto = wal.read_lsn(said.mark)
@@ -327,14 +332,16 @@ class Lookout:
             self._entries = {each.name: each for each in said.entries or []}
             self._server = said.shared
         self._answer(requests, {each.name: each for each in said.presence or []}, upto)
+        self._forget_unsettled(told.writers, int(said.settled))
 
     async def _read_on(
         self, session: Session, start: int, reached: int | None, upto: int, followed: list[int]
     ) -> None:
         """Read what is left of the log up to a position, a window at a time.
 
-        A record that goes beyond a window is not told; so the next window begins where the last one
-        ends that was, and is twice as large where there was none, or little that matters.
+        A record that goes beyond a window is not told. So the next window begins where the last
+        record ends that was; where there was none it goes on to the end, and where little of it
+        mattered it is twice as large.
         """
         window, few = wal.WINDOW_BYTES, True
         while True:
@@ -342,7 +349,7 @@ class Lookout:
                 start = reached
                 window = min(2 * window, wal.LARGEST_WINDOW_BYTES) if few else wal.WINDOW_BYTES
             elif start < upto:
-                window *= 2
+                window = upto - start  # one record, larger than a window
             self._position = start
             if start >= upto:
                 return
@@ -351,6 +358,20 @@ class Lookout:
             self.ledger.enter(told.written)
             few = sum(len(each.pages) for each in told.written) <= wal.FEW_PAGES
             reached = upto if stop == upto else told.reached
+
+    def _forget_unsettled(self, writers: set[int], settled: int) -> None:
+        """Remember what shared catalogs said only if nobody who wrote to them may yet commit.
+
+        The log tells when a page is written, and names none when that is committed.
+
+        Args:
+            writers: transactions that wrote to shared catalogs, by the last 32 bits.
+            settled: those before this one were over when the catalogs were asked.
+        """
+        older = (writer for writer in self._writers | writers)
+        self._writers = {each for each in older if not 0 < (settled - each) % 2**32 < 2**31}
+        if self._writers:
+            self._entries.clear()
 
     def _answer(self, requests: list[_Request], found: dict[str, Presence], upto: int) -> None:
         for request in requests:

@@ -44,7 +44,7 @@ class Sizes(msgspec.Struct, frozen=True):
     toast_pages: int
 
 
-class Piece(msgspec.Struct, frozen=True):
+class Piece(msgspec.Struct):
     """Some pages of one table, looked at.
 
     Attributes:
@@ -54,9 +54,9 @@ class Piece(msgspec.Struct, frozen=True):
     """
 
     table: Table
-    pages: Set[int] | None
-    old: Set[Place]
-    fresh: Set[Place]
+    pages: set[int] | None
+    old: set[Place]
+    fresh: set[Place]
 
 
 class _Query:
@@ -91,7 +91,7 @@ class Run(msgspec.Struct, frozen=True):
         """Return SQL that is true of their rows; of a table grown too large, of none."""
         if self.last is None:
             most = self.table.size + LARGEST_WHOLE_BYTES
-            return f"pg_relation_size({self.table.oid}) <= {most}"
+            return f"(SELECT pg_relation_size({self.table.oid}) <= {most})"
         first, beyond = (query.of("tid", (page, 0)) for page in (self.first, self.last + 1))
         return f"ctid >= {first} AND ctid < {beyond}"
 

@@ -73,6 +73,10 @@ SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname A
        (SELECT amname::text FROM pg_am WHERE oid = relam) AS method,
        (SELECT amhandler = 'heap_tableam_handler'::regproc FROM pg_am WHERE oid = relam) AS is_heap,
        getdatabaseencoding() = 'SQL_ASCII' AS no_encoding,
+       EXISTS (SELECT FROM pg_attribute JOIN pg_type t ON t.oid = atttypid
+                       LEFT JOIN pg_type b ON b.oid IN (t.typelem, t.typbasetype)
+                WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped
+                      AND 'xml' IN (t.typname, b.typname)) AS has_xml,
        relispopulated AS populated
   FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
  WHERE relkind IN ('r', 'm') AND c.oid >= {FIRST_USER_OID}
@@ -315,6 +319,7 @@ def _obstacle(row: dict[str, Any], owner: str, domains: list[tuple[str, str]]) -
         ),
         "it has triggers or rules that cannot be kept out": row["watched"],
         "it has no columns that can be written": not row["columns"],
+        "the text of XML does not say all of it": row["has_xml"],
         "the database has no encoding": row["no_encoding"],
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

@@ -22,14 +22,19 @@ from clonepool.postgres.rewind.adopted import find_rows
 from clonepool.postgres.rewind.checks import check_catalogs, check_tables
 from clonepool.postgres.rewind.economy import Economy
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError, PinError
-from clonepool.postgres.rewind.facts import NOTHING_SHARED, Facts
+from clonepool.postgres.rewind.facts import NOTHING_SHARED, Facts, read_entries
 from clonepool.postgres.rewind.lookout import Look, Lookout
 from clonepool.postgres.rewind.pristine import Pristine, read_pristine
 from clonepool.postgres.rewind.proof import prove
 from clonepool.postgres.rewind.reference import References
 from clonepool.postgres.rewind.relations import read_files
 from clonepool.postgres.rewind.settings import PLANNED_ONCE, PREPARED, settings_of
-from clonepool.postgres.rewind.touch import sort_out, sort_out_again, with_unlogged
+from clonepool.postgres.rewind.touch import (
+    is_catalog,
+    sort_out,
+    sort_out_again,
+    with_unlogged,
+)
 from clonepool.postgres.rewind.undo import NOTHING_UNDONE, Rows, Undo, Undone
 
 if TYPE_CHECKING:
@@ -67,6 +72,8 @@ class Measure(msgspec.Struct):
         pristine: what that holds.
         facts: of the database itself.
         at: position in the log from which on whatever was written is a change.
+        looked_at: position up to which it was read before the last undo, which writes to no catalog
+            but pg_class: from there on, what was written to others is a change.
         clean_xid: the first transaction number after it.
         files: which relation each file belongs to.
         rows: what is remembered of its rows.
@@ -79,6 +86,7 @@ class Measure(msgspec.Struct):
     pristine: Pristine
     facts: Facts
     at: int
+    looked_at: int
     clean_xid: int
     files: Files
     epoch: int
@@ -255,11 +263,12 @@ class Rewinder:
             PinError: a copy of the generation is not what the generation was when it was pinned.
             ServerUnavailableError, StatementError: there is no measure.
         """
+        build = self._builds[generation]
         pristine = self._pristine.get(generation)
         if pristine is None:
             async with self._gateway.session(clone, self._settings) as session:
                 pristine = await self._know(generation, session)
-        await self._measure(clone, generation, pristine)
+        await self._measure(clone, generation, build, pristine)
 
     async def know(self, generation: str) -> None:
         """See that it is known what a generation holds: if need be it is read from a new copy.
@@ -291,7 +300,7 @@ class Rewinder:
             ServerUnavailableError, StatementError: there is no measure.
         """
         pristine = self._pristine[generation]
-        await self._measure(clone, generation, pristine)
+        await self._measure(clone, generation, self._builds[generation], pristine)
         measure = self._measures[clone]
         try:
             async with self._gateway.session(clone, self._settings) as session:
@@ -312,9 +321,11 @@ class Rewinder:
         async with self._reading.setdefault(generation, anyio.Lock()):
             pristine = self._pristine.get(generation)
             if pristine is None:
+                build = self._builds[generation]
                 pristine = await read_pristine(session, self._major)
-                await self._pin(generation, pristine.pin)
-                self._pristine[generation] = pristine
+                if build == self._builds[generation]:
+                    await self._pin(generation, pristine.pin)
+                    self._pristine[generation] = pristine
         return pristine
 
     async def _pin(self, generation: str, pin: str) -> None:
@@ -326,14 +337,20 @@ class Rewinder:
         elif pinned != pin:
             raise PinError(f"a copy of {generation} is not what that was when it was built")
 
-    async def _measure(self, clone: str, generation: str, pristine: Pristine) -> None:
-        epoch, build = self._epoch, self._builds[generation]
-        look = await self._lookout.look(clone, follow=True)
+    async def _measure(self, clone: str, generation: str, build: int, pristine: Pristine) -> None:
+        epoch = self._epoch
+        try:
+            look = await self._lookout.look(clone, follow=True)
+        except BaseException:
+            # It may be followed already, and nobody would ever forget it.
+            self._lookout.ledger.keep({each.facts.oid for each in self._measures.values()})
+            raise
         self._measures[clone] = Measure(
             generation,
             build,
             pristine,
             look.facts,
+            look.upto,
             look.upto,
             int(look.facts.presence.next_xid),
             pristine.files,
@@ -381,7 +398,7 @@ class Rewinder:
             measure.hang_up()
             self._lookout.ledger.forget(measure.facts.oid)
             raise
-        self._lookout.ledger.settle(measure.facts.oid, measure.at)
+        self._lookout.ledger.settle(measure.facts.oid, measure.looked_at)
         self._measures[clone] = measure
         if measure.session is not None and stay_connected:
             self._keep(clone, measure)
@@ -398,9 +415,11 @@ class Rewinder:
         self._see_that_nothing_was_lost(measure)
         if measure.pristine.obstacle:
             raise CannotRewindError(measure.pristine.obstacle)
-        touched = self._lookout.ledger.touched(measure.facts.oid, measure.at)
-        if touched is None:
+        ledger, oid = self._lookout.ledger, measure.facts.oid
+        touched, early = ledger.touched(oid, measure.at), ledger.touched(oid, measure.looked_at)
+        if touched is None or early is None:
             raise CannotRewindError("more files were written to than are followed")
+        touched |= {file: pages for file, pages in early.items() if is_catalog(measure.files, file)}
         return with_unlogged(sort_out(measure.files, touched), measure.pristine), touched
 
     async def _clear(self, clone: str, measure: Measure, look: Look) -> Look:
@@ -441,7 +460,7 @@ class Rewinder:
         if look.facts.presence.others:
             raise CannotRewindError("somebody else is connected")
         if touch.nothing and not verify:
-            measure.at = look.upto
+            measure.at = measure.looked_at = look.upto
             return NOTHING_UNDONE
         economy = self._economies[measure.generation]
         pages = touch.pages(measure.pristine)
@@ -450,7 +469,7 @@ class Rewinder:
         await self._ensure_reference(measure, touch)
         async with self._session(clone, measure) as session:
             began = time.monotonic()
-            done = await self._undo_once(session, measure, touch, touched, economy)
+            done = await self._undo_once(session, measure, look.upto, touch, touched, economy)
             economy.rewound(done.pages, done.rows, time.monotonic() - began)
             if verify:
                 await self._prove(session, measure, look.facts)
@@ -461,7 +480,13 @@ class Rewinder:
         return done
 
     async def _undo_once(
-        self, session: Session, measure: Measure, touch: Touch, touched: Touched, economy: Economy
+        self,
+        session: Session,
+        measure: Measure,
+        upto: int,
+        touch: Touch,
+        touched: Touched,
+        economy: Economy,
     ) -> Undone:
         pristine = measure.pristine
         if touch.strange:
@@ -486,6 +511,7 @@ class Rewinder:
         )
         done = await undo.run(touch, worth)
         measure.at, measure.clean_xid = done.at, done.clean_xid
+        measure.looked_at = upto
         return done
 
     async def _ensure_reference(self, measure: Measure, touch: Touch) -> None:
@@ -527,4 +553,5 @@ class Rewinder:
             async with self._reference(measure) as reference:
                 return await reference.digest(table)
 
-        await prove(session, measure.pristine, (found, measure.facts), digest)
+        now = Facts(found.presence, await read_entries(session))
+        await prove(session, measure.pristine, (now, measure.facts), digest)

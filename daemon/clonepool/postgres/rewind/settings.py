@@ -38,6 +38,7 @@ _ALWAYS = {
     "xmlbinary": "base64",
     "xmloption": "content",
     "array_nulls": "on",
+    "lc_monetary": "C",
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     "backslash_quote": "safe_encoding",

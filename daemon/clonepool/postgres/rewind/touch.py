@@ -100,6 +100,12 @@ def sort_out_again(before: Files, now: Files, touched: Mapping[File, set[int] | 
     return found
 
 
+def is_catalog(files: Files, file: File) -> bool:
+    """Say whether a file is of a catalog to which no rewind ever writes."""
+    relation = files.get(file)
+    return relation is not None and relation.kind is Kind.CATALOG and relation.owner != PG_CLASS
+
+
 def with_unlogged(touch: Touch, pristine: Pristine) -> Touch:
     """Have everything looked at of which the log does not tell."""
     for oid in pristine.unlogged:

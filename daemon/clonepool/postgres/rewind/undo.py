@@ -280,16 +280,13 @@ def by_table(pieces: Iterable[Piece]) -> list[Piece]:
     """Put the pieces of each table together."""
     found: dict[int, Piece] = {}
     for piece in pieces:
-        before = found.get(piece.table.oid)
-        if before is not None:
-            pages = (
-                None
-                if before.pages is None or piece.pages is None
-                else (before.pages | piece.pages)
-            )
-            old, fresh = before.old | piece.old, before.fresh | piece.fresh
-            piece = Piece(piece.table, pages, old, fresh)  # noqa: PLW2901 - the same, and more
-        found[piece.table.oid] = piece
+        before = found.setdefault(piece.table.oid, piece)
+        if before is piece:
+            continue
+        before.old |= piece.old
+        before.fresh |= piece.fresh
+        if before.pages is not None:
+            before.pages |= piece.pages or set()
     return list(found.values())
 
 

@@ -25,9 +25,9 @@ WINDOW_BYTES, LARGEST_WINDOW_BYTES = 1024 * 1024, 16 * 1024 * 1024
 """As much of the log is read at a time, because the event loop does nothing else while what came of
 it is entered; and as much where little of it matters: of copies, say."""
 FEW_PAGES = 500
-MOST_BEHIND_BYTES = 256 * 1024 * 1024
+MOST_BEHIND_BYTES = 32 * 1024 * 1024
 """When there is more of the log to be read, all clones that are out are recreated instead: others
-would wait for seconds while one lease's gigabytes are read."""
+would wait while one lease's gigabytes are read, which takes longer than to write them."""
 PREFIX = "clonepool"
 """Of our messages in the log."""
 

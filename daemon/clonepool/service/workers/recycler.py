@@ -55,8 +55,6 @@ class Recycler:
         """
         context = self._context
         try:
-            if decision.written_down:
-                await self._write_end(decision)
             rewindable = context.can_rewind(decision.template)
             answers, seen = await self._look(decision) if rewindable else (True, None)
             if answers:
@@ -66,6 +64,8 @@ class Recycler:
         finally:
             if holds:
                 context.carry_out(context.fleet.let_go(context.now()))
+        if decision.written_down:
+            await self._write_end(decision)
         if report is not None:
             report(leaks)
         pool = context.fleet.pools[decision.template]
