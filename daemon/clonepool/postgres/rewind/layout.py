@@ -80,7 +80,7 @@ class Layout:
             originals: the places on these pages where the generation has one.
             pages: their numbers; None for all.
         """
-        found = set(originals) - self._of_original.keys()
+        found = set(originals).difference(self._of_original)
         if pages is None:
             return found | self._of_place.keys()
         if self._on_page:
@@ -97,7 +97,7 @@ class Layout:
             fresh: places of rows that were written since.
         """
         broken = {id(b): b for place in missing if (b := self._of_place.get(place))}.values()
-        delete, restore = set(fresh), missing - self._of_place.keys()
+        delete, restore = set(fresh), set(missing).difference(self._of_place)
         for batch in broken:
             delete |= batch.places - missing
             restore |= batch.originals

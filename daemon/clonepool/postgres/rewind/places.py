@@ -238,6 +238,9 @@ async def read_places(session: Session, runs: list[Run]) -> dict[tuple[int, int]
     found: dict[tuple[int, int], set[Place]] = {}
     for row in await session.rows(sql, *asked.values):
         run = runs[row["run"]]
+        if run.last == run.first:
+            found[run.table.oid, run.first] = set(read_sent(row["places"]))
+            continue
         last = run.last if run.last is not None else run.table.pages - 1
         found |= {(run.table.oid, page): set() for page in range(run.first, last + 1)}
         for place in read_sent(row["places"]):

@@ -46,7 +46,9 @@ _READ_BYTES, _READ_TABLES = 1024 * 1024, 50
 
 _TABLES = f"""\
 SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname AS name,
-       reltoastrelid::bigint AS toast, pg_table_size(c.oid) AS bytes,
+       reltoastrelid::bigint AS toast,
+       pg_relation_size(c.oid) + CASE WHEN reltoastrelid <> 0 THEN pg_relation_size(reltoastrelid)
+                                      ELSE 0 END AS bytes,
        pg_relation_size(c.oid) / {PAGE_BYTES} AS pages,
        relpersistence = 'u' AS unlogged,
        ARRAY(SELECT attname::text FROM pg_attribute
@@ -102,7 +104,7 @@ class Table(msgspec.Struct, frozen=True):
         values: the same, of a row that is called r.
         obstacle: why its rows cannot be put back; empty when they can.
         toast: OID of its TOAST table, 0 for none.
-        size: in bytes, TOAST included.
+        size: in bytes, TOAST included, but neither indexes nor maps.
         pages: how many it has.
         populated: whether there is anything in it: not a materialized view that never was filled.
         readable: whether it can be read: not a materialized view that never was filled, nor a table
