@@ -145,4 +145,9 @@ def test_logins_of_clones_that_are_gone_are_swept_and_parked_clones_get_new_pass
 
 def test_a_superuser_is_not_taken_for_the_owner_of_what_is_to_be_confined() -> None:
     with running_daemon(CONFIG + 'rights = "owner"\nowner = "postgres"\n') as running:
-        eventually(lambda: "role postgres is a superuser" in running.pool()["failure"])
+
+        def has_failed() -> bool:
+            pool = running.pool()
+            return pool["phase"] == "failed" and "role postgres is a superuser" in pool["failure"]
+
+        eventually(has_failed)
