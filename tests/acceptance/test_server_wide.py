@@ -226,3 +226,17 @@ def test_a_suite_that_makes_the_same_role_in_every_test_never_meets_it(wide: Dae
         lease.release(report=True)
         with client.lease("blog", timeout=60) as last:
             assert value(last.url, "SELECT count(*) FROM pg_roles WHERE rolname = 'again'") == 0
+
+
+def test_a_session_that_a_lease_has_in_another_database_ends_with_it(wide: Daemon) -> None:
+    with wide.client() as client:
+        lease = client.lease("blog", timeout=60)
+        elsewhere = lease.url.replace(f"/{lease.database}?", "/postgres?")
+        with connected(elsewhere) as ask_it:
+            assert ask_it("SELECT current_database()") == "postgres"
+            pid = ask_it("SELECT pg_backend_pid()")
+            left = lease.release(report=True)
+            assert pid in [session["pid"] for session in left or []]
+            eventually(
+                lambda: ask(wide, f"SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}") == 0
+            )
