@@ -44,7 +44,7 @@ CREATE PROCEDURE pg_temp.clonepool_look(first_of_all text[], clones text[], ours
 DECLARE
     one text;
     own xid;
-    settled xid8;
+    over pg_snapshot;
     busy int[];
     presence json;
     mark pg_lsn;
@@ -64,13 +64,15 @@ BEGIN
     SELECT json_agg(t), anew OR mark > start + {window}::numeric OR bool_or(t.database = 0 AND
                EXISTS (SELECT FROM unnest(t.pages) AS x WHERE x IS DISTINCT FROM own::text::int8))
       INTO told, anew FROM ({told}) AS t;
-    settled := pg_snapshot_xmin(pg_current_snapshot());
+    over := pg_current_snapshot();
     IF anew THEN
         entries := ({entries});
         shared := ({shared});
     END IF;
     answer := json_build_object('presence', presence, 'mark', mark, 'told', told, 'anew', anew,
-                                'settled', settled::text, 'entries', entries, 'shared', shared);
+                                'own', own::text::int8, 'entries', entries, 'shared', shared,
+                                'settled', pg_snapshot_xmin(over)::text::int8,
+                                'begun', pg_snapshot_xmax(over)::text::int8);
 END
 $look$
 """
@@ -110,7 +112,9 @@ class _Said(msgspec.Struct, frozen=True):
         mark: the position in the log up to which it may be read.
         told: what it says, up to there or a window far.
         anew: whether anybody but the procedure wrote to shared catalogs, or that is not known.
+        own: the transaction that locked out, by the last 32 bits of its number.
         settled: transactions before this one were over before shared catalogs were asked.
+        begun: transactions from this one on had not begun then.
         entries: if so, what shared catalogs say of the clones.
         shared: and what stands for the server as a whole.
     """
@@ -119,7 +123,9 @@ class _Said(msgspec.Struct, frozen=True):
     mark: str
     told: list[dict[str, Any]]
     anew: bool
-    settled: str
+    own: int | None
+    settled: int
+    begun: int
     entries: list[Entries] | None
     shared: str | None
 
@@ -157,11 +163,17 @@ class Lookout:
         self._entries: dict[str, Entries] = {}
         self._server: str | None = None
         self._writers: set[int] = set()
+        self._unread_until: int | None = None
 
     def lose(self) -> None:
         """Begin anew where the log is next: what was written until then is not known."""
         self._position = None
+        self._forget_entries()
+
+    def _forget_entries(self) -> None:
+        """Remember nothing of shared catalogs until all are over who may have written to them."""
         self._entries.clear()
+        self._unread_until = None
 
     def covers(self, position: int) -> bool:
         """Say whether all of the log was read from that position on."""
@@ -303,7 +315,7 @@ class Lookout:
             return
         now = await _now(session)
         if self._is_idle():
-            self._entries.clear()
+            self._forget_entries()
             self._position = max(self._position, now)
 
     async def _ask(self, session: Session, requests: list[_Request]) -> None:
@@ -324,15 +336,17 @@ class Lookout:
         self._give_up_behind(upto)
         if self._position is None:
             self._position = self._begin = start = upto
+        if said.anew:
+            self._entries.clear()
         told = wal.read_told(said.told)
-        self.ledger.enter(told.written)
+        self._enter(told, said.own)
         reached = upto if upto - start <= wal.WINDOW_BYTES else told.reached
         await self._read_on(session, start, reached, upto, followed)
         if said.anew:
             self._entries = {each.name: each for each in said.entries or []}
             self._server = said.shared
         self._answer(requests, {each.name: each for each in said.presence or []}, upto)
-        self._forget_unsettled(told.writers, int(said.settled))
+        self._forget_unsettled(said)
 
     async def _read_on(
         self, session: Session, start: int, reached: int | None, upto: int, followed: list[int]
@@ -355,22 +369,25 @@ class Lookout:
                 return
             stop = min(start + window, upto)
             told = await wal.read_piece(session, self._major, start, stop, followed)
-            self.ledger.enter(told.written)
+            self._enter(told)
             few = sum(len(each.pages) for each in told.written) <= wal.FEW_PAGES
             reached = upto if stop == upto else told.reached
 
-    def _forget_unsettled(self, writers: set[int], settled: int) -> None:
+    def _enter(self, told: wal.Told, own: int | None = None) -> None:
+        """Take in a piece of the log."""
+        self.ledger.enter(told.written)
+        self._writers |= told.writers - {own}
+
+    def _forget_unsettled(self, said: _Said) -> None:
         """Remember what shared catalogs said only if nobody who wrote to them may yet commit.
 
         The log tells when a page is written, and names none when that is committed.
-
-        Args:
-            writers: transactions that wrote to shared catalogs, by the last 32 bits.
-            settled: those before this one were over when the catalogs were asked.
         """
-        older = (writer for writer in self._writers | writers)
-        self._writers = {each for each in older if not 0 < (settled - each) % 2**32 < 2**31}
-        if self._writers:
+        if self._unread_until is None:
+            self._unread_until = said.begun
+        over = said.settled
+        self._writers = {each for each in self._writers if not 0 < (over - each) % 2**32 < 2**31}
+        if self._writers or over < self._unread_until:
             self._entries.clear()
 
     def _answer(self, requests: list[_Request], found: dict[str, Presence], upto: int) -> None:
