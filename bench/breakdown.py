@@ -41,6 +41,8 @@ class TimedGateway(Gateway):
 async def measure(url: str, source: str, rounds: int) -> dict[str, Any]:
     """Rewind a clone of a generation after each script in turn; return seconds by part.
 
+    Parts that took no time, such as connecting to a clone that only was read, are left out.
+
     Args:
         url: of any database on the daemon's server, as a superuser.
         source: the generation's database, of the template of many small tables.
@@ -60,10 +62,11 @@ async def measure(url: str, source: str, rounds: int) -> dict[str, Any]:
                 for part, seconds in (await _recycle(gateway, rewinder)).items():
                     parts[name].setdefault(part, []).append(seconds)
     finally:
+        await rewinder.close()
         await databases.drop(gateway, CLONE)
         await gateway.close()
     return {
-        name: {part: summary(times) for part, times in found.items()}
+        name: {part: summary(times) for part, times in found.items() if any(times)}
         for name, found in parts.items()
     }
 
