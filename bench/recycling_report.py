@@ -149,7 +149,7 @@ def parts(found: dict[str, Any]) -> str:
 
     def cells(lease: str, part: str) -> list[str]:
         found_of = found[lease]
-        return spread(found_of[part], MILLI) if part in found_of else ["0", "0"]
+        return [*spread(found_of[part], MILLI)] if part in found_of else ["0", "0"]
 
     head = ["in one process, beside an idle daemon; ms", "only read: p50", "p99"]
     return table(
