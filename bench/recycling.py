@@ -33,6 +33,8 @@ BASE_MIB = 8
 """What a database takes that holds nothing."""
 TABLES = (0, 1, 2, work.CHANGED, 8, 16)
 ROWS = (1, 10, 100, 1000, 10_000, 100_000)
+TOGETHER = (1000, 10_000)
+"""So many rows are also changed that follow each other."""
 MANY_TABLES, SHORT_MANY_TABLES = (200, 1000), (30, 60)
 """Tables of templates that are as the small one, but for their number."""
 SMALL, REAL = "small", "real"
@@ -148,6 +150,7 @@ class Course:
         self._many_tables = templates.many_tables
         self._by_tables: dict[int, list[Sample]] = {tables: [] for tables in TABLES}
         self._by_rows: dict[int, list[Sample]] = {rows: [] for rows in ROWS}
+        self._together: dict[int, list[Sample]] = {rows: [] for rows in TOGETHER}
         self._by_size: dict[int, list[Sample]] = {size: [] for size in sizes}
         self._plain: dict[str, dict[str, list[float]]] = {
             name: {strategy: [] for strategy in STRATEGIES} for name in self._held
@@ -175,6 +178,7 @@ class Course:
                 {"tables": n, **_figures(s, distribution)} for n, s in self._by_tables.items()
             ],
             "by_rows": [{"rows": n, **_figures(s)} for n, s in self._by_rows.items() if s],
+            "rows_together": [{"rows": n, **_figures(s)} for n, s in self._together.items() if s],
             "by_rows_mib": self.middle_size,
             "by_size": [
                 {
@@ -211,6 +215,10 @@ class Course:
         for rows, samples in self._by_rows.items():
             if rows <= there:
                 script = work.big_writes(there, rows)
+                await self._repeat(template_of(self.middle_size), script, pace.seldom, samples)
+        for rows, samples in self._together.items():
+            if rows <= there:
+                script = work.big_writes_together(there, rows)
                 await self._repeat(template_of(self.middle_size), script, pace.seldom, samples)
 
     async def _repeat(self, template: str, script: str, times: int, samples: list[Sample]) -> None:

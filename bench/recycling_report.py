@@ -52,9 +52,10 @@ def _rows(found: dict[str, Any], large: dict[str, Any]) -> list[list[str]]:
     """Return what many changed rows cost, where the table has so many."""
     aims = {1000: "≤ 0.25", 10_000: "≤ 0.7"}
     return [
-        [f"{each['rows']:,} rows of it changed, anywhere: recycle ÷ DROP and CREATE",
+        [f"{each['rows']:,} rows of it changed, {where}: recycle ÷ DROP and CREATE",
          _over_plain(each, large), aims[each["rows"]]]
-        for each in found["by_rows"]
+        for where, key in (("one after the other", "rows_together"), ("anywhere", "by_rows"))
+        for each in found[key]
         if each["rows"] in aims
     ]  # fmt: skip
 

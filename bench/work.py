@@ -72,6 +72,15 @@ def big_writes(rows: int, changed: int = 5) -> str:
     )
 
 
+def big_writes_together(rows: int, changed: int) -> str:
+    """Return SQL that does as `big_writes`, to rows that follow each other anywhere."""
+    return (
+        f"DO $$ DECLARE first int := 1 + floor(random() * {rows - changed})::int; BEGIN"
+        f" UPDATE big SET v = 'x' WHERE id BETWEEN first AND first + {changed - 1}; END $$;"
+        f" INSERT INTO big VALUES ({rows + 1}, 'one more')"
+    )
+
+
 async def visit(url: str, script: str) -> float:
     """Connect, run the script, disconnect: what every client does with its database.
 
