@@ -119,9 +119,11 @@ def test_databases_that_a_lease_made_go_with_it(wide: Daemon, statement: str) ->
             run(lease.url, statement.format(source))
             url = lease.url.replace(f"/{lease.database}?", "/mine?")
             run(url, "CREATE TABLE t ()")
-            with connected(url):
-                leaked = lease.release(report=True) or []
-            assert [each["what"] for each in leaked] == ["database mine was made; undone"]
+            with connected(url) as ask_it:
+                pid = ask_it("SELECT pg_backend_pid()")
+                session, made = lease.release(report=True) or []
+            assert session["pid"] == pid
+            assert made["what"] == "database mine was made; undone"
 
 
 def test_what_another_lease_may_have_made_stays_until_that_has_ended(wide: Daemon) -> None:
