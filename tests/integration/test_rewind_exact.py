@@ -344,6 +344,8 @@ KEEPS_STATISTICS = {
     "all rows gone": "DELETE FROM m.small; DELETE FROM m.part",
     "large vacuumed": "DELETE FROM m.large WHERE id < 50; VACUUM m.large",
     "apart": "UPDATE m.long SET v = v || 'x'; VACUUM m.long",
+    "a third of many rows": "UPDATE m.large SET v = v || 'x' WHERE id % 3 = 0",
+    "another third of them": "UPDATE m.large SET v = v || 'x' WHERE id % 3 = 1",
     "indexes only": "INSERT INTO m.part VALUES (95); DELETE FROM m.part WHERE id = 95;"
     " VACUUM (INDEX_CLEANUP ON) m.part",
     "temporary": "CREATE TEMP TABLE x AS SELECT n FROM generate_series(1, 50) AS n; ANALYZE x",

@@ -44,6 +44,11 @@ class Repair(msgspec.Struct, frozen=True):
     difference: Difference
     texts: Mapping[Place, str]
 
+    @property
+    def bytes(self) -> int:
+        """About how many bytes of rows are to be restored."""
+        return sum(len(self.texts[place]) for place in self.difference.restore)
+
 
 class Restored(msgspec.Struct, frozen=True):
     """What was done.

@@ -249,6 +249,8 @@ class Undo:
         for repair in repairs:
             self._rows.rewinds[repair.table.oid] += 1
         tables = [self._pristine.tables[oid] for oid in sizes]
+        if any(repair.bytes > PAGE_BYTES for repair in repairs):
+            sizes = await read_sizes(self._session, self._database, tables)  # they may have grown
         vacuumed = [table for table in tables if self._needs_vacuum(table, sizes[table.oid])]
         if vacuumed:
             names = ", ".join(table.name for table in vacuumed)
