@@ -12,7 +12,7 @@ Unlogged tables and sequences are not in the log: they always count as touched.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.rewind.ledger import File
     from clonepool.postgres.rewind.pristine import Pristine
-    from clonepool.postgres.rewind.relations import Files
+    from clonepool.postgres.rewind.relations import Files, Relation
 
 PG_CLASS = 1259
 
@@ -68,14 +68,8 @@ def sort_out(files: Files, touched: Mapping[File, set[int] | None]) -> Touch:
         relation = files.get(file)
         if relation is None:
             found.strange = True
-        elif relation.kind is Kind.TABLE:
-            found.tables[relation.oid] = pages
-        elif relation.kind is Kind.TOAST:
-            found.toasted.add(relation.owner)
-        elif relation.kind is Kind.SEQUENCE:
-            found.sequences.add(relation.oid)
-        elif relation.kind is Kind.CATALOG:
-            found.catalogs.add(relation.owner)
+        else:
+            _add(found, relation, pages)
     found.strange |= PG_CLASS in found.catalogs
     return found
 
@@ -85,19 +79,28 @@ def sort_out_again(before: Files, now: Files, touched: Mapping[File, set[int] | 
     found = sort_out(now, touched)
     was = {relation.oid: file for file, relation in before.items()}
     for file, relation in now.items():
-        if was.get(relation.oid) == file:
-            continue
-        if relation.kind is Kind.TABLE:
-            found.tables[relation.oid] = None
-            found.replaced.add(relation.oid)
-        elif relation.kind is Kind.TOAST:
-            found.toasted.add(relation.owner)
-        elif relation.kind is Kind.SEQUENCE:
-            found.sequences.add(relation.oid)
-        elif relation.kind is Kind.CATALOG:
-            found.catalogs.add(relation.owner)
+        if was.get(relation.oid) != file:
+            _add(found, relation, None)
+            if relation.kind is Kind.TABLE:
+                found.replaced.add(relation.oid)
     found.strange = False
     return found
+
+
+def _add(found: Touch, relation: Relation, pages: set[int] | None) -> None:
+    match relation.kind:
+        case Kind.TABLE:
+            found.tables[relation.oid] = pages
+        case Kind.TOAST:
+            found.toasted.add(relation.owner)
+        case Kind.SEQUENCE:
+            found.sequences.add(relation.oid)
+        case Kind.CATALOG:
+            found.catalogs.add(relation.owner)
+        case Kind.DERIVED:
+            pass
+        case _:
+            assert_never(relation.kind)
 
 
 def is_catalog(files: Files, file: File) -> bool:
