@@ -23,7 +23,8 @@ SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
        concat_ws(';',
            (SELECT count(*) FROM pg_prepared_xacts WHERE database = d.datname),
            (SELECT count(*) FROM pg_replication_slots WHERE database = d.datname)) AS leftovers,
-       coalesce(n.backends - (w.ours <> 0)::int, 0) AS others,
+       (SELECT count(*) FROM pg_stat_get_activity(NULL)
+         WHERE datid = d.oid AND pid <> w.ours) AS others,
        (SELECT json_agg(s) FROM (
             SELECT pid, encode(textsend(coalesce(application_name, '')), 'hex') AS application_name,
                    coalesce(state, '') AS state,
@@ -38,7 +39,6 @@ SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
   FROM unnest({clones}, {ours}) AS w (name, ours)
        LEFT JOIN pg_database d ON d.datname = w.name
        LEFT JOIN pg_authid login ON login.rolname = w.name
-       CROSS JOIN LATERAL (SELECT pg_stat_get_db_numbackends(d.oid) AS backends OFFSET 0) AS n
 """
 BUSY = """\
 SELECT coalesce(array_agg(pid), '{}') FROM pg_locks
