@@ -1,4 +1,4 @@
-"""A daemon without a server: socket, protocol, broker and pools are real, clones are names alone.
+"""A daemon without a server: socket, protocol and pools are real, clones are names alone.
 
     python faked.py SOCKET READY
 
@@ -26,12 +26,12 @@ from clonepool.postgres.capabilities import Capabilities
 from clonepool.postgres.endpoint import Endpoint
 from clonepool.postgres.gateway import Gateway
 from clonepool.postgres.roles import Roles
-from clonepool.service.access import Gatekeeper
-from clonepool.service.broker import Broker
+from clonepool.service.api.access import Gatekeeper
+from clonepool.service.api.listener import Listener
+from clonepool.service.api.methods import Methods
 from clonepool.service.credentials import Credentials
-from clonepool.service.listener import Listener
-from clonepool.service.methods import Methods
-from clonepool.service.shortages import Shortages
+from clonepool.service.dispatcher import Dispatcher
+from clonepool.service.monitors.resources import ResourceMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,11 +46,11 @@ if TYPE_CHECKING:
         Record,
         Recycle,
     )  # fmt: skip
-    from clonepool.service.broker import Sessions
-    from clonepool.service.builds import Builds
-    from clonepool.service.making import Making
-    from clonepool.service.methods import Connection
-    from clonepool.service.status import StatusBoard
+    from clonepool.service.api.builds import Builds
+    from clonepool.service.api.methods import Connection
+    from clonepool.service.api.status import StatusBoard
+    from clonepool.service.api.templates import TemplateMethods
+    from clonepool.service.dispatcher import Sessions
 
 TEMPLATE, GENERATION = "faked", "aaaaaaaa"
 MOST_CLIENTS = 2000
@@ -137,16 +137,16 @@ async def main(path: Path, ready: int) -> None:
     fleet = Fleet(limits, ready, Namer(config.instance, 1), Serials(time.time()))
     listener = Listener(path, metrics, config.access)
     hands = FakeHands(fleet, loop)
-    broker = Broker(
+    dispatcher = Dispatcher(
         fleet, hands, metrics, loop, time.monotonic, 30.0, listener.tell, listener.leaks_to
     )
-    hands.carry_out = broker.carry_out
-    broker.carry_out(fleet.pools[TEMPLATE].template_ready(GENERATION, time.monotonic()))
+    hands.carry_out = dispatcher.carry_out
+    dispatcher.carry_out(fleet.pools[TEMPLATE].template_ready(GENERATION, time.monotonic()))
     board = cast("StatusBoard", FakeBoard(fleet))
     builds = cast("Builds", None)  # nobody asks for any
-    making = cast("Making", FakeMaking())
-    methods = Methods(broker, ENDPOINT, _credentials(), config, board, builds, making)
-    listener.open(methods, Gatekeeper(config.access), Shortages(time.monotonic))
+    making = cast("TemplateMethods", FakeMaking())
+    methods = Methods(dispatcher, ENDPOINT, _credentials(), config, board, builds, making)
+    listener.open(methods, Gatekeeper(config.access), ResourceMonitor(time.monotonic))
     await asyncio.Event().wait()
 
 

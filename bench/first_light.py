@@ -15,7 +15,7 @@ from bench import cpu, peers
 from bench.samples import distribution, ratios, summary
 from clonepool.client import Client
 from clonepool.postgres import databases
-from clonepool.postgres.clones import make_clone, read_contents
+from clonepool.postgres.clones.lifecycle import make_clone, read_contents
 from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
 

@@ -2,7 +2,7 @@
 
 A turn is to get a database, connect, change four tables, disconnect, and give the database back.
 The ways take turns on one server, several rounds, and a round counts until the last clone is
-ready again: nothing is borrowed from the stock.
+ready again: nothing is borrowed from the inventory.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from bench.samples import middle, summary
 from clonepool.client import Client
 from clonepool.config import TemplateSection
 from clonepool.postgres.embedded.server import discard
-from clonepool.postgres.recipe import Recipe, read_files
-from clonepool.postgres.sources import Digests
+from clonepool.postgres.templates.file_digests import Digests
+from clonepool.postgres.templates.recipe import Recipe, read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -75,7 +75,7 @@ def check(
         records: of all journals, in the order of time.
         grace: seconds for which a daemon that stops leaves leases alone.
         allowance: seconds by which an answer may be late when nothing excuses it.
-        needed: how often each thing must have happened for the run to prove anything.
+        needed: how often each thing must have happened for the run to verify anything.
     """
     counts = Counter(_names(records))
     register = Register(grace)

@@ -1,4 +1,4 @@
-"""What a person reads in the end, and what a run must contain to prove anything."""
+"""What a person reads in the end, and what a run must contain to verify anything."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def summary(report: Report, heartbeat: Heartbeat, seconds: float) -> str:
     lines = [
         f"## Soak of {seconds:.0f} s",
         f"- processes: {c['client_started']} clients, {c['daemon_up']} daemons",
-        f"- leases: {c['granted']}, {c['granted:ready']} of them from stock",
+        f"- leases: {c['granted']}, {c['granted:ready']} of them from inventory",
         f"- resets: {c['reset']}, renewals: {c['renewed']}",
         f"- released: {c['released']}, ended by closing: {c['closing:no release']}",
         f"- clients crashed: {c['crashing']}, cut: {c['closing:chaos']}, calls lost: {c['lost']}",

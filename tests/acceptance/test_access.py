@@ -14,7 +14,7 @@ import pytest
 
 from clonepool.config import AccessSection
 from clonepool.errors import ConfigError
-from clonepool.service.access import Caller, Gatekeeper, identify
+from clonepool.service.api.access import Caller, Gatekeeper, identify
 from support.daemons import CONFIG, running_daemon
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ import pytest
 
 from clonepool.client import Client
 from clonepool.errors import ConfigError, ShuttingDownError
-from clonepool.service.listener import SOCKET_MODE, _listen
+from clonepool.service.api.listener import SOCKET_MODE, _listen
 from support import binaries
 from support.daemons import CONFIG, Daemon, clean_up, eventually
 

@@ -102,7 +102,7 @@ def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_erro
     config = victim.config("busy") + template(min_ready=2, max_clones=8)
     with running_daemon(config) as daemon:
         eventually(lambda: is_whole(daemon))
-        enough, troubles = threading.Event(), list[ClonepoolError]()
+        enough, failures = threading.Event(), list[ClonepoolError]()
 
         def come_and_go() -> None:
             with daemon.client() as client:
@@ -110,7 +110,7 @@ def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_erro
                     try:
                         client.lease("blog", timeout=20).release()
                     except ClonepoolError as error:
-                        troubles.append(error)
+                        failures.append(error)
 
         threads = [threading.Thread(target=come_and_go) for _ in range(4)]
         for thread in threads:
@@ -126,7 +126,7 @@ def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_erro
             enough.set()
             for thread in threads:
                 thread.join(30)
-        assert troubles == []
+        assert failures == []
         assert_recovers(daemon)
         assert len(logged(daemon, "server.lost")) == 1
         for event in ("clone.create_failed", "clone.drop_failed", "clone.recycle_failed"):

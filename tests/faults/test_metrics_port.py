@@ -24,7 +24,7 @@ from support.outages import (
     rows,
     template,
 )
-from support.scarcity import connections_to, is_cut, strangers
+from support.resource_errors import connections_to, is_cut, strangers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

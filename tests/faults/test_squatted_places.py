@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import pytest
 
-from clonepool import own_files, paths
+from clonepool import paths, trusted_files
 from clonepool.config import EmbeddedSection
 from clonepool.errors import ConfigError, EmbeddedServerError
 from clonepool.postgres.embedded import storage as places
@@ -22,9 +22,9 @@ from clonepool.postgres.embedded.cluster import Judgement, Marker, judge, read_m
 from clonepool.postgres.embedded.postmaster import find_running
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
-from clonepool.postgres.scripts import Said
-from clonepool.postgres.sources import Digests
-from clonepool.service.locks import load_secret, reserve_serials
+from clonepool.postgres.templates.file_digests import Digests
+from clonepool.postgres.templates.psql.scripts import Said
+from clonepool.service.state_files import load_secret, reserve_serials
 from support import binaries
 from support.daemons import Daemon
 
@@ -252,9 +252,9 @@ def test_a_marker_that_is_no_file_of_ours_is_none(place: Path, victim: Path, kin
 
 
 def test_a_file_beyond_its_bounds_is_not_read(victim: Path) -> None:
-    assert own_files.read_own(victim, own_files.ours(), most=3) == b"18\n"
-    with pytest.raises(own_files.UntrustedFileError, match="more than 2 bytes"):
-        own_files.read_own(victim, own_files.ours(), most=2)
+    assert trusted_files.read_own(victim, trusted_files.ours(), most=3) == b"18\n"
+    with pytest.raises(trusted_files.UntrustedFileError, match="more than 2 bytes"):
+        trusted_files.read_own(victim, trusted_files.ours(), most=2)
 
 
 # Places below directories in which anybody may make something. -----------------------------------

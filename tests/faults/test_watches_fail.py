@@ -12,9 +12,9 @@ import pytest
 from structlog.testing import capture_logs
 from watchfiles._rust_notify import RustNotify
 
-from clonepool.postgres.sources import Digests
-from clonepool.service.workers import watches
-from clonepool.service.workers.watcher import NOT_WATCHED, WATCHED_AGAIN, Pace
+from clonepool.postgres.templates.file_digests import Digests
+from clonepool.service.monitors import watches
+from clonepool.service.monitors.files import NOT_WATCHED, WATCHED_AGAIN, Pace
 from support.watching import BY_LOOKS_ALONE, BY_WATCH_ALONE, HOURS, fill, remove_and_make, shop
 
 pytestmark = pytest.mark.anyio
@@ -197,7 +197,7 @@ async def test_a_slow_look_reads_only_what_is_new(
 
     await anyio.sleep(0.02)
     async with shop(here, "mig/*.sql", pace=BY_LOOKS_ALONE):
-        monkeypatch.setattr("clonepool.postgres.sources.open", opened, raising=False)
+        monkeypatch.setattr("clonepool.postgres.templates.file_digests.open", opened, raising=False)
         await anyio.sleep(0.5)
         assert read == []
         (here / "mig" / "1.sql").write_text("SELECT 'edited';")

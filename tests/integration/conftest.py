@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.museum import SCHEMA
+from support.kitchen_sink import SCHEMA
 from support.rewinding import Bench, open_bench
 
 if TYPE_CHECKING:

@@ -14,12 +14,12 @@ import pytest
 from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres import builder as building
 from clonepool.postgres import databases
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres.clones.lifecycle import make_clone
 from clonepool.postgres.gateway import OWN_NAMES
 from clonepool.postgres.roles import Ownership, Rights
-from clonepool.postgres.steps import Steps
+from clonepool.postgres.templates import builder as building
+from clonepool.postgres.templates.build_steps import Steps
 from support.servers import SHARED_DATA, Workshop, role_of
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.postgres.endpoint import Endpoint
-    from clonepool.postgres.recipe import Generation
+    from clonepool.postgres.templates.recipe import Generation
 
 pytestmark = pytest.mark.anyio
 CHINOOK = SHARED_DATA / "chinook" / "Chinook_PostgreSql.sql"

@@ -8,15 +8,15 @@ import pytest
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import databases
-from clonepool.postgres.clones import Contents, IncompleteCloneError, make_clone
+from clonepool.postgres.clones.lifecycle import Contents, IncompleteCloneError, make_clone
+from clonepool.postgres.clones.stray_sessions import stray_sessions
 from clonepool.postgres.gateway import OWN_NAMES
-from clonepool.postgres.recycling import stray_sessions
 from support.servers import BLOG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from clonepool.postgres.recipe import Generation
+    from clonepool.postgres.templates.recipe import Generation
     from support.servers import Workshop
 
 pytestmark = pytest.mark.anyio

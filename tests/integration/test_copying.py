@@ -13,17 +13,17 @@ from structlog.testing import capture_logs
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import CapabilityError, StatementError
 from clonepool.postgres import databases
-from clonepool.postgres.clones import TooSlowError
-from clonepool.postgres.copier import MEASURING, Copier, Copiers, Wanted
-from clonepool.postgres.copying import SAMPLES, WARM_UP, Chooser
+from clonepool.postgres.clones.copier import MEASURING, Copier, Copiers, Wanted
+from clonepool.postgres.clones.copy_choice import SAMPLES, WARM_UP, Chooser
+from clonepool.postgres.clones.copy_strategy import Strategy, candidates
+from clonepool.postgres.clones.lifecycle import TooSlowError
 from clonepool.postgres.gateway import OWN_NAMES
-from clonepool.postgres.strategies import Strategy, candidates
 from support.servers import BLOG
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from clonepool.postgres.recipe import Generation
+    from clonepool.postgres.templates.recipe import Generation
     from support.servers import Workshop
 
 pytestmark = pytest.mark.anyio

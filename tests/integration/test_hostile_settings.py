@@ -10,11 +10,11 @@ import pytest
 from clonepool.config import TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres.clones.copy_strategy import Orders
+from clonepool.postgres.clones.lifecycle import make_clone
 from clonepool.postgres.gateway import literal
-from clonepool.postgres.handmade import Handmade, Source
-from clonepool.postgres.recipe import Inputs, Recipe
-from clonepool.postgres.strategies import Orders
+from clonepool.postgres.templates.client_generation import ClientGenerations, Source
+from clonepool.postgres.templates.recipe import Inputs, Recipe
 from support.rewinding import open_bench
 from support.servers import Workshop
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.postgres.embedded.server import EmbeddedServer
-    from clonepool.postgres.recipe import Generation
+    from clonepool.postgres.templates.recipe import Generation
 
 pytestmark = pytest.mark.anyio
 SETTINGS = {
@@ -135,7 +135,7 @@ async def clone(shop: Workshop, made: Generation, serial: int) -> str:
 
 
 async def snapshot(shop: Workshop, name: str, place: Path) -> Generation:
-    handmade = Handmade(
+    handmade = ClientGenerations(
         shop.gateway, shop.capabilities, shop.builder.generations, shop.builder.steps,
         shop.serials.next,
     )  # fmt: skip

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from clonepool.core.naming import Identity, Kind
-from clonepool.postgres import databases, psql
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres import databases
+from clonepool.postgres.clones.lifecycle import make_clone
+from clonepool.postgres.templates.psql import runner
 from support.servers import BLOG, ROOT, SHARED_DATA
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ async def test_a_clone_equals_what_the_files_make(
     await databases.create(shop.gateway, "by_hand", "template0", "", 30)
     try:
         for file in sorted(f for pattern in sql for f in directory.glob(pattern)):
-            await psql.run_file(shop.psql, shop.gateway.endpoint, "by_hand", file, seconds=60)
+            await runner.run_file(shop.psql, shop.gateway.endpoint, "by_hand", file, seconds=60)
         await make_clone(
             shop.gateway,
             clone,

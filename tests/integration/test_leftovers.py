@@ -11,13 +11,19 @@ import pytest
 from clonepool.config import EmbeddedSection, TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres import databases, leftovers
-from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone, park
+from clonepool.postgres import databases
+from clonepool.postgres.clones import leftovers
+from clonepool.postgres.clones.lifecycle import (
+    IncompleteCloneError,
+    adopt,
+    make_clone,
+    park,
+)
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.gateway import OWN_NAMES, Gateway
-from clonepool.postgres.handmade import Handmade
-from clonepool.postgres.recipe import Recipe
 from clonepool.postgres.roles import OURS, Ownership, Rights, Roles
+from clonepool.postgres.templates.client_generation import ClientGenerations
+from clonepool.postgres.templates.recipe import Recipe
 from support import binaries
 from support.servers import BLOG, Workshop, open_directory, role_of
 
@@ -159,7 +165,7 @@ async def test_a_build_that_leaves_a_prepared_transaction_fails_and_leaves_nothi
 
 async def test_so_does_what_a_client_fills(any_workshop: Workshop, place: Path) -> None:
     shop, before = any_workshop, await names(any_workshop)
-    handmade = Handmade(
+    handmade = ClientGenerations(
         shop.gateway, shop.capabilities, shop.builder.generations, shop.builder.steps,
         shop.serials.next,
     )  # fmt: skip

@@ -13,9 +13,9 @@ import pytest
 
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
-from clonepool.postgres.copier import Copiers, Wanted
+from clonepool.postgres.clones.copier import Copiers, Wanted
+from clonepool.postgres.clones.copy_strategy import Strategy, candidates
 from clonepool.postgres.gateway import OWN_NAMES
-from clonepool.postgres.strategies import Strategy, candidates
 from support import binaries
 from support.outages import running_victim
 from support.servers import open_directory
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.postgres.embedded.server import EmbeddedServer
-    from clonepool.postgres.recipe import Generation
+    from clonepool.postgres.templates.recipe import Generation
     from support.servers import Workshop
 
 pytestmark = [

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from support.museum import EITHER, NOT_REWINDABLE, REWINDABLE
+from support.kitchen_sink import EITHER, NOT_REWINDABLE, REWINDABLE
 
 if TYPE_CHECKING:
     from support.rewinding import Bench

@@ -7,31 +7,39 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import msgspec
 import pytest
 
-from clonepool.postgres.rewind import lookout, places, restoring, rewinder, touch, undo, wal
-from clonepool.postgres.rewind.estimates import Estimates
-from clonepool.postgres.rewind.facts import Facts
+from clonepool.postgres.rewind import (
+    changes,
+    inspection,
+    restore,
+    restore_sql,
+    rewinder,
+    row_locations,
+    walinspect,
+)
+from clonepool.postgres.rewind.database_facts import Facts
 from clonepool.postgres.rewind.layout import Layout
-from clonepool.postgres.rewind.ledger import Ledger, Written
-from clonepool.postgres.rewind.proof import ProofError
+from clonepool.postgres.rewind.planner_statistics import Estimates
 from clonepool.postgres.rewind.relations import Kind
+from clonepool.postgres.rewind.touched_pages import TouchedPages, Written
+from clonepool.postgres.rewind.verify import VerificationError
 from support.health import ailments
-from support.museum import NOT_REWINDABLE, REWINDABLE
+from support.kitchen_sink import NOT_REWINDABLE, REWINDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.postgres.rewind.touch import Touch
+    from clonepool.postgres.rewind.changes import Changes
     from support.rewinding import Bench
 
 pytestmark = pytest.mark.anyio
 Patch = pytest.MonkeyPatch
 
 
-def of_touches(change: Callable[[Touch], object]) -> Callable[[Patch], None]:
+def of_touches(change: Callable[[Changes], object]) -> Callable[[Patch], None]:
     """Return a mutation of what the log is understood to say."""
-    real, again = touch.sort_out, touch.sort_out_again
+    real, again = changes.sort_out, changes.sort_out_again
 
-    def changed(found: Touch) -> Touch:
+    def changed(found: Changes) -> Changes:
         change(found)
         return found
 
@@ -44,12 +52,12 @@ def of_touches(change: Callable[[Touch], object]) -> Callable[[Patch], None]:
 
 def of_log(change: Callable[[Written], Written | None]) -> Callable[[Patch], None]:
     """Return a mutation of what is read in the log."""
-    real = Ledger.enter
+    real = TouchedPages.enter
 
-    def enter(self: Ledger, written: list[Written]) -> None:
+    def enter(self: TouchedPages, written: list[Written]) -> None:
         real(self, [each for one in written if (each := change(one)) is not None])
 
-    return lambda patch: patch.setattr(Ledger, "enter", enter)
+    return lambda patch: patch.setattr(TouchedPages, "enter", enter)
 
 
 def without_page(at: int) -> Callable[[Written], Written]:
@@ -67,7 +75,9 @@ def without_page(at: int) -> Callable[[Written], Written]:
 
 def not_waiting_for_the_flush(patch: Patch) -> None:
     """Read as far as the log happens to be on the disk."""
-    patch.setattr(wal, "mark_plpgsql", lambda _, mark: f"{mark} := pg_current_wal_flush_lsn();")
+    patch.setattr(
+        walinspect, "mark_plpgsql", lambda _, mark: f"{mark} := pg_current_wal_flush_lsn();"
+    )
 
 
 def reading_before_looking(patch: Patch) -> None:
@@ -81,8 +91,8 @@ def reading_before_looking(patch: Patch) -> None:
             self.ledger.forget(database)
             self.ledger.follow(database)
 
-    real = lookout.Lookout._ask
-    patch.setattr(lookout.Lookout, "_ask", ask)
+    real = inspection.Inspector._ask
+    patch.setattr(inspection.Inspector, "_ask", ask)
 
 
 def trusting_catalogs(patch: Patch) -> None:
@@ -98,9 +108,9 @@ def trusting_the_database(patch: Patch) -> None:
 
 def knowing_all_files(patch: Patch) -> None:
     """Never ask anew which file belongs to which relation."""
-    real = touch.sort_out
+    real = changes.sort_out
 
-    def sort_out(*arguments: Any) -> Touch:
+    def sort_out(*arguments: Any) -> Changes:
         found = real(*arguments)
         found.strange = False
         return found
@@ -126,7 +136,7 @@ def of_differences(**changed: Any) -> Callable[[Patch], None]:
 
 def taking_fresh_for_old(patch: Patch) -> None:
     """Take rows in the places of others for those."""
-    real = places.read_pieces
+    real = row_locations.read_pieces
 
     async def pieces(*arguments: Any) -> tuple[list[Any], Any]:
         found, sizes = await real(*arguments)
@@ -134,7 +144,7 @@ def taking_fresh_for_old(patch: Patch) -> None:
             msgspec.structs.replace(p, old=set(p.old) | set(p.fresh), fresh=set()) for p in found
         ], sizes
 
-    patch.setattr(undo, "read_pieces", pieces)
+    patch.setattr(restore, "read_pieces", pieces)
     real_expected = Layout.expected
     patch.setattr(
         Layout, "expected",
@@ -156,14 +166,14 @@ def forgetting_where_rows_are(patch: Patch) -> None:
 
 def and_then(script: str) -> Callable[[Patch], None]:
     """Return a mutation that does something to the clone behind everybody's back."""
-    real = restoring.restore
+    real = restore_sql.restore
 
     async def restore(session: Any, *arguments: Any) -> Any:
         done = await real(session, *arguments)
         await session.execute(f"SET session_replication_role = origin; {script}")
         return done
 
-    return lambda patch: patch.setattr(undo, "restore", restore)
+    return lambda patch: patch.setattr(restore, "restore", restore)
 
 
 def forgetting_estimates(patch: Patch) -> None:
@@ -191,7 +201,7 @@ def blind_to(kind: Kind) -> Callable[[Patch], None]:
     return of_touches(lambda found: getattr(found, fields[kind]).clear())
 
 
-def without_table(at: int) -> Callable[[Touch], object]:
+def without_table(at: int) -> Callable[[Changes], object]:
     """Leave one table out."""
     return lambda found: found.tables.pop(sorted(found.tables)[at], None) if found.tables else None
 
@@ -324,7 +334,7 @@ async def test_each_way_to_break_the_rewind_is_caught_twice(
                 await bench.lease(mutation.before)
             try:
                 await bench.lease(mutation.script, verify_every=1)
-            except ProofError:
+            except VerificationError:
                 caught = True
             assert caught, f"the proof did not see that {name} ({bench.why})"
             sick = ailments(bench.server.psql, bench.server.endpoint, bench.clone)

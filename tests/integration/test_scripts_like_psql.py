@@ -10,15 +10,15 @@ from clonepool.config import TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import databases
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres.clones.lifecycle import make_clone
 from clonepool.postgres.gateway import OWN_NAMES
-from clonepool.postgres.recipe import Recipe
+from clonepool.postgres.templates.recipe import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
-    from clonepool.postgres.recipe import Generation
+    from clonepool.postgres.templates.recipe import Generation
     from support.servers import Workshop
 
 pytestmark = pytest.mark.anyio

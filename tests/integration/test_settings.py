@@ -9,7 +9,7 @@ import pytest
 
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres.clones.lifecycle import make_clone
 from support.servers import open_directory
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from clonepool.config import TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import StatementError, TemplateFailedError
 from clonepool.postgres import databases
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres.clones.lifecycle import make_clone
 from clonepool.postgres.gateway import OWN_NAMES
 
 if TYPE_CHECKING:

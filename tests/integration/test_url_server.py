@@ -16,10 +16,10 @@ from clonepool.errors import (
 )
 from clonepool.postgres import databases
 from clonepool.postgres.capabilities import _missing, inspect
-from clonepool.postgres.clones import make_clone
+from clonepool.postgres.clones.lifecycle import make_clone
 from clonepool.postgres.endpoint import Endpoint, from_url
 from clonepool.postgres.gateway import OWN_NAMES, Gateway
-from clonepool.postgres.lock import InstanceLock
+from clonepool.postgres.instance_lock import InstanceLock
 from support.daemons import running_daemon
 from support.servers import BLOG, ROOT, Workshop, role_of
 

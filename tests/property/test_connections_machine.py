@@ -1,8 +1,8 @@
 """Connections that come and go between every two steps of every method of the protocol.
 
-The methods, the broker and the core are real; what takes time is done when the test says so, in any
-order. Whatever happens, each lease has a holder that is connected or a time when it ends, each
-request is answered once, and every clone comes back.
+The methods, the dispatcher and the core are real; what takes time is done when the test says so,
+in any order. Whatever happens, each lease has a holder that is connected or a time when it ends,
+each request is answered once, and every clone comes back.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from clonepool.errors import ClonepoolError, ServerUnavailableError
 from clonepool.observe.metrics import Metrics
 from clonepool.protocol.messages import AcquireResult, LeaseNews
 from clonepool.protocol.server import Call, ServerConnection
-from clonepool.service.broker import Broker
-from clonepool.service.methods import Methods
+from clonepool.service.api.methods import Methods
+from clonepool.service.dispatcher import Dispatcher
 from support.pools import make_fleet
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
         )
         self.hands = Hands()
         self.loop = Loop(lambda: self.now)
-        self.broker = Broker(
+        self.dispatcher = Dispatcher(
             self.fleet,
             cast("Any", self.hands),
             METRICS,
@@ -160,7 +160,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
         )
         config = Config()
         self.methods = Methods(
-            self.broker,
+            self.dispatcher,
             cast("Any", SimpleNamespace(host="/tmp", port=5432)),
             cast("Any", SimpleNamespace(of=login_of)),
             config,
@@ -175,7 +175,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
         self.connect()
 
     def carry_out(self, decisions: list[Decision]) -> None:
-        self.broker.carry_out(decisions)
+        self.dispatcher.carry_out(decisions)
 
     def notify(self, notice: Notice) -> None:
         for peer in self.peers:
@@ -355,7 +355,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             assert peer.asked == peer.answered, "somebody was never answered"
             assert peer.unanswered == 0
             assert not peer.pending
-        assert self.broker.reports == 0
+        assert self.dispatcher.reports == 0
         while self.peers:
             self.disconnect(0)
         self.settle()

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 
 from clonepool.config import CommandSection, DumpSection, TemplateSection
 from clonepool.errors import ResourceError
-from clonepool.postgres import globbing
-from clonepool.postgres.recipe import Inputs, Recipe, read_files
-from clonepool.postgres.sources import Digests
+from clonepool.postgres.templates import globbing
+from clonepool.postgres.templates.file_digests import Digests
+from clonepool.postgres.templates.recipe import Inputs, Recipe, read_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

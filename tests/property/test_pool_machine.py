@@ -421,7 +421,7 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(template=st.sampled_from(TEMPLATES), pick=PICK)
     def somebody_drops_a_clone(self, template: str, pick: int) -> None:
         pool = self.fleet.pools[template]
-        names = sorted(pool.stock._clones)
+        names = sorted(pool.inventory._clones)
         if names:
             gone = names[pick % len(names)]
             self.kept.discard(gone)
@@ -498,7 +498,7 @@ class PoolMachine(RuleBasedStateMachine):
     def nobody_waits_while_a_clone_is_ready(self) -> None:
         for pool in self.fleet.pools.values():
             assert not (pool.ready and pool.waiting > pool.line.fresh)
-            assert not (pool.stock.fresh and pool.waiting)
+            assert not (pool.inventory.fresh and pool.waiting)
 
     @invariant()
     def the_target_lies_between_the_limits_and_above_what_was_announced(self) -> None:
@@ -529,7 +529,7 @@ class PoolMachine(RuleBasedStateMachine):
         for pool in self.fleet.pools.values():
             snapshot = pool.snapshot()
             for state in ("creating", "ready", "leased", "recycling", "kept", "parked", "dropping"):
-                actual = sum(clone.state == state for clone in pool.stock._clones.values())
+                actual = sum(clone.state == state for clone in pool.inventory._clones.values())
                 assert getattr(snapshot, state) == actual
 
     @invariant()
@@ -542,7 +542,9 @@ class PoolMachine(RuleBasedStateMachine):
         for lease in self.fleet.leases():
             assert lease.holder in living or lease.expires_at is not None
             waits = lease in self.fleet.pools[lease.template].resets
-            assert waits or self.fleet.pools[lease.template].stock.state(lease.clone) == "leased"
+            assert (
+                waits or self.fleet.pools[lease.template].inventory.state(lease.clone) == "leased"
+            )
         known = {lease.token for lease in self.fleet.leases()}
         unwritten = {record.lease.token for record in self.writing.values()}
         assert known - unwritten == (self.held.keys() | self.being_reset.keys()) - unwritten

@@ -23,7 +23,7 @@ from support.watching import BY_LOOKS_ALONE, BY_WATCH_ALONE, World, watching
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.service.workers.watcher import Pace
+    from clonepool.service.monitors.files import Pace
 
 SOURCES = [
     "mig/*.sql",
@@ -219,7 +219,7 @@ def test_by_slow_looks_alone_what_is_served_is_what_the_files_say(
     story: list[Act], sources: list[str]
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("clonepool.service.workers.watches.RustNotify", _Refused)
+        patch.setattr("clonepool.service.monitors.watches.RustNotify", _Refused)
         run(story, BY_LOOKS_ALONE, sources)
 
 

@@ -163,7 +163,7 @@ class FleetWorld:
         self.after(self.draw(client.gap), following)
 
     def _carry_out(self, decisions: Iterable[Decision]) -> None:
-        """Do as the broker does: after whatever happened, ask who has to make way."""
+        """Do as the dispatcher does: after whatever happened, ask who has to make way."""
         for decision in [*decisions, *self.fleet.make_way(self.now)]:
             match decision:
                 case Grant() | Refuse():
@@ -209,7 +209,7 @@ class FleetWorld:
             return
         waiting = leaving = 0
         for pool in pools:
-            dropping, recycling = (pool.stock.count[state] for state in (DROPPING, RECYCLING))
+            dropping, recycling = (pool.inventory.count[state] for state in (DROPPING, RECYCLING))
             back = recycling if pool.demand.rewinds_mostly else 0
             leaving += dropping + recycling - back
             room = pool.limits.max_clones - pool.databases

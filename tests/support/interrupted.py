@@ -22,17 +22,19 @@ import anyio
 
 from clonepool.cli import main as clonepool
 from clonepool.core.decisions import Renewed
-from clonepool.postgres import databases, psql, steps
-from clonepool.postgres.generations import Generations
-from clonepool.postgres.handmade import Handmade
+from clonepool.postgres import databases
+from clonepool.postgres.rewind.restore import Undo
 from clonepool.postgres.rewind.rewinder import Rewinder
-from clonepool.postgres.rewind.undo import Undo
-from clonepool.postgres.steps import Steps
-from clonepool.service.broker import Broker
-from clonepool.service.workers import scribe
-from clonepool.service.workers.creator import Creator
-from clonepool.service.workers.dropper import Dropper
-from clonepool.service.workers.recycler import Recycler
+from clonepool.postgres.templates import build_steps
+from clonepool.postgres.templates.build_steps import Steps
+from clonepool.postgres.templates.client_generation import ClientGenerations
+from clonepool.postgres.templates.generations import Generations
+from clonepool.postgres.templates.psql import runner
+from clonepool.service.dispatcher import Dispatcher
+from clonepool.service.jobs import persist
+from clonepool.service.jobs.create import CreateJob
+from clonepool.service.jobs.drop import DropJob
+from clonepool.service.jobs.recycle import RecycleJob
 from support.servers import ROOT
 
 if TYPE_CHECKING:
@@ -69,35 +71,35 @@ def _of_clone(*arguments: Any, **options: Any) -> bool:
 
 
 WORK = {
-    "grant": Work(Broker, "_grant"),
-    "refuse": Work(Broker, "_refuse"),
-    "renewed": Work(Broker, "_answer", lambda _, __, outcome: isinstance(outcome, Renewed)),
-    "notice": Work(Broker, "_tell"),
+    "grant": Work(Dispatcher, "_grant"),
+    "refuse": Work(Dispatcher, "_refuse"),
+    "renewed": Work(Dispatcher, "_answer", lambda _, __, outcome: isinstance(outcome, Renewed)),
+    "notice": Work(Dispatcher, "_tell"),
     "record": Work(databases, "annotate", _writes("state", "leased")),
-    "create": Work(Creator, "_run_once"),
+    "create": Work(CreateJob, "_run_once"),
     "create.copy": Work(databases, "create", _of_clone),
-    "sessions": Work(Recycler, "_name_strays"),
-    "recycle": Work(Recycler, "run"),
-    "recycle.write": Work(Recycler, "_write_end"),
-    "recycle.clean": Work(Recycler, "_rewind"),
+    "sessions": Work(RecycleJob, "_name_strays"),
+    "recycle": Work(RecycleJob, "run"),
+    "recycle.write": Work(RecycleJob, "_write_end"),
+    "recycle.clean": Work(RecycleJob, "_rewind"),
     "rewind": Work(Rewinder, "rewind"),
     "rewind.undo": Work(Undo, "run"),
     "keep": Work(databases, "annotate", _writes("state", "kept")),
-    "park": Work(scribe, "park"),
+    "park": Work(persist, "park"),
     "park.seal": Work(databases, "close"),
-    "adopt": Work(Creator, "_adopt_once"),
+    "adopt": Work(CreateJob, "_adopt_once"),
     "adopt.unseal": Work(databases, "unseal"),
-    "drop": Work(Dropper, "_run_once"),
+    "drop": Work(DropJob, "_run_once"),
     "build.create": Work(databases, "create", _of_build),
-    "build.file": Work(psql, "run_file"),
+    "build.file": Work(runner, "run_file"),
     "build.copy": Work(databases, "create", _of_generation),
     "build.extension": Work(Steps, "_extend"),
     "build.dump": Work(Steps, "_restore"),
-    "build.command": Work(steps, "run_command"),
+    "build.command": Work(build_steps, "run_command"),
     "build.settings": Work(Steps, "_set"),
-    "made.empty": Work(Handmade, "empty"),
-    "made.copy": Work(Handmade, "copy"),
-    "made.finish": Work(Handmade, "finish"),
+    "made.empty": Work(ClientGenerations, "empty"),
+    "made.copy": Work(ClientGenerations, "copy"),
+    "made.finish": Work(ClientGenerations, "finish"),
     "build.freeze": Work(Generations, "_freeze"),
     "build.annotate": Work(databases, "annotate", _writes("kind", "generation")),
     "build.seal": Work(databases, "seal"),

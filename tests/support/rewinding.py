@@ -9,18 +9,24 @@ import anyio.to_thread
 import pytest
 
 from clonepool.core.naming import Identity, Kind
-from clonepool.postgres import databases, leftovers
-from clonepool.postgres.clones import IncompleteCloneError, adopt, make_clone, park
+from clonepool.postgres import databases
+from clonepool.postgres.clones import leftovers
+from clonepool.postgres.clones.lifecycle import (
+    IncompleteCloneError,
+    adopt,
+    make_clone,
+    park,
+)
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.rewinder import Rewinder
-from support.museum import contents, run_script
+from support.kitchen_sink import contents, run_script
 from support.servers import Workshop, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from clonepool.postgres.embedded.server import EmbeddedServer
-    from clonepool.postgres.recipe import Generation
+    from clonepool.postgres.templates.recipe import Generation
 
 
 class Bench:
@@ -59,7 +65,7 @@ class Bench:
         """Leave the clone to another daemon, as a stop and a start do; it is new if that cannot be.
 
         Raises:
-            ProofError: it was rewound, and the next daemon says that it is not clean.
+            VerificationError: it was rewound, and the next daemon says that it is not clean.
         """
         provable = self.rewinder.is_provable(self.clone)
         self.rewinder.forget(self.clone)
@@ -95,7 +101,7 @@ class Bench:
 
     async def _make(self, kind: Kind) -> str:
         serial = self.shop.serials.next()
-        name = self.shop.namer.name(Identity(kind, "museum", self.generation.short, serial))
+        name = self.shop.namer.name(Identity(kind, "kitchen_sink", self.generation.short, serial))
         await make_clone(
             self.shop.gateway, name, self.generation.database, self.generation.contents,
             options="", facts={}, seconds=30,
@@ -161,7 +167,7 @@ async def open_bench(
         with open_directory() as directory:
             for number, sql in enumerate(schema):
                 (directory / f"{number}.sql").write_text(sql)
-            generation = await shop.build(["*.sql"], directory, "museum", rewindable=True)
+            generation = await shop.build(["*.sql"], directory, "kitchen_sink", rewindable=True)
         made = Bench(server, shop, generation)
         made.pristine = [] if looks else ["never looked at"]
         try:

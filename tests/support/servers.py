@@ -13,12 +13,12 @@ import msgspec
 
 from clonepool.config import EmbeddedSection, TemplateSection
 from clonepool.core.naming import Namer, Serials
-from clonepool.postgres.builder import Builder
 from clonepool.postgres.capabilities import Capabilities, inspect
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.gateway import Gateway
-from clonepool.postgres.recipe import Generation, Recipe
 from clonepool.postgres.roles import OURS, Ownership, Roles
+from clonepool.postgres.templates.builder import Builder
+from clonepool.postgres.templates.recipe import Generation, Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

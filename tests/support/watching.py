@@ -14,20 +14,20 @@ import anyio.to_thread
 from clonepool.config import Config, TemplateSection
 from clonepool.core.pool import Phase
 from clonepool.errors import ClonepoolError
-from clonepool.postgres.recipe import Generation, Inputs, Recipe, read_files
 from clonepool.postgres.roles import OURS
-from clonepool.postgres.sources import Digests
-from clonepool.service.shortages import Shortages
-from clonepool.service.workers.template_builder import TemplateBuilder
-from clonepool.service.workers.watcher import Pace, Watcher
+from clonepool.postgres.templates.file_digests import Digests
+from clonepool.postgres.templates.recipe import Generation, Inputs, Recipe, read_files
+from clonepool.service.monitors.files import FileMonitor, Pace
+from clonepool.service.monitors.resources import ResourceMonitor
+from clonepool.service.templates.builder import TemplateBuilder
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
-    from clonepool.postgres.builder import Builder, Step
-    from clonepool.postgres.clones import Contents
-    from clonepool.service.workers.context import Context
+    from clonepool.postgres.clones.lifecycle import Contents
+    from clonepool.postgres.templates.builder import Builder, Step
+    from clonepool.service.context import Context
 
 HOURS = 20_000.0
 BY_WATCH_ALONE = Pace(HOURS, HOURS, HOURS, again=1.0)
@@ -122,8 +122,8 @@ class World:
         self._pace = pace
         self.templates = TemplateBuilder(self._context(), cast("Builder", self.builds))
 
-    def new_watcher(self) -> Watcher:
-        return Watcher(self.templates, Shortages(time.monotonic), self._pace)
+    def new_watcher(self) -> FileMonitor:
+        return FileMonitor(self.templates, ResourceMonitor(time.monotonic), self._pace)
 
     @property
     def served(self) -> object:
@@ -166,12 +166,12 @@ class World:
                 now=time.monotonic,
                 is_rewindable=lambda _: False,
                 credentials=SimpleNamespace(ownership=lambda _: OURS, prepare=nothing),
-                server_wide=SimpleNamespace(
+                server_changes=SimpleNamespace(
                     enter=lambda _: None, leave=lambda _: None, accept=nothing
                 ),
                 metrics=SimpleNamespace(of={"shop": observed}),
                 rewinder=SimpleNamespace(built=lambda _: None, retire=nothing),
-                troubles=SimpleNamespace(
+                failures=SimpleNamespace(
                     begin=lambda *facts, **_: facts[2], end=lambda *_, **__: None
                 ),
                 carry_out=lambda _: None,
@@ -191,7 +191,7 @@ async def watched(world: World) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def watching(world: World) -> AsyncIterator[Watcher]:
+async def watching(world: World) -> AsyncIterator[FileMonitor]:
     """Run one watcher; what happens from here on is its to find."""
     watcher = world.new_watcher()
     async with anyio.create_task_group() as tasks:

@@ -7,8 +7,8 @@ import asyncio
 import anyio
 import pytest
 
-from clonepool.service.drops import Governor, Scene
-from clonepool.service.workers.deferral import Deferral
+from clonepool.service.jobs.deferral import DropQueue
+from clonepool.service.jobs.drop_schedule import Governor, Scene
 
 pytestmark = pytest.mark.anyio
 
@@ -19,7 +19,7 @@ class Stage:
     def __init__(self, most: int = 9) -> None:
         self.scene = Scene(busy=True)
         self.looks = 0
-        self.deferral = Deferral(self._look, Governor(most), asyncio.get_running_loop().time)
+        self.deferral = DropQueue(self._look, Governor(most), asyncio.get_running_loop().time)
         self.begun: list[str] = []
 
     def _look(self) -> Scene:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clonepool.service.drops import LONGEST_SECONDS, Governor, Scene, look_at
+from clonepool.service.jobs.drop_schedule import LONGEST_SECONDS, Governor, Scene, look_at
 from support.pools import creates, finish_creates, grants, make_fleet, recycles, request
 
 BUSY, IDLE = Scene(busy=True), Scene(busy=False)

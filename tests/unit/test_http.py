@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from clonepool.errors import AlreadyRunningError, ConfigError
-from clonepool.service import http
+from clonepool.service.http import server as http
 
 
 def test_both_kinds_of_loopback_address_can_be_bound() -> None:

@@ -10,7 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from clonepool.observe.metrics import Metrics
-from clonepool.service.listener import MAX_UNREAD_BYTES, Listener, Peer
+from clonepool.service.api.listener import MAX_UNREAD_BYTES, Listener, Peer
 
 LEFT: list[dict[str, object]] = [
     {"pid": 7, "application_name": "pool", "state": "idle", "query": "SELECT 42"}

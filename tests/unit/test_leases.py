@@ -522,7 +522,7 @@ def test_a_clone_that_somebody_had_is_not_fresh_after_a_restart_either() -> None
     pool.found_parked(recycle.clone, "abcdefgh", used=parks[recycle.clone])
     pool.template_ready("abcdefgh", 0.0)
     pool.adopted(recycle.clone, 0.0)
-    assert (pool.ready, pool.stock.fresh) == (1, 0)
+    assert (pool.ready, pool.inventory.fresh) == (1, 0)
 
 
 def test_clones_of_an_earlier_generation_are_granted_to_nobody() -> None:
@@ -539,7 +539,7 @@ def test_clones_of_an_earlier_generation_are_granted_to_nobody() -> None:
 def test_what_somebody_else_dropped_is_replaced_and_a_leased_clone_is_its_holders() -> None:
     fleet, pool = ready_fleet(min_ready=2)
     lease = held(fleet)
-    gone = {*pool.stock._clones}
+    gone = {*pool.inventory._clones}
     decisions = fleet.lost("blog", gone, 1.0)
     assert len(creates(decisions)) >= 1
     assert not drops(decisions)

@@ -228,7 +228,7 @@ def test_a_clone_that_cannot_be_rewound_is_dropped_and_another_made_under_a_new_
     (drop,) = drops(fleet.pools["blog"].unusable(grant.lease.clone, 1.0))
     assert drop.clone == grant.lease.clone
     fleet.dropped("blog", drop.clone, 2.0)
-    assert drop.clone not in fleet.pools["blog"].stock._clones
+    assert drop.clone not in fleet.pools["blog"].inventory._clones
     assert fleet.pools["blog"].databases == 1
 
 

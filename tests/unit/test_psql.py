@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from clonepool.errors import ResourceError, ServerUnavailableError
-from clonepool.postgres.psql import explain
+from clonepool.postgres.templates.psql.runner import explain
 
 FILE = Path("/x/2_rows.sql")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from clonepool.postgres.rewind.expressions import depends_on_settings
+from clonepool.postgres.rewind.unstable_expressions import depends_on_settings
 
 
 def column(type_oid: int) -> str:

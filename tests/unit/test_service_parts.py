@@ -21,14 +21,14 @@ from clonepool.errors import ConfigError, ResourceError, ServerUnavailableError,
 from clonepool.observe.metrics import Metrics
 from clonepool.postgres.capabilities import Capabilities
 from clonepool.postgres.endpoint import Endpoint
-from clonepool.service import clock, comments
+from clonepool.service import clock, clone_comment
+from clonepool.service.comment_locks import CommentLocks
 from clonepool.service.credentials import Credentials
+from clonepool.service.failures import Failures
 from clonepool.service.limiter import PriorityLimiter
-from clonepool.service.locks import Runs, begin_run, load_secret
-from clonepool.service.pens import Pens
-from clonepool.service.shortages import Shortages
+from clonepool.service.monitors.resources import ResourceMonitor
+from clonepool.service.state_files import Runs, begin_run, load_secret
 from clonepool.service.storage import MEBIBYTE, StorageGuard
-from clonepool.service.troubles import Troubles
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,19 +42,19 @@ LEASE = Lease("secret", "blog", "abcdefgh", "clone_1", 1, "me", 10.0, 60.0, 70.0
 SECRET = b"s" * 32
 
 
-def writer(instance: str = "main", secret: bytes = SECRET) -> comments.Comments:
-    return comments.Comments(Namer(instance, 7), secret, Runs("this", "before"))
+def writer(instance: str = "main", secret: bytes = SECRET) -> clone_comment.Comments:
+    return clone_comment.Comments(Namer(instance, 7), secret, Runs("this", "before"))
 
 
-def next_daemon() -> comments.Comments:
-    return comments.Comments(Namer("main", 7), SECRET, Runs("next", "this"))
+def next_daemon() -> clone_comment.Comments:
+    return clone_comment.Comments(Namer("main", 7), SECRET, Runs("next", "this"))
 
 
 def test_a_comment_says_what_the_next_daemon_must_know_and_not_the_token() -> None:
     written = writer().leased(LEASE, 30.0, "noon")
     assert "secret" not in str(written)
     found = next_daemon().read(LEASE.clone, json.loads(json.dumps(written)))
-    assert isinstance(found, comments.LeasedComment)
+    assert isinstance(found, clone_comment.LeasedComment)
     assert found.token == token_digest("secret")
     assert found.occasion == "noon"
     assert clock.seconds_until(found.until) == pytest.approx(40.0, abs=0.1)
@@ -74,7 +74,7 @@ def test_a_comment_says_what_the_next_daemon_must_know_and_not_the_token() -> No
     ],
 )
 def test_a_comment_that_is_not_ours_says_nothing(strange: dict[str, Any]) -> None:
-    assert isinstance(writer().read("clone_1", strange), comments.OtherComment)
+    assert isinstance(writer().read("clone_1", strange), clone_comment.OtherComment)
 
 
 def test_a_comment_is_good_for_this_daemons_secret_this_clone_and_as_it_was_written() -> None:
@@ -84,22 +84,22 @@ def test_a_comment_is_good_for_this_daemons_secret_this_clone_and_as_it_was_writ
         writer().parked("blog", "g", "clone_1", used=True),
     ):
         good = next_daemon()
-        assert not isinstance(good.read("clone_1", written), comments.OtherComment)
-        assert isinstance(good.read("clone_2", written), comments.OtherComment)
+        assert not isinstance(good.read("clone_1", written), clone_comment.OtherComment)
+        assert isinstance(good.read("clone_2", written), clone_comment.OtherComment)
         for name in written:
             altered = {**written, name: "other"}
-            assert isinstance(good.read("clone_1", altered), comments.OtherComment)
+            assert isinstance(good.read("clone_1", altered), clone_comment.OtherComment)
             shorter = {key: value for key, value in written.items() if key != name}
-            assert isinstance(good.read("clone_1", shorter), comments.OtherComment)
+            assert isinstance(good.read("clone_1", shorter), clone_comment.OtherComment)
         stranger = writer(secret=b"t" * 32).read("clone_1", written)
-        assert isinstance(stranger, comments.OtherComment)
+        assert isinstance(stranger, clone_comment.OtherComment)
 
 
 def test_the_mark_of_a_parked_clone_is_good_for_the_next_daemon_alone() -> None:
     written = writer().parked("blog", "g", "clone_1", used=False)
-    after_next = comments.Comments(Namer("main", 7), SECRET, Runs("after", "next"))
-    assert isinstance(next_daemon().read("clone_1", written), comments.ParkedComment)
-    assert isinstance(after_next.read("clone_1", written), comments.OtherComment)
+    after_next = clone_comment.Comments(Namer("main", 7), SECRET, Runs("after", "next"))
+    assert isinstance(next_daemon().read("clone_1", written), clone_comment.ParkedComment)
+    assert isinstance(after_next.read("clone_1", written), clone_comment.OtherComment)
 
 
 def test_each_run_knows_the_word_of_the_one_before(tmp_path: Path) -> None:
@@ -145,14 +145,14 @@ def test_a_server_by_url_has_a_budget_only() -> None:
 
 
 def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> None:
-    troubles = Troubles(Metrics(CollectorRegistry(), ["blog"]), Shortages(time.monotonic))
+    failures = Failures(Metrics(CollectorRegistry(), ["blog"]), ResourceMonitor(time.monotonic))
     with capture_logs() as logs:
         for number in range(5):
-            troubles.begin("x.failed", "blog", ServerUnavailableError(f"clone {number} is gone"))
+            failures.begin("x.failed", "blog", ServerUnavailableError(f"clone {number} is gone"))
         for _ in range(5):
-            troubles.begin("x.failed", "blog", StatementError("no", sqlstate="42501"))
-        troubles.end("x.failed", "blog")
-        troubles.end("x.failed", "blog")
+            failures.begin("x.failed", "blog", StatementError("no", sqlstate="42501"))
+        failures.end("x.failed", "blog")
+        failures.end("x.failed", "blog")
     assert [entry["event"] for entry in logs] == ["x.failed", "x.failed", "trouble.ended"]
 
 
@@ -243,7 +243,7 @@ async def test_a_place_that_is_held_too_long_is_given_to_another() -> None:
 
 @pytest.mark.anyio
 async def test_who_came_first_writes_first() -> None:
-    pens, order = Pens(), list[int]()
+    pens, order = CommentLocks(), list[int]()
 
     async def write(number: int) -> None:
         async with pens.pen("clone_1"):

@@ -313,7 +313,7 @@ def swollen(ready: int = 12) -> World:
 def test_a_surplus_goes_a_few_at_a_time_the_longest_unused_first() -> None:
     run = swollen()
     pool = run.pool
-    order = [clone.name for clone in pool.stock._ready]
+    order = [clone.name for clone in pool.inventory._ready]
     gone = []
     for _ in range(10):
         due = run.fleet.next_timer() or run.now
@@ -351,7 +351,7 @@ def test_while_a_template_is_drained_no_shelf_is_filled_and_afterwards_it_is() -
     fleet, first = make_fleet(blog=(2, 20))
     finish_creates(fleet, [*first, *fleet.reserve("blog", 1, 100, 8, 0.0)])
     fleet.drain("blog", 1.0, on=True)
-    names = sorted(fleet.pools["blog"].stock._clones)
+    names = sorted(fleet.pools["blog"].inventory._clones)
     assert not creates(fleet.lost("blog", names[:5], 2.0))
     assert len(creates(fleet.drain("blog", 3.0, on=False))) == 5
 

@@ -7,7 +7,7 @@ import pytest
 
 from clonepool.errors import CapabilityError
 from clonepool.postgres.capabilities import Capabilities
-from clonepool.postgres.strategies import Strategy, candidates, orders
+from clonepool.postgres.clones.copy_strategy import Strategy, candidates, orders
 
 WAL, FILES, CLONE = Strategy.WAL_LOG, Strategy.FILE_COPY, Strategy.CLONE
 SERVER = Capabilities(

@@ -16,17 +16,17 @@ from clonepool.core.limits import Limits
 from clonepool.core.naming import Namer, Serials
 from clonepool.core.pool import Phase
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
-from clonepool.postgres.recipe import Generation, Inputs
-from clonepool.service.workers.template_builder import TemplateBuilder
+from clonepool.postgres.templates.recipe import Generation, Inputs
+from clonepool.service.templates.builder import TemplateBuilder
 from support.pools import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from clonepool.postgres.builder import Builder
-    from clonepool.postgres.clones import Contents
-    from clonepool.postgres.recipe import Recipe
-    from clonepool.service.workers.context import Context
+    from clonepool.postgres.clones.lifecycle import Contents
+    from clonepool.postgres.templates.builder import Builder
+    from clonepool.postgres.templates.recipe import Recipe
+    from clonepool.service.context import Context
 
 pytestmark = pytest.mark.anyio
 CONFIG = Config(
@@ -90,12 +90,12 @@ class Room:
             now=anyio.current_time,
             is_rewindable=lambda _: False,
             credentials=SimpleNamespace(ownership=lambda _: None, prepare=self._accept),
-            server_wide=SimpleNamespace(
+            server_changes=SimpleNamespace(
                 enter=lambda _: None, leave=lambda _: None, accept=self._accept
             ),
             rewinder=SimpleNamespace(built=lambda _: None, retire=self._accept),
             metrics=SimpleNamespace(of=dict.fromkeys(config.templates, observed)),
-            troubles=SimpleNamespace(
+            failures=SimpleNamespace(
                 begin=lambda _event, _of, error, **_: error, end=lambda *_: None
             ),
             carry_out=lambda _: self.note(),

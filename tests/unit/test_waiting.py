@@ -5,20 +5,20 @@ from __future__ import annotations
 import msgspec
 
 from clonepool.core.decisions import Lease
-from clonepool.core.waiting import WaitingLine
+from clonepool.core.queue import WaitQueue
 from support.pools import request
 
 LEASE = Lease("t", "blog", "g", "c", 1, "l", 0.0)
 
 
-def popped(line: WaitingLine) -> int:
+def popped(line: WaitQueue) -> int:
     request = line.pop()
     assert request is not None
     return request.waiter
 
 
 def test_who_wants_a_fresh_clone_is_passed_over_while_there_is_none() -> None:
-    line = WaitingLine()
+    line = WaitQueue()
     line.add(msgspec.structs.replace(request(1), fresh=True))
     line.add(request(2))
     assert line.fresh == 1
@@ -31,14 +31,14 @@ def test_who_wants_a_fresh_clone_is_passed_over_while_there_is_none() -> None:
 
 
 def test_the_first_come_is_the_first_served() -> None:
-    line = WaitingLine()
+    line = WaitQueue()
     for waiter in (3, 1, 2):
         line.add(request(waiter))
     assert [popped(line) for _ in range(3)] == [3, 1, 2]
 
 
 def test_who_continues_a_lease_goes_before_who_has_none() -> None:
-    line = WaitingLine()
+    line = WaitQueue()
     line.add(request(1))
     line.add(msgspec.structs.replace(request(2), continues=LEASE))
     assert [popped(line) for _ in range(2)] == [2, 1]
@@ -46,7 +46,7 @@ def test_who_continues_a_lease_goes_before_who_has_none() -> None:
 
 
 def test_deadlines_come_in_their_own_order_and_those_served_have_none() -> None:
-    line = WaitingLine()
+    line = WaitQueue()
     for waiter, timeout in ((1, 9.0), (2, 3.0), (3, 6.0), (4, 3.0)):
         line.add(request(waiter, timeout=timeout))
     assert line.first_deadline() == 3.0
@@ -58,7 +58,7 @@ def test_deadlines_come_in_their_own_order_and_those_served_have_none() -> None:
 
 
 def test_a_line_through_which_many_pass_does_not_grow() -> None:
-    line = WaitingLine()
+    line = WaitQueue()
     for waiter in range(10_000):
         line.add(request(waiter, timeout=1000.0 + waiter))
         if waiter >= 10:

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from clonepool import descriptors, printable, scarcity
+from clonepool import descriptors, printable, resource_errors
 from clonepool.errors import (
     AlreadyRunningError,
     CapabilityError,
@@ -55,7 +55,9 @@ def main() -> None:
     except ClonepoolError as error:
         _fail(error)
     except Exception as error:
-        short = scarcity.told(error, "the machine has no more of what this takes", starting=True)
+        short = resource_errors.told(
+            error, "the machine has no more of what this takes", starting=True
+        )
         if short is None:
             raise
         _fail(short)

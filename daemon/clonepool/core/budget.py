@@ -17,7 +17,7 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from clonepool.core.waiting import Crowd
+from clonepool.core.queue import Crowd
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping

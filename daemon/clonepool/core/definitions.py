@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.core import refusals
-from clonepool.core.waiting import WaitingLine
+from clonepool.core.queue import WaitQueue
 
 if TYPE_CHECKING:
     from clonepool.core.decisions import Request
@@ -74,7 +74,7 @@ class _Place:
 
     def __init__(self, definition: Definition) -> None:
         self.definition = definition
-        self.line = WaitingLine()
+        self.line = WaitQueue()
 
 
 class Definitions:

@@ -270,7 +270,7 @@ class Fleet:
     def is_idle(self) -> bool:
         """Whether nobody holds a clone, and all that were held are clean again or gone."""
         out = (State.LEASED, State.RETURNED, State.RECYCLING)
-        return not any(pool.stock.count[state] for pool in self.pools.values() for state in out)
+        return not any(pool.inventory.count[state] for pool in self.pools.values() for state in out)
 
     @property
     def unsettled(self) -> int:

@@ -51,7 +51,7 @@ class Identity(msgspec.Struct, frozen=True):
 
 
 class Namer:
-    """Make and prove names for one instance on one server.
+    """Make and verify names for one instance on one server.
 
     Args:
         instance: matches `INSTANCE_PATTERN`.
@@ -76,7 +76,7 @@ class Namer:
         return f"{body}_{self._check(body)}"
 
     def parse(self, name: str) -> Identity | None:
-        """Return what the name says, or None when it does not prove to be ours."""
+        """Return what the name says, or None when it does not verify to be ours."""
         match = self._pattern.fullmatch(name)
         if match is None or match["check"] != self._check(name.rpartition("_")[0]):
             return None

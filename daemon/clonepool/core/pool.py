@@ -2,10 +2,10 @@
 
 Every method takes what happened and when, changes the pool, and returns what is to be done. On
 one event loop that makes each of them atomic, so there is no lock. Whatever decides who gets a
-clone must live here; whatever touches a database must not. Which clones there are is in `stock`,
-who waits in `waiting`, who holds what and until when in `tenancy`, how many are to be ready in
-`sizing` and what is missing in `shortage`, when to try again in `retries`, what a refusal says in
-`refusals`.
+clone must live here; whatever touches a database must not. Which clones there are is in
+`inventory`, which requests wait in `queue`, who holds what and until when in `tenancy`, how many
+are to be ready in `sizing` and what is missing in `shortage`, when to try again in `backoff`, what
+a refusal says in `refusals`.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.core import refusals
+from clonepool.core.backoff import Backoff
 from clonepool.core.budget import rank
 from clonepool.core.clone import Event, State
 from clonepool.core.decisions import (
@@ -35,15 +36,14 @@ from clonepool.core.decisions import (
     Request,
     Source,
 )
+from clonepool.core.inventory import Inventory
 from clonepool.core.limits import Limit, Limits, limit_of
 from clonepool.core.naming import Identity, Kind, Namer, Serials
+from clonepool.core.queue import WaitQueue
 from clonepool.core.resets import Resets
-from clonepool.core.retries import Retries
 from clonepool.core.shortage import Shortage
 from clonepool.core.sizing import Demand
-from clonepool.core.stock import Stock
 from clonepool.core.tenancy import Tenancy
-from clonepool.core.waiting import WaitingLine
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -87,12 +87,12 @@ class Pool:
         self.obstacle: ClonepoolError | None = None
         self.tenancy = Tenancy(template, limits.max_lease)
         self.leases = self.tenancy.book
-        self.line = WaitingLine(budget)
+        self.line = WaitQueue(budget)
         self.resets = Resets()
-        self.stock = Stock(budget)
-        self.demand = Demand(limits, self.stock, self.line)
-        self.shortage = Shortage(limits, budget, self.stock, self.line, self.demand)
-        self.retries = Retries()
+        self.inventory = Inventory(budget)
+        self.demand = Demand(limits, self.inventory, self.line)
+        self.shortage = Shortage(limits, budget, self.inventory, self.line, self.demand)
+        self.retries = Backoff()
         self._budget = budget
         self._namer = namer
         self._serials = serials
@@ -103,7 +103,7 @@ class Pool:
         """Grant a ready clone, queue the request, or refuse it."""
         if refusal := self._refusal(request):
             return self._refuse(request, refusal)
-        suitable = self.stock.fresh if request.fresh else self.stock.ready
+        suitable = self.inventory.fresh if request.fresh else self.inventory.ready
         first = request.stale_ok if self.stale else not self.line
         if suitable and first and self._budget.grants:
             return [self._grant(request, Source.READY, now), *self.plan(now)]
@@ -158,11 +158,11 @@ class Pool:
     def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
         """End a lease and set its clone aside for a person; the oldest kept one may have to go."""
         self.tenancy.end(lease)
-        self.stock.move(lease.clone, Event.KEEP)
-        self.stock.kept[lease.clone] = now + seconds
+        self.inventory.move(lease.clone, Event.KEEP)
+        self.inventory.kept[lease.clone] = now + seconds
         kept = Keep(self.template, lease.generation, lease.clone, lease.label, seconds)
-        too_many = max(0, len(self.stock.kept) - self.limits.max_kept)
-        surplus = list(self.stock.kept)[:too_many]
+        too_many = max(0, len(self.inventory.kept) - self.limits.max_kept)
+        surplus = list(self.inventory.kept)[:too_many]
         return [kept, *(drop for name in surplus for drop in self._drop(name))]
 
     def renew(self, lease: Lease, ttl: float | None, request: Request) -> list[Decision]:
@@ -212,7 +212,7 @@ class Pool:
             decisions.append(Notice(news, lease, max(0.0, (lease.expires_at or now) - now)))
             if news is News.EXPIRED:
                 decisions += self.release(lease)
-        for name in [name for name, until in self.stock.kept.items() if until <= now]:
+        for name in [name for name, until in self.inventory.kept.items() if until <= now]:
             decisions += self._drop(name)
         return [*decisions, *self._drop_surplus(now)]
 
@@ -294,7 +294,7 @@ class Pool:
             return [*late, *self._became_ready(name, Event.REWIND, now)]
         if not self._is_current(name):
             return [*self._wait_for_another(request), *self._drop(name), *self.plan(now)]
-        self.stock.move(name, Event.REWIND, Event.GRANT)
+        self.inventory.move(name, Event.REWIND, Event.GRANT)
         return [self._begin(request, Source.READY, name, now)]
 
     def adopted(self, name: str, now: float) -> list[Decision]:
@@ -309,12 +309,12 @@ class Pool:
     def create_declined(self, name: str, error: ClonepoolError, now: float) -> None:
         """The copy was not even begun: there is nothing to remove."""
         self.retries.failed(error, now)
-        self.stock.discard(name)
-        self.stock.forget(name)
+        self.inventory.discard(name)
+        self.inventory.forget(name)
 
     def unusable(self, name: str, now: float) -> list[Decision]:
         """A returned or parked clone cannot be made good in place: drop it, make another."""
-        if self.stock.state(name) is State.RECYCLING:
+        if self.inventory.state(name) is State.RECYCLING:
             self.demand.recycled(rewound=False)
         return [*self._give_up_reset(name), *self._drop(name), *self.plan(now)]
 
@@ -323,45 +323,45 @@ class Pool:
         given_up = self._give_up_reset(name)
         if self.phase is Phase.RETIRED:
             return [*given_up, *self._drop(name)]
-        self.stock.move(name, Event.KEEP)
-        self.stock.kept[name] = now + seconds
+        self.inventory.move(name, Event.KEEP)
+        self.inventory.kept[name] = now + seconds
         return [*given_up, *self.plan(now)]
 
     def parked(self, name: str) -> None:
         """The clone lies sealed: it is the next daemon's now."""
-        self.stock.forget(name)
+        self.inventory.forget(name)
 
     def dropped(self, name: str) -> None:
         """The database is gone: its place under the limits is whoever's the fleet finds."""
-        self.stock.forget(name)
+        self.inventory.forget(name)
 
     def lost(self, names: Iterable[str]) -> None:
         """Ready or kept clones were dropped or renamed by somebody else."""
-        for name in self.stock.names(State.READY, State.KEPT).intersection(names):
-            self.stock.discard(name)
-            self.stock.forget(name)
+        for name in self.inventory.names(State.READY, State.KEPT).intersection(names):
+            self.inventory.discard(name)
+            self.inventory.forget(name)
 
     # What an earlier daemon left -------------------------------------------------------------
 
     def found(self, name: str) -> list[Decision]:
         """A clone in an unknown state: drop it."""
-        self.stock.enter(name)
+        self.inventory.enter(name)
         return self._drop(name)
 
     def found_parked(self, name: str, generation: str, *, used: bool = False) -> None:
         """A clone that was sealed when it was ready: to be adopted when its generation is known."""
-        self.stock.enter(name, State.PARKED, used=used)
-        self.stock.parked[name] = generation
+        self.inventory.enter(name, State.PARKED, used=used)
+        self.inventory.parked[name] = generation
 
     def found_leased(self, lease: Lease) -> None:
         """A clone whose lease was written down and goes on."""
-        self.stock.enter(lease.clone, State.LEASED)
+        self.inventory.enter(lease.clone, State.LEASED)
         self.leases.enter(lease)
 
     def found_kept(self, name: str, until: float) -> None:
         """A clone that is kept until then, in monotonic seconds."""
-        self.stock.enter(name, State.KEPT)
-        self.stock.kept[name] = until
+        self.inventory.enter(name, State.KEPT)
+        self.inventory.kept[name] = until
 
     # Upkeep -------------------------------------------------------------------------------
 
@@ -378,7 +378,7 @@ class Pool:
         decisions: list[Decision] = []
         if self.is_over or self.stale or not self._budget.grants:
             return decisions
-        while self.stock.ready and (request := self.line.first(fresh=self.stock.fresh > 0)):
+        while self.inventory.ready and (request := self.line.first(fresh=self.inventory.fresh > 0)):
             if request.deadline <= now:
                 self.line.remove(request.waiter)
                 decisions += self._refuse_late(request, now)
@@ -394,7 +394,11 @@ class Pool:
         if request.fresh or not self.line.fresh:
             return False
         before = takewhile(lambda each: each is not request, self.line)
-        coming = self.stock.coming + max(0, self.shortage.room) + self.stock.count[State.DROPPING]
+        coming = (
+            self.inventory.coming
+            + max(0, self.shortage.room)
+            + self.inventory.count[State.DROPPING]
+        )
         return sum(each.fresh for each in before) > coming
 
     def start_one(self) -> Decision:
@@ -403,11 +407,11 @@ class Pool:
 
     def distrust(self) -> list[Decision]:
         """Drop what is ready: something befell the server that may have changed it."""
-        return [drop for _ in range(self.stock.ready) for drop in self.give_up_ready()]
+        return [drop for _ in range(self.inventory.ready) for drop in self.give_up_ready()]
 
     def give_up_ready(self) -> list[Decision]:
         """Drop the ready clone that nobody has used for longest."""
-        return self._drop(self.stock.idlest()) if self.stock.ready else []
+        return self._drop(self.inventory.idlest()) if self.inventory.ready else []
 
     def stop(self) -> list[Decision]:
         """Refuse the waiters, park what is ready, and make no more; leases go on.
@@ -426,7 +430,7 @@ class Pool:
     def retire(self) -> list[Decision]:
         """Refuse the waiters, drop what is ready, and make no more: the template is given up."""
         self.phase, self.is_over = Phase.RETIRED, True
-        parked = [drop for name in list(self.stock.parked) for drop in self._drop(name)]
+        parked = [drop for name in list(self.inventory.parked) for drop in self._drop(name)]
         return [*self.refuse_all(refusals.retired(self.template)), *self.distrust(), *parked]
 
     def end_leases(self) -> list[Decision]:
@@ -444,18 +448,18 @@ class Pool:
     @property
     def ready(self) -> int:
         """How many clones could be granted now."""
-        return self.stock.ready
+        return self.inventory.ready
 
     @property
     def coming(self) -> int:
         """How many clones are being made or adopted."""
-        return self.stock.coming
+        return self.inventory.coming
 
     @property
     def leaving(self) -> int:
         """How many clones are on their way out: each will make room."""
-        recycling = self.stock.count[State.RECYCLING] - self.resets.waiting
-        return self.stock.count[State.DROPPING] + recycling - self.returning
+        recycling = self.inventory.count[State.RECYCLING] - self.resets.waiting
+        return self.inventory.count[State.DROPPING] + recycling - self.returning
 
     @property
     def returning(self) -> int:
@@ -463,7 +467,7 @@ class Pool:
 
         Those that are being reset go back to their own leases.
         """
-        recycling = self.stock.count[State.RECYCLING] - self.resets.waiting
+        recycling = self.inventory.count[State.RECYCLING] - self.resets.waiting
         return recycling if self.demand.rewinds_mostly else 0
 
     def claims(self, now: float) -> Iterator[float]:
@@ -473,15 +477,15 @@ class Pool:
         """
         if not self.line or not self.can_create or self.retries.is_pausing(now):
             return iter(())
-        served = self.stock.coming + min(self.returning, len(self.line) - self.line.fresh)
-        possible = max(0, self.limits.max_clones - len(self.stock))
+        served = self.inventory.coming + min(self.returning, len(self.line) - self.line.fresh)
+        possible = max(0, self.limits.max_clones - len(self.inventory))
         return (rank(request) for request in islice(self.line, served, served + possible))
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody holds, waits for or has announced anything."""
         announced = self.demand.reservations.ready
-        return not (len(self.leases) or self.line or announced or self.stock.kept)
+        return not (len(self.leases) or self.line or announced or self.inventory.kept)
 
     @property
     def can_create(self) -> bool:
@@ -491,7 +495,7 @@ class Pool:
     @property
     def databases(self) -> int:
         """How many databases of this pool exist or may exist."""
-        return len(self.stock)
+        return len(self.inventory)
 
     @property
     def unsettled(self) -> int:
@@ -503,7 +507,7 @@ class Pool:
         lasting = sum(
             lease.outlives_connection and lease not in self.resets for lease in self.leases.values()
         )
-        return len(self.stock) - len(self.stock.kept) - len(self.stock.parked) - lasting
+        return len(self.inventory) - len(self.inventory.kept) - len(self.inventory.parked) - lasting
 
     def next_timer(self) -> float | None:
         """When `expire` or `plan` has something to do next, in monotonic seconds.
@@ -515,15 +519,15 @@ class Pool:
             times += [self.tenancy.next_time(), self.resets.first_deadline()]
         if self.line:
             times.append(self.line.first_deadline())
-        if self.stock.kept:
-            times.append(min(self.stock.kept.values()))
+        if self.inventory.kept:
+            times.append(min(self.inventory.kept.values()))
         if self.retries.at is not None and self.can_create and self._missing(refill=True) > 0:
             times.append(self.retries.at)
         return min((time for time in times if time is not None), default=None)
 
     def snapshot(self) -> PoolSnapshot:
         """Return counts and texts for status and metrics."""
-        states = self.stock.count
+        states = self.inventory.count
         return PoolSnapshot(
             template=self.template,
             phase=self.phase,
@@ -570,7 +574,7 @@ class Pool:
         return refusals.draining(self.template) if self.draining and not continues else None
 
     def _grant(self, request: Request, source: Source, now: float) -> Decision:
-        clone = self.stock.take(Event.GRANT, fresh=request.fresh)
+        clone = self.inventory.take(Event.GRANT, fresh=request.fresh)
         self.demand.took(request.holder, now)
         return self._begin(request, source, clone, now)
 
@@ -581,7 +585,7 @@ class Pool:
         return self.tenancy.begin(request, source, clone, self.generation, now)
 
     def _recycle(self, lease: Lease, written_down: bool, *, same_holder: bool = False) -> Recycle:
-        self.stock.move(lease.clone, Event.RETURN, Event.RECYCLE)
+        self.inventory.move(lease.clone, Event.RETURN, Event.RECYCLE)
         return Recycle(self.template, lease.generation, lease.clone, written_down, same_holder)
 
     def _refuse_late(self, request: Request, now: float) -> list[Decision]:
@@ -620,23 +624,25 @@ class Pool:
     def _became_ready(self, name: str, event: Event, now: float) -> list[Decision]:
         if not self._is_current(name) or self.phase is Phase.RETIRED:
             return [*self._drop(name), *self.plan(now)]
-        self.stock.shelve(name, event)
+        self.inventory.shelve(name, event)
         self.demand.replaced()
         return self._park_ready() if self.phase is Phase.STOPPING else self.plan(now)
 
     def _park_ready(self) -> list[Decision]:
-        names = [self.stock.take(Event.PARK) for _ in range(self.stock.ready)]
-        return [Park(self.template, name, self.stock.is_used(name)) for name in names]
+        names = [self.inventory.take(Event.PARK) for _ in range(self.inventory.ready)]
+        return [Park(self.template, name, self.inventory.is_used(name)) for name in names]
 
     def _adopt_parked(self) -> list[Decision]:
         """Take over the parked clones of this generation, as many as there may be."""
         decisions: list[Decision] = []
-        room = self.limits.max_clones - len(self.stock) + len(self.stock.parked)
-        for name, generation in list(self.stock.parked.items()):
+        room = self.limits.max_clones - len(self.inventory) + len(self.inventory.parked)
+        for name, generation in list(self.inventory.parked.items()):
             if generation == self.generation and room > 0:
                 room -= 1
-                del self.stock.parked[name]
-                decisions.append(Adopt(self.template, generation, name, self.stock.is_used(name)))
+                del self.inventory.parked[name]
+                decisions.append(
+                    Adopt(self.template, generation, name, self.inventory.is_used(name))
+                )
             else:
                 decisions += self._drop(name)
         return decisions
@@ -644,11 +650,11 @@ class Pool:
     def _create(self) -> CreateClone:
         identity = Identity(Kind.CLONE, self.template, self.generation, self._serials.next())
         name = self._namer.name(identity)
-        self.stock.enter(name)
+        self.inventory.enter(name)
         return CreateClone(self.template, self.generation, name)
 
     def _drop(self, name: str) -> list[Decision]:
-        self.stock.discard(name)
+        self.inventory.discard(name)
         return [Drop(self.template, name)]
 
     def _missing(self, *, refill: bool) -> int:
@@ -661,8 +667,8 @@ class Pool:
 
     def _make_room_for_fresh(self) -> list[Decision]:
         """Let used clones go, where the limits leave no room for the fresh ones that are wanted."""
-        recycling = self.stock.count[State.RECYCLING]
-        leaving = self.stock.count[State.DROPPING] + recycling
+        recycling = self.inventory.count[State.RECYCLING]
+        leaving = self.inventory.count[State.DROPPING] + recycling
         wanted = self.shortage.fresh - max(0, self.shortage.room) - leaving
         return [drop for _ in range(wanted) for drop in self.give_up_ready()]
 

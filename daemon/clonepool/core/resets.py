@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonepool.core.waiting import WaitingLine
+from clonepool.core.queue import WaitQueue
 
 if TYPE_CHECKING:
     from clonepool.core.decisions import Lease, Request
@@ -22,7 +22,7 @@ class Resets:
     """
 
     def __init__(self) -> None:
-        self._line = WaitingLine()
+        self._line = WaitQueue()
         self._for_clone: dict[str, Request] = {}
         self._of: dict[str, Request] = {}
 

@@ -9,10 +9,10 @@ from clonepool.core.sizing import clones_to_create
 
 if TYPE_CHECKING:
     from clonepool.core.budget import Budget
+    from clonepool.core.inventory import Inventory
     from clonepool.core.limits import Limits
+    from clonepool.core.queue import WaitQueue
     from clonepool.core.sizing import Demand
-    from clonepool.core.stock import Stock
-    from clonepool.core.waiting import WaitingLine
     from clonepool.errors import ClonepoolError
 
 
@@ -20,28 +20,28 @@ class Shortage:
     """Compares what a pool has with what it should have."""
 
     def __init__(
-        self, limits: Limits, budget: Budget, stock: Stock, line: WaitingLine, demand: Demand
+        self, limits: Limits, budget: Budget, inventory: Inventory, line: WaitQueue, demand: Demand
     ) -> None:
         self._limits = limits
         self._budget = budget
-        self._stock = stock
+        self._inventory = inventory
         self._line = line
         self._demand = demand
 
     @property
     def room(self) -> int:
         """How many more clones the limits allow; may be negative."""
-        return min(self._limits.max_clones - len(self._stock), self._budget.room)
+        return min(self._limits.max_clones - len(self._inventory), self._budget.room)
 
     @property
     def fresh(self) -> int:
         """How many wait for a clone that nobody had, beyond those that come."""
-        return self._line.fresh - self._stock.fresh - self._stock.coming
+        return self._line.fresh - self._inventory.fresh - self._inventory.coming
 
     @property
     def owed(self) -> int:
         """How many clones `min_ready` promises and the pool neither has nor makes."""
-        return max(0, self._limits.min_ready - self._stock.ready - self._stock.coming)
+        return max(0, self._limits.min_ready - self._inventory.ready - self._inventory.coming)
 
     def to_create(self, *, refill: bool, shelf: bool) -> int:
         """Return how many clones to start.
@@ -61,18 +61,18 @@ class Shortage:
 
     def wanted(self, asking: int = 0) -> int:
         """Return how many clones min_ready, who waits and `asking` more lack, limits or not."""
-        return self._needed(asking) - self._stock.ready - self._stock.coming
+        return self._needed(asking) - self._inventory.ready - self._inventory.coming
 
     def limited_by(self, error: ClonepoolError | None, asking: int = 0) -> Limit | None:
         """Name what keeps wanted clones away; `error` is that of the last try to make one."""
         if self._budget.paused and self.wanted(asking) > 0:
             return Limit.SERVER
         lacking = limit_of(error)
-        if self._needed(asking) > self._stock.ready and lacking is not None:
+        if self._needed(asking) > self._inventory.ready and lacking is not None:
             return lacking  # also while it is tried again
         if self.wanted(asking) <= 0:
             return None
-        if len(self._stock) >= self._limits.max_clones:
+        if len(self._inventory) >= self._limits.max_clones:
             return Limit.TEMPLATE
         return Limit.POOL if self._budget.room <= 0 else None
 
@@ -83,7 +83,7 @@ class Shortage:
         return clones_to_create(
             min_ready=min_ready,
             waiting=len(self._line),
-            ready=self._stock.ready,
-            coming=self._stock.coming,
+            ready=self._inventory.ready,
+            coming=self._inventory.coming,
             room=room,
         )

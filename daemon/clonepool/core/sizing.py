@@ -16,9 +16,9 @@ from clonepool.core.clone import State
 from clonepool.core.reservations import Reservations
 
 if TYPE_CHECKING:
+    from clonepool.core.inventory import Inventory
     from clonepool.core.limits import Limits
-    from clonepool.core.stock import Stock
-    from clonepool.core.waiting import WaitingLine
+    from clonepool.core.queue import WaitQueue
 
 SPARE_SHARE = 4
 """One in so many is held beyond what was needed: the next burst may be larger than the last."""
@@ -53,7 +53,7 @@ class Demand:
 
     Args:
         limits: between which the target stays.
-        stock: the pool's clones; read only.
+        inventory: the pool's clones; read only.
         line: who waits for them; read only.
 
     Attributes:
@@ -63,17 +63,30 @@ class Demand:
     """
 
     __slots__ = (
-        "_awake", "_drop_at", "_least", "_least_before", "_limits", "_line", "_out", "_peak",
-        "_peak_before", "_rewound", "_shelf", "_stock", "_turn_at", "needed", "reservations",
+        "_awake",
+        "_drop_at",
+        "_inventory",
+        "_least",
+        "_least_before",
+        "_limits",
+        "_line",
+        "_out",
+        "_peak",
+        "_peak_before",
+        "_rewound",
+        "_shelf",
+        "_turn_at",
+        "needed",
+        "reservations",
         "target",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits, stock: Stock, line: WaitingLine) -> None:
+    def __init__(self, limits: Limits, inventory: Inventory, line: WaitQueue) -> None:
         self.target = self._shelf = limits.min_ready
         self.needed = 0
         self.reservations = Reservations()
         self._limits = limits
-        self._stock = stock
+        self._inventory = inventory
         self._line = line
         self._out = 0
         self._peak = self._peak_before = 0
@@ -98,7 +111,7 @@ class Demand:
         if now >= self._turn_at:
             self._turn(now)
         self._aim()
-        ready, waiting = self._stock.ready, len(self._line)
+        ready, waiting = self._inventory.ready, len(self._line)
         self._least = min(self._least, ready)
         if ready >= self._shelf and not waiting:
             self._out = 0  # the shelf is full all the same
@@ -109,7 +122,7 @@ class Demand:
     def replaced(self) -> None:
         """A clone has become ready."""
         self._aim()
-        ready = self._stock.ready
+        ready = self._inventory.ready
         full = ready >= self._shelf and not self._line
         self._out = 0 if full else max(0, self._out - 1)
         if ready > self.target or self.needed > self._limits.min_ready:
@@ -169,7 +182,7 @@ class Demand:
 
     def _turn(self, now: float) -> None:
         """Begin a new period; sleep if it can bring nothing new by itself."""
-        out, ready = self._out + len(self._line), self._stock.ready
+        out, ready = self._out + len(self._line), self._inventory.ready
         self._peak_before, self._peak = self._peak, out
         self._least_before, self._least = self._least, ready
         self._turn_at = now + self._limits.shrink_after
@@ -193,7 +206,7 @@ class Demand:
         if needed <= least and reserved <= least:
             self.target = self._shelf = least
             return
-        states = self._stock.count
+        states = self._inventory.count
         returning = int(self._rewound * (states[State.LEASED] + states[State.RECYCLING]))
         self._shelf = min(max(least, reserved, needed), self._limits.max_clones)
         self.target = min(max(least, reserved, needed - returning), self._limits.max_clones)
@@ -202,4 +215,4 @@ class Demand:
         """Return how many clones lay there all the time beyond the target; 0 if anybody waits."""
         if self._least <= self.target or self._line:
             return 0
-        return max(0, min(self._stock.ready, self._least, self._least_before) - self.target)
+        return max(0, min(self._inventory.ready, self._least, self._least_before) - self.target)

@@ -9,7 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from clonepool.core.limits import Limit
-from clonepool.scarcity import OF_THE_MACHINE
+from clonepool.resource_errors import OF_THE_MACHINE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 
 from clonepool.errors import StatementError
-from clonepool.postgres import leftovers
+from clonepool.postgres.clones import leftovers
 from clonepool.postgres.gateway import NO_SETTINGS, STATEMENT_SECONDS, identifier, literal
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import asyncpg
 
-from clonepool import scarcity
+from clonepool import resource_errors
 from clonepool.core.limits import Limit
 from clonepool.errors import ResourceError, ServerUnavailableError, StatementError
 
@@ -143,7 +143,7 @@ def translated(doing: str, remedies: Mapping[str, str] = NO_SETTINGS) -> Iterato
         remedy = remedies.get("", "")
         raise ServerUnavailableError(f"{doing}: no answer in time", remedy=remedy) from error
     except (OSError, asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-        short = scarcity.told(error, doing)
+        short = resource_errors.told(error, doing)
         away = ServerUnavailableError(f"{doing}: {error}", remedy=remedies.get("", ""))
         raise short or away from error
 

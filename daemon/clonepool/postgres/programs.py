@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import anyio
 import anyio.to_thread
 
-from clonepool import descriptors, scarcity
+from clonepool import descriptors, resource_errors
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.redaction import hide
 
@@ -109,7 +109,7 @@ async def run(
             remedy="raise build_timeout",
         ) from None
     except OSError as error:
-        raise scarcity.told(error, f"starting {what}", starting=True) or TemplateFailedError(
+        raise resource_errors.told(error, f"starting {what}", starting=True) or TemplateFailedError(
             f"{what} cannot be started in {directory}: {error.strerror or error}",
             remedy="check the program's name and the directory",
         ) from error

@@ -22,49 +22,50 @@ from clonepool.core.fleet import Fleet
 from clonepool.core.naming import Namer, Serials
 from clonepool.errors import AlreadyRunningError, ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
-from clonepool.postgres import databases, shared
-from clonepool.postgres.builder import Builder
+from clonepool.postgres import databases, shared_objects
 from clonepool.postgres.capabilities import Capabilities, inspect
-from clonepool.postgres.copier import Copiers
-from clonepool.postgres.handmade import Handmade
-from clonepool.postgres.rewind import facts
+from clonepool.postgres.clones.copier import Copiers
+from clonepool.postgres.clones.copy_strategy import candidates
+from clonepool.postgres.rewind import database_facts
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.roles import Roles
-from clonepool.postgres.sources import Digests
-from clonepool.postgres.strategies import candidates
-from clonepool.service import files, http, loop, systemd
-from clonepool.service.access import Gatekeeper
-from clonepool.service.broker import Broker
-from clonepool.service.builds import Builds
-from clonepool.service.comments import Comments
+from clonepool.postgres.templates.builder import Builder
+from clonepool.postgres.templates.client_generation import ClientGenerations
+from clonepool.postgres.templates.file_digests import Digests
+from clonepool.service import file_budget, loop, systemd
+from clonepool.service.api.access import Gatekeeper
+from clonepool.service.api.builds import Builds
+from clonepool.service.api.listener import Listener
+from clonepool.service.api.methods import Methods
+from clonepool.service.api.status import StatusBoard
+from clonepool.service.api.templates import TemplateMethods
+from clonepool.service.clone_comment import Comments
+from clonepool.service.context import Context
 from clonepool.service.credentials import Credentials
-from clonepool.service.guard import guarded
-from clonepool.service.inheritance import take_over
+from clonepool.service.dispatcher import Dispatcher
+from clonepool.service.executor import Executor
+from clonepool.service.failures import Failures
+from clonepool.service.http import server as http
+from clonepool.service.http.connections import HttpConnections
+from clonepool.service.jobs.reference import ReferenceJob
 from clonepool.service.limiter import PriorityLimiter
-from clonepool.service.listener import Listener
-from clonepool.service.locks import begin_run, hold_lock, load_secret, reserve_serials
-from clonepool.service.making import Making
-from clonepool.service.methods import Methods
-from clonepool.service.registry import limits_of
+from clonepool.service.monitors import event_loop
+from clonepool.service.monitors.files import FileMonitor
+from clonepool.service.monitors.reconciler import Reconciler
+from clonepool.service.monitors.resources import ResourceMonitor
+from clonepool.service.monitors.server import ServerMonitor
+from clonepool.service.recovery import take_over
 from clonepool.service.server import kept_connections, open_server, own_connections, shielded
-from clonepool.service.server_wide import ServerWide
-from clonepool.service.shortages import Shortages
+from clonepool.service.server_changes import ServerChanges
 from clonepool.service.signals import StopSignal
-from clonepool.service.status import StatusBoard
+from clonepool.service.state_files import begin_run, hold_lock, load_secret, reserve_serials
 from clonepool.service.storage import StorageGuard
-from clonepool.service.troubles import Troubles
-from clonepool.service.visits import Visits
-from clonepool.service.workers import metronome
-from clonepool.service.workers.auditor import Auditor
-from clonepool.service.workers.client_templates import ClientTemplates
-from clonepool.service.workers.context import Context
-from clonepool.service.workers.crew import Crew
-from clonepool.service.workers.definer import Definer
-from clonepool.service.workers.keeper import Keeper
-from clonepool.service.workers.references import ReferenceMaker
-from clonepool.service.workers.snapshots import Snapshots
-from clonepool.service.workers.template_builder import TemplateBuilder
-from clonepool.service.workers.watcher import Watcher
+from clonepool.service.tasks import guarded
+from clonepool.service.templates.builder import TemplateBuilder
+from clonepool.service.templates.client_templates import ClientTemplates
+from clonepool.service.templates.fills import FillCoordinator
+from clonepool.service.templates.registry import limits_of
+from clonepool.service.templates.snapshots import Snapshots
 
 if TYPE_CHECKING:
     import socket as sockets
@@ -117,9 +118,9 @@ def _first(group: BaseExceptionGroup[ClonepoolError]) -> ClonepoolError:
 
 async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) -> None:
     began = time.monotonic()
-    shortages = Shortages(time.monotonic)
+    shortages = ResourceMonitor(time.monotonic)
     asyncio.get_running_loop().set_exception_handler(loop.handler(shortages))
-    most_clients = files.share_out(config)
+    most_clients = file_budget.share_out(config)
     gate = Gatekeeper(config.access)
     async with AsyncExitStack() as stack:
         state_lock = hold_lock(
@@ -136,7 +137,7 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         if web is not None:
             stack.callback(web.close)
         server = await open_server(config, state, stack)
-        keeper = Keeper(server.gateway, config.instance, server.embedded, shortages)
+        keeper = ServerMonitor(server.gateway, config.instance, server.embedded, shortages)
         await keeper.begin()
         stack.push_async_callback(shielded, keeper.close)
         manager = systemd.connect()
@@ -174,10 +175,10 @@ class _Daemon:
         self,
         config: Config,
         server: Server,
-        keeper: Keeper,
+        keeper: ServerMonitor,
         metrics: Metrics,
         doors: _Doors,
-        shortages: Shortages,
+        shortages: ResourceMonitor,
         stop: StopSignal,
     ) -> None:
         self._config = config
@@ -202,7 +203,7 @@ class _Daemon:
         serials.start_above(reserve_serials(self._server.state / "serials", serials.last))
         fleet = self._make_fleet(namer, serials, rewinds=capabilities.rewinds)
         fleet.budget.problem = lambda: self._keeper.problem
-        context = self._make_context(fleet, capabilities, namer, ReferenceMaker(namer, serials))
+        context = self._make_context(fleet, capabilities, namer, ReferenceJob(namer, serials))
         for role in await context.roles.sweep(namer):
             log.info("role.swept", role=role)
         build = Builder(
@@ -216,9 +217,9 @@ class _Daemon:
             Digests(self._server.state / "digests.json"),
         )
         builder = TemplateBuilder(context, build)
-        await context.server_wide.begin(capabilities.system_identifier)
+        await context.server_changes.begin(capabilities.system_identifier)
         async with anyio.create_task_group() as workers:
-            broker = self._make_broker(context, workers)
+            dispatcher = self._make_broker(context, workers)
             made = ClientTemplates(context, build.generations, workers)
             context.rebuild = lambda name: (
                 made.lost(name) if name in made.registry.made else builder.rebuild(name)
@@ -233,15 +234,15 @@ class _Daemon:
             await made.restore()
             workers.start_soon(made.run)
             workers.start_soon(builder.run)
-            workers.start_soon(Watcher(builder, self._shortages).run)
-            workers.start_soon(metronome.run, self._metrics.event_loop_lag_seconds, time.monotonic)
+            workers.start_soon(FileMonitor(builder, self._shortages).run)
+            workers.start_soon(event_loop.run, self._metrics.event_loop_lag_seconds, time.monotonic)
             workers.start_soon(self._shortages.run)
-            self._start_keeper(workers, broker, context, builder)
-            making = self._make_making(broker, context, build, made, workers)
-            board = StatusBoard(context, lambda: self._keeper.problem, broker.now)
+            self._start_keeper(workers, dispatcher, context, builder)
+            making = self._make_template_methods(dispatcher, context, build, made, workers)
+            board = StatusBoard(context, lambda: self._keeper.problem, dispatcher.now)
             board.short_of = self._shortages.current
             methods = Methods(
-                broker,
+                dispatcher,
                 self._server.clients,
                 context.credentials,
                 self._config,
@@ -249,10 +250,10 @@ class _Daemon:
                 Builds(builder, workers),
                 making,
             )
-            await self._front(broker, methods, board, began)
-            await self._clean_up(broker)
+            await self._front(dispatcher, methods, board, began)
+            await self._clean_up(dispatcher)
             await making.close()
-            broker.close()
+            dispatcher.close()
             workers.cancel_scope.cancel()
         context.storage.close()
 
@@ -264,7 +265,7 @@ class _Daemon:
         return Fleet(limits, self._config.pool.max_clones, namer, serials)
 
     def _make_context(
-        self, fleet: Fleet, capabilities: Capabilities, namer: Namer, references: ReferenceMaker
+        self, fleet: Fleet, capabilities: Capabilities, namer: Namer, references: ReferenceJob
     ) -> Context:
         embedded, gateway = self._server.embedded, self._server.gateway
         storage = embedded.storage if embedded else None
@@ -282,7 +283,7 @@ class _Daemon:
             fleet=fleet,
             limiter=PriorityLimiter(self._config.pool.ddl_concurrency),
             metrics=self._metrics,
-            troubles=Troubles(self._metrics, self._shortages),
+            failures=Failures(self._metrics, self._shortages),
             comments=Comments(namer, secret, begin_run(self._server.state / "run")),
             roles=roles,
             credentials=Credentials(
@@ -297,10 +298,12 @@ class _Daemon:
                 lambda generation: references.make(context, generation),
                 capabilities.major,
                 kept_connections(capabilities.max_connections),
-                shared.digest_sql(capabilities.major) if alone else facts.NOTHING_SHARED,
+                shared_objects.digest_sql(capabilities.major)
+                if alone
+                else database_facts.NOTHING_SHARED,
                 lambda: fleet.is_idle,
             ),
-            server_wide=ServerWide(
+            server_changes=ServerChanges(
                 gateway,
                 capabilities.major,
                 fleet,
@@ -324,24 +327,24 @@ class _Daemon:
         )
         return context
 
-    def _make_making(
+    def _make_template_methods(
         self,
-        broker: Broker,
+        dispatcher: Dispatcher,
         context: Context,
         build: Builder,
         made: ClientTemplates,
         workers: TaskGroup,
-    ) -> Making:
-        handmade = Handmade(
+    ) -> TemplateMethods:
+        handmade = ClientGenerations(
             context.gateway, context.capabilities, build.generations, build.steps, build.next_serial
         )
         snapshots = Snapshots(context, made, handmade)
-        definer = Definer(context, made, handmade, workers, broker.call_later)
-        return Making(context, made, snapshots, definer, workers)
+        definer = FillCoordinator(context, made, handmade, workers, dispatcher.call_later)
+        return TemplateMethods(context, made, snapshots, definer, workers)
 
-    def _make_broker(self, context: Context, workers: TaskGroup) -> Broker:
-        crew = Crew(context, workers)
-        broker = Broker(
+    def _make_broker(self, context: Context, workers: TaskGroup) -> Dispatcher:
+        crew = Executor(context, workers)
+        dispatcher = Dispatcher(
             context.fleet,
             crew,
             self._metrics,
@@ -351,21 +354,21 @@ class _Daemon:
             self._listener.tell,
             self._listener.leaks_to,
         )
-        context.carry_out, broker.on_change = broker.carry_out, crew.stir
-        return broker
+        context.carry_out, dispatcher.on_change = dispatcher.carry_out, crew.stir
+        return dispatcher
 
     def _start_keeper(
-        self, workers: TaskGroup, broker: Broker, context: Context, builder: TemplateBuilder
+        self, workers: TaskGroup, dispatcher: Dispatcher, context: Context, builder: TemplateBuilder
     ) -> None:
         keeper = self._keeper
         keeper.watched = lambda: bool(self._listener.peers)
         self._listener.on_first_client = keeper.stir
 
         def found() -> None:
-            self._resume(broker, context)
+            self._resume(dispatcher, context)
             workers.start_soon(guarded, builder.look, set(self._config.templates))
 
-        workers.start_soon(keeper.run, lambda: self._pause(context), found, Auditor(context))
+        workers.start_soon(keeper.run, lambda: self._pause(context), found, Reconciler(context))
 
     def _pause(self, context: Context) -> None:
         """Grant nothing while the server is away, and hang on to no connection to it."""
@@ -373,16 +376,16 @@ class _Daemon:
         context.rewinder.server_lost()
         self._server.gateway.abandon()
 
-    def _resume(self, broker: Broker, context: Context) -> None:
+    def _resume(self, dispatcher: Dispatcher, context: Context) -> None:
         """Go on after the server came back; if it crashed it has emptied unlogged tables."""
         context.copiers.server_changed()
         for template, generation in context.generations.items():
             if generation.contents.unlogged:
-                broker.carry_out(context.fleet.pools[template].distrust())
-        broker.carry_out(context.fleet.resume(broker.now()))
+                dispatcher.carry_out(context.fleet.pools[template].distrust())
+        dispatcher.carry_out(context.fleet.resume(dispatcher.now()))
 
     async def _front(
-        self, broker: Broker, methods: Methods, board: StatusBoard, began: float
+        self, dispatcher: Dispatcher, methods: Methods, board: StatusBoard, began: float
     ) -> None:
         """Serve clients until a signal comes, and those who hold leases for a while after it."""
         self._metrics.registry.register(
@@ -401,7 +404,9 @@ class _Daemon:
             if self._web is not None:
                 section = self._config.http
                 app = http.make_app(self._metrics.registry, board, section.hosts)
-                visits = Visits(section.max_connections, self._metrics.http_connections_cut)
+                visits = HttpConnections(
+                    section.max_connections, self._metrics.http_connections_cut
+                )
                 front.start_soon(http.serve, app, self._web, visits, self._shortages)
             log.info(
                 "daemon.started",
@@ -414,33 +419,33 @@ class _Daemon:
             await self._stop_signal.received.wait()
             self._manager.tell("STOPPING=1")
             self._listener.stop_accepting()
-            broker.carry_out(broker.fleet.stop())
+            dispatcher.carry_out(dispatcher.fleet.stop())
             methods.stop()
-            await self._drain(broker)
+            await self._drain(dispatcher)
             front.cancel_scope.cancel()
 
-    async def _drain(self, broker: Broker) -> None:
+    async def _drain(self, dispatcher: Dispatcher) -> None:
         """Let leases end by themselves, until the grace is over or a second signal comes."""
-        fleet, hurry = broker.fleet, self._stop_signal.hurry
+        fleet, hurry = dispatcher.fleet, self._stop_signal.hurry
         if fleet.mortal_leases:
             log.info("daemon.draining", leases=fleet.mortal_leases)
         with anyio.move_on_after(self._config.pool.stop_grace):
-            while (fleet.mortal_leases or broker.reports) and not hurry.is_set():
+            while (fleet.mortal_leases or dispatcher.reports) and not hurry.is_set():
                 with anyio.move_on_after(_LOOK_SECONDS):
                     await hurry.wait()
 
-    async def _clean_up(self, broker: Broker) -> None:
+    async def _clean_up(self, dispatcher: Dispatcher) -> None:
         """End the leases left, and settle every clone, for as long as that may take."""
-        fleet = broker.fleet
+        fleet = dispatcher.fleet
         if fleet.mortal_leases:
             log.warning("daemon.ended_leases", leases=fleet.mortal_leases)
-        broker.carry_out(fleet.end_leases())
+        dispatcher.carry_out(fleet.end_leases())
         self._listener.hang_up()
         with anyio.move_on_after(CLEANUP_SECONDS):
-            hang_up_by = broker.now() + HANG_UP_SECONDS
+            hang_up_by = dispatcher.now() + HANG_UP_SECONDS
             while fleet.unsettled and self._keeper.server_up:
                 await anyio.sleep(0.01)
-                if broker.now() > hang_up_by:
+                if dispatcher.now() > hang_up_by:
                     self._listener.cut_off()
         if fleet.unsettled:
             left = fleet.unsettled

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from clonepool.service.shortages import Shortages
+    from clonepool.service.monitors.resources import ResourceMonitor
 
 log = structlog.get_logger()
 
 
 def handler(
-    shortages: Shortages,
+    shortages: ResourceMonitor,
 ) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
     """Return what the loop is to call; by itself it would print a traceback on stderr."""
 

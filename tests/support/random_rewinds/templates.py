@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import NamedTuple
 
-from support import museum
+from support import kitchen_sink
 from support.random_rewinds.drawing import drawn
 from support.schemas import Schema, schemas
 from support.scripts import scripts
@@ -31,13 +31,15 @@ class Template(NamedTuple):
 def draw_template(seeded: str, number: int) -> Template:
     """Return the template of that number, the same one for the same seed.
 
-    One in five is the museum, which has one of everything. Three in five have nothing that speaks
-    against putting rows back, so that their clones grow old.
+    One in five is the kitchen sink, which has one of everything. Three in five have nothing that
+    speaks against putting rows back, so that their clones grow old.
     """
     name = f"{seeded}/{number}"
     choice = random.Random(name)
     if number % _MUSEUM_EVERY == 0:
-        return Template(Schema(museum.SCHEMA, ()), _rounds(_museum_scripts(choice), [], choice))
+        return Template(
+            Schema(kitchen_sink.SCHEMA, ()), _rounds(_museum_scripts(choice), [], choice)
+        )
     candidates = drawn(schemas(), _CANDIDATES, name)
     plain = [each for each in candidates if OBSTACLES.isdisjoint(each.traits)]
     schema = choice.choice(plain if plain and number % _MUSEUM_EVERY != 1 else candidates)
@@ -58,9 +60,9 @@ def _rounds(of_rows: list[Script], defining: list[Script], choice: random.Random
 
 
 def _museum_scripts(choice: random.Random) -> list[Script]:
-    """Make up what leases do to the museum: a few things each, in any order."""
-    undone = list(museum.REWINDABLE.values())
-    other = [*museum.NOT_REWINDABLE.values(), *museum.EITHER.values()]
+    """Make up what leases do to the kitchen_sink: a few things each, in any order."""
+    undone = list(kitchen_sink.REWINDABLE.values())
+    other = [*kitchen_sink.NOT_REWINDABLE.values(), *kitchen_sink.EITHER.values()]
     found = []
     for number in range(ROUNDS):
         some = choice.sample(undone, choice.randint(1, 4))

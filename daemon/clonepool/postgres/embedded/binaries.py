@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.errors import EmbeddedServerError
-from clonepool.postgres.sources import natural_key
+from clonepool.postgres.templates.file_digests import natural_key
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

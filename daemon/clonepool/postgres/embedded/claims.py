@@ -16,7 +16,7 @@ from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 
-from clonepool import own_files
+from clonepool import trusted_files
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,9 +74,9 @@ def take(root: Path, claim: Claim) -> int | None:
     except FileNotFoundError:
         return None
     try:
-        own_files.check_own(path, descriptor, {os.geteuid()})
+        trusted_files.check_own(path, descriptor, {os.geteuid()})
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not own_files.is_still(path, descriptor):
+        if not trusted_files.is_still(path, descriptor):
             os.close(descriptor)
             return None
         content = msgspec.json.encode(claim)
@@ -94,7 +94,7 @@ def take(root: Path, claim: Claim) -> int | None:
 def read(root: Path) -> Claim | None:
     """Return what a cluster says of its owner; None when it says nothing that can be believed."""
     try:
-        return msgspec.json.decode(own_files.read_own(root / CLAIM, {os.geteuid()}), type=Claim)
+        return msgspec.json.decode(trusted_files.read_own(root / CLAIM, {os.geteuid()}), type=Claim)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -103,7 +103,7 @@ def read(root: Path) -> Claim | None:
 def nobody_else(root: Path) -> Iterator[bool]:
     """Keep every daemon from the cluster meanwhile; False when one uses it, or it went away."""
     try:
-        file = own_files.open_own(root / CLAIM, {os.geteuid()})
+        file = trusted_files.open_own(root / CLAIM, {os.geteuid()})
     except OSError:
         yield False
         return
@@ -113,7 +113,7 @@ def nobody_else(root: Path) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield own_files.is_still(root / CLAIM, file.fileno())
+        yield trusted_files.is_still(root / CLAIM, file.fileno())
 
 
 def look_for(claim: Claim) -> Whereabouts:

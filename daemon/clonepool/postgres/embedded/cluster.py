@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool import own_files, scarcity
+from clonepool import resource_errors, trusted_files
 from clonepool.core.naming import PREFIX
 from clonepool.errors import EmbeddedServerError
-from clonepool.postgres.embedded import causes
+from clonepool.postgres.embedded import failure_causes
 from clonepool.postgres.embedded import storage as places
 from clonepool.postgres.roles import LOGINS, SUPERUSERS
 
@@ -76,8 +76,8 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
     if marker is None or marker.root != str(storage.root):
         return Judgement.MISSING
     try:
-        written = own_files.read_own(storage.data / "PG_VERSION", storage.owners())
-    except (FileNotFoundError, NotADirectoryError, own_files.UntrustedFileError):
+        written = trusted_files.read_own(storage.data / "PG_VERSION", storage.owners())
+    except (FileNotFoundError, NotADirectoryError, trusted_files.UntrustedFileError):
         return Judgement.MISSING
     if marker.boot_id != boot:
         return Judgement.REBOOTED
@@ -101,9 +101,9 @@ def read_marker(path: Path) -> Marker | None:
         ResourceError: the machine is short of something, and it is not known.
     """
     try:
-        return msgspec.json.decode(own_files.read_own(path, own_files.ours()), type=Marker)
+        return msgspec.json.decode(trusted_files.read_own(path, trusted_files.ours()), type=Marker)
     except OSError as error:
-        short = scarcity.told(error, str(path))
+        short = resource_errors.told(error, str(path))
         if short is not None:
             raise short from error  # else the cluster would be taken for nobody's, and deleted
         return None
@@ -224,8 +224,8 @@ def _run_initdb(target: Path, binaries: Binaries, account: Account) -> None:
     if done.returncode != 0:
         said = (done.stderr or done.stdout).strip()
         raise EmbeddedServerError(
-            f"it ended {causes.ending(done.returncode)}: {_short(said)}",
-            remedy=causes.remedy(said, done.returncode, _OTHERWISE),
+            f"it ended {failure_causes.ending(done.returncode)}: {_short(said)}",
+            remedy=failure_causes.remedy(said, done.returncode, _OTHERWISE),
         )
 
 
@@ -237,7 +237,7 @@ def _short(said: str) -> str:
 def _failure(storage: Storage, error: OSError | EmbeddedServerError) -> EmbeddedServerError:
     places.remove(storage)
     remedy = error.remedy if isinstance(error, EmbeddedServerError) else ""
-    remedy = remedy or causes.remedy(str(error), None, _OTHERWISE)
+    remedy = remedy or failure_causes.remedy(str(error), None, _OTHERWISE)
     if "No space left" in str(error) or "Errno 28" in str(error):
         return EmbeddedServerError(
             f"no space left for a database cluster in {storage.root}: {error}", remedy=remedy

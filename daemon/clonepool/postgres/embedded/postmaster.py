@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from clonepool import descriptors, own_files, scarcity
+from clonepool import descriptors, resource_errors, trusted_files
 from clonepool.errors import EmbeddedServerError, ServerUnavailableError, StatementError
-from clonepool.postgres.embedded import causes
+from clonepool.postgres.embedded import failure_causes
 from clonepool.postgres.embedded.process import (
     Process,
     hold,
@@ -114,17 +114,17 @@ def find_running(storage: Storage) -> Postmaster | None:
 
 def _find_running(storage: Storage, path: Path) -> Postmaster | None:
     try:
-        pid = _first_number(own_files.read_own(path, storage.owners()))
+        pid = _first_number(trusted_files.read_own(path, storage.owners()))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except own_files.UntrustedFileError:
+    except trusted_files.UntrustedFileError:
         found = search(storage)
     else:
         found = None if pid is None else _held(storage, pid)
         if found is not None:
             return found
     if found is None:
-        own_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
+        trusted_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
     path.unlink()
     return found
 
@@ -165,14 +165,14 @@ async def start(
         if postmaster.late:
             raise EmbeddedServerError(
                 f"the server let nobody in within {waited}, and was ended: {said}",
-                remedy=causes.remedy(said, None, otherwise),
+                remedy=failure_causes.remedy(said, None, otherwise),
             )
         # Killed from outside, for want of memory say, it tells nothing of its data.
         killed = child.returncode == -signal.SIGKILL
         kind = EmbeddedServerError if killed else UnusableClusterError
         raise kind(
-            f"the server ended after {waited} {causes.ending(child.returncode)}: {said}",
-            remedy=causes.remedy(said, child.returncode, otherwise),
+            f"the server ended after {waited} {failure_causes.ending(child.returncode)}: {said}",
+            remedy=failure_causes.remedy(said, child.returncode, otherwise),
         )
     return postmaster
 
@@ -232,7 +232,9 @@ def _spawn(
             )
     except OSError as error:
         failure = EmbeddedServerError(f"the server cannot be started: {error}")
-        raise scarcity.told(error, "starting the server", starting=True) or failure from error
+        raise (
+            resource_errors.told(error, "starting the server", starting=True) or failure
+        ) from error
     return child, began_at
 
 
@@ -258,9 +260,9 @@ def _private(path: str, flags: int) -> int:
 def _log_tail(storage: Storage, began_at: int) -> str:
     """Return the last lines that this start wrote, without their times and process ids."""
     try:
-        with own_files.open_own(storage.log, own_files.ours()) as log:
+        with trusted_files.open_own(storage.log, trusted_files.ours()) as log:
             end = log.seek(0, os.SEEK_END)
-            log.seek(max(began_at, end - own_files.MOST_BYTES))
+            log.seek(max(began_at, end - trusted_files.MOST_BYTES))
             written = log.read().decode("utf-8", "replace")
     except OSError as error:
         return f"its log cannot be read: {error}"
@@ -270,7 +272,7 @@ def _log_tail(storage: Storage, began_at: int) -> str:
 
 
 def _unusable(path: Path, error: OSError) -> ClonepoolError:
-    return scarcity.told(error, str(path)) or EmbeddedServerError(
+    return resource_errors.told(error, str(path)) or EmbeddedServerError(
         f"{path} cannot be used: {error.strerror}",
         remedy="end the server that runs on that data, if there is one, and remove the file",
     )

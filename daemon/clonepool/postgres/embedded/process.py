@@ -15,7 +15,7 @@ import weakref
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clonepool import scarcity
+from clonepool import resource_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,7 +90,7 @@ def facts(pid: int) -> list[str] | None:
 
 def raise_if_passing(error: OSError) -> None:
     """Tell what is not there from what cannot be looked at now: two servers would ruin the data."""
-    if scarcity.shortage(error) is not None:
+    if resource_errors.shortage(error) is not None:
         raise error
 
 

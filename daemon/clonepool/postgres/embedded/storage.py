@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
-from clonepool import own_files
+from clonepool import trusted_files
 from clonepool.errors import EmbeddedServerError
 
 if TYPE_CHECKING:
@@ -51,8 +51,8 @@ class Storage(msgspec.Struct, frozen=True):
         The data directory lies in a directory of ours, so it is the one that we gave away.
         """
         with contextlib.suppress(OSError):
-            return {self.data.lstat().st_uid, *own_files.ours()}
-        return own_files.ours()
+            return {self.data.lstat().st_uid, *trusted_files.ours()}
+        return trusted_files.ours()
 
     @property
     def log(self) -> Path:

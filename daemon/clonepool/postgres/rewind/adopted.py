@@ -6,16 +6,16 @@ from collections import defaultdict
 from typing import TYPE_CHECKING
 
 from clonepool.postgres.rewind.layout import Batch, Place
-from clonepool.postgres.rewind.places import read_places, runs_of, together
-from clonepool.postgres.rewind.proof import ProofError
+from clonepool.postgres.rewind.row_locations import read_places, runs_of, together
+from clonepool.postgres.rewind.verify import VerificationError
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Session
-    from clonepool.postgres.rewind.pristine import Pristine
-    from clonepool.postgres.rewind.undo import Rows
+    from clonepool.postgres.rewind.baseline import Baseline
+    from clonepool.postgres.rewind.restore import Rows
 
 
-async def find_rows(session: Session, pristine: Pristine, rows: Rows) -> None:
+async def find_rows(session: Session, pristine: Baseline, rows: Rows) -> None:
     """Find out which rows of tables that are kept in memory are in other places, and enter it.
 
     Args:
@@ -24,7 +24,7 @@ async def find_rows(session: Session, pristine: Pristine, rows: Rows) -> None:
         rows: what is remembered of the clone's rows: nothing yet.
 
     Raises:
-        ProofError: there are not as many as there should be.
+        VerificationError: there are not as many as there should be.
     """
     tables = [table for table in pristine.tables.values() if table.rows is not None]
     found: defaultdict[int, set[Place]] = defaultdict(set)
@@ -35,6 +35,6 @@ async def find_rows(session: Session, pristine: Pristine, rows: Rows) -> None:
         originals = frozenset(table.rows or ())
         gone, moved = originals - found[table.oid], frozenset(found[table.oid] - originals)
         if len(gone) != len(moved):
-            raise ProofError(f"{table.name} has other rows than the template")
+            raise VerificationError(f"{table.name} has other rows than the template")
         if gone:
             rows.layout(table).remember([], [Batch(gone, moved)])

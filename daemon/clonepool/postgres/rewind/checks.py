@@ -9,11 +9,11 @@ from clonepool.postgres.rewind.errors import CannotRewindError
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Session
-    from clonepool.postgres.rewind.pristine import Pristine
-    from clonepool.postgres.rewind.touch import Touch
+    from clonepool.postgres.rewind.baseline import Baseline
+    from clonepool.postgres.rewind.changes import Changes
 
 
-async def check_catalogs(session: Session, pristine: Pristine, touch: Touch) -> None:
+async def check_catalogs(session: Session, pristine: Baseline, touch: Changes) -> None:
     """See that catalogs that were written to say what they said: temporary tables come and go."""
     catalogs = {pristine.catalogs[oid] for oid in touch.catalogs}
     found = await read_digests(session, pristine.digest_sql, catalogs)
@@ -22,7 +22,7 @@ async def check_catalogs(session: Session, pristine: Pristine, touch: Touch) -> 
         raise CannotRewindError(f"the catalog was changed: {', '.join(other)}")
 
 
-def check_tables(pristine: Pristine, touch: Touch) -> None:
+def check_tables(pristine: Baseline, touch: Changes) -> None:
     """See that what was touched can be put back."""
     strange = touch.tables.keys() - pristine.tables.keys()
     if strange:

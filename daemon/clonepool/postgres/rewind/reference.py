@@ -17,7 +17,7 @@ from clonepool.postgres import databases
 from clonepool.postgres.rewind.digests import read_rows_digest
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.layout import tid
-from clonepool.postgres.rewind.places import read_places, read_sent, runs_of, together
+from clonepool.postgres.rewind.row_locations import read_places, read_sent, runs_of, together
 from clonepool.postgres.rewind.settings import PLANNED_ONCE, PREPARED
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     )
 
     from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.rewind.baseline import Table
     from clonepool.postgres.rewind.layout import Place
-    from clonepool.postgres.rewind.pristine import Table
 
     Make = Callable[[str], Awaitable[str]]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, NamedTuple
 
-from clonepool.postgres.rewind.ledger import File
+from clonepool.postgres.rewind.touched_pages import File
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Session

@@ -16,36 +16,36 @@ import msgspec
 import structlog
 
 from clonepool.errors import StatementError
-from clonepool.postgres import leftovers
+from clonepool.postgres.clones import leftovers
 from clonepool.postgres.databases import annotate, read_comment
 from clonepool.postgres.rewind.adopted import find_rows
-from clonepool.postgres.rewind.checks import check_catalogs, check_tables
-from clonepool.postgres.rewind.economy import Economy
-from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError, PinError
-from clonepool.postgres.rewind.facts import NOTHING_SHARED, Facts, read_entries
-from clonepool.postgres.rewind.lookout import Look, Lookout
-from clonepool.postgres.rewind.pristine import Pristine, read_pristine
-from clonepool.postgres.rewind.proof import prove
-from clonepool.postgres.rewind.reference import References
-from clonepool.postgres.rewind.relations import read_files
-from clonepool.postgres.rewind.settings import PLANNED_ONCE, PREPARED, settings_of
-from clonepool.postgres.rewind.touch import (
+from clonepool.postgres.rewind.baseline import Baseline, read_baseline
+from clonepool.postgres.rewind.changes import (
     is_catalog,
     sort_out,
     sort_out_again,
     with_unlogged,
 )
-from clonepool.postgres.rewind.undo import NOTHING_UNDONE, Rows, Undo, Undone
+from clonepool.postgres.rewind.checks import check_catalogs, check_tables
+from clonepool.postgres.rewind.cost import Economy
+from clonepool.postgres.rewind.database_facts import NOTHING_SHARED, Facts, read_entries
+from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError, PinError
+from clonepool.postgres.rewind.inspection import Inspector, Look
+from clonepool.postgres.rewind.reference import References
+from clonepool.postgres.rewind.relations import read_files
+from clonepool.postgres.rewind.restore import NOTHING_UNDONE, Rows, Undo, Undone
+from clonepool.postgres.rewind.settings import PLANNED_ONCE, PREPARED, settings_of
+from clonepool.postgres.rewind.verify import verify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from clonepool.postgres.gateway import Gateway, Session
-    from clonepool.postgres.rewind.ledger import File
-    from clonepool.postgres.rewind.pristine import Table
+    from clonepool.postgres.rewind.baseline import Table
+    from clonepool.postgres.rewind.changes import Changes
     from clonepool.postgres.rewind.reference import Reference
     from clonepool.postgres.rewind.relations import Files
-    from clonepool.postgres.rewind.touch import Touch
+    from clonepool.postgres.rewind.touched_pages import File
 
     Touched = dict[File, set[int] | None]
 
@@ -83,7 +83,7 @@ class Measure(msgspec.Struct):
 
     generation: str
     build: int
-    pristine: Pristine
+    pristine: Baseline
     facts: Facts
     at: int
     looked_at: int
@@ -136,9 +136,9 @@ class Rewinder:
         self._most_kept = most_kept
         self._kept: dict[str, Measure] = {}
         self._settings = settings_of(major)
-        self._lookout = Lookout(gateway, major, self._settings, shared, is_idle)
+        self._lookout = Inspector(gateway, major, self._settings, shared, is_idle)
         self._references = References(gateway, make_reference, self._settings)
-        self._pristine: dict[str, Pristine] = {}
+        self._pristine: dict[str, Baseline] = {}
         self._economies: defaultdict[str, Economy] = defaultdict(Economy)
         self._measures: dict[str, Measure] = {}
         self._epoch = 0
@@ -296,7 +296,7 @@ class Rewinder:
         is kept: a clone with such tables must not have been leased.
 
         Raises:
-            ProofError: it is not what its generation is.
+            VerificationError: it is not what its generation is.
             ServerUnavailableError, StatementError: there is no measure.
         """
         pristine = self._pristine[generation]
@@ -304,7 +304,7 @@ class Rewinder:
         measure = self._measures[clone]
         try:
             async with self._gateway.session(clone, self._settings) as session:
-                await prove(session, pristine, (measure.facts, measure.facts), None)
+                await verify(session, pristine, (measure.facts, measure.facts), None)
                 await find_rows(session, pristine, measure.rows)
         except BaseException:
             self.forget(clone)
@@ -316,13 +316,13 @@ class Rewinder:
         known = measure is not None and measure.pristine.is_small
         return known and not self.has_moved_rows(clone)
 
-    async def _know(self, generation: str, session: Session) -> Pristine:
+    async def _know(self, generation: str, session: Session) -> Baseline:
         """Return what a generation holds, read from a copy of it that nobody ever had."""
         async with self._reading.setdefault(generation, anyio.Lock()):
             pristine = self._pristine.get(generation)
             if pristine is None:
                 build = self._builds[generation]
-                pristine = await read_pristine(session, self._major)
+                pristine = await read_baseline(session, self._major)
                 if build == self._builds[generation]:
                     await self._pin(generation, pristine.pin)
                     self._pristine[generation] = pristine
@@ -337,7 +337,7 @@ class Rewinder:
         elif pinned != pin:
             raise PinError(f"a copy of {generation} is not what that was when it was built")
 
-    async def _measure(self, clone: str, generation: str, build: int, pristine: Pristine) -> None:
+    async def _measure(self, clone: str, generation: str, build: int, pristine: Baseline) -> None:
         epoch = self._epoch
         try:
             look = await self._lookout.look(clone, follow=True)
@@ -377,7 +377,7 @@ class Rewinder:
             stay_connected: keep the session for the next rewind: connecting is most of the cost.
 
         Raises:
-            ProofError: it was rewound and is not what it should be: nobody may have it.
+            VerificationError: it was rewound and is not what it should be: nobody may have it.
             CannotRewindError: it is to be recreated; says why.
             ServerUnavailableError: it is in an unknown state: recreate it.
         """
@@ -410,7 +410,7 @@ class Rewinder:
         if measure.epoch != self._epoch or not self._lookout.covers(measure.at):
             raise CannotRewindError("the server was away since it was clean, or its log is gone")
 
-    def _touch(self, measure: Measure) -> tuple[Touch, Touched]:
+    def _touch(self, measure: Measure) -> tuple[Changes, Touched]:
         """Return what the log says of a clone."""
         self._see_that_nothing_was_lost(measure)
         if measure.pristine.obstacle:
@@ -449,7 +449,7 @@ class Rewinder:
         clone: str,
         measure: Measure,
         look: Look,
-        touch: Touch,
+        touch: Changes,
         touched: Touched,
         *,
         verify_every: int,
@@ -472,7 +472,7 @@ class Rewinder:
             done = await self._undo_once(session, measure, look.upto, touch, touched, economy)
             economy.rewound(done.pages, done.rows, time.monotonic() - began)
             if verify:
-                await self._prove(session, measure, look.facts)
+                await self._verify(session, measure, look.facts)
         if measure.rows.more_bytes > BLOAT_FACTOR * measure.pristine.size + BLOAT_BYTES:
             raise CannotRewindError(f"it has grown by {measure.rows.more_bytes} bytes")
         if measure.rows.moved_bytes > MOST_MOVED_BYTES:
@@ -484,7 +484,7 @@ class Rewinder:
         session: Session,
         measure: Measure,
         upto: int,
-        touch: Touch,
+        touch: Changes,
         touched: Touched,
         economy: Economy,
     ) -> Undone:
@@ -514,7 +514,7 @@ class Rewinder:
         measure.looked_at = upto
         return done
 
-    async def _ensure_reference(self, measure: Measure, touch: Touch) -> None:
+    async def _ensure_reference(self, measure: Measure, touch: Changes) -> None:
         """See that there is a reference, where one may be needed, before a session is opened."""
         tables = measure.pristine.tables
         needed = touch.strange or any(not tables[oid].is_kept for oid in touch.tables)
@@ -548,10 +548,10 @@ class Rewinder:
         async with self._references.of(measure.generation) as reference:
             yield reference
 
-    async def _prove(self, session: Session, measure: Measure, found: Facts) -> None:
+    async def _verify(self, session: Session, measure: Measure, found: Facts) -> None:
         async def digest(table: Table) -> str:
             async with self._reference(measure) as reference:
                 return await reference.digest(table)
 
         now = Facts(found.presence, await read_entries(session))
-        await prove(session, measure.pristine, (now, measure.facts), digest)
+        await verify(session, measure.pristine, (now, measure.facts), digest)

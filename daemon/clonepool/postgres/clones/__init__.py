@@ -1,0 +1,1 @@
+"""Clones on the server: copied, verified, warmed, parked; what a lease leaves on one."""

@@ -1,0 +1,411 @@
+"""What belongs to the whole server: roles, their settings and memberships, other databases.
+
+No copy of a database has a copy of these, so what one lease changes in them all later ones would
+meet. They are read as entries that can be compared; for each difference there are statements that
+take it back. The pool's own logins and databases are left out: they are renewed, or go with their
+clones.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clonepool.core.naming import PREFIX
+from clonepool.errors import StatementError
+from clonepool.postgres.clones.properties import elements
+from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.roles import SUPERUSER_OWNER
+
+if TYPE_CHECKING:
+    from clonepool.postgres.gateway import Gateway, Session
+
+
+class Kind(StrEnum):
+    """What an entry is of, in the order in which differences are taken back."""
+
+    DATABASE = "database"
+    TABLESPACE = "tablespace"
+    PARAMETER = "privileges on parameter"
+    ROLE = "role"
+    MEMBERSHIP = "membership"
+    SETTING = "setting"
+    SYSTEM = "setting of the server"
+    SLOT = "replication slot"
+    ORIGIN = "replication origin"
+
+
+class Entry(msgspec.Struct, frozen=True):
+    """One object, as it is.
+
+    Attributes:
+        name: what people call it.
+        owner: OID of the role whose it is, 0 for none.
+        value: all that is compared, by column.
+    """
+
+    kind: Kind
+    key: str
+    name: str
+    owner: int
+    value: dict[str, Any]
+
+
+State = dict[tuple[Kind, str], Entry]
+"""All entries, by what they are of and their key."""
+
+
+class Difference(msgspec.Struct, frozen=True):
+    """An entry that is new, gone or other than it was."""
+
+    before: Entry | None
+    now: Entry | None
+
+    @property
+    def entry(self) -> Entry:
+        """The entry as it is, or was if it is gone."""
+        entry = self.now or self.before
+        assert entry is not None  # noqa: S101 - one of the two is there
+        return entry
+
+    @property
+    def is_new(self) -> bool:
+        """Whether there was none before."""
+        return self.before is None
+
+    def __str__(self) -> str:
+        """Say what happened, for people."""
+        what = "was made" if self.is_new else "was dropped" if self.now is None else "was changed"
+        return f"{self.entry.kind} {self.entry.name} {what}"
+
+
+_NOT_OURS = f"left({{column}}, {len(PREFIX) + 1}) <> '{PREFIX}_'"
+_ROLES = f"""\
+SELECT oid, rolname, rolsuper, rolinherit, rolcreaterole, rolcreatedb, rolcanlogin, rolreplication,
+       rolbypassrls, rolconnlimit, rolpassword,
+       coalesce(rolvaliduntil, 'infinity') AS rolvaliduntil,
+       coalesce(shobj_description(oid, 'pg_authid'), '') AS comment
+  FROM pg_authid a WHERE {_NOT_OURS.format(column="rolname")}"""
+_MEMBERSHIPS = f"""\
+SELECT m.*, r.rolname AS role_name, u.rolname AS member_name, g.rolname AS grantor_name
+  FROM pg_auth_members m JOIN pg_authid r ON r.oid = roleid JOIN pg_authid u ON u.oid = member
+       JOIN pg_authid g ON g.oid = grantor
+ WHERE {_NOT_OURS.format(column="u.rolname")}"""
+_SETTINGS = f"""\
+SELECT s.*, r.rolname AS role_name, d.datname AS database_name
+  FROM pg_db_role_setting s LEFT JOIN pg_authid r ON r.oid = setrole
+       LEFT JOIN pg_database d ON d.oid = setdatabase
+ WHERE (setdatabase = 0 AND (setrole = 0 OR {_NOT_OURS.format(column="r.rolname")}))
+    OR {_NOT_OURS.format(column="d.datname")}"""
+_ACL = """\
+(SELECT array_agg(i::text ORDER BY i::text)
+   FROM unnest(coalesce({column}, acldefault('{kind}', {owner}))) AS i) AS acl"""
+_DATABASES = f"""\
+SELECT oid, datname, datdba, datistemplate, datallowconn, datconnlimit, dattablespace,
+       {_ACL.format(column="datacl", kind="d", owner="datdba")}
+  FROM pg_database WHERE {_NOT_OURS.format(column="datname")}"""
+_TABLESPACES = f"""\
+SELECT oid, spcname, spcowner, spcoptions,
+       {_ACL.format(column="spcacl", kind="t", owner="spcowner")}
+  FROM pg_tablespace"""
+_PARAMETERS = f"""\
+SELECT parname, {_ACL.format(column="paracl", kind="p", owner="10")} FROM pg_parameter_acl"""
+_SLOTS = f"""\
+SELECT slot_name, slot_type, database FROM pg_replication_slots
+ WHERE database IS NULL OR {_NOT_OURS.format(column="database")}"""
+_SYSTEM = """\
+SELECT name, setting FROM pg_file_settings WHERE sourcefile LIKE '%/postgresql.auto.conf'"""
+_ORIGINS = "SELECT roname FROM pg_replication_origin"
+_PARAMETERS_MAJOR = 15
+_ALTER_SYSTEM_REFUSED_MAJOR = 17
+_QUERIES = {
+    Kind.ROLE: (_ROLES, "oid::text", "rolname", "0"),
+    Kind.MEMBERSHIP: (
+        _MEMBERSHIPS,
+        "concat_ws(',', roleid, member, grantor)",
+        "role_name || ' of ' || member_name",
+        "0",
+    ),
+    Kind.SETTING: (
+        _SETTINGS,
+        "concat_ws(',', setdatabase, setrole)",
+        "concat_ws(' in ', coalesce(role_name, 'of all roles'), database_name)",
+        "0",
+    ),
+    Kind.DATABASE: (_DATABASES, "oid::text", "datname", "datdba"),
+    Kind.TABLESPACE: (_TABLESPACES, "oid::text", "spcname", "spcowner"),
+    Kind.PARAMETER: (_PARAMETERS, "parname", "parname", "0"),
+    Kind.SYSTEM: (_SYSTEM, "name", "name", "0"),
+    Kind.SLOT: (_SLOTS, "slot_name::text", "slot_name", "0"),
+    Kind.ORIGIN: (_ORIGINS, "roname", "roname", "0"),
+}
+
+
+def _queries(major: int) -> dict[Kind, tuple[str, str, str, str]]:
+    left_out = set()
+    if major < _PARAMETERS_MAJOR:
+        left_out.add(Kind.PARAMETER)
+    if major >= _ALTER_SYSTEM_REFUSED_MAJOR:
+        left_out.add(Kind.SYSTEM)
+    return {kind: query for kind, query in _QUERIES.items() if kind not in left_out}
+
+
+_LOGINS_LEFT_OUT = _NOT_OURS.format(column="u.rolname")
+_DATABASES_LEFT_OUT = _NOT_OURS.format(column="datname")
+_OF_DATABASE = (
+    "concat_ws(',', oid, datname, datdba, datistemplate, datallowconn, datconnlimit, dattablespace,"
+    " datacl::text)"
+)
+_MEMBERS = "pg_auth_members m JOIN pg_authid u ON u.oid = member"
+_SUMMED = [
+    f"SELECT sum(hashtextextended(u::text, 1)) FROM pg_authid u WHERE {_LOGINS_LEFT_OUT}",
+    f"SELECT sum(hashtextextended(m::text, 2)) FROM {_MEMBERS} WHERE {_LOGINS_LEFT_OUT}",
+    f"SELECT sum(hashtextextended(e::text, 3)) FROM ({_SETTINGS}) AS e",
+    f"SELECT sum(hashtextextended({_OF_DATABASE}, 4)) FROM pg_database WHERE {_DATABASES_LEFT_OUT}",
+    "SELECT sum(hashtextextended(t::text, 5)) FROM pg_tablespace t",
+    f"SELECT sum(hashtextextended(e::text, 6)) FROM ({_SLOTS}) AS e",
+    "SELECT sum(hashtextextended(o::text, 7)) FROM pg_replication_origin o",
+]
+_SUMMED_PARAMETERS = "SELECT sum(hashtextextended(p::text, 8)) FROM pg_parameter_acl p"
+_SUMMED_SYSTEM = f"SELECT sum(hashtextextended(e::text, 9)) FROM ({_SYSTEM}) AS e"
+
+
+def digest_sql(major: int) -> str:
+    """Return an SQL expression for a text that changes with any entry, and costs little."""
+    sums = list(_SUMMED)
+    if major >= _PARAMETERS_MAJOR:
+        sums.append(_SUMMED_PARAMETERS)
+    if major < _ALTER_SYSTEM_REFUSED_MAJOR:
+        sums.append(_SUMMED_SYSTEM)
+    return f"concat_ws(';', {', '.join(f'coalesce(({each}), 0)' for each in sums)})"
+
+
+async def read_state(gateway: Gateway, major: int) -> State:
+    """Read all entries; our own role must be a superuser.
+
+    Raises:
+        StatementError, ServerUnavailableError: the server does not say.
+    """
+    whole = " UNION ALL ".join(
+        f"SELECT '{kind.value}' AS kind, ({key})::text AS key, ({name})::text AS name,"
+        f" ({owner})::bigint AS owner, to_jsonb(e)::text AS value FROM ({query}) AS e"
+        for kind, (query, key, name, owner) in _queries(major).items()
+    )
+    async with gateway.control() as session:
+        rows = await session.rows(whole)
+    entries = [
+        Entry(
+            Kind(row["kind"]),
+            row["key"],
+            row["name"],
+            row["owner"],
+            msgspec.json.decode(row["value"]),
+        )
+        for row in rows
+    ]
+    return {(entry.kind, entry.key): entry for entry in entries}
+
+
+def compare(before: State, now: State) -> list[Difference]:
+    """Return what is new, gone or other, in the order in which it can be taken back."""
+    keys = [key for key in before.keys() | now.keys() if before.get(key) != now.get(key)]
+    order = list(Kind)
+    keys.sort(key=lambda key: (order.index(key[0]), key[1]))
+    return [Difference(before.get(key), now.get(key)) for key in keys]
+
+
+async def is_used_elsewhere(gateway: Gateway, role: str, databases: set[str]) -> bool:
+    """Say whether anything outside of these databases depends on a role, or a session is its."""
+    async with gateway.control() as session:
+        rows = await session.rows(
+            "SELECT FROM pg_shdepend s JOIN pg_authid a ON a.oid = refobjid"
+            " AND refclassid = 'pg_authid'::regclass LEFT JOIN pg_database d ON d.oid = dbid"
+            " WHERE rolname = $1 AND NOT coalesce(d.datname = ANY ($2), false) UNION ALL"
+            " SELECT FROM pg_stat_activity WHERE usename = $1",
+            role,
+            sorted(databases),
+        )
+    return bool(rows)
+
+
+async def disown(gateway: Gateway, role: str, database: str) -> None:
+    """Drop what a role owns in a database whose clone is to be made anew, and its privileges there.
+
+    Raises:
+        StatementError, ServerUnavailableError: some of it may be left.
+    """
+    async with gateway.session(database, {"lock_timeout": "500ms"}) as session:
+        await session.execute(f"DROP OWNED BY {identifier(role)} CASCADE")
+
+
+async def take_back(gateway: Gateway, difference: Difference) -> bool:
+    """Make one object again what it was; say whether that could be.
+
+    Raises:
+        ServerUnavailableError: it is not known.
+    """
+    try:
+        async with gateway.control() as session:
+            for statement in _statements(difference):
+                await session.execute(statement)
+            await _take_back_privileges(session, difference)
+    except StatementError:
+        return False
+    return True
+
+
+def _statements(difference: Difference) -> list[str]:
+    """Return what takes a difference back, but for privileges; every statement by itself."""
+    entry = difference.entry
+    changed = _CHANGED.get(entry.kind)
+    if changed is not None:
+        return changed(difference.before, difference.now)
+    if entry.kind is Kind.SYSTEM:
+        # The embedded server has none of its own there.
+        return ["ALTER SYSTEM RESET ALL", "SELECT pg_reload_conf()"]
+    if difference.is_new and entry.kind in _REMOVED:
+        sql, quoted = _REMOVED[entry.kind]
+        return [sql.format(quoted(entry.name))]
+    return []
+
+
+_ATTRIBUTES = {
+    "rolsuper": "SUPERUSER",
+    "rolinherit": "INHERIT",
+    "rolcreaterole": "CREATEROLE",
+    "rolcreatedb": "CREATEDB",
+    "rolcanlogin": "LOGIN",
+    "rolreplication": "REPLICATION",
+    "rolbypassrls": "BYPASSRLS",
+}
+
+
+def _role(before: Entry | None, now: Entry | None) -> list[str]:
+    if before is None:
+        return [f"DROP ROLE {identifier(now.name)}"] if now else []
+    was, name = before.value, identifier(before.name)
+    words = [word if was[column] else f"NO{word}" for column, word in _ATTRIBUTES.items()]
+    password = literal(was["rolpassword"]) if was["rolpassword"] else "NULL"
+    until = literal(was["rolvaliduntil"])
+    attributes = " ".join(words)
+    attributes += f" CONNECTION LIMIT {was['rolconnlimit']} VALID UNTIL {until}"
+    statements = []
+    if now is None:
+        statements.append(f"CREATE ROLE {name}")
+    elif now.name != before.name:
+        # Nobody can rename himself, and it may be our own role.
+        statements.append(
+            f"SET LOCAL SESSION AUTHORIZATION {SUPERUSER_OWNER};"
+            f" ALTER ROLE {identifier(now.name)} RENAME TO {name}"
+        )
+    statements.append(f"ALTER ROLE {name} WITH {attributes} PASSWORD {password}")
+    comment = literal(was["comment"]) if was["comment"] else "NULL"
+    return [*statements, f"COMMENT ON ROLE {name} IS {comment}"]
+
+
+def _membership(before: Entry | None, now: Entry | None) -> list[str]:
+    statements = []
+    if now is not None:
+        value = now.value
+        by = f" GRANTED BY {identifier(value['grantor_name'])}" if "set_option" in value else ""
+        statements.append(
+            f"REVOKE {identifier(value['role_name'])} FROM {identifier(value['member_name'])}{by}"
+        )
+    if before is not None:
+        value = before.value
+        role, member = identifier(value["role_name"]), identifier(value["member_name"])
+        options = "WITH ADMIN OPTION" if value["admin_option"] else ""
+        if "set_option" in value:
+            options = (
+                f"WITH ADMIN {value['admin_option']}, INHERIT {value['inherit_option']},"
+                f" SET {value['set_option']}"
+            )
+        statements.append(f"GRANT {role} TO {member} {options}")
+    return statements
+
+
+def _setting(before: Entry | None, now: Entry | None) -> list[str]:
+    entry = now or before
+    if entry is None:
+        return []
+    value = entry.value
+    database = value["database_name"]
+    if value["setrole"] != "0":
+        whose = f"ROLE {identifier(value['role_name'])}"
+        whose += f" IN DATABASE {identifier(database)}" if database else ""
+    else:
+        whose = f"DATABASE {identifier(database)}" if database else "ROLE ALL"
+    statements = [f"ALTER {whose} RESET ALL"]
+    for each in (before.value["setconfig"] if before else None) or []:
+        variable, _, text = each.partition("=")
+        named = ".".join(identifier(part) for part in variable.split("."))
+        shown = ", ".join(map(literal, elements(variable, text))) or "''"
+        statements.append(f"ALTER {whose} SET {named} = {shown}")
+    return statements
+
+
+def _database(before: Entry | None, now: Entry | None) -> list[str]:
+    if before is None:
+        if now is None:
+            return []
+        name = identifier(now.name)
+        return [
+            f"ALTER DATABASE {name} WITH IS_TEMPLATE false",
+            f"DROP DATABASE {name} WITH (FORCE)",
+        ]
+    name, was = identifier(before.name), before.value
+    statements = []
+    if now is None:
+        statements.append(f"CREATE DATABASE {name} TEMPLATE template0")
+    elif now.name != before.name:
+        statements.append(f"ALTER DATABASE {identifier(now.name)} RENAME TO {name}")
+    flags = f"ALLOW_CONNECTIONS {was['datallowconn']} IS_TEMPLATE {was['datistemplate']}"
+    limit = f"CONNECTION LIMIT {was['datconnlimit']}"
+    return [*statements, f"ALTER DATABASE {name} WITH {flags} {limit}"]
+
+
+_CHANGED = {
+    Kind.DATABASE: _database,
+    Kind.ROLE: _role,
+    Kind.MEMBERSHIP: _membership,
+    Kind.SETTING: _setting,
+}
+_REMOVED = {
+    Kind.TABLESPACE: ("DROP TABLESPACE {}", identifier),
+    Kind.SLOT: ("SELECT pg_drop_replication_slot({})", literal),
+    Kind.ORIGIN: ("SELECT pg_replication_origin_drop({})", literal),
+}
+_WITH_PRIVILEGES = {
+    Kind.DATABASE: "DATABASE",
+    Kind.TABLESPACE: "TABLESPACE",
+    Kind.PARAMETER: "PARAMETER",
+}
+_EXPLODE = """\
+SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END AS who,
+       privilege_type AS what, is_grantable AS grantable
+  FROM aclexplode(nullif($1::text[], '{}')::aclitem[]) WHERE grantee <> 10
+EXCEPT SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE grantee::regrole::text END,
+       privilege_type, is_grantable FROM aclexplode(nullif($2::text[], '{}')::aclitem[])
+"""
+
+
+async def _take_back_privileges(session: Session, difference: Difference) -> None:
+    """Give an object its owner again, revoke what was granted since, grant what was revoked."""
+    kind, before, now = difference.entry.kind, difference.before, difference.now
+    if kind not in _WITH_PRIVILEGES or (before is None and kind is not Kind.PARAMETER):
+        return
+    noun, name = _WITH_PRIVILEGES[kind], difference.entry.name if before is None else before.name
+    shown = name if kind is Kind.PARAMETER else identifier(name)
+    if before is not None and now is not None and before.owner != now.owner:
+        role = await session.value("SELECT $1::oid::regrole::text", before.owner)
+        await session.execute(f"ALTER {noun} {shown} OWNER TO {role}")
+        return  # the privileges followed the owner; what else there was is seen at the next look
+    wanted = before.value["acl"] or [] if before is not None else []
+    found = now.value["acl"] or [] if now is not None else []
+    for row in await session.rows(_EXPLODE, found, wanted):
+        await session.execute(f"REVOKE {row['what']} ON {noun} {shown} FROM {row['who']}")
+    for row in await session.rows(_EXPLODE, wanted, found):
+        option = "WITH GRANT OPTION" if row["grantable"] else ""
+        await session.execute(f"GRANT {row['what']} ON {noun} {shown} TO {row['who']} {option}")

@@ -1,0 +1,266 @@
+"""Generations that no recipe makes: filled by a client, or copied from a clone in use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import anyio
+import msgspec
+
+from clonepool.errors import CloneInUseError, StatementError, TemplateFailedError
+from clonepool.postgres import databases
+from clonepool.postgres.clones import leftovers
+from clonepool.postgres.clones.properties import Properties, give_properties, properties_of
+from clonepool.postgres.gateway import identifier
+from clonepool.postgres.roles import Rights
+from clonepool.postgres.templates.generations import Finish
+from clonepool.postgres.templates.recipe import Generation, Inputs, add_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.clones.copy_strategy import Orders
+    from clonepool.postgres.endpoint import Endpoint
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.roles import Ownership
+    from clonepool.postgres.templates.build_steps import Steps
+    from clonepool.postgres.templates.generations import Generations
+    from clonepool.postgres.templates.recipe import Recipe
+
+LEAVING_SECONDS = 1.0
+"""How long sessions may take to go that were closed just before."""
+_LOOK_SECONDS = 0.02
+_NAMED_SESSIONS = 3
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A clone that is to be copied.
+
+    Attributes:
+        name: of its database.
+        own_backend: process id of our session to it, which goes away when it is copied; 0 for none.
+        orders: how to copy.
+        end_sessions: whether sessions on it are ended.
+    """
+
+    name: str
+    own_backend: int
+    orders: Orders
+    end_sessions: bool
+
+
+class Fillable(msgspec.Struct, frozen=True):
+    """An empty database for a client to fill, and as whom it logs in there."""
+
+    name: str
+    login: Endpoint
+
+
+class ClientGenerations:
+    """Makes databases that become generations when they are finished.
+
+    Args:
+        gateway: the way to the server.
+        capabilities: of the server.
+        generations: on it.
+        steps: by which an empty database is made.
+        next_serial: gives databases their numbers.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        capabilities: Capabilities,
+        generations: Generations,
+        steps: Steps,
+        next_serial: Callable[[], int],
+    ) -> None:
+        self._gateway = gateway
+        self._capabilities = capabilities
+        self._steps = steps
+        self.generations = generations
+        self.next_serial = next_serial
+
+    async def identify(self, recipe: Recipe, text: str) -> Inputs:
+        """Return what decides what a client will fill in: what it says, and the options.
+
+        Args:
+            recipe: without sources.
+            text: stands for all that the client will fill in.
+
+        Raises:
+            TemplateFailedError: an extension is not to be had.
+        """
+        inputs = Inputs([], [], {"defined": {"hash": text}})
+        return await add_options(inputs, recipe, self._gateway, self._capabilities)
+
+    async def empty(self, recipe: Recipe, short: str) -> Fillable:
+        """Make a database for a client to fill.
+
+        Raises:
+            TemplateFailedError, ServerUnavailableError: there is none.
+        """
+        name = self.generations.temporary_name(recipe.template, short, self.next_serial())
+        try:
+            login = self._steps.login(recipe, name)
+            for _, step in self._steps.of(recipe, Inputs([], [], {}), name, login):
+                await step()
+        except BaseException as error:
+            await self.generations.remove(name)
+            if isinstance(error, StatementError):
+                raise TemplateFailedError(str(error)) from error
+            raise
+        return Fillable(name, login)
+
+    async def leave_alone(self, source: Source) -> None:
+        """See that nobody but us is connected to a clone.
+
+        Raises:
+            CloneInUseError: somebody is, and is not to be ended.
+        """
+        if source.end_sessions:
+            await databases.end_sessions(
+                self._gateway, source.name, clients_only=True, but=source.own_backend
+            )
+        deadline = anyio.current_time() + LEAVING_SECONDS
+        while found := await databases.sessions(self._gateway, source.name, source.own_backend):
+            if anyio.current_time() > deadline:
+                raise _in_use(source.name, found)
+            await anyio.sleep(_LOOK_SECONDS)
+
+    async def copy(self, source: Source, recipe: Recipe, short: str) -> str:
+        """Copy a clone that nobody is connected to, as it is; return the copy's name.
+
+        Raises:
+            CloneInUseError: somebody has connected again.
+            StatementError, ServerUnavailableError: there is no copy.
+        """
+        name = self.generations.temporary_name(recipe.template, short, self.next_serial())
+        ownership = recipe.ownership
+        try:
+            await databases.create(
+                self._gateway,
+                name,
+                source.name,
+                source.orders.words,
+                recipe.section.create_timeout,
+                owner=ownership.owner,
+                settings=source.orders.settings,
+            )
+            async with self._gateway.control() as session:
+                properties = await properties_of(session, source.name)
+            await give_properties(self._gateway, name, _without(properties, source.name))
+            if ownership.has_logins:
+                await self._reassign(source.name, name, ownership)
+        except BaseException as error:
+            await self.generations.remove(name)
+            if isinstance(error, StatementError) and error.sqlstate == databases.OBJECT_IN_USE:
+                raise CloneInUseError(
+                    str(error), remedy="end sessions and prepared transactions on it"
+                ) from error
+            raise
+        return name
+
+    async def finish(
+        self,
+        name: str,
+        recipe: Recipe,
+        short: str,
+        inputs: Inputs,
+        facts: dict[str, Any],
+        *,
+        filled: bool,
+    ) -> Generation:
+        """Make a generation of it; after an error it is gone.
+
+        Args:
+            name: of the database.
+            recipe: its template and options.
+            short: stands for the generation in names.
+            inputs: what is told of it.
+            facts: for the next daemon.
+            filled: whether a client filled it, by a login of its own.
+
+        Raises:
+            TemplateFailedError: a prepared transaction was left in it.
+            StatementError, ServerUnavailableError: it is dropped, or will be at the next start.
+        """
+        finish = Finish(
+            recipe.template,
+            short,
+            {"fingerprint": inputs.full, "inputs": inputs.entries, **facts},
+            recipe.rewindable,
+            recipe.section.analyze,
+            recipe.ownership.owner,
+            name if filled else "",
+        )
+        try:
+            name = await self._withdraw(name, recipe.template, short)
+            size = await self.generations.size(name)
+            contents = await self.generations.finish(name, finish)
+        except BaseException:
+            await self.generations.remove(name)
+            raise
+        database = self.generations.name(recipe.template, short)
+        return Generation(
+            short,
+            inputs.full,
+            database,
+            contents,
+            size,
+            reused=False,
+            inputs=inputs.entries,
+            owner=recipe.ownership.owner,
+        )
+
+    async def _withdraw(self, name: str, template: str, short: str) -> str:
+        """Rename what a client knows by name, so that it cannot come back while it is sealed."""
+        hidden = self.generations.temporary_name(template, short, self.next_serial())
+        await databases.close(self._gateway, name)
+        await databases.end_sessions(self._gateway, name)
+        await leftovers.refuse_prepared(self._gateway, name)
+        await databases.rename(self._gateway, name, hidden)
+        try:
+            await databases.unseal(self._gateway, hidden)
+        except BaseException:
+            await self.generations.remove(hidden)
+            raise
+        return hidden
+
+    async def _reassign(self, clone: str, copy: str, ownership: Ownership) -> None:
+        """Give what the clone's own login has in the copy to the template's owner.
+
+        The two statements reach beyond the database that they run in: the clone itself can be that
+        login's too. It is given back within the same transaction, so that nobody sees it gone.
+        """
+        lease, owner = identifier(clone), identifier(ownership.owner)
+        back = ""
+        if ownership.rights is Rights.OWNER:
+            back = f"ALTER DATABASE {lease} OWNER TO {lease};"
+        async with self._gateway.session(copy) as session:
+            await session.execute(
+                f"BEGIN; REASSIGN OWNED BY {lease} TO {owner}; DROP OWNED BY {lease}; {back} COMMIT"
+            )
+
+
+def _without(properties: Properties, role: str) -> Properties:
+    """Leave out what belongs to a role that will be gone."""
+    privileges = properties.privileges
+    return msgspec.structs.replace(
+        properties,
+        settings=[each for each in properties.settings if each.role != role],
+        privileges=privileges and [each for each in privileges if each.role != role],
+    )
+
+
+def _in_use(name: str, found: list[dict[str, Any]]) -> CloneInUseError:
+    named = ", ".join(
+        f"{each['application_name'] or 'a session'} pid {each['pid']}"
+        for each in found[:_NAMED_SESSIONS]
+    )
+    more = f" and {len(found) - _NAMED_SESSIONS} more" if len(found) > _NAMED_SESSIONS else ""
+    return CloneInUseError(
+        f"connected to {name}: {named}{more}",
+        remedy="close them first, or have them ended with `end_sessions`",
+    )

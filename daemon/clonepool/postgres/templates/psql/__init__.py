@@ -1,0 +1,1 @@
+"""psql scripts: read as psql reads them, kept inside their database, and run."""

@@ -1,0 +1,1 @@
+"""The lease protocol, daemon side: the socket, access to it, one file per group of methods."""

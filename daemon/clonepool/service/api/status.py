@@ -1,0 +1,152 @@
+"""What the daemon tells about itself: to clients, to the health page, to people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from clonepool.core.limits import Limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from clonepool.core.decisions import PoolSnapshot
+    from clonepool.service.context import Context
+
+
+class StatusBoard:
+    """Snapshots on demand.
+
+    Args:
+        context: what there is to tell of; the server's password is told to nobody.
+        problem: says what is wrong with the server, or nothing.
+        now: monotonic seconds.
+
+    Attributes:
+        short_of: returns what the machine is short of: `files`, `memory`, `processes`.
+    """
+
+    def __init__(
+        self,
+        context: Context,
+        problem: Callable[[], str],
+        now: Callable[[], float],
+    ) -> None:
+        self._fleet = context.fleet
+        self._capabilities = context.capabilities
+        self._gateway = context.gateway
+        self._storage = context.storage
+        self._copiers = context.copiers
+        self._instance = context.config.instance
+        self._configured = context.config.templates.keys()
+        self._recreated_because = context.recreated_because
+        self._problem = problem
+        self.short_of: Callable[[], list[str]] = list
+        self._now = now
+        self._started_at = now()
+
+    def pools(self) -> list[PoolSnapshot]:
+        """Return a snapshot of each pool."""
+        return [pool.snapshot() for pool in self._fleet.pools.values()]
+
+    def connections(self) -> tuple[int, int]:
+        """Return how many connections the daemon may have at a time, and the server in all."""
+        return self._gateway.connections + 1, self._capabilities.max_connections
+
+    def strategies(self) -> Iterator[tuple[str, str, bool]]:
+        """Return by which strategies clones of each template may be copied, and are."""
+        return self._copiers.strategies()
+
+    def problem(self) -> str:
+        """Say what is wrong with the server: it is away, or does not let us in to work."""
+        pools = self.pools()
+        refused = (pool.last_error for pool in pools if pool.limited_by == Limit.SERVER)
+        return self._problem() or next(filter(None, refused), "")
+
+    def status(self) -> dict[str, Any]:
+        """Return the answer to `status`."""
+        budget = self._fleet.budget
+        return {
+            "instance": self._instance,
+            "uptime_seconds": round(self._now() - self._started_at, 3),
+            "stopping": self._fleet.stopping,
+            "short_of": self.short_of(),
+            "server": {
+                "version": self._capabilities.version_text,
+                "host": self._gateway.endpoint.host,
+                "port": self._gateway.endpoint.port,
+                "max_connections": self._capabilities.max_connections,
+                "own_connections": self._gateway.connections + 1,
+                "free_bytes": self._storage.free(),
+                "problem": self.problem(),
+                "no_rewinds_because": self._capabilities.no_rewinds_because,
+            },
+            "clones": {"max": budget.limit, "used": budget.used},
+            "pools": [
+                {
+                    **msgspec.to_builtins(pool),
+                    "copy": self._copiers.shown(pool.template),
+                    "recreated_because": self._recreated_because.get(pool.template, ""),
+                }
+                for pool in self.pools()
+            ],
+        }
+
+    def leases(self) -> list[dict[str, Any]]:
+        """Return the answer to `leases`; tokens are their holders' secret."""
+        now = self._now()
+        return [
+            {
+                "template": lease.template,
+                "database": lease.clone,
+                "label": lease.label,
+                "connection": lease.holder,
+                "held_seconds": round(now - lease.granted_at, 3),
+                "ttl": lease.ttl,
+                "expires_in_seconds": (
+                    None if lease.expires_at is None else round(lease.expires_at - now, 3)
+                ),
+            }
+            for lease in self._fleet.leases()
+        ]
+
+    def templates(self) -> list[dict[str, Any]]:
+        """Return the answer to `templates`."""
+        return [
+            {
+                "template": pool.template,
+                "configured": pool.template in self._configured,
+                "phase": pool.phase,
+                "generation": pool.generation,
+                "failure": pool.failure,
+                "draining": pool.draining,
+                "ready": pool.ready,
+                "leased": pool.leased,
+                "min_ready": pool.min_ready,
+                "max_clones": pool.max_clones,
+            }
+            for pool in self.pools()
+        ]
+
+    def not_ready(self) -> list[str]:
+        """Return why the daemon cannot serve, or nothing when it can.
+
+        Anybody on the machine may read this: the causes, which can hold a project's SQL, are told
+        on the socket only.
+        """
+        reasons = ["the server cannot be reached"] if self._problem() else []
+        if not reasons and self.problem():
+            reasons = ["the server does not let the daemon in"]
+        reasons += ["the daemon is stopping"] if self._fleet.stopping else []
+        for pool in self.pools():
+            if pool.template not in self._configured:
+                continue  # those are the matter of the clients that made them
+            why = f" ({pool.limited_by})" if pool.limited_by else ""
+            if pool.draining:
+                reasons.append(f"template {pool.template}: draining")
+            elif pool.phase != "ready":
+                reasons.append(f"template {pool.template}: {pool.phase}{why}")
+            elif not pool.ready and not pool.leased and pool.min_ready:
+                reasons.append(f"template {pool.template}: no clone is ready{why}")
+        return reasons

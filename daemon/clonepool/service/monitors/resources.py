@@ -1,0 +1,90 @@
+"""What the machine is short of now: told once when it begins, once when it is over.
+
+Whatever fails for want of files, memory or processes is tried again by whoever tried it, and none
+of them logs it: it has one cause, which is known here.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import anyio
+import structlog
+
+from clonepool import resource_errors
+from clonepool.core.limits import Limit
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+log = structlog.get_logger()
+
+QUIET_SECONDS = 2.5
+"""So long nothing must have failed: a little longer than the longest pause between two tries."""
+_LOOK_SECONDS = 0.25
+_ENOUGH_FILES = 8
+
+
+class ResourceMonitor:
+    """Knows what is short, and since when nothing more failed for it.
+
+    Args:
+        now: monotonic seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self._noted_at: dict[Limit, float] = {}
+        self._stirred = anyio.Event()
+
+    def current(self) -> list[str]:
+        """Return what is short now."""
+        return sorted(self._noted_at)
+
+    def note(self, error: BaseException) -> bool:
+        """Say whether an error means that the machine is short of something, and remember it.
+
+        A shortage that begins is logged, here alone.
+        """
+        short = resource_errors.shortage(error)
+        if short is None:
+            return False
+        if short not in self._noted_at:
+            log.warning(
+                "machine.short", of=short, error=str(error), remedy=resource_errors.REMEDIES[short]
+            )
+        self._noted_at[short] = self._now()
+        self._stirred.set()
+        return True
+
+    async def run(self) -> None:
+        """Find out when shortages are over, for ever."""
+        while True:
+            await self._stirred.wait()
+            while self._noted_at:
+                await anyio.sleep(_LOOK_SECONDS)
+                self._look()
+            self._stirred = anyio.Event()
+
+    def _look(self) -> None:
+        if Limit.FILES in self._noted_at and not _are_files_left():
+            self._noted_at[Limit.FILES] = self._now()
+        for short, noted_at in list(self._noted_at.items()):
+            if self._now() - noted_at >= QUIET_SECONDS:
+                del self._noted_at[short]
+                log.info("machine.short_no_more", of=short)
+
+
+def _are_files_left() -> bool:
+    """Say whether a few files can be opened."""
+    opened: list[int] = []
+    try:
+        for _ in range(_ENOUGH_FILES):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))  # noqa: PERF401 - those opened are closed when one fails
+    except OSError:
+        return False
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
+    return True

@@ -1,0 +1,111 @@
+"""The kernel's watches on directories, in a thread of their own; what changed is told to the loop.
+
+Which directories, and what to do then, is the watcher's to decide. Watches are had or not had as a
+whole: they can be refused, lost or silent at any time, and nothing may depend on them.
+
+The library's asynchronous side is not for us: it sorts changes on the loop, which is long for the
+thousands of a checkout, and does not say when the watches stand.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from enum import StrEnum
+from typing import TYPE_CHECKING, NamedTuple
+
+from watchfiles._rust_notify import RustNotify  # documented for direct use, as its "Rust backend"
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clonepool.service.monitors.watch_points import Identity, Places
+
+STEP_MILLISECONDS = 50
+"""How long it must be quiet before changes are passed on; the library looks so often, which an idle
+daemon hardly notices."""
+LONGEST_MILLISECONDS = 200
+_NO_CHANGE_MILLISECONDS = 60_000
+_LONGEST_END_SECONDS = 1.0
+
+
+class News(StrEnum):
+    """What a thread has to tell."""
+
+    STANDING = "standing"
+    """From now on changes are seen."""
+    CHANGED = "changed"
+    """Something that matters."""
+    MOVED = "moved"
+    """A watched directory was made, removed or renamed: its watch is worth nothing."""
+    ENDED = "ended"
+    """The thread is at its end: changes are not seen any more."""
+
+
+class Report(NamedTuple):
+    """News, and with the last of them why it ended, if nobody asked for it."""
+
+    news: News
+    error: BaseException | None = None
+
+
+class Watches:
+    """One set of watches: it begins when made and ends for good with `stop`, or by itself.
+
+    Args:
+        places: the directories, and what matters in them.
+        tell: is called on the loop that runs.
+    """
+
+    def __init__(self, places: Places, tell: Callable[[Report], None]) -> None:
+        self.directories: dict[str, Identity] = places.watched
+        self.places = places
+        """What matters: may be replaced while the directories are the same."""
+        self._tell = tell
+        self._loop = asyncio.get_running_loop()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="watches", daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Have the thread end, within a step; nothing more is told."""
+        self._stopped.set()
+
+    def wait(self) -> None:
+        """Block until the kernel has its watches back, for others, but not for long."""
+        self._thread.join(_LONGEST_END_SECONDS)
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            self._listen()
+        except BaseException as failure:  # noqa: BLE001 - the library's panics too: told to the loop
+            error = failure
+        self._report(Report(News.ENDED, error))
+
+    def _listen(self) -> None:
+        # Those above come first: there it is seen when a directory is replaced after its turn.
+        paths = sorted(self.directories)
+        with RustNotify(paths, False, False, 0, False, True) as notify:
+            self._report(Report(News.STANDING))
+            while not self._stopped.is_set():
+                found = notify.watch(
+                    LONGEST_MILLISECONDS, STEP_MILLISECONDS, _NO_CHANGE_MILLISECONDS, self._stopped
+                )
+                if isinstance(found, set) and (news := self._sort({path for _, path in found})):
+                    self._report(Report(news))
+
+    def _sort(self, paths: set[str]) -> News | None:
+        if not paths.isdisjoint(self.directories):
+            return News.MOVED
+        return News.CHANGED if any(map(self.places.matters, paths)) else None
+
+    def _report(self, report: Report) -> None:
+        def arrive() -> None:
+            if not self._stopped.is_set():
+                self._tell(report)
+
+        try:
+            self._loop.call_soon_threadsafe(arrive)
+        except RuntimeError:
+            self._stopped.set()  # the loop has ended, and nobody is left to be told

@@ -1,0 +1,324 @@
+"""Takes back what leases change in the server as a whole.
+
+A digest of it is part of the look at every returned clone. When it is another one than before, all
+is read and compared with the *baseline*: what there was at the start, and what builds have added.
+
+What the baseline has is put back at once: it is the daemon's. What is new is a lease's, but whose,
+PostgreSQL does not write down. A database or a tablespace belongs to the login that made it. A role
+is removed when every lease has ended that may have made it, or when only the returned clone holds
+anything of it. What cannot be removed is told.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+import msgspec
+import structlog
+
+from clonepool import resource_errors, trusted_files
+from clonepool.core.clone import State as CloneState
+from clonepool.errors import ClonepoolError
+from clonepool.postgres import shared_objects
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from clonepool.core.fleet import Fleet
+    from clonepool.observe.metrics import Metrics
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.shared_objects import Difference, State
+
+log = structlog.get_logger()
+
+AGAIN_SECONDS = 5.0
+"""When what could not be taken back is tried again."""
+_MOST_BYTES = 1024 * 1024
+_Key = tuple[shared_objects.Kind, str]
+_BEFORE_ROLES = {
+    shared_objects.Kind.DATABASE,
+    shared_objects.Kind.TABLESPACE,
+    shared_objects.Kind.PARAMETER,
+}
+
+
+def _is_role_of_baseline(each: Difference) -> bool:
+    return each.entry.kind is shared_objects.Kind.ROLE and not each.is_new
+
+
+_PASSES = (
+    _is_role_of_baseline,
+    lambda each: each.entry.kind in _BEFORE_ROLES,
+    lambda each: each.entry.kind is shared_objects.Kind.ROLE,
+    lambda _: True,
+)
+"""What is taken back first: roles of the baseline, whose names are in all else; then what keeps new
+roles from being dropped; then these. What goes with them is not looked at until they are gone."""
+_MADE_BY_BUILDS = {
+    shared_objects.Kind.ROLE,
+    shared_objects.Kind.MEMBERSHIP,
+    shared_objects.Kind.SETTING,
+    shared_objects.Kind.PARAMETER,
+}
+
+
+class _Remembered(msgspec.Struct, frozen=True):
+    """What the next daemon is told: of which server, and the keys of the baseline."""
+
+    server: str
+    keys: list[str]
+
+
+class ServerChanges:
+    """Knows what the server is to be, and what became of it.
+
+    Args:
+        gateway: the way to the server.
+        major: its version.
+        fleet: who holds what.
+        metrics: count what is met.
+        path: of a file that says to the next daemon what there was, and was no lease's.
+        takes_back: whether differences are taken back; on a server that others use too they are not
+            even looked for.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        major: int,
+        fleet: Fleet,
+        metrics: Metrics,
+        path: Path,
+        *,
+        takes_back: bool,
+    ) -> None:
+        self._gateway = gateway
+        self._major = major
+        self._fleet = fleet
+        self._metrics = metrics
+        self._path = path
+        self._takes_back = takes_back
+        self._lock = anyio.Lock()
+        self._baseline: State = {}
+        self._digest = ""
+        self._identity = ""
+        self._suspects: dict[_Key, set[str]] = {}
+        self._told: set[_Key] = set()
+        self._builds: set[str] = set()
+        self._again_at = 0.0
+        self._unwritten = False
+
+    async def begin(self, system_identifier: int) -> None:
+        """Take what there is for the baseline, but for what leases of an earlier daemon left.
+
+        That one may have been killed before it could take it back; it goes after the first lease.
+        """
+        self._identity = str(system_identifier)
+        if self._takes_back:
+            async with self._lock:
+                found = await shared_objects.read_state(self._gateway, self._major)
+                known = self._remembered()
+                self._baseline = {
+                    key: entry
+                    for key, entry in found.items()
+                    if known is None or f"{key[0]}:{key[1]}" in known
+                }
+                self._suspects = {key: set() for key in found.keys() - self._baseline.keys()}
+                self._digest = await self._read_digest()
+                self._remember()
+
+    @property
+    def digest(self) -> str:
+        """What the server as a whole was when it was last looked at."""
+        return self._digest
+
+    def enter(self, build: str) -> None:
+        """A build begins: what is new from now on may be its."""
+        self._builds.add(build)
+
+    def leave(self, build: str) -> None:
+        """A build is over; what it made was accepted, or is nobody's now."""
+        self._builds.discard(build)
+        for suspects in self._suspects.values():
+            suspects.discard(build)
+
+    async def accept(self) -> None:
+        """Take what is new for a build's: files and dumps make the roles that they need.
+
+        Not a superuser while clones are leased: it may as well be a lease's, and would be met by
+        all later ones.
+
+        Raises:
+            StatementError, ServerUnavailableError: it is not known yet.
+        """
+        if not self._takes_back:
+            return
+        async with self._lock:
+            now = await shared_objects.read_state(self._gateway, self._major)
+            found = shared_objects.compare(self._baseline, now)
+            accepted = [
+                each.entry
+                for each in found
+                if each.is_new
+                and each.entry.kind in _MADE_BY_BUILDS
+                and not (each.entry.value.get("rolsuper") and self._out())
+                and self._suspects.get((each.entry.kind, each.entry.key), self._builds)
+                & self._builds
+            ]
+            if accepted:
+                self._baseline |= {(entry.kind, entry.key): entry for entry in accepted}
+                self._remember()
+
+    def _remembered(self) -> set[str] | None:
+        """Return the keys of what an earlier daemon knew; None when it says nothing of it."""
+        try:
+            found = msgspec.json.decode(
+                trusted_files.read_own(self._path, trusted_files.ours(), _MOST_BYTES),
+                type=_Remembered,
+            )
+        except OSError as error:
+            short = resource_errors.told(error, str(self._path))
+            if short is not None:
+                raise short from error
+            return None
+        except msgspec.DecodeError:
+            return None
+        return set(found.keys) if found.server == self._identity else None
+
+    def _remember(self) -> None:
+        """Write down what is known; a daemon that can't read it takes all for known."""
+        keys = sorted(f"{kind}:{key}" for kind, key in self._baseline)
+        content = msgspec.json.encode(_Remembered(self._identity, keys))
+        try:
+            trusted_files.replace_own(self._path, content)
+        except OSError as error:
+            # What stands there is out of date: the next daemon would take roles of templates for
+            # those that leases left.
+            self._unwritten = resource_errors.shortage(error) is not None
+        else:
+            self._unwritten = False
+
+    async def look(self, clone: str, digest: str | None) -> list[str]:
+        """Take back what a lease left in the server as a whole; return what it was, for people.
+
+        Args:
+            clone: whose lease has ended.
+            digest: of the server as it was seen afterwards; None to look.
+
+        Raises:
+            StatementError, ServerUnavailableError: it is looked again with the next lease.
+        """
+        if not self._takes_back:
+            return []
+        async with self._lock:
+            if self._unwritten:
+                self._remember()
+            if digest is None:
+                digest = await self._read_digest()
+            if digest == self._digest and not self._is_due(clone):
+                return []
+            return await self._take_back(clone)
+
+    def _is_due(self, clone: str) -> bool:
+        """Say whether the end of that lease, or time, may settle what is left."""
+        if any(clone in suspects for suspects in self._suspects.values()):
+            return True
+        failed = any(not suspects for suspects in self._suspects.values())
+        return failed and anyio.current_time() >= self._again_at
+
+    async def _take_back(self, clone: str) -> list[str]:
+        for suspects in self._suspects.values():
+            suspects.discard(clone)
+        told = []
+        for is_due in _PASSES:
+            now = await shared_objects.read_state(self._gateway, self._major)
+            for difference in shared_objects.compare(self._baseline, now):
+                if is_due(difference):
+                    told += await self._settle(difference, clone)
+        left = shared_objects.compare(
+            self._baseline, await shared_objects.read_state(self._gateway, self._major)
+        )
+        keys = {(each.entry.kind, each.entry.key) for each in left}
+        self._suspects = {key: who for key, who in self._suspects.items() if key in keys}
+        self._told &= keys
+        self._again_at = anyio.current_time() + AGAIN_SECONDS
+        self._digest = await self._read_digest()
+        return told
+
+    async def _settle(self, difference: Difference, clone: str) -> list[str]:
+        """Take one difference back if that may be; return what people are told of it."""
+        key = difference.entry.kind, difference.entry.key
+        if difference.is_new and await self._is_the_daemons(difference.entry):
+            return []
+        suspects = self._suspects.setdefault(key, (self._out() | self._builds) - {clone})
+        if not await self._may_be_taken_back(difference, clone, suspects):
+            return []
+        done = await shared_objects.take_back(self._gateway, difference)
+        if not done and difference.is_new and difference.entry.kind is shared_objects.Kind.ROLE:
+            try:
+                await shared_objects.disown(self._gateway, difference.entry.name, clone)
+            except ClonepoolError as error:
+                log.debug("server.role_not_disowned", role=difference.entry.name, error=str(error))
+            else:
+                done = await shared_objects.take_back(self._gateway, difference)
+        return self._tell(key, difference, clone, done=done)
+
+    async def _may_be_taken_back(
+        self, difference: Difference, clone: str, suspects: set[str]
+    ) -> bool:
+        """Say whether a difference is against what is ours, or provably of a lease that is over."""
+        entry = difference.entry
+        if not difference.is_new or self._is_of_baseline(entry):
+            return True
+        if entry.owner:
+            owner = await self._owner(entry.owner)
+            if owner == clone:
+                return True
+            if owner in self._out():
+                return False
+        if not suspects:
+            return True
+        if entry.kind is not shared_objects.Kind.ROLE or suspects & self._builds:
+            return False
+        used = await shared_objects.is_used_elsewhere(self._gateway, entry.name, set())
+        return used and not await shared_objects.is_used_elsewhere(
+            self._gateway, entry.name, {clone}
+        )
+
+    async def _is_the_daemons(self, entry: shared_objects.Entry) -> bool:
+        """Say whether the daemon's own role made it: somebody who may do as it may, by hand."""
+        return entry.owner != 0 and await self._owner(entry.owner) == self._gateway.endpoint.user
+
+    def _is_of_baseline(self, entry: shared_objects.Entry) -> bool:
+        """Say whether a new setting is everybody's, or of a role that was there before."""
+        if entry.kind is shared_objects.Kind.SYSTEM:
+            return True
+        if entry.kind is not shared_objects.Kind.SETTING:
+            return False
+        role = str(entry.value["setrole"])
+        return role == "0" or (shared_objects.Kind.ROLE, role) in self._baseline
+
+    async def _owner(self, oid: int) -> str:
+        async with self._gateway.control() as session:
+            rows = await session.rows("SELECT rolname FROM pg_roles WHERE oid = $1", oid)
+        return str(rows[0]["rolname"]) if rows else ""
+
+    def _tell(self, key: _Key, difference: Difference, clone: str, *, done: bool) -> list[str]:
+        """Log and count it once, and return it for the client that released the lease."""
+        if key in self._told and not done:
+            return []
+        self._told.add(key)
+        outcome = "undone" if done else "left"
+        self._metrics.server_changes.labels(outcome).inc()
+        log.warning("server.changed_by_lease", clone=clone, what=str(difference), outcome=outcome)
+        return [f"{difference}; {'undone' if done else 'left as it is'}"]
+
+    def _out(self) -> set[str]:
+        """Return the clones that are leased."""
+        pools = self._fleet.pools.values()
+        return {name for pool in pools for name in pool.inventory.names(CloneState.LEASED)}
+
+    async def _read_digest(self) -> str:
+        async with self._gateway.control() as session:
+            return str(await session.value(f"SELECT {shared_objects.digest_sql(self._major)}"))

@@ -1,0 +1,1 @@
+"""Templates at run time: built, filled by clients, snapshotted, registered."""

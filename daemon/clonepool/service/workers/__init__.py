@@ -1,1 +1,0 @@
-"""Background work, one kind a file: making clones, recycling, dropping, building, watching."""
