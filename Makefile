@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test check bench random-rewinds endurance soak docs clean
+.PHONY: demo test check bench compare random-rewinds endurance soak docs clean
 
 demo: $(STAMP)
 	$(BIN)/clonepool demo
@@ -21,6 +21,10 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m bench
 	$(BIN)/python docs/refresh.py
+
+# This tree beside an earlier one, in one run: make compare BASE=v0.1.0
+compare: $(STAMP)
+	$(BIN)/python -m bench.compare $(BASE)
 
 random-rewinds: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.random_rewinds

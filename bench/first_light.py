@@ -58,7 +58,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
         first_rows = anyio.run(_measure_first_rows, client, rounds)
         clones = anyio.run(_measure_clones, client, 10 if short else 100)
         peers.await_rest(client)
-        resident = _resident_bytes(pid)
+        resident = peers.resident_bytes(pid)
         idle = _idle_cpu(pid, 2.0 if short else IDLE_SECONDS)
     return {
         "postgresql": version,
@@ -186,11 +186,6 @@ def _timed(times: list[float], call: Callable[[], object]) -> None:
     began = time.perf_counter()
     call()
     times.append(time.perf_counter() - began)
-
-
-def _resident_bytes(pid: int) -> int:
-    status = Path(f"/proc/{pid}/status").read_text()
-    return int(status.split("VmRSS:")[1].split()[0]) * 1024
 
 
 def _idle_cpu(pid: int, seconds: float) -> float:

@@ -51,13 +51,21 @@ def daemon(directory: Path, config: str) -> Iterator[tuple[Path, int]]:
 
 
 @contextmanager
-def daemon_run(directory: Path, config: str) -> Iterator[tuple[Path, int]]:
-    """Run a daemon as `daemon` does, and leave what it leaves to the next one."""
+def daemon_run(
+    directory: Path, config: str, *, source: Path | None = None
+) -> Iterator[tuple[Path, int]]:
+    """Run a daemon as `daemon` does, and leave what it leaves to the next one.
+
+    Args:
+        directory: for its files.
+        config: TOML.
+        source: the directory that holds the package; None for the one that is installed.
+    """
     file, path, state = directory / "bench.toml", directory / "daemon.sock", directory / "state"
     file.write_text(config)
     arguments = ["--config", str(file), "--socket", str(path), "--state", str(state)]
     command = [sys.executable, "-m", "clonepool", "serve", *arguments]
-    with _process(command, path, directory / "daemon.log") as pid:
+    with _process(command, path, directory / "daemon.log", source) as pid:
         yield path, pid
 
 
@@ -108,6 +116,12 @@ def apart(servers: list[int]) -> Iterator[None]:
             os.sched_setaffinity(process, cores)
 
 
+def resident_bytes(pid: int) -> int:
+    """Return how much memory a process has in use."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
 def free_port() -> int:
     """Return a port that nobody listens on."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
@@ -133,8 +147,12 @@ def await_calm(client: Client, busy: tuple[str, ...] = ("returned", "recycling")
 
 
 @contextmanager
-def _process(command: list[str], path: Path, log: Path | None = None) -> Iterator[int]:
+def _process(
+    command: list[str], path: Path, log: Path | None = None, source: Path | None = None
+) -> Iterator[int]:
     environment = {k: v for k, v in os.environ.items() if k not in _NOT_PASSED_ON}
+    if source is not None:
+        environment["PYTHONPATH"] = str(source)
     with contextlib.ExitStack() as stack:
         output = stack.enter_context(log.open("wb")) if log else subprocess.DEVNULL
         child = subprocess.Popen(command, stdout=output, stderr=output, env=environment)
