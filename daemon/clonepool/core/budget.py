@@ -40,7 +40,8 @@ class Budget(Crowd):
         paused: whether the server is away: nothing is granted or started.
         held: how many reasons there are to grant nothing for the moment.
         pools: all that share the places.
-        problem: returns what is wrong with the server, or nothing.
+        server_problem: what is wrong with the server while it is away.
+        problem: returns the same; to go when the server monitor tells it by `ServerLost`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -51,6 +52,7 @@ class Budget(Crowd):
         self.paused = False
         self.held = 0
         self.pools: Mapping[str, Pool] = {}
+        self.server_problem = ""
         self.problem: Callable[[], str] = lambda: ""
 
     @property

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clonepool.core import events as ev
 from clonepool.core import refusals
 from clonepool.core.budget import Budget
 from clonepool.core.clone import State
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
     from clonepool.core.decisions import Decision, Lease, Request
+    from clonepool.core.events import Event
     from clonepool.core.limits import Limits
     from clonepool.core.naming import Namer, Serials
     from clonepool.errors import ClonepoolError
@@ -38,6 +40,71 @@ class Fleet:
             self.enter(name, limit)
         self.budget.pools = self.pools
 
+    # Events -------------------------------------------------------------------------------
+
+    def handle(self, event: Event, now: float) -> list[Decision]:
+        """Take what happened and return what is to be done: all that changes the fleet is this.
+
+        Args:
+            event: what happened.
+            now: monotonic seconds.
+
+        Raises:
+            UnknownTemplateError, NotYourLeaseError, LeaseBusyError, TemplateFailedError,
+            DrainingError, ShuttingDownError: a client asked for what cannot be; nothing changed.
+        """
+        return [*self._dispatch(event, now), *self.make_way(now)]
+
+    def _dispatch(self, event: Event, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
+        match event:
+            case ev.Release(token):
+                return self.release(token)
+            case ev.Acquire(template, request):
+                return self.acquire(template, request, now)
+            case ev.HolderGone(holder, waiters):
+                return self.holder_gone(holder, waiters, now)
+            case ev.TimeCame():
+                return self.expire(now)
+            case ev.Reset(token, request):
+                return self.reset(token, request, now)
+            case ev.Renew(token, ttl, request):
+                return self.renew(token, ttl, request)
+            case ev.Keep(token, seconds):
+                return self.keep(token, seconds, now)
+            case ev.Reserve(template, holder, tests, parallelism):
+                return self.reserve(template, holder, tests, parallelism, now)
+            case ev.Cancel(waiter):
+                return self.cancel(waiter, now)
+            case ev.Drain(template, on):
+                return self.drain(template, now, on=on)
+            case ev.CloneDropped(template, clone):
+                return self.dropped(template, clone, now)
+            case ev.ClonesLost(template, clones):
+                return self.lost(template, clones, now)
+            case ev.CreateDeclined(template, clone, error):
+                return self.create_declined(template, clone, error, now)
+            case ev.ServerLost(problem):
+                return self.pause(problem)
+            case ev.ServerFound():
+                return self.resume(now)
+            case ev.GrantsHeld():
+                return self.hold()
+            case ev.GrantsResumed():
+                return self.let_go(now)
+            case ev.Stop():
+                return self.stop()
+            case ev.EndLeases():
+                return self.end_leases()
+            case ev.TemplateEntered(template, limits):
+                self.enter(template, limits)
+                return []
+            case ev.TemplateRemoved(template):
+                return self.remove(template)
+            case ev.FoundLeased(lease):
+                return self.pools[lease.template].handle(event, now)
+            case _:
+                return self.pools[event.template].handle(event, now)
+
     # Clients ------------------------------------------------------------------------------
 
     def acquire(self, template: str, request: Request, now: float) -> list[Decision]:
@@ -50,8 +117,7 @@ class Fleet:
         pool = self.pool(template)
         if self.stopping:
             raise refusals.shutting_down()
-        decisions = pool.acquire(request, now)
-        return [*decisions, *self.make_way(now)] if pool.waiting else decisions
+        return [*pool.acquire(request, now), *self.make_way(now)]
 
     def reserve(
         self, template: str, holder: int, tests: int, parallelism: int, now: float
@@ -83,9 +149,10 @@ class Fleet:
                 pool.stop()
         return self.pools[template]
 
-    def remove(self, template: str) -> None:
+    def remove(self, template: str) -> list[Decision]:
         """Forget a pool that holds nothing any more."""
         del self.pools[template]
+        return []
 
     def release(self, token: str) -> list[Decision]:
         """End a lease: whoever knows the token may.
@@ -226,20 +293,24 @@ class Fleet:
             decisions += max(pools, key=lambda pool: pool.ready).give_up_ready()
         return decisions
 
-    def pause(self) -> None:
+    def pause(self, problem: str = "") -> list[Decision]:
         """Grant and start nothing: the server is away. Leases and waiters stay."""
         self.budget.paused = True
+        self.budget.server_problem = problem
+        return []
 
     def resume(self, now: float) -> list[Decision]:
         """Go on: the server is back."""
         self.budget.paused = False
+        self.budget.server_problem = ""
         for pool in self.pools.values():
             pool.retries.now()
         return self.plan(now)
 
-    def hold(self) -> None:
+    def hold(self) -> list[Decision]:
         """Grant nothing for the moment: what a lease left in the server is to be gone before."""
         self.budget.held += 1
+        return []
 
     def let_go(self, now: float) -> list[Decision]:
         """Take back one `hold`."""

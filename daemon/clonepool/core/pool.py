@@ -12,10 +12,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from itertools import islice, takewhile
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
+from clonepool.core import events as ev
 from clonepool.core import refusals
 from clonepool.core.backoff import Backoff
 from clonepool.core.budget import rank
@@ -96,6 +97,54 @@ class Pool:
         self._budget = budget
         self._namer = namer
         self._serials = serials
+
+    # Events -------------------------------------------------------------------------------
+
+    def handle(self, event: ev.PoolEvent, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
+        """Take what happened to this pool and return what is to be done."""
+        match event:
+            case ev.CloneCreated(_, clone):
+                return self.created(clone, now)
+            case ev.CloneRewound(_, clone, locked_out):
+                return self.rewound(clone, now, locked_out=locked_out)
+            case ev.CloneUnusable(_, clone):
+                return self.unusable(clone, now)
+            case ev.CloneAdopted(_, clone):
+                return self.adopted(clone, now)
+            case ev.CloneParked(_, clone):
+                return self.parked(clone)
+            case ev.CloneSuspect(_, clone, seconds):
+                return self.suspect(clone, seconds, now)
+            case ev.CreateFailed(_, clone, error):
+                return self.create_failed(clone, error, now)
+            case ev.LeaseRecorded(_, waiter):
+                return self.recorded(waiter, now)
+            case ev.LeaseNotRecorded(_, waiter, error):
+                return self.not_recorded(waiter, error)
+            case ev.TemplateReady(_, generation):
+                return self.template_ready(generation, now)
+            case ev.TemplateFailed(_, error):
+                return self.template_failed(error)
+            case ev.TemplateStale():
+                return self.template_stale()
+            case ev.TemplateLost():
+                return self.template_lost()
+            case ev.BuildPostponed(_, obstacle):
+                return self.build_postponed(obstacle)
+            case ev.ReadyDistrusted():
+                return self.distrust()
+            case ev.Retire():
+                return self.retire()
+            case ev.FoundUnknown(_, clone):
+                return self.found(clone)
+            case ev.FoundParked(_, clone, generation, used):
+                return self.found_parked(clone, generation, used=used)
+            case ev.FoundLeased(lease):
+                return self.found_leased(lease)
+            case ev.FoundKept(_, clone, until):
+                return self.found_kept(clone, until)
+            case _:
+                assert_never(event)
 
     # Clients ------------------------------------------------------------------------------
 
@@ -252,11 +301,12 @@ class Pool:
         self.phase, self.failure, self.obstacle = Phase.FAILED, error, None
         return self.refuse_all(self._template_failure())
 
-    def build_postponed(self, obstacle: ClonepoolError | None) -> None:
+    def build_postponed(self, obstacle: ClonepoolError | None) -> list[Decision]:
         """The build can't go on for that reason, and is tried again; None when it goes on."""
         self.obstacle = obstacle if self.phase is Phase.BUILDING else None
+        return []
 
-    def template_stale(self) -> None:
+    def template_stale(self) -> list[Decision]:
         """Grant nothing of the generation but to who says that this will do; leases go on.
 
         What it was made from has changed, and acquires wait for the next one. Ready clones stay
@@ -264,11 +314,13 @@ class Pool:
         """
         if not self.is_over:
             self.phase, self.stale, self.failure = Phase.BUILDING, True, None
+        return []
 
-    def template_lost(self) -> None:
+    def template_lost(self) -> list[Decision]:
         """The generation is not on the server any more; its clones are as good as before."""
         if self.phase is Phase.READY:
             self.phase = Phase.BUILDING
+        return []
 
     # What became of decisions --------------------------------------------------------------
 
@@ -327,9 +379,10 @@ class Pool:
         self.inventory.kept[name] = now + seconds
         return [*given_up, *self.plan(now)]
 
-    def parked(self, name: str) -> None:
+    def parked(self, name: str) -> list[Decision]:
         """The clone lies sealed: it is the next daemon's now."""
         self.inventory.forget(name)
+        return []
 
     def dropped(self, name: str) -> None:
         """The database is gone: its place under the limits is whoever's the fleet finds."""
@@ -348,20 +401,23 @@ class Pool:
         self.inventory.enter(name)
         return self._drop(name)
 
-    def found_parked(self, name: str, generation: str, *, used: bool = False) -> None:
+    def found_parked(self, name: str, generation: str, *, used: bool = False) -> list[Decision]:
         """A clone that was sealed when it was ready: to be adopted when its generation is known."""
         self.inventory.enter(name, State.PARKED, used=used)
         self.inventory.parked[name] = generation
+        return []
 
-    def found_leased(self, lease: Lease) -> None:
+    def found_leased(self, lease: Lease) -> list[Decision]:
         """A clone whose lease was written down and goes on."""
         self.inventory.enter(lease.clone, State.LEASED)
         self.leases.enter(lease)
+        return []
 
-    def found_kept(self, name: str, until: float) -> None:
+    def found_kept(self, name: str, until: float) -> list[Decision]:
         """A clone that is kept until then, in monotonic seconds."""
         self.inventory.enter(name, State.KEPT)
         self.inventory.kept[name] = until
+        return []
 
     # Upkeep -------------------------------------------------------------------------------
 
@@ -690,7 +746,9 @@ class Pool:
         if self.phase is Phase.BUILDING:
             return refusals.still_building(waited, self.obstacle)
         if self._budget.paused:
-            return refusals.server_away(waited, self._budget.problem())
+            return refusals.server_away(
+                waited, self._budget.server_problem or self._budget.problem()
+            )
         limit = self._limited_by(asking=1)
         if limit is Limit.TEMPLATE and len(self.leases):
             held, most = list(self.leases.values()), self.limits.max_clones
