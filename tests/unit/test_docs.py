@@ -11,7 +11,7 @@ from bench import drawings, report
 from prometheus_client import CollectorRegistry
 
 from clonepool import paths
-from clonepool.core.clone import state_diagram
+from clonepool.core import clone, template
 from clonepool.errors import BY_CODE
 from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.protocol import messages
@@ -24,9 +24,10 @@ RESULTS = ROOT / "bench" / "results"
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
-def test_the_state_diagram_is_the_tables() -> None:
-    text = (ROOT / "docs" / "architecture.md").read_text()
-    assert f"```mermaid\n{state_diagram()}\n```" in text, "run `make docs`"
+@pytest.mark.parametrize("diagram", [clone.state_diagram(), template.state_diagram()])
+def test_each_state_diagram_in_the_docs_is_its_tables(diagram: str) -> None:
+    text = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
+    assert text.count(f"```mermaid\n{diagram}\n```") == 1, "run `make docs`"
 
 
 def test_the_metrics_table_names_each_metric_and_no_other() -> None:
