@@ -371,7 +371,7 @@ class PoolMachine(RuleBasedStateMachine):
     def reserve(self, template: str, place: int, tests: int, parallelism: int) -> None:
         holder = self.connections[place]
         pool = self.fleet.pools[template]
-        if tests and (pool.draining or pool.phase == "failed"):
+        if tests and (pool.lifecycle.is_draining or pool.phase == "failed"):
             with pytest.raises((DrainingError, TemplateFailedError)):
                 self.fleet.reserve(template, holder, tests, parallelism, self.now)
             return

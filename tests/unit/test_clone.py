@@ -4,19 +4,20 @@ import itertools
 
 import pytest
 
-from clonepool.core.clone import TRANSITIONS, Clone, Event, IllegalTransitionError, State
+from clonepool.core.clone import TRANSITIONS, Clone, CloneEvent, IllegalTransitionError, State
 
+ALL = set(itertools.product(State, CloneEvent))
 LEGAL = {(state, event) for state, steps in TRANSITIONS.items() for event in steps}
 
 
 @pytest.mark.parametrize(("state", "event"), sorted(LEGAL))
-def test_a_legal_event_moves_the_clone_to_the_tables_state(state: State, event: Event) -> None:
+def test_a_legal_event_moves_the_clone_to_the_tables_state(state: State, event: CloneEvent) -> None:
     clone = Clone("x", state)
     assert clone.apply(event) is TRANSITIONS[state][event] is clone.state
 
 
-@pytest.mark.parametrize(("state", "event"), sorted(set(itertools.product(State, Event)) - LEGAL))
-def test_an_illegal_event_raises_and_changes_nothing(state: State, event: Event) -> None:
+@pytest.mark.parametrize(("state", "event"), sorted(ALL - LEGAL))
+def test_an_illegal_event_raises_and_changes_nothing(state: State, event: CloneEvent) -> None:
     clone = Clone("x", state)
     with pytest.raises(IllegalTransitionError, match=f"x is {state}: {event}"):
         clone.apply(event)
@@ -24,7 +25,7 @@ def test_an_illegal_event_raises_and_changes_nothing(state: State, event: Event)
 
 
 def test_a_leased_clone_cannot_be_dropped() -> None:
-    assert Event.DROP not in TRANSITIONS[State.LEASED]
+    assert CloneEvent.DROP not in TRANSITIONS[State.LEASED]
 
 
 def test_every_state_but_gone_leads_to_gone() -> None:
@@ -37,4 +38,4 @@ def test_every_state_but_gone_leads_to_gone() -> None:
 
 
 def test_only_a_ready_clone_can_be_granted() -> None:
-    assert [s for s, steps in TRANSITIONS.items() if Event.GRANT in steps] == [State.READY]
+    assert [s for s, steps in TRANSITIONS.items() if CloneEvent.GRANT in steps] == [State.READY]

@@ -428,7 +428,7 @@ def test_a_template_that_is_given_up_refuses_who_waits_and_drops_all_that_nobody
     assert recycles(fleet.release(grant.lease.token))
     assert drops(pool.rewound(grant.lease.clone, 0.0))
     assert pool.stop() == []
-    assert pool.is_over
+    assert pool.lifecycle.is_over
 
 
 def test_a_template_that_comes_later_is_drained_and_stopped_like_the_others() -> None:

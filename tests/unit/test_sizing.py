@@ -313,7 +313,7 @@ def swollen(ready: int = 12) -> World:
 def test_a_surplus_goes_a_few_at_a_time_the_longest_unused_first() -> None:
     run = swollen()
     pool = run.pool
-    order = [clone.name for clone in pool.inventory._ready]
+    order = list(pool.inventory._ready)
     gone = []
     for _ in range(10):
         due = run.fleet.next_timer() or run.now

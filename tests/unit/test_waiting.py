@@ -64,4 +64,4 @@ def test_a_line_through_which_many_pass_does_not_grow() -> None:
         if waiter >= 10:
             line.pop()
     assert len(line) == 10
-    assert len(line._deadlines) < 200
+    assert len(line._deadlines._heap) < 200

@@ -17,19 +17,19 @@ from heapq import merge
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from clonepool.core.queue import Crowd
+from clonepool.core.queue import WaiterCount
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from clonepool.core.decisions import Lease, Request
-    from clonepool.core.pool import Pool
+    from clonepool.core.pool_state import PoolState
 
 HANDOVER_SECONDS = 0.25
 _FIRST_OF_ALL = float("-inf")
 
 
-class Budget(Crowd):
+class Budget(WaiterCount):
     """The places for clones, and the claims to them.
 
     Attributes:
@@ -40,6 +40,7 @@ class Budget(Crowd):
         paused: whether the server is away: nothing is granted or started.
         held: how many reasons there are to grant nothing for the moment.
         pools: all that share the places.
+        changed: pools whose clones have changed state since these were counted last.
         server_problem: what is wrong with the server while it is away.
         problem: returns the same; to go when the server monitor tells it by `ServerLost`.
     """
@@ -51,7 +52,10 @@ class Budget(Crowd):
         self.idle = 0
         self.paused = False
         self.held = 0
-        self.pools: Mapping[str, Pool] = {}
+        self.changed: set[PoolState] = set()
+        self._counted: dict[PoolState, tuple[int, int]] = {}
+        self._leaving = self._owed = 0
+        self.pools: Mapping[str, PoolState] = {}
         self.server_problem = ""
         self.problem: Callable[[], str] = lambda: ""
 
@@ -68,19 +72,21 @@ class Budget(Crowd):
     @property
     def owed(self) -> int:
         """How many clones all pools together lack of what min_ready promises."""
-        return sum(pool.shortage.owed for pool in self.pools.values())
+        self._recount()
+        return self._owed
 
     @property
     def coming_free(self) -> int:
         """How many places there are, or will be by themselves."""
-        return self.room + sum(pool.leaving for pool in self.pools.values())
+        self._recount()
+        return self.room + self._leaving
 
     def leases(self) -> list[Lease]:
         """Return the leases of all pools."""
         return [lease for pool in self.pools.values() for lease in pool.leases.values()]
 
-    def claimants(self, places: int, now: float) -> list[Pool]:
-        """Return the pools that have the first claims: one entry a claim, at most so many.
+    def claimants(self, places: int, now: float) -> list[str]:
+        """Return the templates that have the first claims: one entry a claim, at most so many.
 
         Args:
             places: how many.
@@ -89,7 +95,7 @@ class Budget(Crowd):
         if places <= 0 or not self.waiting:
             return []
         ranked = merge(*(_ranked(pool, now) for pool in self.pools.values() if pool.line))
-        return [pool for _, _, pool in islice(ranked, places)]
+        return [template for _, template in islice(ranked, places)]
 
     def to_evict(self, now: float) -> int:
         """Return how many clones that lie idle are to give their places to claims."""
@@ -98,7 +104,7 @@ class Budget(Crowd):
         coming = max(0, self.coming_free)
         return max(0, len(self.claimants(coming + self.idle, now)) - coming)
 
-    def is_overtaken(self, pool: Pool, request: Request, now: float) -> bool:
+    def is_overtaken(self, pool: PoolState, request: Request, now: float) -> bool:
         """Say whether the place of a clone that could serve `request` is due to another pool.
 
         That is when more claims of others, each older by `HANDOVER_SECONDS`, are to be served than
@@ -111,14 +117,30 @@ class Budget(Crowd):
         older = sum(_count(_until(other.claims(now), limit)) for other in others)
         return older > 0 and older > max(0, self.coming_free)
 
+    def forget(self, pool: PoolState) -> None:
+        """Count for a pool no more that holds nothing."""
+        self._recount()
+        leaving, owed = self._counted.pop(pool, (0, 0))
+        self._leaving -= leaving
+        self._owed -= owed
+
+    def _recount(self) -> None:
+        """Count again what is leaving and what is owed, in the pools that have changed."""
+        while self.changed:
+            pool = self.changed.pop()
+            leaving_before, owed_before = self._counted.get(pool, (0, 0))
+            leaving, owed = self._counted[pool] = pool.leaving, pool.shortage.owed
+            self._leaving += leaving - leaving_before
+            self._owed += owed - owed_before
+
 
 def rank(request: Request) -> float:
     """Return what orders requests of all templates: when they were made, resets before all."""
     return request.asked_at if request.continues is None else _FIRST_OF_ALL
 
 
-def _ranked(pool: Pool, now: float) -> Iterator[tuple[float, str, Pool]]:
-    return ((at, pool.template, pool) for at in pool.claims(now))
+def _ranked(pool: PoolState, now: float) -> Iterator[tuple[float, str]]:
+    return ((at, pool.template) for at in pool.claims(now))
 
 
 def _until(ranks: Iterable[float], limit: float) -> Iterator[float]:

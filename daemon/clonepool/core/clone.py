@@ -17,89 +17,103 @@ if TYPE_CHECKING:
 class State(StrEnum):
     """Where a clone is in its life.
 
-    `parked` is a ready clone that lies sealed between two daemons: left by one that stopped, to be
-    adopted by the next.
+    `creating`: it is being copied. `ready`: clean, warm, and leased to nobody. `leased`: somebody
+    has it, or had it a moment ago and resets it. `recycling`: it was returned, and is being made
+    good. `kept`: it is set aside for a person. `parking`: a stopping daemon seals it for the next
+    one. `parked`: it lies sealed between two daemons. `adopting`: the next daemon checks and opens
+    it. `dropping`: its database is being removed. `gone`: there is no such database, or it is no
+    longer this daemon's.
     """
 
     CREATING = "creating"
     READY = "ready"
     LEASED = "leased"
-    RETURNED = "returned"
     RECYCLING = "recycling"
     KEPT = "kept"
+    PARKING = "parking"
     PARKED = "parked"
+    ADOPTING = "adopting"
     DROPPING = "dropping"
     GONE = "gone"
 
 
-class Event(StrEnum):
+class CloneEvent(StrEnum):
     """What can happen to a clone."""
 
     CREATE = "create"
     GRANT = "grant"
     RETURN = "return"
     KEEP = "keep"
-    RECYCLE = "recycle"
     REWIND = "rewind"
     PARK = "park"
+    SEAL = "seal"
     ADOPT = "adopt"
+    OPEN = "open"
     DROP = "drop"
     VANISH = "vanish"
 
 
-TRANSITIONS: Mapping[State, Mapping[Event, State]] = MappingProxyType(
+TRANSITIONS: Mapping[State, Mapping[CloneEvent, State]] = MappingProxyType(
     {
-        State.CREATING: {Event.CREATE: State.READY, Event.DROP: State.DROPPING},
+        State.CREATING: {CloneEvent.CREATE: State.READY, CloneEvent.DROP: State.DROPPING},
         State.READY: {
-            Event.GRANT: State.LEASED,
-            Event.PARK: State.PARKED,
-            Event.DROP: State.DROPPING,
+            CloneEvent.GRANT: State.LEASED,
+            CloneEvent.PARK: State.PARKING,
+            CloneEvent.DROP: State.DROPPING,
         },
-        State.LEASED: {Event.RETURN: State.RETURNED, Event.KEEP: State.KEPT},
-        State.RETURNED: {
-            Event.RECYCLE: State.RECYCLING,
-            Event.KEEP: State.KEPT,
-            Event.DROP: State.DROPPING,
-        },
+        State.LEASED: {CloneEvent.RETURN: State.RECYCLING, CloneEvent.KEEP: State.KEPT},
         State.RECYCLING: {
-            Event.REWIND: State.READY,
-            Event.KEEP: State.KEPT,
-            Event.DROP: State.DROPPING,
+            CloneEvent.REWIND: State.READY,
+            CloneEvent.KEEP: State.KEPT,
+            CloneEvent.DROP: State.DROPPING,
         },
-        State.KEPT: {Event.DROP: State.DROPPING},
+        State.KEPT: {CloneEvent.DROP: State.DROPPING},
+        State.PARKING: {CloneEvent.SEAL: State.PARKED, CloneEvent.DROP: State.DROPPING},
         State.PARKED: {
-            Event.ADOPT: State.READY,
-            Event.DROP: State.DROPPING,
-            Event.VANISH: State.GONE,
+            CloneEvent.ADOPT: State.ADOPTING,
+            CloneEvent.DROP: State.DROPPING,
+            CloneEvent.VANISH: State.GONE,
         },
-        State.DROPPING: {Event.VANISH: State.GONE},
+        State.ADOPTING: {CloneEvent.OPEN: State.READY, CloneEvent.DROP: State.DROPPING},
+        State.DROPPING: {CloneEvent.VANISH: State.GONE},
         State.GONE: {},
     }
 )
 
 
 class IllegalTransitionError(Exception):
-    """An event that the table does not allow; the clone is unchanged. Always our own fault."""
+    """An event that the table does not allow; nothing changed. Always a mistake of the daemon."""
 
 
 class Clone:
     """One database of the pool.
 
     Attributes:
-        name: the database's name, unique for ever.
+        name: the database's name, never used again.
         state: changed by `apply` alone.
+        used: whether somebody had the clone before.
+        generation: of what it is a copy, as far as that was told.
     """
 
-    __slots__ = ("name", "state")
+    __slots__ = ("generation", "name", "state", "used")
 
-    def __init__(self, name: str, state: State = State.CREATING) -> None:
+    def __init__(
+        self,
+        name: str,
+        state: State = State.CREATING,
+        *,
+        used: bool = False,
+        generation: str = "",
+    ) -> None:
         self.name = name
         self.state = state
+        self.used = used
+        self.generation = generation
 
     def __repr__(self) -> str:
         return f"<Clone {self.name} {self.state}>"
 
-    def apply(self, event: Event) -> State:
+    def apply(self, event: CloneEvent) -> State:
         """Move to the state that follows `event` and return it.
 
         Raises:

@@ -16,6 +16,13 @@ from clonepool.core.decisions import Lease, Request  # noqa: TC001 - msgspec rea
 from clonepool.core.limits import Limits  # noqa: TC001 - msgspec reads the annotation
 from clonepool.errors import ClonepoolError  # noqa: TC001 - msgspec reads the annotation
 
+
+class OfPool(msgspec.Struct, frozen=True):
+    """What concerns the pool of its template alone."""
+
+    template: str
+
+
 # Clients ----------------------------------------------------------------------------------
 
 
@@ -128,17 +135,15 @@ class EndLeases(msgspec.Struct, frozen=True, tag=True):
 # Leases that are written down --------------------------------------------------------------
 
 
-class LeaseRecorded(msgspec.Struct, frozen=True, tag=True):
+class LeaseRecorded(OfPool, frozen=True, tag=True):
     """What `Record` asked for is written down."""
 
-    template: str
     waiter: int
 
 
-class LeaseNotRecorded(msgspec.Struct, frozen=True, tag=True):
+class LeaseNotRecorded(OfPool, frozen=True, tag=True):
     """What `Record` asked for could not be written down."""
 
-    template: str
     waiter: int
     error: ClonepoolError
 
@@ -159,65 +164,52 @@ class TemplateRemoved(msgspec.Struct, frozen=True, tag=True):
     template: str
 
 
-class TemplateReady(msgspec.Struct, frozen=True, tag=True):
+class TemplateReady(OfPool, frozen=True, tag=True):
     """The generation is built, or was found to be still the right one."""
 
-    template: str
     generation: str
 
 
-class TemplateFailed(msgspec.Struct, frozen=True, tag=True):
+class TemplateFailed(OfPool, frozen=True, tag=True):
     """The template could not be built."""
 
-    template: str
     error: ClonepoolError
 
 
-class TemplateStale(msgspec.Struct, frozen=True, tag=True):
+class TemplateStale(OfPool, frozen=True, tag=True):
     """What the generation was made from has changed; another one is to be built."""
 
-    template: str
 
-
-class TemplateLost(msgspec.Struct, frozen=True, tag=True):
+class TemplateLost(OfPool, frozen=True, tag=True):
     """The generation is not on the server any more."""
 
-    template: str
 
-
-class BuildPostponed(msgspec.Struct, frozen=True, tag=True):
+class BuildPostponed(OfPool, frozen=True, tag=True):
     """The build cannot go on because of the obstacle, and is tried again; None: it goes on."""
 
-    template: str
     obstacle: ClonepoolError | None
 
 
-class ReadyDistrusted(msgspec.Struct, frozen=True, tag=True):
+class ReadyDistrusted(OfPool, frozen=True, tag=True):
     """Something may have changed the template's ready clones: they are not to be granted."""
 
-    template: str
 
-
-class Retire(msgspec.Struct, frozen=True, tag=True):
+class Retire(OfPool, frozen=True, tag=True):
     """The template is given up."""
-
-    template: str
 
 
 # Clones: what became of decisions ----------------------------------------------------------
 
 
-class CloneCreated(msgspec.Struct, frozen=True, tag=True):
+class CloneCreated(OfPool, frozen=True, tag=True):
     """The clone exists, was checked, and is warm."""
 
-    template: str
     clone: str
 
 
-class CreateFailed(msgspec.Struct, frozen=True, tag=True):
+class CreateFailed(OfPool, frozen=True, tag=True):
     """The copy failed; something of it may be there."""
 
-    template: str
     clone: str
     error: ClonepoolError
 
@@ -230,43 +222,38 @@ class CreateDeclined(msgspec.Struct, frozen=True, tag=True):
     error: ClonepoolError
 
 
-class CloneAdopted(msgspec.Struct, frozen=True, tag=True):
+class CloneAdopted(OfPool, frozen=True, tag=True):
     """The parked clone was checked and is open."""
 
-    template: str
     clone: str
 
 
-class CloneRewound(msgspec.Struct, frozen=True, tag=True):
+class CloneRewound(OfPool, frozen=True, tag=True):
     """The clone is provably in its generation's state again.
 
     Unless its former holder is `locked_out`, nobody but that one can have it.
     """
 
-    template: str
     clone: str
     locked_out: bool = True
 
 
-class CloneUnusable(msgspec.Struct, frozen=True, tag=True):
+class CloneUnusable(OfPool, frozen=True, tag=True):
     """A clone that was to be recycled, adopted or parked cannot be."""
 
-    template: str
     clone: str
 
 
-class CloneSuspect(msgspec.Struct, frozen=True, tag=True):
+class CloneSuspect(OfPool, frozen=True, tag=True):
     """A rewound clone is not what it should be: it is kept for a person, for so many seconds."""
 
-    template: str
     clone: str
     seconds: float
 
 
-class CloneParked(msgspec.Struct, frozen=True, tag=True):
+class CloneParked(OfPool, frozen=True, tag=True):
     """The clone lies sealed for the next daemon."""
 
-    template: str
     clone: str
 
 
@@ -287,17 +274,15 @@ class ClonesLost(msgspec.Struct, frozen=True, tag=True):
 # Clones that an earlier daemon left --------------------------------------------------------
 
 
-class FoundUnknown(msgspec.Struct, frozen=True, tag=True):
+class FoundUnknown(OfPool, frozen=True, tag=True):
     """A clone was found of which nothing is known."""
 
-    template: str
     clone: str
 
 
-class FoundParked(msgspec.Struct, frozen=True, tag=True):
+class FoundParked(OfPool, frozen=True, tag=True):
     """A clone of that generation was found parked; `used` when somebody had it before."""
 
-    template: str
     clone: str
     generation: str
     used: bool = False
@@ -309,10 +294,9 @@ class FoundLeased(msgspec.Struct, frozen=True, tag=True):
     lease: Lease
 
 
-class FoundKept(msgspec.Struct, frozen=True, tag=True):
+class FoundKept(OfPool, frozen=True, tag=True):
     """A clone was found that is kept until then, in monotonic seconds."""
 
-    template: str
     clone: str
     until: float
 

@@ -1,18 +1,22 @@
 """All pools of one server under one limit, and who holds which lease.
 
-Routes an event to the pool that it concerns. Beyond that it decides what no pool can decide alone:
-whose waiter has the next place under the common limit, and whose ready clone gives way to a waiter.
+Everything that happens comes in through `Fleet.handle`, as an event of `events`, and goes to the
+pool that it concerns; an acquire may come by `Fleet.acquire`, for its microseconds. Beyond that the
+fleet decides what no pool can decide alone: whose waiter has the next place under the common limit,
+and whose ready clone gives way to a waiter.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from clonepool.core import events as ev
 from clonepool.core import refusals
 from clonepool.core.budget import Budget
 from clonepool.core.clone import State
+from clonepool.core.leases import is_digest, token_digest
 from clonepool.core.pool import Pool
+from clonepool.core.timers import Timers
 from clonepool.errors import UnknownTemplateError
 
 if TYPE_CHECKING:
@@ -26,16 +30,25 @@ if TYPE_CHECKING:
 
 
 class Fleet:
-    """The pools by template, and the leases by token and by holder."""
+    """The pools by template, and the leases by token and by holder.
+
+    Args:
+        limits: of each template that there is from the beginning.
+        max_clones: the common limit.
+        namer: makes the clones' names.
+        serials: gives clones their numbers.
+    """
 
     def __init__(
         self, limits: Mapping[str, Limits], max_clones: int, namer: Namer, serials: Serials
     ) -> None:
         self.budget = Budget(max_clones)
-        self._naming = namer, serials
-        self._draining = False
         self.stopping = False
         self.pools: dict[str, Pool] = {}
+        self._naming = namer, serials
+        self._draining = False
+        self._template_of: dict[str, str] = {}  # by the tokens of all leases
+        self._timers = Timers()
         for name, limit in limits.items():
             self.enter(name, limit)
         self.budget.pools = self.pools
@@ -53,12 +66,14 @@ class Fleet:
             UnknownTemplateError, NotYourLeaseError, LeaseBusyError, TemplateFailedError,
             DrainingError, ShuttingDownError: a client asked for what cannot be; nothing changed.
         """
-        return [*self._dispatch(event, now), *self.make_way(now)]
+        return [*self._dispatch(event, now), *self._make_way(now)]
 
     def _dispatch(self, event: Event, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
         match event:
             case ev.Release(token):
                 return self.release(token)
+            case ev.OfPool(template):
+                return self._changed_pool(template).handle(event, now)
             case ev.Acquire(template, request):
                 return self.acquire(template, request, now)
             case ev.HolderGone(holder, waiters):
@@ -83,6 +98,13 @@ class Fleet:
                 return self.lost(template, clones, now)
             case ev.CreateDeclined(template, clone, error):
                 return self.create_declined(template, clone, error, now)
+            case ev.FoundLeased(lease):
+                return self._changed_pool(lease.template).handle(event, now)
+            case ev.TemplateEntered(template, limits):
+                self.enter(template, limits)
+                return []
+            case ev.TemplateRemoved(template):
+                return self.remove(template)
             case ev.ServerLost(problem):
                 return self.pause(problem)
             case ev.ServerFound():
@@ -95,29 +117,68 @@ class Fleet:
                 return self.stop()
             case ev.EndLeases():
                 return self.end_leases()
-            case ev.TemplateEntered(template, limits):
-                self.enter(template, limits)
-                return []
-            case ev.TemplateRemoved(template):
-                return self.remove(template)
-            case ev.FoundLeased(lease):
-                return self.pools[lease.template].handle(event, now)
             case _:
-                return self.pools[event.template].handle(event, now)
+                assert_never(event)
 
     # Clients ------------------------------------------------------------------------------
 
     def acquire(self, template: str, request: Request, now: float) -> list[Decision]:
-        """Grant, queue or refuse.
+        """Grant, queue or refuse; the same as to handle `events.Acquire`.
 
         Raises:
             UnknownTemplateError: no such template; nothing changed.
-            ShuttingDownError: `stop` was called; nothing changed.
+            ShuttingDownError: `Stop` was handled; nothing changed.
         """
         pool = self.pool(template)
         if self.stopping:
             raise refusals.shutting_down()
-        return [*pool.acquire(request, now), *self.make_way(now)]
+        self._timers.changed((pool,))
+        return [*pool.acquire(request, now), *self._make_way(now)]
+
+    def release(self, token: str) -> list[Decision]:
+        """End a lease: whoever knows the token may.
+
+        Raises:
+            NotYourLeaseError: the token is stale or wrong; nothing changed.
+        """
+        pool, lease = self._take(token)
+        return pool.leasing.release(lease)
+
+    def keep(self, token: str, seconds: float, now: float) -> list[Decision]:
+        """End a lease and keep its clone for a person.
+
+        Raises:
+            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
+                reset; nothing changed.
+        """
+        self.lease(token)
+        pool, lease = self._take(token)
+        return pool.leasing.keep(lease, seconds, now)
+
+    def renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
+        """Let a lease last longer.
+
+        Raises:
+            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
+                reset; nothing changed.
+        """
+        self.lease(token)
+        pool, lease = self._take(token)
+        return [pool.leasing.renew(lease, ttl, request)]
+
+    def reset(self, token: str, request: Request, now: float) -> list[Decision]:
+        """Give a lease a clean clone.
+
+        Raises:
+            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
+                reset; nothing changed.
+            ShuttingDownError: `Stop` was handled; nothing changed.
+        """
+        self.lease(token)
+        if self.stopping:
+            raise refusals.shutting_down()
+        pool, lease = self._take(token)
+        return [*pool.reset(lease, request, now), *self._make_way(now)]
 
     def reserve(
         self, template: str, holder: int, tests: int, parallelism: int, now: float
@@ -128,108 +189,27 @@ class Fleet:
             UnknownTemplateError, TemplateFailedError, DrainingError, ShuttingDownError: nothing
                 changed.
         """
-        return self.pool(template).reserve(holder, tests, parallelism, now)
-
-    def pool(self, template: str) -> Pool:
-        """Return the pool of that template, or raise UnknownTemplateError."""
-        try:
-            return self.pools[template]
-        except KeyError:
-            known = ", ".join(sorted(self.pools)) or "none"
-            raise UnknownTemplateError(
-                f"there is no template {template!r}", remedy=f"there are: {known}"
-            ) from None
-
-    def enter(self, template: str, limits: Limits) -> Pool:
-        """Return the pool of a template, which is made if there is none."""
-        if template not in self.pools:
-            pool = self.pools[template] = Pool(template, limits, self.budget, *self._naming)
-            pool.draining = self._draining
-            if self.stopping:
-                pool.stop()
-        return self.pools[template]
-
-    def remove(self, template: str) -> list[Decision]:
-        """Forget a pool that holds nothing any more."""
-        del self.pools[template]
-        return []
-
-    def release(self, token: str) -> list[Decision]:
-        """End a lease: whoever knows the token may.
-
-        Raises:
-            NotYourLeaseError: the token is stale or wrong; nothing changed.
-        """
-        pool, lease = self._find(token)
-        return pool.release(lease)
-
-    def keep(self, token: str, seconds: float, now: float) -> list[Decision]:
-        """End a lease and keep its clone for a person.
-
-        Raises:
-            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
-                reset; nothing changed.
-        """
-        pool, lease = self._find_at_rest(token)
-        return pool.keep(lease, seconds, now)
-
-    def renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
-        """Let a lease last longer.
-
-        Raises:
-            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
-                reset; nothing changed.
-        """
-        pool, lease = self._find_at_rest(token)
-        return pool.renew(lease, ttl, request)
-
-    def reset(self, token: str, request: Request, now: float) -> list[Decision]:
-        """Give a lease a clean clone.
-
-        Raises:
-            NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
-                reset; nothing changed.
-            ShuttingDownError: `stop` was called; nothing changed.
-        """
-        pool, lease = self._find_at_rest(token)
-        if self.stopping:
-            raise refusals.shutting_down()
-        decisions = pool.reset(lease, request, now)
-        return [*decisions, *self.make_way(now)] if pool.waiting else decisions
+        pool = self.pool(template)
+        self._timers.changed((pool,))
+        return pool.reserve(holder, tests, parallelism, now)
 
     def holder_gone(self, holder: int, waiters: Collection[int], now: float) -> list[Decision]:
         """End the leases of a connection that ended, and take back what it asked for."""
         decisions: list[Decision] = []
+        self._timers.changed(self.pools.values())
         for pool in self.pools.values():
             for lease in pool.leases.held_by(holder):
-                decisions += pool.release(lease)
+                decisions += pool.leasing.release(lease)
             for waiter in waiters:
-                decisions += pool.forget(waiter)
+                decisions += pool.leasing.forget(waiter)
             pool.demand.holder_gone(holder)
         return [*decisions, *self.plan(now)]
 
     def cancel(self, waiter: int, now: float) -> list[Decision]:
-        """Take one request back that its own connection does not want; see `Pool.cancel`."""
-        decisions = [each for pool in self.pools.values() for each in pool.cancel(waiter)]
+        """Take one request back that its own connection does not want; see `Leasing.cancel`."""
+        self._timers.changed(self.pools.values())
+        decisions = [each for pool in self.pools.values() for each in pool.leasing.cancel(waiter)]
         return [*decisions, *self.plan(now)]
-
-    def lease(self, token: str) -> Lease:
-        """Return the lease of that token, which has its clone.
-
-        Raises:
-            NotYourLeaseError, LeaseBusyError: there is none, or it is being reset.
-        """
-        return self._find_at_rest(token)[1]
-
-    def held_by(self, holder: int) -> int:
-        """Return how many leases would end with that connection."""
-        return sum(pool.leases.count_held_by(holder) for pool in self.pools.values())
-
-    def leased(self, template: str | None) -> int:
-        """Return how many leases of one template, or of all, are held."""
-        return sum(
-            len(pool.leases) for name, pool in self.pools.items() if template in (None, name)
-        )
 
     def drain(self, template: str | None, now: float, *, on: bool) -> list[Decision]:
         """Grant no new leases of one template, or of any; or do so again.
@@ -240,30 +220,55 @@ class Fleet:
         if template is None:
             self._draining = on
         pools = self.pools.values() if template is None else [self.pool(template)]
-        refusals = [decision for pool in pools for decision in pool.drain(on=on)]
-        return [*refusals, *self.plan(now)]
+        self._timers.changed(pools)
+        refused = [decision for pool in pools for decision in pool.drain(on=on)]
+        return [*refused, *self.plan(now)]
 
-    # What happened ------------------------------------------------------------------------
+    # Clones whose places come free ----------------------------------------------------------
 
     def dropped(self, template: str, name: str, now: float) -> list[Decision]:
         """A database is gone: its place may be another pool's gain."""
-        self.pools[template].dropped(name)
+        self._changed_pool(template).dropped(name)
         return self.plan(now)
 
     def lost(self, template: str, names: Iterable[str], now: float) -> list[Decision]:
         """Clones were dropped or renamed by somebody else: make others."""
-        self.pools[template].lost(names)
+        self._changed_pool(template).lost(names)
         return self.plan(now)
 
     def create_declined(
         self, template: str, name: str, error: ClonepoolError, now: float
     ) -> list[Decision]:
         """A copy was not even begun: its place may be another pool's gain."""
-        self.pools[template].create_declined(name, error, now)
+        self._changed_pool(template).create_declined(name, error, now)
         return self.plan(now)
+
+    # Templates ----------------------------------------------------------------------------
+
+    def enter(self, template: str, limits: Limits) -> Pool:
+        """Return the pool of a template, which is made if there is none."""
+        if template not in self.pools:
+            pool = self.pools[template] = Pool(
+                template, limits, self.budget, *self._naming, self._template_of
+            )
+            pool.drain(on=self._draining)
+            if self.stopping:
+                pool.stop()
+            self._timers.changed((pool,))
+        return self.pools[template]
+
+    def remove(self, template: str) -> list[Decision]:
+        """Forget a pool that holds nothing any more."""
+        pool = self.pools.pop(template)
+        self._timers.forget(pool)
+        self.budget.forget(pool)
+        return []
+
+    # Time and the server --------------------------------------------------------------------
 
     def expire(self, now: float) -> list[Decision]:
         """Do what is due, then retry what failed a while ago."""
+        self._timers.changed(self.pools.values())
         due = [decision for pool in self.pools.values() for decision in pool.expire(now)]
         return [*due, *self.plan(now)]
 
@@ -272,37 +277,33 @@ class Fleet:
         if self.stopping:
             return []
         waited_for = [pool for pool in self.pools.values() if pool.line]
-        decisions = [decision for pool in waited_for for decision in pool.serve(now)]
-        decisions += [pool.start_one() for pool in self.budget.claimants(self.budget.room, now)]
-        decisions += [d for pool in waited_for for d in pool.plan(now, refill=False)]
+        decisions = [d for pool in waited_for for d in self._note(pool, pool.serve(now))]
+        first = self.budget.claimants(self.budget.room, now)
+        decisions += [self._changed_pool(template).start_one() for template in first]
+        for pool in waited_for:
+            decisions += self._note(pool, pool.plan(now, refill=False))
         if self.budget.room > 0:
-            decisions += [d for pool in self.pools.values() for d in pool.plan(now)]
-        return [*decisions, *self.make_way(now)]
+            for pool in self.pools.values():
+                decisions += self._note(pool, pool.plan(now))
+        return [*decisions, *self._make_way(now)]
 
     def make_way(self, now: float) -> list[Decision]:
-        """Where requests wait in vain for the common limit, let the richest pools give way.
-
-        To be asked after whatever happened: a clone that was in use may lie idle now, while another
-        pool's waiters need its place.
-        """
-        decisions: list[Decision] = []
-        if self.stopping:
-            return decisions
-        pools = self.pools.values()
-        for _ in range(self.budget.to_evict(now)):
-            decisions += max(pools, key=lambda pool: pool.ready).give_up_ready()
-        return decisions
+        """As `handle` does at the end, after pools were changed without it."""
+        self._timers.changed(self.pools.values())
+        return self._make_way(now)
 
     def pause(self, problem: str = "") -> list[Decision]:
         """Grant and start nothing: the server is away. Leases and waiters stay."""
         self.budget.paused = True
         self.budget.server_problem = problem
+        self._timers.changed(self.pools.values())
         return []
 
     def resume(self, now: float) -> list[Decision]:
         """Go on: the server is back."""
         self.budget.paused = False
         self.budget.server_problem = ""
+        self._timers.changed(self.pools.values())
         for pool in self.pools.values():
             pool.retries.now()
         return self.plan(now)
@@ -320,27 +321,64 @@ class Fleet:
     # The end ------------------------------------------------------------------------------
 
     def stop(self) -> list[Decision]:
-        """Grant nothing from now on, refuse who waits, and park what is ready; leases go on."""
+        """Grant nothing from now on, refuse the waiters, and park what is ready; leases go on."""
         self.stopping = True
+        self._timers.changed(self.pools.values())
         return [decision for pool in self.pools.values() for decision in pool.stop()]
 
     def end_leases(self) -> list[Decision]:
         """End the leases that do not outlive the daemon."""
-        return [decision for pool in self.pools.values() for decision in pool.end_leases()]
+        self._timers.changed(self.pools.values())
+        pools = self.pools.values()
+        return [decision for pool in pools for decision in pool.leasing.end_mortal()]
+
+    # Questions ----------------------------------------------------------------------------
+
+    def pool(self, template: str) -> Pool:
+        """Return the pool of that template, or raise UnknownTemplateError."""
+        try:
+            return self.pools[template]
+        except KeyError:
+            known = ", ".join(sorted(self.pools)) or "none"
+            raise UnknownTemplateError(
+                f"there is no template {template!r}", remedy=f"there are: {known}"
+            ) from None
+
+    def lease(self, token: str) -> Lease:
+        """Return the lease of that token, which has its clone.
+
+        Raises:
+            NotYourLeaseError, LeaseBusyError: there is none, or it is being reset.
+        """
+        pool, lease = self._find(token)
+        if lease in pool.resets:
+            raise refusals.being_reset()
+        return lease
+
+    def leases(self) -> list[Lease]:
+        """Return every lease, the oldest first."""
+        every = [lease for pool in self.pools.values() for lease in pool.leases.values()]
+        return sorted(every, key=lambda lease: lease.granted_at)
+
+    def held_by(self, holder: int) -> int:
+        """Return how many leases would end with that connection."""
+        return sum(pool.leases.count_held_by(holder) for pool in self.pools.values())
+
+    def leased(self, template: str | None) -> int:
+        """Return how many leases of one template, or of all, are held."""
+        return sum(
+            len(pool.leases) for name, pool in self.pools.items() if template in (None, name)
+        )
 
     @property
     def mortal_leases(self) -> int:
         """How many leases end with the daemon."""
-        return sum(
-            not lease.outlives_connection
-            for pool in self.pools.values()
-            for lease in pool.leases.values()
-        )
+        return sum(pool.leases.mortal for pool in self.pools.values())
 
     @property
     def is_idle(self) -> bool:
         """Whether nobody holds a clone, and all that were held are clean again or gone."""
-        out = (State.LEASED, State.RETURNED, State.RECYCLING)
+        out = (State.LEASED, State.RECYCLING)
         return not any(pool.inventory.count[state] for pool in self.pools.values() for state in out)
 
     @property
@@ -348,35 +386,56 @@ class Fleet:
         """How many databases an orderly stop still has to wait for."""
         return sum(pool.unsettled for pool in self.pools.values())
 
-    # Questions ----------------------------------------------------------------------------
-
     @property
     def databases(self) -> int:
         """How many clones exist or may exist."""
         return sum(pool.databases for pool in self.pools.values())
 
     def next_timer(self) -> float | None:
-        """When `expire` has something to do next, in monotonic seconds."""
-        times = [t for pool in self.pools.values() if (t := pool.next_timer()) is not None]
-        return min(times, default=None)
-
-    def leases(self) -> list[Lease]:
-        """Return every lease, the oldest first."""
-        every = [lease for pool in self.pools.values() for lease in pool.leases.values()]
-        return sorted(every, key=lambda lease: lease.granted_at)
+        """When `events.TimeCame` has something to do next, in monotonic seconds."""
+        return self._timers.first()
 
     # Inside -------------------------------------------------------------------------------
 
-    def _find(self, token: str) -> tuple[Pool, Lease]:
-        for pool in self.pools.values():
-            lease = pool.leases.find(token)
-            if lease is not None:
-                return pool, lease
-        raise refusals.not_your_lease()
+    def _make_way(self, now: float) -> list[Decision]:
+        """Where requests wait in vain for the common limit, let the richest pools give way.
 
-    def _find_at_rest(self, token: str) -> tuple[Pool, Lease]:
-        """Return the lease of that token and its pool, unless it is being reset."""
+        To be asked after whatever happened: a clone that was in use may lie idle now, while another
+        pool's waiters need its place.
+        """
+        decisions: list[Decision] = []
+        if self.stopping:
+            return decisions
+        for _ in range(self.budget.to_evict(now)):
+            richest = max(self.pools.values(), key=lambda pool: pool.ready)
+            decisions += self._note(richest, richest.give_up_ready())
+        return decisions
+
+    def _find(self, token: str) -> tuple[Pool, Lease]:
+        template = None
+        if not is_digest(token):
+            names = self._template_of
+            template = names.get(token) or names.get(token_digest(token))
+        lease = None if template is None else self.pools[template].leases.find(token)
+        if template is None or lease is None:
+            raise refusals.not_your_lease()
+        return self.pools[template], lease
+
+    def _take(self, token: str) -> tuple[Pool, Lease]:
+        """Return the lease of that token and its pool, which is about to change."""
         pool, lease = self._find(token)
-        if lease in pool.resets:
-            raise refusals.being_reset()
+        pool.leases.learn(token)
+        self._timers.changed((pool,))
         return pool, lease
+
+    def _changed_pool(self, template: str) -> Pool:
+        """Return a pool that is about to change."""
+        pool = self.pools[template]
+        self._timers.changed((pool,))
+        return pool
+
+    def _note(self, pool: Pool, decisions: Iterable[Decision]) -> Iterable[Decision]:
+        """Return the decisions; where there are any the pool has changed."""
+        if decisions:
+            self._timers.changed((pool,))
+        return decisions

@@ -1,38 +1,64 @@
-"""The clones of one pool: which there are, in which state, and what is in reach.
+"""The clones of one pool: which there are, in which state, and what has to be done as they move.
 
-Counts and moves, no policy: who gets a clone and when one is made is the pool's matter.
+Counts, moves, and the decisions that a move entails; no policy: which clone moves, and when, is the
+pool's matter.
 """
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from typing import TYPE_CHECKING
 
-from clonepool.core.clone import Clone, Event, State
+from clonepool.core.clone import Clone, CloneEvent, State
+from clonepool.core.deadlines import Deadlines
+from clonepool.core.decisions import Adopt, CreateClone, Drop, Park
+from clonepool.core.naming import Identity, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from clonepool.core.budget import Budget
+    from clonepool.core.naming import Namer, Serials
+
+_PARKED_STATES = (State.PARKING, State.PARKED, State.ADOPTING)
 
 
 class Inventory:
     """Clones by name; each takes a place of the budget as long as its database may exist.
 
+    Args:
+        template: whose clones these are.
+        budget: counts the places.
+        namer: makes names.
+        serials: gives each clone its number.
+        changed: called when another number of clones is in some state.
+
     Attributes:
         count: clones by state, so that no acquire has to count them.
-        kept: names of kept clones and until when, in monotonic seconds; the oldest first.
-        fresh: how many of the ready ones nobody had before.
-        parked: names of clones found parked, and their generations, until they are adopted.
+        kept_until: when each kept clone is to go, in monotonic seconds.
     """
 
-    def __init__(self, budget: Budget) -> None:
+    def __init__(
+        self,
+        template: str,
+        budget: Budget,
+        namer: Namer,
+        serials: Serials,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self.count: Counter[State] = Counter()
-        self.kept: dict[str, float] = {}
-        self.parked: dict[str, str] = {}
-        self.fresh = 0
+        self.kept_until: Deadlines[str] = Deadlines()
+        self._template = template
         self._budget = budget
+        self._namer = namer
+        self._serials = serials
+        self._changed = changed
         self._clones: dict[str, Clone] = {}
-        self._ready: deque[Clone] = deque()
-        self._used: set[str] = set()
+        self._by_state: dict[State, dict[str, Clone]] = {state: {} for state in State}
+        self._ready: OrderedDict[str, Clone] = OrderedDict()  # the one used last at the end
+        self._fresh: OrderedDict[str, Clone] = OrderedDict()
+
+    # Questions ----------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self._clones)
@@ -43,13 +69,23 @@ class Inventory:
         return len(self._ready)
 
     @property
+    def fresh(self) -> int:
+        """How many of the ready ones nobody had before."""
+        return len(self._fresh)
+
+    @property
     def coming(self) -> int:
         """How many are being made or adopted."""
-        return self.count[State.CREATING] + self.count[State.PARKED] - len(self.parked)
+        return self.count[State.CREATING] + self.count[State.ADOPTING]
+
+    @property
+    def parked(self) -> int:
+        """How many lie sealed, or are on their way there or back."""
+        return sum(self.count[state] for state in _PARKED_STATES)
 
     def names(self, *states: State) -> set[str]:
         """Return the databases that are in these states."""
-        return {name for name, clone in self._clones.items() if clone.state in states}
+        return {name for state in states for name in self._by_state[state]}
 
     def state(self, name: str) -> State:
         """Return where the clone is in its life."""
@@ -57,72 +93,159 @@ class Inventory:
 
     def is_used(self, name: str) -> bool:
         """Say whether somebody had the clone before."""
-        return name in self._used
+        return self._clones[name].used
 
-    def enter(self, name: str, state: State = State.CREATING, *, used: bool = False) -> None:
+    def is_of(self, name: str, generation: str) -> bool:
+        """Say whether it is a clone of that generation, as far as its name tells."""
+        identity = self._namer.parse(name)
+        return identity is None or identity.generation == generation
+
+    # Moves --------------------------------------------------------------------------------
+
+    def create(self, generation: str) -> CreateClone:
+        """Begin a clone under a name that no clone had before."""
+        identity = Identity(Kind.CLONE, self._template, generation, self._serials.next())
+        name = self._namer.name(identity)
+        self.enter(name, generation=generation)
+        return CreateClone(self._template, generation, name)
+
+    def enter(
+        self,
+        name: str,
+        state: State = State.CREATING,
+        *,
+        used: bool = False,
+        generation: str = "",
+    ) -> None:
         """Add a clone that exists or is about to, `used` when somebody had it before."""
-        if used:
-            self._used.add(name)
-        self._clones[name] = Clone(name, state)
+        clone = self._clones[name] = Clone(name, state, used=used, generation=generation)
+        self._by_state[state][name] = clone
         self.count[state] += 1
         self._budget.used += 1
+        self._changed()
 
-    def move(self, name: str, *events: Event) -> None:
+    def move(self, name: str, *events: CloneEvent) -> None:
         """Apply events to a clone that is not among the ready ones."""
         for event in events:
             self._move(self._clones[name], event)
 
-    def shelve(self, name: str, event: Event) -> None:
+    def shelve(self, name: str, event: CloneEvent) -> None:
         """Put a clone that became ready behind those that are."""
         clone = self._clones[name]
         self._move(clone, event)
-        self._ready.append(clone)
+        clone.used = clone.used or event is CloneEvent.REWIND
+        self._ready[name] = clone
+        if not clone.used:
+            self._fresh[name] = clone
         self._budget.idle += 1
-        if event is Event.REWIND:
-            self._used.add(name)
-        self.fresh += name not in self._used
 
-    def take(self, event: Event, *, fresh: bool = False) -> str:
+    def take(self, event: CloneEvent, *, fresh: bool = False) -> str:
         """Take the ready clone off the shelf that was put there last, of fresh ones alone if so.
 
         The last one is the warmest, and the others come to show that nobody needs them.
         """
-        clone = self._ready[-1]
-        if fresh and clone.name in self._used:
-            clone = next(ready for ready in self._ready if ready.name not in self._used)
-        self._unshelve(clone)
-        self._move(clone, event)
-        return clone.name
+        name = next(reversed(self._ready))
+        if fresh and name not in self._fresh:
+            name = next(iter(self._fresh))
+        self._unshelve(name)
+        self._move(self._clones[name], event)
+        return name
 
-    def idlest(self) -> str:
-        """Return the ready clone that nobody has used for longest."""
-        return self._ready[0].name
-
-    def discard(self, name: str) -> None:
-        """Let a clone begin to go."""
-        clone = self._clones[name]
-        if clone.state is State.READY:
-            self._unshelve(clone)
-        self.kept.pop(name, None)
-        self.parked.pop(name, None)
-        self._move(clone, Event.DROP)
+    def keep(self, name: str, until: float) -> None:
+        """Set a clone aside that is no longer leased, until then in monotonic seconds."""
+        self._move(self._clones[name], CloneEvent.KEEP)
+        self.kept_until.set(name, until)
 
     def forget(self, name: str) -> None:
-        """Strike out a clone whose database is gone, or no concern of ours any more."""
+        """Strike out a clone whose database is gone, or no concern of this daemon any more."""
         clone = self._clones.pop(name)
-        self._move(clone, Event.VANISH)
-        self._used.discard(name)
+        self._move(clone, CloneEvent.VANISH)
+        del self._by_state[State.GONE][name]
         self._budget.used -= 1
 
-    def _unshelve(self, clone: Clone) -> None:
-        if clone is self._ready[-1]:
-            self._ready.pop()
-        else:
-            self._ready.remove(clone)
-        self.fresh -= clone.name not in self._used
+    # Moves that are work ------------------------------------------------------------------
+
+    def drop(self, name: str) -> Drop:
+        """Let a clone begin to go."""
+        if self._clones[name].state is State.READY:
+            self._unshelve(name)
+        self.kept_until.discard(name)
+        self._move(self._clones[name], CloneEvent.DROP)
+        return Drop(self._template, name)
+
+    def drop_idlest(self) -> list[Drop]:
+        """Let the ready clone go that nobody has used for longest, if there is one."""
+        return [self.drop(next(iter(self._ready)))] if self._ready else []
+
+    def drop_ready(self) -> list[Drop]:
+        """Let all ready clones go, the one used last at the end."""
+        return [self.drop(name) for name in list(self._ready)]
+
+    def drop_parked(self) -> list[Drop]:
+        """Let all clones go that lie parked."""
+        return [self.drop(name) for name in list(self._by_state[State.PARKED])]
+
+    def drop_kept(self, most: int) -> list[Drop]:
+        """Let the kept clones go that have been kept for longest, until so many are left."""
+        kept = list(self._by_state[State.KEPT])
+        return [self.drop(name) for name in kept[: max(0, len(kept) - most)]]
+
+    def drop_overdue(self, now: float) -> list[Drop]:
+        """Let the kept clones go whose time is over."""
+        return [self.drop(name) for name in self.kept_until.pop_due(now)]
+
+    def park_ready(self) -> list[Park]:
+        """Begin to seal all ready clones, the one used last first."""
+        names = [self.take(CloneEvent.PARK) for _ in range(self.ready)]
+        return [Park(self._template, name, self.is_used(name)) for name in names]
+
+    def parked_by_now(self, name: str) -> None:
+        """A clone lies sealed: it is the next daemon's."""
+        self._move(self._clones[name], CloneEvent.SEAL)
+        self.forget(name)
+
+    def adopt_parked(self, generation: str, most: int) -> list[Adopt | Drop]:
+        """Take over the parked clones of this generation, and let the others go.
+
+        Args:
+            generation: that is cloned now.
+            most: how many clones there may be in all.
+        """
+        parked = list(self._by_state[State.PARKED].values())
+        room = most - len(self) + len(parked)
+        decisions: list[Adopt | Drop] = []
+        for clone in parked:
+            if clone.generation == generation and room > 0:
+                room -= 1
+                self._move(clone, CloneEvent.ADOPT)
+                decisions.append(Adopt(self._template, generation, clone.name, clone.used))
+            else:
+                decisions.append(self.drop(clone.name))
+        return decisions
+
+    def lose(self, names: Iterable[str]) -> None:
+        """Strike out those ready or kept clones that somebody else has dropped or renamed."""
+        there = (State.READY, State.KEPT)
+        for name in [name for name in names if self._state_of(name) in there]:
+            self.drop(name)
+            self.forget(name)
+
+    # Inside -------------------------------------------------------------------------------
+
+    def _state_of(self, name: str) -> State:
+        clone = self._clones.get(name)
+        return State.GONE if clone is None else clone.state
+
+    def _unshelve(self, name: str) -> None:
+        del self._ready[name]
+        self._fresh.pop(name, None)
         self._budget.idle -= 1
 
-    def _move(self, clone: Clone, event: Event) -> None:
+    def _move(self, clone: Clone, event: CloneEvent) -> None:
         before = clone.state
-        self.count[clone.apply(event)] += 1
+        after = clone.apply(event)
+        del self._by_state[before][clone.name]
+        self._by_state[after][clone.name] = clone
         self.count[before] -= 1
+        self.count[after] += 1
+        self._changed()

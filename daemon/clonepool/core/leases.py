@@ -1,13 +1,16 @@
-"""The leases of one pool: by token, by holder, and by the time that ends them."""
+"""The leases of one pool: by token, by holder, and by the time that ends them.
+
+How leases begin and end is in `leasing`.
+"""
 
 from __future__ import annotations
 
 import hashlib
-import heapq
 from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool.core.deadlines import Deadlines
 from clonepool.core.decisions import News
 
 if TYPE_CHECKING:
@@ -16,11 +19,9 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Lease
 
 LONGEST_WARNING_SECONDS = 60.0
+"""Seconds before its end at which the holder of a long lease is warned."""
 WARNING_SHARE = 0.2
-"""A holder is warned when this much of the lease's time is left, or a minute if that is less."""
-
-
-_SPARE_ENTRIES = 64
+"""Share of a short lease's time that is left when its holder is warned."""
 _DIGEST = "sha256:"
 
 
@@ -29,13 +30,29 @@ def token_digest(token: str) -> str:
     return f"{_DIGEST}{hashlib.sha256(token.encode()).hexdigest()}"
 
 
-class LeaseBook:
-    """Who has what. A lease found again after a restart is known by its token's digest alone."""
+def is_digest(token: str) -> bool:
+    """Say whether this is what `token_digest` returns, and so no token: it names nothing."""
+    return token.startswith(_DIGEST)
 
-    def __init__(self) -> None:
+
+class LeaseBook:
+    """Who has what. A lease found again after a restart is known by its token's digest alone.
+
+    Args:
+        template: whose leases these are.
+        templates: by token, or its digest, of the leases of all pools; kept here for this one.
+
+    Attributes:
+        mortal: how many leases do not outlive their connections.
+    """
+
+    def __init__(self, template: str = "", templates: dict[str, str] | None = None) -> None:
+        self._template = template
+        self._templates: dict[str, str] = {} if templates is None else templates
         self._leases: dict[str, Lease] = {}
-        self._held: dict[int, set[str]] = {}
-        self._times: list[tuple[float, News, str, float]] = []
+        self._held: dict[int, dict[str, None]] = {}
+        self._times: Deadlines[tuple[str, News]] = Deadlines()
+        self.mortal = 0
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -49,26 +66,26 @@ class LeaseBook:
         return self._leases.values()
 
     def find(self, token: str) -> Lease | None:
-        """Return the lease of that token, or None.
-
-        A lease that was known by its digest is known by its token from then on. The digest itself,
-        which others can read, names nothing.
-        """
-        if token.startswith(_DIGEST):
+        """Return the lease of that token, or None; it may be known by its digest alone."""
+        if is_digest(token):
             return None
         lease = self._leases.get(token)
         if lease is None and (found := self._leases.get(token_digest(token))) is not None:
-            self.end(found)
-            lease = msgspec.structs.replace(found, token=token)
-            self.enter(lease)
+            return msgspec.structs.replace(found, token=token)
         return lease
+
+    def learn(self, token: str) -> None:
+        """Know a lease by its token from now on, if it was known by its digest."""
+        if token not in self._leases and (found := self._leases.get(token_digest(token))):
+            self.end(found)
+            self.enter(msgspec.structs.replace(found, token=token))
 
     def current(self, lease: Lease) -> Lease | None:
         """Return what has become of a lease, None when it has ended."""
         return self._leases.get(lease.token)
 
     def held_by(self, holder: int) -> list[Lease]:
-        """Return the leases that end with that connection."""
+        """Return the leases that end with that connection, in the order of their beginning."""
         return [self._leases[token] for token in self._held.get(holder, ())]
 
     def count_held_by(self, holder: int) -> int:
@@ -77,51 +94,40 @@ class LeaseBook:
 
     def enter(self, lease: Lease) -> None:
         """Add a lease, or put it in the place of the one with its token."""
-        if lease.token in self._leases:
+        token = lease.token
+        if token in self._leases:
             self.end(lease)
-        self._leases[lease.token] = lease
+        self._leases[token] = lease
+        self._templates[token] = self._template
         if not lease.outlives_connection:
-            self._held.setdefault(lease.holder, set()).add(lease.token)
+            self.mortal += 1
+            self._held.setdefault(lease.holder, {})[token] = None
         if lease.expires_at is not None:
             warn_at = lease.expires_at - _warning_seconds(lease, lease.expires_at)
-            for at, news in ((warn_at, News.EXPIRING), (lease.expires_at, News.EXPIRED)):
-                heapq.heappush(self._times, (at, news, lease.token, lease.expires_at))
-            self._tidy()
+            self._times.set((token, News.EXPIRING), warn_at)
+            self._times.set((token, News.EXPIRED), lease.expires_at)
 
     def end(self, lease: Lease) -> None:
         """Strike a lease out."""
         ended = self._leases.pop(lease.token)
-        held = self._held.get(ended.holder)
-        if held is not None:
-            held.discard(ended.token)
+        del self._templates[ended.token]
+        if not ended.outlives_connection:
+            self.mortal -= 1
+            held = self._held[ended.holder]
+            del held[ended.token]
             if not held:
                 del self._held[ended.holder]
+        if ended.expires_at is not None:
+            self._times.discard((ended.token, News.EXPIRING))
+            self._times.discard((ended.token, News.EXPIRED))
 
     def pop_due(self, now: float) -> list[tuple[News, Lease]]:
         """Return what time has brought, each once; the leases stay until they are ended."""
-        due: dict[tuple[News, str], Lease] = {}
-        while (at := self.next_time()) is not None and at <= now:
-            _, news, token, _ = heapq.heappop(self._times)
-            # A renewal that changed nothing has left a second entry.
-            due[news, token] = self._leases[token]
-        return [(news, lease) for (news, _), lease in due.items()]
+        return [(news, self._leases[token]) for token, news in self._times.pop_due(now)]
 
     def next_time(self) -> float | None:
         """Return when `pop_due` has something to say, in monotonic seconds."""
-        while self._times and not self._is_current(self._times[0]):
-            heapq.heappop(self._times)
-        return self._times[0][0] if self._times else None
-
-    def _tidy(self) -> None:
-        """Forget the times of renewed and ended leases before they outnumber the others."""
-        if len(self._times) > 4 * len(self._leases) + _SPARE_ENTRIES:
-            self._times = [entry for entry in self._times if self._is_current(entry)]
-            heapq.heapify(self._times)
-
-    def _is_current(self, entry: tuple[float, News, str, float]) -> bool:
-        """Say whether the lease still ends when it did as the entry was made."""
-        lease = self._leases.get(entry[2])
-        return lease is not None and lease.expires_at == entry[3]
+        return self._times.first()
 
 
 def _warning_seconds(lease: Lease, expires_at: float) -> float:

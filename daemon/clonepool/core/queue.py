@@ -2,70 +2,83 @@
 
 from __future__ import annotations
 
-import heapq
+from collections import OrderedDict
 from itertools import chain
 from typing import TYPE_CHECKING
+
+from clonepool.core.deadlines import Deadlines
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clonepool.core.decisions import Request
 
-_SPARE_ENTRIES = 64
 
-
-class Crowd:
-    """How many wait in all lines together."""
+class WaiterCount:
+    """How many wait in all queues together."""
 
     def __init__(self) -> None:
         self.waiting = 0
 
 
 class WaitQueue:
-    """First come, first served; those who continue a lease before those who have none.
+    """First come, first served; requests that continue a lease before those that begin one.
 
-    Every operation takes time that grows at most with the logarithm of the line's length: a line
-    of thousands is what overload looks like, and then each event must stay cheap.
+    Every operation on one request takes time that grows at most with the logarithm of the queue's
+    length: a queue of thousands is what overload looks like, and then each event must stay cheap.
 
     Args:
-        crowd: counts the waiters of several lines together; None to count none.
+        count: counts the waiters of several queues together; None to count none.
 
     Attributes:
         fresh: how many of the waiters want a clone that nobody had before.
     """
 
-    def __init__(self, crowd: Crowd | None = None) -> None:
-        self._crowd = Crowd() if crowd is None else crowd
-        self._continuing: dict[int, Request] = {}
-        self._others: dict[int, Request] = {}
-        self._deadlines: list[tuple[float, int]] = []
+    def __init__(self, count: WaiterCount | None = None) -> None:
+        self._count = WaiterCount() if count is None else count
+        self._continuing: OrderedDict[int, Request] = OrderedDict()
+        self._new: OrderedDict[int, Request] = OrderedDict()
+        # Of the new ones: those that take any clone, and those that want a fresh one, which stand
+        # before or behind the first that takes any. Values are places in the order of arrival.
+        self._any: OrderedDict[int, int] = OrderedDict()
+        self._fresh_before: OrderedDict[int, int] = OrderedDict()
+        self._fresh_behind: OrderedDict[int, int] = OrderedDict()
+        self._arrivals = 0
+        self._deadlines: Deadlines[int] = Deadlines()
         self.fresh = 0
 
     def __len__(self) -> int:
-        return len(self._continuing) + len(self._others)
+        return len(self._continuing) + len(self._new)
 
     def __iter__(self) -> Iterator[Request]:
-        return chain(self._continuing.values(), self._others.values())
+        return chain(self._continuing.values(), self._new.values())
 
     def __contains__(self, waiter: int) -> bool:
-        return waiter in self._others or waiter in self._continuing
+        return waiter in self._new or waiter in self._continuing
 
     def add(self, request: Request) -> None:
         """Let a request wait."""
-        line = self._others if request.continues is None else self._continuing
-        line[request.waiter] = request
+        if request.continues is None:
+            self._new[request.waiter] = request
+            self._arrivals += 1
+            self._place(request)[request.waiter] = self._arrivals
+        else:
+            self._continuing[request.waiter] = request
         self.fresh += request.fresh
-        self._crowd.waiting += 1
-        heapq.heappush(self._deadlines, (request.deadline, request.waiter))
+        self._count.waiting += 1
+        self._deadlines.set(request.waiter, request.deadline)
 
     def remove(self, waiter: int) -> Request | None:
         """Take a request out, wherever it stands; None when it does not wait."""
-        request = self._others.pop(waiter, None) or self._continuing.pop(waiter, None)
-        self.fresh -= request is not None and request.fresh
-        self._crowd.waiting -= request is not None
-        if len(self._deadlines) > 2 * len(self) + _SPARE_ENTRIES:
-            self._deadlines = [(waiting.deadline, waiting.waiter) for waiting in self]
-            heapq.heapify(self._deadlines)
+        request = self._new.pop(waiter, None)
+        if request is not None:
+            self._leave(waiter)
+        else:
+            request = self._continuing.pop(waiter, None)
+        if request is not None:
+            self.fresh -= request.fresh
+            self._count.waiting -= 1
+            self._deadlines.discard(waiter)
         return request
 
     def first(self, *, fresh: bool = True) -> Request | None:
@@ -74,10 +87,24 @@ class WaitQueue:
         Args:
             fresh: whether there is a fresh clone to be had.
         """
-        for request in self:
+        for request in self._continuing.values():
             if fresh or not request.fresh:
                 return request
-        return None
+        waiters: OrderedDict[int, Request] | OrderedDict[int, int] = (
+            self._new if fresh else self._any
+        )
+        waiter = next(iter(waiters), None)
+        return None if waiter is None else self._new[waiter]
+
+    def fresh_before(self, request: Request) -> int:
+        """Return how many waiters want a fresh clone and come before that one.
+
+        Args:
+            request: one that `first` returned.
+        """
+        if request.continues is not None or request.fresh:
+            return 0
+        return len(self._fresh_before) + sum(each.fresh for each in self._continuing.values())
 
     def pop(self, *, fresh: bool = True) -> Request | None:
         """Take out what `first` returns."""
@@ -86,19 +113,16 @@ class WaitQueue:
 
     def pop_overdue(self, now: float) -> list[Request]:
         """Take out every request whose deadline has come, the most overdue first."""
-        late = []
-        while (deadline := self.first_deadline()) is not None and deadline <= now:
-            request = self.remove(self._deadlines[0][1])
-            late += [request] if request is not None else []
-        return late
+        late = (self.remove(waiter) for waiter in self._deadlines.pop_due(now))
+        return [request for request in late if request is not None]
 
     def withdraw(self, waiter: int) -> Request | None:
         """Take a request out unless it continues a lease, which goes on without an answer too."""
-        return self.remove(waiter) if waiter in self._others else None
+        return self.remove(waiter) if waiter in self._new else None
 
     def pop_new(self) -> list[Request]:
         """Take out all that continue no lease, in order."""
-        return [request for request in list(self._others.values()) if self.remove(request.waiter)]
+        return [request for request in list(self._new.values()) if self.remove(request.waiter)]
 
     def pop_all(self) -> list[Request]:
         """Take out all, in order."""
@@ -106,13 +130,30 @@ class WaitQueue:
 
     def first_deadline(self) -> float | None:
         """Return when the next deadline comes, in monotonic seconds."""
-        while self._deadlines and self._deadlines[0][1] not in self:
-            heapq.heappop(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        return self._deadlines.first()
 
     def position(self, waiter: int) -> int | None:
-        """Return how many are served before that one; for people, it counts."""
+        """Return how many are served before that one; for people, since it counts."""
         for place, request in enumerate(self):
             if request.waiter == waiter:
                 return place
         return None
+
+    def _place(self, request: Request) -> OrderedDict[int, int]:
+        """Return where a request belongs that has just arrived."""
+        if not request.fresh:
+            return self._any
+        return self._fresh_behind if self._any else self._fresh_before
+
+    def _leave(self, waiter: int) -> None:
+        """Take a waiter out of its place; each fresh one is overtaken once, so this is cheap."""
+        if self._any.pop(waiter, None) is None:
+            self._fresh_before.pop(waiter, None)
+            self._fresh_behind.pop(waiter, None)
+            return
+        first = next(iter(self._any.values()), None)
+        while self._fresh_behind:
+            behind, place = next(iter(self._fresh_behind.items()))
+            if first is not None and place > first:
+                return
+            self._fresh_before[behind] = self._fresh_behind.pop(behind)

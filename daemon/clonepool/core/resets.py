@@ -11,47 +11,55 @@ from typing import TYPE_CHECKING
 from clonepool.core.queue import WaitQueue
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from clonepool.core.decisions import Lease, Request
 
 
 class Resets:
     """The requests by the lease that each continues, and by the clone that it waits for.
 
-    A request whose clone cannot be rewound waits in the pool's line instead; it stays known here
+    A request whose clone cannot be rewound waits in the pool's queue instead; it stays known here
     until `end`.
+
+    Args:
+        changed: called when another number of requests waits here.
     """
 
-    def __init__(self) -> None:
-        self._line = WaitQueue()
+    def __init__(self, changed: Callable[[], None] = lambda: None) -> None:
+        self._queue = WaitQueue()
         self._for_clone: dict[str, Request] = {}
-        self._of: dict[str, Request] = {}
+        self._by_token: dict[str, Request] = {}
+        self._changed = changed
 
     def __contains__(self, lease: Lease) -> bool:
-        return lease.token in self._of
+        return lease.token in self._by_token
 
     @property
     def waiting(self) -> int:
         """How many wait for their own clones."""
-        return len(self._line)
+        return len(self._queue)
 
     def begin(self, lease: Lease, request: Request, *, own_clone: bool) -> None:
-        """Note that a lease is being reset, waiting for its own clone or in the pool's line."""
-        self._of[lease.token] = request
+        """Note that a lease is being reset, waiting for its own clone or in the pool's queue."""
+        self._by_token[lease.token] = request
         if own_clone:
-            self._line.add(request)
+            self._queue.add(request)
             self._for_clone[lease.clone] = request
+            self._changed()
 
     def lease_of(self, waiter: int) -> Lease | None:
         """Return the lease that this request resets, as it was when that began; None if none."""
-        requests = (each for each in self._of.values() if each.waiter == waiter)
+        requests = (each for each in self._by_token.values() if each.waiter == waiter)
         request = next(requests, None)
         return None if request is None else request.continues
 
     def end(self, lease: Lease) -> Request | None:
         """Forget the reset of a lease, wherever it waits here; None when there was none."""
-        request = self._of.pop(lease.token, None)
+        request = self._by_token.pop(lease.token, None)
         if request is not None:
-            self._line.remove(request.waiter)
+            self._queue.remove(request.waiter)
+            self._changed()
         return request
 
     def take(self, clone: str) -> Request | None:
@@ -60,12 +68,17 @@ class Resets:
         The lease counts as being reset until `end`.
         """
         request = self._for_clone.pop(clone, None)
-        return self._line.remove(request.waiter) if request is not None else None
+        if request is None:
+            return None
+        self._changed()
+        return self._queue.remove(request.waiter)
 
     def pop_overdue(self, now: float) -> list[Request]:
         """Take out every request that waits here and whose deadline has come."""
-        return self._line.pop_overdue(now)
+        overdue = self._queue.pop_overdue(now)
+        self._changed()
+        return overdue
 
     def first_deadline(self) -> float | None:
         """Return when the next deadline comes of those that wait here, in monotonic seconds."""
-        return self._line.first_deadline()
+        return self._queue.first_deadline()

@@ -1,0 +1,240 @@
+"""What one pool consists of, and what can be asked of it. Nothing is changed here.
+
+Which events change a pool, and how, is in `pool`.
+"""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING
+
+from clonepool.core.backoff import Backoff
+from clonepool.core.budget import rank
+from clonepool.core.clone import State
+from clonepool.core.decisions import PoolSnapshot
+from clonepool.core.inventory import Inventory
+from clonepool.core.leases import LeaseBook
+from clonepool.core.leasing import Leasing
+from clonepool.core.limits import limit_of
+from clonepool.core.queue import WaitQueue
+from clonepool.core.resets import Resets
+from clonepool.core.shortage import Shortage
+from clonepool.core.sizing import Demand
+from clonepool.core.template import Condition, Template
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from clonepool.core.budget import Budget
+    from clonepool.core.limits import Limit, Limits
+    from clonepool.core.naming import Namer, Serials
+    from clonepool.errors import ClonepoolError
+
+
+class PoolState:
+    """The parts of a pool, and questions about them.
+
+    Args:
+        template: its name.
+        limits: how many clones.
+        budget: shared by all pools; this one takes for each clone that exists or may exist.
+        namer: makes the clones' names.
+        serials: shared by all pools.
+        templates: of all leases by token, shared by all pools.
+
+    Attributes:
+        budget: shared by all pools.
+        lifecycle: the condition of the template.
+        leases: who holds what.
+        leasing: how leases begin and end.
+        line: requests that wait for a clone.
+        resets: leases that wait for a clean clone.
+        inventory: the clones.
+        demand: how many are to be ready.
+        shortage: how many are missing.
+        retries: when to try again to make one.
+    """
+
+    def __init__(
+        self,
+        template: str,
+        limits: Limits,
+        budget: Budget,
+        namer: Namer,
+        serials: Serials,
+        templates: dict[str, str] | None = None,
+    ) -> None:
+        def changed() -> None:
+            budget.changed.add(self)
+
+        self.template = template
+        self.limits = limits
+        self.budget = budget
+        self.lifecycle = Template(template)
+        self.leases = LeaseBook(template, templates)
+        self.line = WaitQueue(budget)
+        self.resets = Resets(changed)
+        self.inventory = Inventory(template, budget, namer, serials, changed)
+        self.leasing = Leasing(
+            template, limits, self.leases, self.line, self.resets, self.inventory
+        )
+        self.demand = Demand(limits, self.inventory, self.line)
+        self.shortage = Shortage(limits, budget, self.inventory, self.line, self.demand)
+        self.retries = Backoff()
+        changed()
+
+    # The template -------------------------------------------------------------------------
+
+    @property
+    def phase(self) -> Condition:
+        """What is known of the template itself, as the protocol has it."""
+        return self.lifecycle.phase
+
+    @property
+    def generation(self) -> str:
+        """The generation that is cloned, empty when there was none yet."""
+        return self.lifecycle.generation
+
+    @property
+    def failure(self) -> ClonepoolError | None:
+        """Why the template could not be built."""
+        return self.lifecycle.failure
+
+    @property
+    def tenancy(self) -> Leasing:
+        """What `leasing` was called; to go when nothing asks for it any more."""
+        return self.leasing
+
+    @property
+    def can_create(self) -> bool:
+        """Whether there is a generation to clone."""
+        return self.lifecycle.can_create
+
+    # Counts -------------------------------------------------------------------------------
+
+    @property
+    def waiting(self) -> int:
+        """How many requests are in the queue."""
+        return len(self.line)
+
+    @property
+    def ready(self) -> int:
+        """How many clones could be granted now."""
+        return self.inventory.ready
+
+    @property
+    def coming(self) -> int:
+        """How many clones are being made or adopted."""
+        return self.inventory.coming
+
+    @property
+    def databases(self) -> int:
+        """How many databases of this pool exist or may exist."""
+        return len(self.inventory)
+
+    @property
+    def returning(self) -> int:
+        """How many clones are being recycled, and are expected to be good again for anybody.
+
+        Those that are being reset go back to their own leases.
+        """
+        return self._recycling if self.demand.rewinds_mostly else 0
+
+    @property
+    def leaving(self) -> int:
+        """How many clones are on their way out: each will make room."""
+        return self.inventory.count[State.DROPPING] + self._recycling - self.returning
+
+    @property
+    def unsettled(self) -> int:
+        """How many databases an orderly stop still has to wait for.
+
+        What is parked when the daemon was never able to adopt it stays, and so do kept clones and
+        those of leases that go on.
+        """
+        lasting = sum(
+            lease.outlives_connection and lease not in self.resets for lease in self.leases.values()
+        )
+        count = self.inventory.count
+        return len(self.inventory) - count[State.KEPT] - count[State.PARKED] - lasting
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nobody holds, waits for or has announced anything."""
+        announced = self.demand.reservations.ready
+        kept = self.inventory.count[State.KEPT]
+        return not (len(self.leases) or self.line or announced or kept)
+
+    def claims(self, now: float) -> Iterator[float]:
+        """Yield the ranks of the waiters for whom no clone is on its way, though one could be.
+
+        In order; see `budget.rank`.
+        """
+        if not self.line or not self.can_create or self.retries.is_pausing(now):
+            return iter(())
+        served = self.inventory.coming + min(self.returning, len(self.line) - self.line.fresh)
+        possible = max(0, self.limits.max_clones - len(self.inventory))
+        return (rank(request) for request in islice(self.line, served, served + possible))
+
+    # Time ---------------------------------------------------------------------------------
+
+    def next_timer(self) -> float | None:
+        """When `expire` or `plan` has something to do next, in monotonic seconds."""
+        asleep = self.lifecycle.is_over or self.budget.paused
+        times = [
+            None if asleep else self.demand.next_time(),
+            self.leasing.next_time(),
+            self.resets.first_deadline(),
+            self.line.first_deadline(),
+            self.inventory.kept_until.first(),
+            self.retries.at if self.is_retrying and self.missing(refill=True) > 0 else None,
+        ]
+        return min((time for time in times if time is not None), default=None)
+
+    @property
+    def is_retrying(self) -> bool:
+        """Whether a clone could not be made and is to be made; places decide when, too."""
+        return self.retries.at is not None and self.can_create
+
+    # What is missing ----------------------------------------------------------------------
+
+    def missing(self, *, refill: bool) -> int:
+        """Return how many clones to start: without `refill`, for the waiters alone."""
+        shelf = refill and not self.lifecycle.is_draining
+        return self.shortage.to_create(refill=refill, shelf=shelf)
+
+    def limited_by(self, asking: int = 0) -> Limit | None:
+        """Name what keeps wanted clones away, for the waiters and `asking` requests more."""
+        if not self.can_create:
+            return limit_of(self.lifecycle.obstacle)
+        return self.shortage.limited_by(self.retries.last_error, asking)
+
+    def snapshot(self) -> PoolSnapshot:
+        """Return counts and texts for status and metrics."""
+        states, failure = self.inventory.count, self.failure
+        error = self.lifecycle.obstacle or self.retries.last_error
+        return PoolSnapshot(
+            template=self.template,
+            phase=self.phase,
+            generation=self.generation,
+            failure=failure.sentence() if failure else "",
+            draining=self.lifecycle.is_draining,
+            min_ready=self.limits.min_ready,
+            target=self.demand.target,
+            max_clones=self.limits.max_clones,
+            creating=states[State.CREATING],
+            ready=states[State.READY],
+            leased=states[State.LEASED],
+            returned=0,
+            recycling=states[State.RECYCLING],
+            kept=states[State.KEPT],
+            parked=self.inventory.parked,
+            dropping=states[State.DROPPING],
+            waiting=len(self.line),
+            last_error=error.sentence() if error else "",
+            limited_by=self.limited_by() or "",
+        )
+
+    @property
+    def _recycling(self) -> int:
+        return self.inventory.count[State.RECYCLING] - self.resets.waiting
