@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import itertools
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import msgspec
 import pytest
@@ -16,6 +17,9 @@ from hypothesis.stateful import (
     rule,
 )
 
+from clonepool.core import events as ev
+from clonepool.core import recording
+from clonepool.core.clone import State
 from clonepool.core.decisions import (
     Adopt,
     CreateClone,
@@ -24,12 +28,14 @@ from clonepool.core.decisions import (
     Keep,
     News,
     Notice,
+    Park,
     Record,
     Recycle,
     Refuse,
     Renewed,
 )
-from clonepool.core.naming import Identity, Kind, Namer
+from clonepool.core.limits import Limits
+from clonepool.core.naming import Identity, Kind, Namer, Serials
 from clonepool.core.reservations import LASTS_SECONDS
 from clonepool.errors import (
     DrainingError,
@@ -38,12 +44,13 @@ from clonepool.errors import (
     ServerUnavailableError,
     TemplateFailedError,
 )
-from support.pools import make_fleet, request
+from support.pools import request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
     from clonepool.core.decisions import Decision, Lease, Request
+    from clonepool.core.events import Event
     from clonepool.core.fleet import Fleet
 
 TEMPLATES = ("blog", "shop")
@@ -102,33 +109,45 @@ class PoolMachine(RuleBasedStateMachine):
         self.adopting: list[Adopt] = []
         self.recycling: list[Recycle] = []
         self.dropping: list[Drop] = []
+        self.parking: list[Park] = []
+        self.held_grants = 0
         self.kept: set[str] = set()
         self.picky: set[int] = set()
         self.used: set[str] = set()
         self.ever_named: set[str] = set()
         self.announced: dict[str, dict[int, Announced]] = {template: {} for template in TEMPLATES}
-        self.fleet, first = make_fleet(
-            MAX_ALL,
-            ready_templates=False,
-            shrink_after=2.0,
-            rewinds=rewinds,
-            blog=(2, 3),
-            shop=(1, 4),
-        )
+        limits = {
+            template: Limits(min_ready, most, shrink_after=2.0, rewinds=rewinds)
+            for template, min_ready, most in (("blog", 2, 3), ("shop", 1, 4))
+        }
+        beginning = recording.Beginning("", NAMER.instance, 1, MAX_ALL, limits)
+        self.serials = Serials(0)
+        self.fleet = beginning.fleet(self.serials)
+        self.log = [recording.encode(beginning)]
         for number in range(parked):
             name = NAMER.name(Identity(Kind.CLONE, "blog", GENERATIONS[0], 1_000_000 + number))
-            self.fleet.pools["blog"].found_parked(name, GENERATIONS[0])
+            self.happens(ev.FoundParked("blog", name, GENERATIONS[0]))
         if not building:
-            for pool in self.fleet.pools.values():
-                first += pool.template_ready("abcdefgh", 0.0)
-        self.apply(first)
+            for template in TEMPLATES:
+                self.happens(ev.TemplateReady(template, "abcdefgh"))
+
+    def decide(self, event: Event) -> list[Decision]:
+        """Return what is decided, and note it for the replay."""
+        decisions = self.fleet.handle(event, self.now)
+        step = recording.step(self.now, event, decisions, self.serials)
+        self.log.append(recording.encode(step))
+        return decisions
+
+    def happens(self, event: Event) -> None:
+        """Let something happen, and what is decided then."""
+        self.apply(self.decide(event))
 
     def connect(self, place: int) -> None:
         self.last_connection += 1
         self.connections[place] = self.last_connection
 
-    def apply(self, decisions: Iterable[Decision]) -> None:  # noqa: C901 - one case a decision
-        for decision in [*decisions, *self.fleet.make_way(self.now)]:
+    def apply(self, decisions: Iterable[Decision]) -> None:  # noqa: C901, PLR0912 - one case a decision
+        for decision in decisions:
             match decision:
                 case Grant():
                     self.note_grant(decision)
@@ -155,6 +174,10 @@ class PoolMachine(RuleBasedStateMachine):
                     assert decision.clone not in self.occupied(), "a leased clone is dropped"
                     self.kept.discard(decision.clone)
                     self.dropping.append(decision)
+                case Park():
+                    self.parking.append(decision)
+                case _:
+                    assert_never(decision)
 
     def occupied(self) -> set[str]:
         """Return the clones that are somebody's, or will be once that is written down."""
@@ -275,7 +298,7 @@ class PoolMachine(RuleBasedStateMachine):
         asked = msgspec.structs.replace(asked, fresh=fresh)
         self.picky |= {asked.waiter} if fresh else set()
         self.queued[template].append(asked.waiter)
-        self.apply(self.fleet.acquire(template, asked, self.now))
+        self.happens(ev.Acquire(template, asked))
 
     @precondition(lambda self: self.held)
     @rule(pick=PICK, keep=st.booleans())
@@ -283,25 +306,25 @@ class PoolMachine(RuleBasedStateMachine):
         token = self.pick_held(pick)
         del self.held[token]
         if keep:
-            self.apply(self.fleet.keep(token, 2.0, self.now))
+            self.happens(ev.Keep(token, 2.0))
         else:
-            self.apply(self.fleet.release(token))
+            self.happens(ev.Release(token))
 
     @precondition(lambda self: self.being_reset)
     @rule(pick=PICK)
     def release_while_it_is_reset(self, pick: int) -> None:
         token = sorted(self.being_reset)[pick % len(self.being_reset)]
-        attempts: list[Callable[[], object]] = [
-            lambda: self.fleet.keep(token, 2.0, self.now),
-            lambda: self.fleet.reset(token, request(10**9), self.now),
-            lambda: self.fleet.renew(token, 1.0, request(10**9)),
-        ]
+        attempts = (
+            ev.Keep(token, 2.0),
+            ev.Reset(token, request(10**9)),
+            ev.Renew(token, 1.0, request(10**9)),
+        )
         for attempt in attempts:
             if not self.is_written_for(token):
                 with pytest.raises(LeaseBusyError):
-                    attempt()
+                    self.fleet.handle(attempt, self.now)
         del self.being_reset[token]
-        self.apply(self.fleet.release(token))
+        self.happens(ev.Release(token))
 
     def is_written_for(self, token: str) -> bool:
         """Say whether a reset lease has its clone already, and only that is not written down."""
@@ -312,7 +335,7 @@ class PoolMachine(RuleBasedStateMachine):
     def renew(self, pick: int, ttl: float | None, place: int) -> None:
         token = self.pick_held(pick)
         asked = self.ask(self.connections[place], 5.0)
-        self.apply(self.fleet.renew(token, ttl, asked))
+        self.happens(ev.Renew(token, ttl, asked))
 
     @precondition(lambda self: self.held)
     @rule(pick=PICK, timeout=st.sampled_from([0.0, 1.0, 5.0]), place=st.sampled_from(PLACES))
@@ -326,7 +349,7 @@ class PoolMachine(RuleBasedStateMachine):
             self.resetting[held.clone] = asked.waiter
         else:
             self.queue_reset(held.template, asked.waiter)
-        self.apply(self.fleet.reset(token, asked, self.now))
+        self.happens(ev.Reset(token, asked))
 
     def queue_reset(self, template: str, waiter: int) -> None:
         """Let a lease wait for another clone, behind others that wait for one, before all else."""
@@ -349,14 +372,14 @@ class PoolMachine(RuleBasedStateMachine):
                 self.note_answer(waiter)
         for announced in self.announced.values():
             announced.pop(holder, None)
-        self.apply(self.fleet.holder_gone(holder, gone, self.now))
+        self.happens(ev.HolderGone(holder, tuple(gone)))
 
     @precondition(lambda self: self.asked - self.answered - self.orphaned)
     @rule(choice=st.data())
     def cancel(self, choice: st.DataObject) -> None:
         waiting = self.asked - self.answered - self.orphaned
         waiter = choice.draw(st.sampled_from(sorted(waiting)))
-        decisions = self.fleet.cancel(waiter, self.now)
+        decisions = self.decide(ev.Cancel(waiter))
         if not any(isinstance(d, Refuse) and d.waiter == waiter for d in decisions):
             self.note_answer(waiter)
         self.being_reset.pop(self.reset_by.get(waiter, ""), None)  # it is over then
@@ -371,30 +394,30 @@ class PoolMachine(RuleBasedStateMachine):
     def reserve(self, template: str, place: int, tests: int, parallelism: int) -> None:
         holder = self.connections[place]
         pool = self.fleet.pools[template]
+        announcement = ev.Reserve(template, holder, tests, parallelism)
         if tests and (pool.lifecycle.is_draining or pool.phase == "failed"):
             with pytest.raises((DrainingError, TemplateFailedError)):
-                self.fleet.reserve(template, holder, tests, parallelism, self.now)
+                self.fleet.handle(announcement, self.now)
             return
         self.announced[template].pop(holder, None)
         if tests:
             until = self.now + LASTS_SECONDS
             self.announced[template][holder] = Announced(tests, parallelism, until)
-        self.apply(self.fleet.reserve(template, holder, tests, parallelism, self.now))
+        self.happens(announcement)
 
     @rule(template=st.sampled_from(TEMPLATES), on=st.booleans())
     def drain(self, template: str, on: bool) -> None:
-        self.apply(self.fleet.drain(template, self.now, on=on))
+        self.happens(ev.Drain(template, on))
 
     @precondition(lambda self: self.writing)
     @rule(pick=PICK, works=st.booleans())
     def finish_writing(self, pick: int, works: bool) -> None:
         waiter = sorted(self.writing)[pick % len(self.writing)]
-        record = self.writing[waiter]
-        pool = self.fleet.pools[record.lease.template]
-        if not works:
-            self.apply(pool.not_recorded(waiter, ServerUnavailableError("x")))
-            return
-        self.apply(pool.recorded(waiter, self.now))
+        template = self.writing[waiter].lease.template
+        if works:
+            self.happens(ev.LeaseRecorded(template, waiter))
+        else:
+            self.happens(ev.LeaseNotRecorded(template, waiter, ServerUnavailableError("x")))
 
     # Hands --------------------------------------------------------------------------------
 
@@ -402,21 +425,28 @@ class PoolMachine(RuleBasedStateMachine):
     @rule(pick=PICK, works=st.booleans(), declined=st.booleans())
     def finish_create(self, pick: int, works: bool, declined: bool) -> None:
         create = self.creating.pop(pick % len(self.creating))
-        pool = self.fleet.pools[create.template]
+        template, clone = create.template, create.clone
         if works:
-            self.apply(pool.created(create.clone, self.now))
+            self.happens(ev.CloneCreated(template, clone))
         elif declined:
             error = ResourceError("x", limit="storage")
-            self.apply(self.fleet.create_declined(create.template, create.clone, error, self.now))
+            self.happens(ev.CreateDeclined(template, clone, error))
         else:
-            self.apply(pool.create_failed(create.clone, ServerUnavailableError("x"), self.now))
+            self.happens(ev.CreateFailed(template, clone, ServerUnavailableError("x")))
 
     @precondition(lambda self: self.adopting)
     @rule(pick=PICK, works=st.booleans())
     def finish_adopt(self, pick: int, works: bool) -> None:
         adopt = self.adopting.pop(pick % len(self.adopting))
-        pool = self.fleet.pools[adopt.template]
-        self.apply((pool.adopted if works else pool.unusable)(adopt.clone, self.now))
+        became = ev.CloneAdopted if works else ev.CloneUnusable
+        self.happens(became(adopt.template, adopt.clone))
+
+    @precondition(lambda self: self.parking)
+    @rule(pick=PICK, works=st.booleans())
+    def finish_park(self, pick: int, works: bool) -> None:
+        park = self.parking.pop(pick % len(self.parking))
+        became = ev.CloneParked if works else ev.CloneUnusable
+        self.happens(became(park.template, park.clone))
 
     @rule(template=st.sampled_from(TEMPLATES), pick=PICK)
     def somebody_drops_a_clone(self, template: str, pick: int) -> None:
@@ -425,14 +455,14 @@ class PoolMachine(RuleBasedStateMachine):
         if names:
             gone = names[pick % len(names)]
             self.kept.discard(gone)
-            self.apply(self.fleet.lost(template, [gone], self.now))
+            self.happens(ev.ClonesLost(template, (gone,)))
 
     @precondition(lambda self: self.recycling)
     @rule(pick=PICK, rewound=st.booleans())
     def finish_recycle(self, pick: int, rewound: bool) -> None:
         recycle = self.recycling.pop(pick % len(self.recycling))
         pool = self.fleet.pools[recycle.template]
-        finish = pool.rewound if rewound else pool.unusable
+        became = ev.CloneRewound if rewound else ev.CloneUnusable
         self.used |= {recycle.clone} if rewound else set()
         waiter = self.resetting.get(recycle.clone)
         if waiter is not None and (waiter in self.answered or self.deadlines[waiter] <= self.now):
@@ -440,13 +470,13 @@ class PoolMachine(RuleBasedStateMachine):
         elif waiter is not None and not (rewound and recycle.generation == pool.generation):
             del self.resetting[recycle.clone]
             self.queue_reset(recycle.template, waiter)
-        self.apply(finish(recycle.clone, self.now))
+        self.happens(became(recycle.template, recycle.clone))
 
     @precondition(lambda self: self.dropping)
     @rule(pick=PICK)
     def finish_drop(self, pick: int) -> None:
         drop = self.dropping.pop(pick % len(self.dropping))
-        self.apply(self.fleet.dropped(drop.template, drop.clone, self.now))
+        self.happens(ev.CloneDropped(drop.template, drop.clone))
 
     # The world ----------------------------------------------------------------------------
 
@@ -468,18 +498,45 @@ class PoolMachine(RuleBasedStateMachine):
                 del announced[holder]
         before = {template: pool.ready for template, pool in self.fleet.pools.items()}
         nobody_waits = not any(pool.waiting for pool in self.fleet.pools.values())
-        self.apply(self.fleet.expire(self.now))
+        self.happens(ev.TimeCame())
         for template, pool in self.fleet.pools.items():
             if nobody_waits:
                 assert pool.ready >= min(before[template], pool.demand.target), "shrunk too far"
 
     @rule(template=st.sampled_from(TEMPLATES), generation=st.sampled_from(GENERATIONS))
     def template_built(self, template: str, generation: str) -> None:
-        self.apply(self.fleet.pools[template].template_ready(generation, self.now))
+        self.happens(ev.TemplateReady(template, generation))
 
     @rule(template=st.sampled_from(TEMPLATES))
     def template_fails(self, template: str) -> None:
-        self.apply(self.fleet.pools[template].template_failed(TemplateFailedError("x")))
+        self.happens(ev.TemplateFailed(template, TemplateFailedError("x")))
+
+    @rule(template=st.sampled_from(TEMPLATES))
+    def template_changes(self, template: str) -> None:
+        self.happens(ev.TemplateStale(template))
+
+    @rule(template=st.sampled_from(TEMPLATES))
+    def template_is_lost(self, template: str) -> None:
+        self.happens(ev.TemplateLost(template))
+
+    @rule(away=st.booleans())
+    def server_comes_and_goes(self, away: bool) -> None:
+        self.happens(ev.ServerLost("gone") if away else ev.ServerFound())
+
+    @rule()
+    def grants_are_held(self) -> None:
+        self.held_grants += 1
+        self.happens(ev.GrantsHeld())
+
+    @precondition(lambda self: self.held_grants)
+    @rule()
+    def grants_are_resumed(self) -> None:
+        self.held_grants -= 1
+        self.happens(ev.GrantsResumed())
+
+    @rule(template=st.sampled_from(TEMPLATES))
+    def ready_clones_are_distrusted(self, template: str) -> None:
+        self.happens(ev.ReadyDistrusted(template))
 
     # Promises -----------------------------------------------------------------------------
 
@@ -497,8 +554,9 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def nobody_waits_while_a_clone_is_ready(self) -> None:
         for pool in self.fleet.pools.values():
-            assert not (pool.ready and pool.waiting > pool.line.fresh)
-            assert not (pool.inventory.fresh and pool.waiting)
+            if pool.lifecycle.is_granting and self.fleet.budget.grants:
+                assert not (pool.ready and pool.waiting > pool.line.fresh)
+                assert not (pool.inventory.fresh and pool.waiting)
 
     @invariant()
     def the_target_lies_between_the_limits_and_above_what_was_announced(self) -> None:
@@ -513,7 +571,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def a_surplus_does_not_stay_for_ever(self) -> None:
         for pool in self.fleet.pools.values():
-            if pool.ready > pool.demand.target:
+            if pool.ready > pool.demand.target and not self.fleet.budget.paused:
                 assert pool.next_timer() is not None
 
     @invariant()
@@ -528,9 +586,29 @@ class PoolMachine(RuleBasedStateMachine):
     def the_counts_agree_with_the_clones(self) -> None:
         for pool in self.fleet.pools.values():
             snapshot = pool.snapshot()
-            for state in ("creating", "ready", "leased", "recycling", "kept", "parked", "dropping"):
-                actual = sum(clone.state == state for clone in pool.inventory._clones.values())
-                assert getattr(snapshot, state) == actual
+            states = [clone.state for clone in pool.inventory._clones.values()]
+            for state in ("creating", "ready", "leased", "recycling", "kept", "dropping"):
+                assert getattr(snapshot, state) == states.count(State(state))
+            parked = (State.PARKING, State.PARKED, State.ADOPTING)
+            assert snapshot.parked == sum(states.count(state) for state in parked)
+            assert snapshot.returned == 0
+            assert pool.coming == states.count(State.CREATING) + states.count(State.ADOPTING)
+
+    @invariant()
+    def what_is_kept_of_pools_is_what_they_say(self) -> None:
+        pools, budget = self.fleet.pools.values(), self.fleet.budget
+        assert budget.owed == sum(pool.shortage.owed for pool in pools)
+        assert budget.coming_free == budget.room + sum(pool.leaving for pool in pools)
+        times = [time for pool in pools if (time := pool.next_timer()) is not None]
+        assert self.fleet.next_timer() == min(times, default=None)
+        for pool in pools:
+            assert pool.leases.mortal == sum(
+                not lease.outlives_connection for lease in pool.leases.values()
+            )
+            first = pool.line.first(fresh=False)
+            if first is not None and not first.fresh:
+                before = itertools.takewhile(lambda each: each is not first, pool.line)  # noqa: B023 - used at once
+                assert pool.line.fresh_before(first) == sum(each.fresh for each in before)
 
     @invariant()
     def nobody_waits_for_a_place_that_an_idle_clone_takes(self) -> None:
@@ -560,33 +638,41 @@ class PoolMachine(RuleBasedStateMachine):
     def teardown(self) -> None:
         if not hasattr(self, "fleet"):
             return
-        self.apply(self.fleet.stop())
+        self.happens(ev.ServerFound())
+        while self.held_grants:
+            self.grants_are_resumed()
+        self.happens(ev.Stop())
         self.finish_all()
         assert self.answered | self.orphaned == self.asked, "somebody was never answered"
         assert not self.being_reset, "a lease was never given its clone back"
         self.held = {token: held for token, held in self.held.items() if held.lasting}
-        self.apply(self.fleet.end_leases())
+        self.happens(ev.EndLeases())
         assert {lease.clone for lease in self.fleet.leases()} == self.occupied()
         self.finish_all()
         for pool in self.fleet.pools.values():
             states = pool.snapshot()
             assert not states.recycling
             assert states.leased == len(pool.leases)
+        assert recording.replay(self.log).difference is None
 
     def finish_all(self) -> None:
         """Let all hands finish what they do."""
-        while self.recycling or self.writing or self.creating or self.adopting or self.dropping:
+        while (
+            self.recycling or self.writing or self.creating
+            or self.adopting or self.parking or self.dropping
+        ):  # fmt: skip
             if self.recycling:
                 self.finish_recycle(0, rewound=True)
             if self.creating:
                 self.finish_create(0, works=True, declined=False)
             if self.adopting:
                 self.finish_adopt(0, works=True)
+            if self.parking:
+                self.finish_park(0, works=True)
             if self.dropping:
                 self.finish_drop(0)
             for waiter, record in list(self.writing.items()):
-                pool = self.fleet.pools[record.lease.template]
-                self.apply(pool.recorded(waiter, self.now))
+                self.happens(ev.LeaseRecorded(record.lease.template, waiter))
                 self.writing.pop(waiter, None)
 
 

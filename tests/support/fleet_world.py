@@ -11,6 +11,7 @@ from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING, NamedTuple
 
+from clonepool.core import events as ev
 from clonepool.core.clone import State
 from clonepool.core.decisions import CreateClone, Drop, Grant, Recycle, Refuse, Request
 from clonepool.core.fleet import Fleet
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from random import Random
 
-    from clonepool.core.decisions import Decision
+    from clonepool.core.events import Event
 
 DROPPING, RECYCLING = State.DROPPING, State.RECYCLING
 
@@ -122,7 +123,7 @@ class FleetWorld:
             self.now = max(self.now, min(times))
             self.events += 1
             if timer is not None and (event is None or timer <= event):
-                self._carry_out(self.fleet.expire(self.now))
+                self._happens(ev.TimeCame())
             else:
                 heapq.heappop(self._agenda)[2]()
             self._check()
@@ -135,7 +136,7 @@ class FleetWorld:
     # Inside -------------------------------------------------------------------------------
 
     def _built(self, template: str) -> None:
-        self._carry_out(self.fleet.pools[template].template_ready("abcdefgh", self.now))
+        self._happens(ev.TemplateReady(template, "abcdefgh"))
 
     def _acquire(self, client: Client, holder: int, turn: int) -> None:
         template = client.templates[turn % len(client.templates)]
@@ -156,41 +157,36 @@ class FleetWorld:
             self.after(self.draw(client.hold), ended)
 
         self._asked[waiter] = request, answered
-        self._carry_out(self.fleet.acquire(template, request, self.now))
+        self._happens(ev.Acquire(template, request))
 
     def _release(self, token: str, client: Client, following: Callable[[], None]) -> None:
-        self._carry_out(self.fleet.release(token))
+        self._happens(ev.Release(token))
         self.after(self.draw(client.gap), following)
 
-    def _carry_out(self, decisions: Iterable[Decision]) -> None:
-        """Do as the dispatcher does: after whatever happened, ask who has to make way."""
-        for decision in [*decisions, *self.fleet.make_way(self.now)]:
+    def _happens(self, event: Event) -> None:
+        for decision in self.fleet.handle(event, self.now):
             match decision:
                 case Grant() | Refuse():
                     request, answered = self._asked.pop(decision.waiter)
                     self.late += self.now > request.deadline + 1e-6
                     answered(decision if isinstance(decision, Grant) else None)
                 case CreateClone(template=template, clone=name):
-                    pool = self.fleet.pools[template]
-                    self._enqueue(0, self._pace.create, partial(pool.created, name))
+                    self._enqueue(0, self._pace.create, ev.CloneCreated(template, name))
                 case Drop(template=template, clone=name):
-                    self._enqueue(1, self._pace.drop, partial(self.fleet.dropped, template, name))
+                    self._enqueue(1, self._pace.drop, ev.CloneDropped(template, name))
                 case Recycle(template=template, clone=name):
-                    pool = self.fleet.pools[template]
                     good = self.chance.random() < self._pace.rewound
-                    became = pool.rewound if good else pool.unusable
-                    self.after(self.draw(self._pace.rewind), partial(self._report, became, name))
+                    became = ev.CloneRewound if good else ev.CloneUnusable
+                    after = partial(self._happens, became(template, name))
+                    self.after(self.draw(self._pace.rewind), after)
 
-    def _report(self, became: Callable[[str, float], list[Decision]], name: str) -> None:
-        self._carry_out(became(name, self.now))
-
-    def _enqueue(self, rank: int, mean: float, done: Callable[[float], list[Decision]]) -> None:
+    def _enqueue(self, rank: int, mean: float, done: Event) -> None:
         def begin() -> None:
             self.after(self.draw(mean), end)
 
         def end() -> None:
             self._busy -= 1
-            self._carry_out(done(self.now))
+            self._happens(done)
             self._fill_places()
 
         self._ddl[rank].append(begin)

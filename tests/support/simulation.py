@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
+from clonepool.core import events as ev
 from clonepool.core.decisions import (
     CreateClone,
     Drop,
@@ -29,7 +30,7 @@ from clonepool.core.sizing import Demand
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from clonepool.core.decisions import Decision
+    from clonepool.core.events import Event
     from clonepool.core.limits import Limits
     from support.arrivals import Worker
 
@@ -54,7 +55,7 @@ class Job(NamedTuple):
     rank: int
     number: int
     seconds: float
-    done: Callable[[float], list[Decision]]
+    done: Event
 
 
 class Moment(msgspec.Struct, frozen=True):
@@ -95,7 +96,7 @@ class World:
         self._queue: list[Job] = []
         self._busy = 0
         self._granted: dict[int, Callable[[Grant], None]] = {}
-        self._carry_out(self.pool.template_ready("abcdefgh", 0.0))
+        self._happens(ev.TemplateReady("blog", "abcdefgh"))
 
     # Who comes ----------------------------------------------------------------------------
 
@@ -111,11 +112,11 @@ class World:
 
     def reserve(self, tests: int, parallelism: int, holder: int = 1) -> None:
         """Announce tests, now."""
-        self._carry_out(self.fleet.reserve("blog", holder, tests, parallelism, self.now))
+        self._happens(ev.Reserve("blog", holder, tests, parallelism))
 
     def hang_up(self, holder: int = 1) -> None:
         """End the connection, now."""
-        self._carry_out(self.fleet.holder_gone(holder, [], self.now))
+        self._happens(ev.HolderGone(holder, ()))
 
     def run(self, until: float = float("inf")) -> World:
         """Let time go on until then, or until nothing is to come and no timer is set."""
@@ -129,7 +130,7 @@ class World:
             if timer is not None and (event is None or timer <= event):
                 self.wakes.append(self.now)
                 assert len(self.wakes) < MOST_WAKES, "the timer never rests"
-                self._carry_out(self.fleet.expire(self.now))
+                self._happens(ev.TimeCame())
             else:
                 heapq.heappop(self._agenda)[2]()
 
@@ -180,38 +181,37 @@ class World:
         waiter = next(self._numbers)
         self._granted[waiter] = granted
         request = Request(waiter, f"token-{waiter}", holder, "", self.now, self.now + PATIENCE)
-        self._carry_out(self.fleet.acquire("blog", request, self.now))
+        self._happens(ev.Acquire("blog", request))
 
     def _finish(
         self, token: str, tests: Iterator[tuple[float, float]], gap: float, holder: int
     ) -> None:
         self.last_test_ended = self.now
-        self._carry_out(self.fleet.release(token))
+        self._happens(ev.Release(token))
         self.at(self.now + gap, partial(self._work, tests, holder))
 
-    def _carry_out(self, decisions: Iterable[Decision]) -> None:
-        for decision in decisions:
+    def _happens(self, event: Event) -> None:
+        for decision in self.fleet.handle(event, self.now):
             match decision:
                 case Grant():
                     self._granted.pop(decision.waiter)(decision)
                 case CreateClone(clone=name):
                     self.created += 1
-                    self._enqueue(self.server.create, CREATE, partial(self.pool.created, name))
+                    self._enqueue(self.server.create, CREATE, ev.CloneCreated("blog", name))
                 case Recycle(clone=name):
                     self._recycle(name)
                 case Drop(clone=name):
-                    gone = partial(self.fleet.dropped, "blog", name)
-                    self._enqueue(self.server.drop, DROP, gone)
+                    self._enqueue(self.server.drop, DROP, ev.CloneDropped("blog", name))
                 case Refuse():
                     raise AssertionError(decision.error)
         self._note()
 
     def _recycle(self, name: str) -> None:
         seconds = self.server.rewind
-        became = self.pool.unusable if seconds is None else self.pool.rewound
-        self.at(self.now + (seconds or 0.0), lambda: self._carry_out(became(name, self.now)))
+        became = ev.CloneUnusable if seconds is None else ev.CloneRewound
+        self.at(self.now + (seconds or 0.0), partial(self._happens, became("blog", name)))
 
-    def _enqueue(self, seconds: float, rank: int, done: Callable[[float], list[Decision]]) -> None:
+    def _enqueue(self, seconds: float, rank: int, done: Event) -> None:
         heapq.heappush(self._queue, Job(rank, next(self._numbers), seconds, done))
         self._fill_places()
 
@@ -223,7 +223,7 @@ class World:
 
     def _end(self, job: Job) -> None:
         self._busy -= 1
-        self._carry_out(job.done(self.now))
+        self._happens(job.done)
         self._fill_places()
 
     def _note(self) -> None:

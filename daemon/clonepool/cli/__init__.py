@@ -18,7 +18,7 @@ from clonepool.errors import (
 
 COMMANDS = (
     "serve", "status", "exec", "acquire", "renew", "release", "drain", "templates", "build",
-    "snapshot", "define", "demo",
+    "snapshot", "define", "demo", "replay",
 )  # fmt: skip
 _EXIT_CODES: dict[type[ClonepoolError], int] = {
     ConfigError: 2,

@@ -72,7 +72,7 @@ class Lease(msgspec.Struct, frozen=True):
         return self.ttl is not None
 
 
-class Grant(msgspec.Struct, frozen=True):
+class Grant(msgspec.Struct, frozen=True, tag=True):
     """Hand the lease to the waiter, who asked at `asked_at`, in monotonic seconds."""
 
     waiter: int
@@ -82,7 +82,7 @@ class Grant(msgspec.Struct, frozen=True):
     asked_at: float
 
 
-class Refuse(msgspec.Struct, frozen=True):
+class Refuse(msgspec.Struct, frozen=True, tag=True):
     """Tell the waiter why it gets none."""
 
     waiter: int
@@ -90,14 +90,14 @@ class Refuse(msgspec.Struct, frozen=True):
     error: ClonepoolError
 
 
-class Record(msgspec.Struct, frozen=True):
+class Record(msgspec.Struct, frozen=True, tag=True):
     """Write the lease down, then tell the pool: before that nobody hears of it."""
 
     waiter: int
     lease: Lease
 
 
-class Renewed(msgspec.Struct, frozen=True):
+class Renewed(msgspec.Struct, frozen=True, tag=True):
     """Tell the waiter until when its lease lasts now."""
 
     waiter: int
@@ -111,7 +111,7 @@ class News(StrEnum):
     EXPIRED = "lease.expired"
 
 
-class Notice(msgspec.Struct, frozen=True):
+class Notice(msgspec.Struct, frozen=True, tag=True):
     """Tell the holder, if it is still connected; `seconds` are left of the lease."""
 
     news: News
@@ -119,7 +119,7 @@ class Notice(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class CreateClone(msgspec.Struct, frozen=True):
+class CreateClone(msgspec.Struct, frozen=True, tag=True):
     """Copy the generation into a new database of this name."""
 
     template: str
@@ -127,7 +127,7 @@ class CreateClone(msgspec.Struct, frozen=True):
     clone: str
 
 
-class Recycle(msgspec.Struct, frozen=True):
+class Recycle(msgspec.Struct, frozen=True, tag=True):
     """End what is left of the lease and make the clone good again, or say that it cannot be.
 
     When the lease was `written_down`, its end is written down before anything else. Where it is
@@ -141,7 +141,7 @@ class Recycle(msgspec.Struct, frozen=True):
     same_holder: bool = False
 
 
-class Keep(msgspec.Struct, frozen=True):
+class Keep(msgspec.Struct, frozen=True, tag=True):
     """End what is left of the lease and write down that the clone is kept, for so many seconds."""
 
     template: str
@@ -151,7 +151,7 @@ class Keep(msgspec.Struct, frozen=True):
     seconds: float
 
 
-class Park(msgspec.Struct, frozen=True):
+class Park(msgspec.Struct, frozen=True, tag=True):
     """Seal a ready clone, `used` or not, and leave it for the next start."""
 
     template: str
@@ -159,7 +159,7 @@ class Park(msgspec.Struct, frozen=True):
     used: bool
 
 
-class Adopt(msgspec.Struct, frozen=True):
+class Adopt(msgspec.Struct, frozen=True, tag=True):
     """Check a clone that an earlier daemon parked, `used` or not, and open it."""
 
     template: str
@@ -168,7 +168,7 @@ class Adopt(msgspec.Struct, frozen=True):
     used: bool = False
 
 
-class Drop(msgspec.Struct, frozen=True):
+class Drop(msgspec.Struct, frozen=True, tag=True):
     """Remove the database."""
 
     template: str

@@ -6,7 +6,7 @@ pool's matter.
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from clonepool.core.clone import Clone, CloneEvent, State
@@ -46,7 +46,7 @@ class Inventory:
         serials: Serials,
         changed: Callable[[], None] = lambda: None,
     ) -> None:
-        self.count: Counter[State] = Counter()
+        self.count: dict[State, int] = dict.fromkeys(State, 0)
         self.kept_until: Deadlines[str] = Deadlines()
         self._template = template
         self._budget = budget
@@ -96,9 +96,8 @@ class Inventory:
         return self._clones[name].used
 
     def is_of(self, name: str, generation: str) -> bool:
-        """Say whether it is a clone of that generation, as far as its name tells."""
-        identity = self._namer.parse(name)
-        return identity is None or identity.generation == generation
+        """Say whether it is a clone of that generation, as far as that is known."""
+        return self._clones[name].generation in ("", generation)
 
     # Moves --------------------------------------------------------------------------------
 

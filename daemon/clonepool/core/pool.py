@@ -121,7 +121,7 @@ class Pool(PoolState):
         Raises:
             TemplateFailedError, DrainingError: no lease is to be had; nothing changed.
         """
-        if tests and (closed := self.lifecycle.refusal()):
+        if tests and (closed := self._closed()):
             raise closed
         self.demand.reserve(holder, tests, parallelism, now)
         return self.plan(now)
@@ -309,7 +309,7 @@ class Pool(PoolState):
 
     def found_leased(self, lease: Lease) -> list[Decision]:
         """A clone whose lease was written down and goes on."""
-        self.inventory.enter(lease.clone, State.LEASED)
+        self.inventory.enter(lease.clone, State.LEASED, generation=lease.generation)
         self.leases.enter(lease)
         return []
 
@@ -332,7 +332,7 @@ class Pool(PoolState):
     def serve(self, now: float) -> list[Decision]:
         """Grant the ready clones to the waiters, unless another pool's have waited for longer."""
         decisions: list[Decision] = []
-        if not self.lifecycle.is_granting or not self.budget.grants:
+        if not self.line or not self.lifecycle.is_granting or not self.budget.grants:
             return decisions
         while self.inventory.ready and (request := self.line.first(fresh=self.inventory.fresh > 0)):
             if request.deadline <= now:
@@ -380,6 +380,8 @@ class Pool(PoolState):
 
     def _make_room_for_fresh(self) -> list[Drop]:
         """Let used clones go, where the limits leave no room for the fresh ones that are wanted."""
+        if not self.line.fresh:
+            return []
         recycling = self.inventory.count[State.RECYCLING]
         leaving = self.inventory.count[State.DROPPING] + recycling
         wanted = self.shortage.fresh - max(0, self.shortage.room) - leaving
@@ -390,10 +392,16 @@ class Pool(PoolState):
     def _refusal(self, request: Request) -> ClonepoolError | None:
         """Say why the request cannot even wait, if so."""
         continues = request.continues is not None
-        closed = self.lifecycle.refusal(continues=continues)
+        closed = self._closed(continues=continues)
         if closed or continues or len(self.line) < self.limits.max_waiting:
             return closed
         return refusals.queue_full(self.template, len(self.line))
+
+    def _closed(self, *, continues: bool = False) -> ClonepoolError | None:
+        """Say why there is nothing to be had of the template, if so."""
+        if self.lifecycle.condition is Condition.READY:
+            return None  # the usual case, on the way of every acquire
+        return self.lifecycle.refusal(continues=continues)
 
     def _refuse_late(self, request: Request, now: float) -> list[Decision]:
         return self.leasing.refuse(request, refusals.timed_out(self, request, now))
@@ -415,7 +423,7 @@ class Pool(PoolState):
         """Let a lease that is being reset wait for another clone, if there will be any."""
         if self.lifecycle.condition is Condition.STOPPING:
             return self.leasing.refuse(request, refusals.stopped_while_reset())
-        if closed := self.lifecycle.refusal(continues=True):
+        if closed := self._closed(continues=True):
             return self.leasing.refuse(request, closed)
         self.line.add(request)
         return []

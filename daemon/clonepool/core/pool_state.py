@@ -180,15 +180,15 @@ class PoolState:
 
     def next_timer(self) -> float | None:
         """When `expire` or `plan` has something to do next, in monotonic seconds."""
-        asleep = self.lifecycle.is_over or self.budget.paused
-        times = [
-            None if asleep else self.demand.next_time(),
-            self.leasing.next_time(),
-            self.resets.first_deadline(),
-            self.line.first_deadline(),
-            self.inventory.kept_until.first(),
-            self.retries.at if self.is_retrying and self.missing(refill=True) > 0 else None,
-        ]
+        times = [self.inventory.kept_until.first()]
+        if not self.budget.paused and not self.lifecycle.is_over:
+            times.append(self.demand.next_time())
+        if len(self.leases):
+            times += [self.leasing.next_time(), self.resets.first_deadline()]
+        if self.line:
+            times.append(self.line.first_deadline())
+        if self.is_retrying and self.missing(refill=True) > 0:
+            times.append(self.retries.at)
         return min((time for time in times if time is not None), default=None)
 
     @property

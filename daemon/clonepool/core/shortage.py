@@ -53,7 +53,8 @@ class Shortage:
         """
         room = self.room
         missing = self._missing(self._limits.min_ready if refill else 0, room)
-        missing = max(missing, min(self.fresh, room))
+        if self._line.fresh:
+            missing = max(missing, min(self.fresh, room))
         if shelf and (target := self._demand.target) > self._limits.min_ready and not self._line:
             spare = room - max(0, self._budget.owed - missing)
             missing = max(missing, self._missing(target, spare))
