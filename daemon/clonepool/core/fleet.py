@@ -3,7 +3,7 @@
 Everything that happens comes in through `Fleet.handle`, as an event of `events`, and goes to the
 pool that it concerns; an acquire may come by `Fleet.acquire`, for its microseconds. Beyond that the
 fleet decides what no pool can decide alone: whose waiter has the next place under the common limit,
-and whose ready clone gives way to a waiter.
+and whose ready clone gives way to a waiter. What can be asked of the fleet is in `fleet_state`.
 """
 
 from __future__ import annotations
@@ -12,46 +12,20 @@ from typing import TYPE_CHECKING, assert_never
 
 from clonepool.core import events as ev
 from clonepool.core import refusals
-from clonepool.core.budget import Budget
-from clonepool.core.clone import State
-from clonepool.core.leases import is_digest, token_digest
-from clonepool.core.pool import Pool
-from clonepool.core.timers import Timers
-from clonepool.errors import UnknownTemplateError
+from clonepool.core.fleet_state import FleetState
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable, Mapping
+    from collections.abc import Collection, Iterable
 
     from clonepool.core.decisions import Decision, Lease, Request
     from clonepool.core.events import Event
     from clonepool.core.limits import Limits
-    from clonepool.core.naming import Namer, Serials
+    from clonepool.core.pool import Pool
     from clonepool.errors import ClonepoolError
 
 
-class Fleet:
-    """The pools by template, and the leases by token and by holder.
-
-    Args:
-        limits: of each template that there is from the beginning.
-        max_clones: the common limit.
-        namer: makes the clones' names.
-        serials: gives clones their numbers.
-    """
-
-    def __init__(
-        self, limits: Mapping[str, Limits], max_clones: int, namer: Namer, serials: Serials
-    ) -> None:
-        self.budget = Budget(max_clones)
-        self.stopping = False
-        self.pools: dict[str, Pool] = {}
-        self._naming = namer, serials
-        self._draining = False
-        self._template_of: dict[str, str] = {}  # by the tokens of all leases
-        self._timers = Timers()
-        for name, limit in limits.items():
-            self.enter(name, limit)
-        self.budget.pools = self.pools
+class Fleet(FleetState):
+    """The pools by template, and the leases by token and by holder."""
 
     # Events -------------------------------------------------------------------------------
 
@@ -66,7 +40,9 @@ class Fleet:
             UnknownTemplateError, NotYourLeaseError, LeaseBusyError, TemplateFailedError,
             DrainingError, ShuttingDownError: a client asked for what cannot be; nothing changed.
         """
-        return [*self._dispatch(event, now), *self._make_way(now)]
+        decisions = [*self._dispatch(event, now), *self._make_way(now)]
+        self._by_events = True
+        return decisions
 
     def _dispatch(self, event: Event, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
         match event:
@@ -133,6 +109,7 @@ class Fleet:
         if self.stopping:
             raise refusals.shutting_down()
         self._timers.changed((pool,))
+        self._by_events = True
         return [*pool.acquire(request, now), *self._make_way(now)]
 
     def release(self, token: str) -> list[Decision]:
@@ -228,12 +205,12 @@ class Fleet:
 
     def dropped(self, template: str, name: str, now: float) -> list[Decision]:
         """A database is gone: its place may be another pool's gain."""
-        self._changed_pool(template).dropped(name)
+        self._changed_pool(template).inventory.forget(name)
         return self.plan(now)
 
     def lost(self, template: str, names: Iterable[str], now: float) -> list[Decision]:
         """Clones were dropped or renamed by somebody else: make others."""
-        self._changed_pool(template).lost(names)
+        self._changed_pool(template).inventory.lose(names)
         return self.plan(now)
 
     def create_declined(
@@ -248,13 +225,10 @@ class Fleet:
     def enter(self, template: str, limits: Limits) -> Pool:
         """Return the pool of a template, which is made if there is none."""
         if template not in self.pools:
-            pool = self.pools[template] = Pool(
-                template, limits, self.budget, *self._naming, self._template_of
-            )
+            pool = self._add_pool(template, limits)
             pool.drain(on=self._draining)
             if self.stopping:
                 pool.stop()
-            self._timers.changed((pool,))
         return self.pools[template]
 
     def remove(self, template: str) -> list[Decision]:
@@ -332,69 +306,6 @@ class Fleet:
         pools = self.pools.values()
         return [decision for pool in pools for decision in pool.leasing.end_mortal()]
 
-    # Questions ----------------------------------------------------------------------------
-
-    def pool(self, template: str) -> Pool:
-        """Return the pool of that template, or raise UnknownTemplateError."""
-        try:
-            return self.pools[template]
-        except KeyError:
-            known = ", ".join(sorted(self.pools)) or "none"
-            raise UnknownTemplateError(
-                f"there is no template {template!r}", remedy=f"there are: {known}"
-            ) from None
-
-    def lease(self, token: str) -> Lease:
-        """Return the lease of that token, which has its clone.
-
-        Raises:
-            NotYourLeaseError, LeaseBusyError: there is none, or it is being reset.
-        """
-        pool, lease = self._find(token)
-        if lease in pool.resets:
-            raise refusals.being_reset()
-        return lease
-
-    def leases(self) -> list[Lease]:
-        """Return every lease, the oldest first."""
-        every = [lease for pool in self.pools.values() for lease in pool.leases.values()]
-        return sorted(every, key=lambda lease: lease.granted_at)
-
-    def held_by(self, holder: int) -> int:
-        """Return how many leases would end with that connection."""
-        return sum(pool.leases.count_held_by(holder) for pool in self.pools.values())
-
-    def leased(self, template: str | None) -> int:
-        """Return how many leases of one template, or of all, are held."""
-        return sum(
-            len(pool.leases) for name, pool in self.pools.items() if template in (None, name)
-        )
-
-    @property
-    def mortal_leases(self) -> int:
-        """How many leases end with the daemon."""
-        return sum(pool.leases.mortal for pool in self.pools.values())
-
-    @property
-    def is_idle(self) -> bool:
-        """Whether nobody holds a clone, and all that were held are clean again or gone."""
-        out = (State.LEASED, State.RECYCLING)
-        return not any(pool.inventory.count[state] for pool in self.pools.values() for state in out)
-
-    @property
-    def unsettled(self) -> int:
-        """How many databases an orderly stop still has to wait for."""
-        return sum(pool.unsettled for pool in self.pools.values())
-
-    @property
-    def databases(self) -> int:
-        """How many clones exist or may exist."""
-        return sum(pool.databases for pool in self.pools.values())
-
-    def next_timer(self) -> float | None:
-        """When `events.TimeCame` has something to do next, in monotonic seconds."""
-        return self._timers.first()
-
     # Inside -------------------------------------------------------------------------------
 
     def _make_way(self, now: float) -> list[Decision]:
@@ -410,16 +321,6 @@ class Fleet:
             richest = max(self.pools.values(), key=lambda pool: pool.ready)
             decisions += self._note(richest, richest.give_up_ready())
         return decisions
-
-    def _find(self, token: str) -> tuple[Pool, Lease]:
-        template = None
-        if not is_digest(token):
-            names = self._template_of
-            template = names.get(token) or names.get(token_digest(token))
-        lease = None if template is None else self.pools[template].leases.find(token)
-        if template is None or lease is None:
-            raise refusals.not_your_lease()
-        return self.pools[template], lease
 
     def _take(self, token: str) -> tuple[Pool, Lease]:
         """Return the lease of that token and its pool, which is about to change."""

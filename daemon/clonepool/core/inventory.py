@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from clonepool.core.budget import Budget
+    from clonepool.core.decisions import Decision
     from clonepool.core.naming import Namer, Serials
 
 _PARKED_STATES = (State.PARKING, State.PARKED, State.ADOPTING)
@@ -198,10 +199,11 @@ class Inventory:
         names = [self.take(CloneEvent.PARK) for _ in range(self.ready)]
         return [Park(self._template, name, self.is_used(name)) for name in names]
 
-    def parked_by_now(self, name: str) -> None:
-        """A clone lies sealed: it is the next daemon's."""
+    def end_parking(self, name: str) -> list[Decision]:
+        """Let a clone lie that is sealed now: it is the next daemon's."""
         self._move(self._clones[name], CloneEvent.SEAL)
         self.forget(name)
+        return []
 
     def adopt_parked(self, generation: str, most: int) -> list[Adopt | Drop]:
         """Take over the parked clones of this generation, and let the others go.

@@ -209,6 +209,14 @@ class Leasing:
             refused += [] if told else [Notice(News.EXPIRED, lease, 0.0)]
         return refused
 
+    def refuse_all(self, error: ClonepoolError) -> list[Decision]:
+        """Refuse all in the queue; a reset that waits for its own clone goes on."""
+        return [each for request in self._queue.pop_all() for each in self.refuse(request, error)]
+
+    def refuse_new(self, error: ClonepoolError) -> list[Decision]:
+        """Refuse all in the queue that continue no lease."""
+        return [Refuse(each.waiter, self._template, error) for each in self._queue.pop_new()]
+
     def end_mortal(self) -> list[Decision]:
         """End every lease that does not outlive the daemon."""
         mortal = [lease for lease in self._book.values() if not lease.outlives_connection]

@@ -31,20 +31,18 @@ import msgspec
 from clonepool.core import events as ev
 from clonepool.core import refusals
 from clonepool.core.clone import CloneEvent, State
-from clonepool.core.decisions import Decision, Drop, Lease, Refuse, Request, Source
-from clonepool.core.pool_state import PoolState
+from clonepool.core.decisions import Decision, Drop, Lease, Request, Source
+from clonepool.core.former_calls import FormerCalls
 from clonepool.core.template import Condition, TemplateEvent
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from clonepool.errors import ClonepoolError
 
 Phase = Condition
 """To go when nothing imports it any more."""
 
 
-class Pool(PoolState):
+class Pool(FormerCalls):
     """The clones of one template and the requests for them."""
 
     def handle(self, event: ev.PoolEvent, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
@@ -62,39 +60,46 @@ class Pool(PoolState):
             case ev.CloneUnusable(_, clone):
                 return self.unusable(clone, now)
             case ev.CloneAdopted(_, clone):
-                return self.adopted(clone, now)
+                return self._became_ready(clone, CloneEvent.OPEN, now)
             case ev.CloneParked(_, clone):
-                return self.parked(clone)
+                return self.inventory.end_parking(clone)
             case ev.CloneSuspect(_, clone, seconds):
                 return self.suspect(clone, seconds, now)
             case ev.CreateFailed(_, clone, error):
                 return self.create_failed(clone, error, now)
             case ev.LeaseRecorded(_, waiter):
-                return self.recorded(waiter, now)
+                return self.leasing.recorded(waiter, now)
             case ev.LeaseNotRecorded(_, waiter, error):
-                return self.not_recorded(waiter, error)
+                return self.leasing.not_recorded(waiter, error)
             case ev.TemplateReady(_, generation):
                 return self.template_ready(generation, now)
             case ev.TemplateFailed(_, error):
                 return self.template_failed(error)
             case ev.TemplateStale():
-                return self.template_stale()
+                return self._apply(TemplateEvent.CHANGE)
             case ev.TemplateLost():
-                return self.template_lost()
+                return self._apply(TemplateEvent.LOSE)
             case ev.BuildPostponed(_, obstacle):
-                return self.build_postponed(obstacle)
+                self.lifecycle.postpone(obstacle)
+                return []
             case ev.ReadyDistrusted():
-                return self.distrust()
+                return [*self.inventory.drop_ready()]
             case ev.Retire():
                 return self.retire()
             case ev.FoundUnknown(_, clone):
-                return self.found(clone)
+                self.inventory.enter(clone)
+                return [self.inventory.drop(clone)]
             case ev.FoundParked(_, clone, generation, used):
-                return self.found_parked(clone, generation, used=used)
+                self.inventory.enter(clone, State.PARKED, generation=generation, used=used)
+                return []
             case ev.FoundLeased(lease):
-                return self.found_leased(lease)
+                self.inventory.enter(lease.clone, State.LEASED, generation=lease.generation)
+                self.leases.enter(lease)
+                return []
             case ev.FoundKept(_, clone, until):
-                return self.found_kept(clone, until)
+                self.inventory.enter(clone, State.KEPT)
+                self.inventory.kept_until.set(clone, until)
+                return []
             case _:
                 assert_never(event)
 
@@ -155,14 +160,6 @@ class Pool(PoolState):
             decisions += [drop for _ in range(surplus) for drop in self.give_up_ready()]
         return decisions
 
-    def recorded(self, waiter: int, now: float) -> list[Decision]:
-        """See `Leasing.recorded`."""
-        return self.leasing.recorded(waiter, now)
-
-    def not_recorded(self, waiter: int, error: ClonepoolError) -> list[Decision]:
-        """See `Leasing.not_recorded`."""
-        return self.leasing.not_recorded(waiter, error)
-
     # The template --------------------------------------------------------------------------
 
     def template_ready(self, generation: str, now: float) -> list[Decision]:
@@ -172,7 +169,7 @@ class Pool(PoolState):
         """
         if self.lifecycle.is_over:
             return []
-        stale = self.distrust() if generation != self.generation else []
+        stale = self.inventory.drop_ready() if generation != self.generation else []
         self.lifecycle.apply(TemplateEvent.BUILT, generation=generation)
         adopted = self.inventory.adopt_parked(generation, self.limits.max_clones)
         return [*stale, *adopted, *self.plan(now)]
@@ -182,29 +179,12 @@ class Pool(PoolState):
         if self.lifecycle.is_over:
             return []
         self.lifecycle.apply(TemplateEvent.FAIL, failure=error)
-        return self._refuse_all(refusals.template_failed(self.template, error))
-
-    def build_postponed(self, obstacle: ClonepoolError | None) -> list[Decision]:
-        """The build can't go on for that reason, and is tried again; None when it goes on."""
-        self.lifecycle.postpone(obstacle)
-        return []
-
-    def template_stale(self) -> list[Decision]:
-        """Grant a clone only to requests that accept a stale one; leases go on.
-
-        What the generation was made from has changed, and acquires wait for the next one. Ready
-        clones stay until that is there: it may be the same after all.
-        """
-        return self._apply(TemplateEvent.CHANGE)
-
-    def template_lost(self) -> list[Decision]:
-        """The generation is not on the server any more; its clones are as good as before."""
-        return self._apply(TemplateEvent.LOSE)
+        return self.leasing.refuse_all(refusals.template_failed(self.template, error))
 
     def drain(self, *, on: bool) -> list[Decision]:
         """Grant no new leases, or do so again; those that are held, or reset, are left alone."""
         self._apply(TemplateEvent.DRAIN if on else TemplateEvent.LIFT)
-        return self._refuse_new(refusals.draining(self.template)) if on else []
+        return self.leasing.refuse_new(refusals.draining(self.template)) if on else []
 
     def stop(self) -> list[Decision]:
         """Refuse the waiters, park what is ready, and make no more; leases go on.
@@ -214,15 +194,15 @@ class Pool(PoolState):
         if not self.lifecycle.takes(TemplateEvent.STOP):
             return []
         self.lifecycle.apply(TemplateEvent.STOP)
-        new = self._refuse_new(refusals.shutting_down())
-        reset = self._refuse_all(refusals.stopped_while_reset())
+        new = self.leasing.refuse_new(refusals.shutting_down())
+        reset = self.leasing.refuse_all(refusals.stopped_while_reset())
         return [*new, *reset, *self.inventory.park_ready()]
 
     def retire(self) -> list[Decision]:
         """Refuse the waiters, drop what is ready, and make no more: the template is given up."""
         self._apply(TemplateEvent.RETIRE)
-        refused = self._refuse_all(refusals.retired(self.template))
-        return [*refused, *self.distrust(), *self.inventory.drop_parked()]
+        refused = self.leasing.refuse_all(refusals.retired(self.template))
+        return [*refused, *self.inventory.drop_ready(), *self.inventory.drop_parked()]
 
     # What became of decisions --------------------------------------------------------------
 
@@ -230,10 +210,6 @@ class Pool(PoolState):
         """The clone exists, was checked, and is warm."""
         self.retries.succeeded()
         return self._became_ready(name, CloneEvent.CREATE, now)
-
-    def adopted(self, name: str, now: float) -> list[Decision]:
-        """The parked clone was checked and is open."""
-        return self._became_ready(name, CloneEvent.OPEN, now)
 
     def rewound(self, name: str, now: float, *, locked_out: bool = True) -> list[Decision]:
         """The clone is provably in its generation's state again.
@@ -282,50 +258,14 @@ class Pool(PoolState):
         self.inventory.keep(name, now + seconds)
         return [*waits, *self.plan(now)]
 
-    def parked(self, name: str) -> list[Decision]:
-        """The clone lies sealed: it is the next daemon's now."""
-        self.inventory.parked_by_now(name)
-        return []
-
-    def dropped(self, name: str) -> None:
-        """The database is gone: its place is for the fleet to give away."""
-        self.inventory.forget(name)
-
-    def lost(self, names: Iterable[str]) -> None:
-        """Ready or kept clones were dropped or renamed by somebody else."""
-        self.inventory.lose(names)
-
-    # What an earlier daemon left -------------------------------------------------------------
-
-    def found(self, name: str) -> list[Decision]:
-        """A clone in an unknown state: drop it."""
-        self.inventory.enter(name)
-        return [self.inventory.drop(name)]
-
-    def found_parked(self, name: str, generation: str, *, used: bool = False) -> list[Decision]:
-        """A clone that was sealed when it was ready: to be adopted when its generation is known."""
-        self.inventory.enter(name, State.PARKED, used=used, generation=generation)
-        return []
-
-    def found_leased(self, lease: Lease) -> list[Decision]:
-        """A clone whose lease was written down and goes on."""
-        self.inventory.enter(lease.clone, State.LEASED, generation=lease.generation)
-        self.leases.enter(lease)
-        return []
-
-    def found_kept(self, name: str, until: float) -> list[Decision]:
-        """A clone that is kept until then, in monotonic seconds."""
-        self.inventory.enter(name, State.KEPT)
-        self.inventory.kept_until.set(name, until)
-        return []
-
     # Grants and plans ---------------------------------------------------------------------
 
     def plan(self, now: float, *, refill: bool = True) -> list[Decision]:
         """Serve the waiters, then start the clones that are missing: without `refill`, for them."""
         decisions = self.serve(now)
         if self.can_create and not self.budget.paused and not self.retries.is_pausing(now):
-            decisions += self._make_room_for_fresh()
+            too_many = self.shortage.used_in_the_way_of_fresh
+            decisions += [drop for _ in range(too_many) for drop in self.give_up_ready()]
             decisions += [self.start_one() for _ in range(self.missing(refill=refill))]
         return decisions
 
@@ -338,7 +278,7 @@ class Pool(PoolState):
             if request.deadline <= now:
                 self.line.remove(request.waiter)
                 decisions += self._refuse_late(request, now)
-            elif self.budget.is_overtaken(self, request, now) or self._owes_fresh(request):
+            elif self.budget.is_overtaken(self, request, now) or self.shortage.owes_fresh(request):
                 decisions += self.give_up_ready()
             else:
                 self.line.remove(request.waiter)
@@ -348,10 +288,6 @@ class Pool(PoolState):
     def start_one(self) -> Decision:
         """Start a clone."""
         return self.inventory.create(self.generation)
-
-    def distrust(self) -> list[Decision]:
-        """Drop what is ready: something befell the server that may have changed it."""
-        return [*self.inventory.drop_ready()]
 
     def give_up_ready(self) -> list[Drop]:
         """Drop the ready clone that nobody has used for longest."""
@@ -369,23 +305,6 @@ class Pool(PoolState):
         self.inventory.shelve(name, event)
         self.demand.replaced()
         return [*self.inventory.park_ready()] if condition is Condition.STOPPING else self.plan(now)
-
-    def _owes_fresh(self, request: Request) -> bool:
-        """Say whether waiters before this one want fresh clones, for which used ones must go."""
-        if request.fresh or not self.line.fresh:
-            return False
-        dropping = self.inventory.count[State.DROPPING]
-        coming = self.inventory.coming + max(0, self.shortage.room) + dropping
-        return self.line.fresh_before(request) > coming
-
-    def _make_room_for_fresh(self) -> list[Drop]:
-        """Let used clones go, where the limits leave no room for the fresh ones that are wanted."""
-        if not self.line.fresh:
-            return []
-        recycling = self.inventory.count[State.RECYCLING]
-        leaving = self.inventory.count[State.DROPPING] + recycling
-        wanted = self.shortage.fresh - max(0, self.shortage.room) - leaving
-        return [drop for _ in range(wanted) for drop in self.give_up_ready()]
 
     # Refusals and resets ------------------------------------------------------------------
 
@@ -405,14 +324,6 @@ class Pool(PoolState):
 
     def _refuse_late(self, request: Request, now: float) -> list[Decision]:
         return self.leasing.refuse(request, refusals.timed_out(self, request, now))
-
-    def _refuse_all(self, error: ClonepoolError) -> list[Decision]:
-        """Refuse all in the queue; a reset that waits for its own clone goes on."""
-        return [d for request in self.line.pop_all() for d in self.leasing.refuse(request, error)]
-
-    def _refuse_new(self, error: ClonepoolError) -> list[Decision]:
-        """Refuse all in the queue that continue no lease."""
-        return [Refuse(each.waiter, self.template, error) for each in self.line.pop_new()]
 
     def _give_up_reset(self, name: str) -> list[Decision]:
         """Let a lease whose clone is not to be had any more wait for another one."""

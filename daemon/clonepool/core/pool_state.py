@@ -101,11 +101,6 @@ class PoolState:
         return self.lifecycle.failure
 
     @property
-    def tenancy(self) -> Leasing:
-        """What `leasing` was called; to go when nothing asks for it any more."""
-        return self.leasing
-
-    @property
     def can_create(self) -> bool:
         """Whether there is a generation to clone."""
         return self.lifecycle.can_create

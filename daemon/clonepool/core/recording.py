@@ -23,7 +23,7 @@ from clonepool.core.naming import Namer, Serials
 from clonepool.errors import ClonepoolError, ResourceError, StatementError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
 E = TypeVar("E", bound=ClonepoolError)
 FORMAT = 1
@@ -102,7 +102,7 @@ class Replayed(msgspec.Struct, frozen=True):
     unread: list[int]
 
 
-def step(now: float, event: Event, decisions: list[Decision], serials: Serials) -> Step:
+def step(now: float, event: Event, decisions: Sequence[Decision], serials: Serials) -> Step:
     """Return the record of an event that was just handled.
 
     Args:
@@ -112,7 +112,7 @@ def step(now: float, event: Event, decisions: list[Decision], serials: Serials) 
         serials: of which the fleet has taken one for each clone that it creates.
     """
     taken = sum(isinstance(decision, CreateClone) for decision in decisions)
-    return Step(now, serials.last - taken, event, decisions)
+    return Step(now, serials.last - taken, event, list(decisions))
 
 
 def encode(line: Beginning | Step) -> bytes:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clonepool.core.clone import State
 from clonepool.core.limits import Limit, limit_of
 from clonepool.core.sizing import clones_to_create
 
 if TYPE_CHECKING:
     from clonepool.core.budget import Budget
+    from clonepool.core.decisions import Request
     from clonepool.core.inventory import Inventory
     from clonepool.core.limits import Limits
     from clonepool.core.queue import WaitQueue
@@ -42,6 +44,23 @@ class Shortage:
     def owed(self) -> int:
         """How many clones `min_ready` promises and the pool neither has nor makes."""
         return max(0, self._limits.min_ready - self._inventory.ready - self._inventory.coming)
+
+    @property
+    def used_in_the_way_of_fresh(self) -> int:
+        """How many used clones are to go, since the limits leave no room for fresh ones."""
+        if not self._line.fresh:
+            return 0
+        count = self._inventory.count
+        leaving = count[State.DROPPING] + count[State.RECYCLING]
+        return max(0, self.fresh - max(0, self.room) - leaving)
+
+    def owes_fresh(self, request: Request) -> bool:
+        """Say whether waiters before this one want fresh clones, for which used ones must go."""
+        if request.fresh or not self._line.fresh:
+            return False
+        dropping = self._inventory.count[State.DROPPING]
+        coming = self._inventory.coming + max(0, self.room) + dropping
+        return self._line.fresh_before(request) > coming
 
     def to_create(self, *, refill: bool, shelf: bool) -> int:
         """Return how many clones to start.

@@ -14,6 +14,7 @@ from clonepool.core import recording
 from clonepool.errors import ConfigError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from clonepool.core.decisions import Decision
@@ -51,7 +52,7 @@ class Recorder:
         """Write how the fleet begins; to be called before anything happens to it."""
         self._write(self._end_of_line() + recording.encode(beginning))
 
-    def record(self, now: float, event: Event, decisions: list[Decision]) -> None:
+    def record(self, now: float, event: Event, decisions: Sequence[Decision]) -> None:
         """Write what happened and what was decided; to be called before that is carried out.
 
         Args:
