@@ -197,8 +197,7 @@ def test_a_recorder_adds_run_after_run_to_its_file(tmp_path: Path) -> None:
     for ending in (b'{"type":"St', b""):
         serials = Serials(0)
         fleet = BEGINNING.fleet(serials)
-        recorder = Recorder(path, serials)
-        recorder.begin(BEGINNING)
+        recorder = Recorder(path, BEGINNING, serials)
         event = ev.TemplateReady("blog", "abcdefgh")
         recorder.record(2.0, event, fleet.handle(event, 2.0))
         recorder.close()
@@ -217,13 +216,12 @@ def test_a_recorder_adds_run_after_run_to_its_file(tmp_path: Path) -> None:
 
 
 def test_a_file_that_cannot_be_written_to_ends_the_recording_alone() -> None:
-    recorder = Recorder(Path("/dev/full"), Serials(0))
     with structlog.testing.capture_logs() as logs:
-        recorder.begin(BEGINNING)
+        recorder = Recorder(Path("/dev/full"), BEGINNING, Serials(0))
         recorder.record(1.0, ev.TimeCame(), [])
     assert [entry["event"] for entry in logs] == ["recording.failed"]
 
 
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot record to"):
-        Recorder(tmp_path / "missing" / "run.jsonl", Serials(0))
+        Recorder(tmp_path / "missing" / "run.jsonl", BEGINNING, Serials(0))

@@ -32,13 +32,14 @@ class Recorder:
 
     Args:
         path: of the file, which is made if missing, for its owner alone.
+        beginning: how the fleet began; nothing has happened to it yet.
         serials: from which the fleet takes numbers for clones.
 
     Raises:
         ConfigError: the file cannot be opened.
     """
 
-    def __init__(self, path: Path, serials: Serials) -> None:
+    def __init__(self, path: Path, beginning: recording.Beginning, serials: Serials) -> None:
         self._path = path
         self._serials = serials
         try:
@@ -47,9 +48,6 @@ class Recorder:
             raise ConfigError(
                 f"cannot record to {path}: {error.strerror}", remedy="name another file"
             ) from error
-
-    def begin(self, beginning: recording.Beginning) -> None:
-        """Write how the fleet begins; to be called before anything happens to it."""
         self._write(self._end_of_line() + recording.encode(beginning))
 
     def record(self, now: float, event: Event, decisions: Sequence[Decision]) -> None:
