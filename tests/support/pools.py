@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from clonepool.core import events as ev
 from clonepool.core.decisions import CreateClone, Decision, Drop, Grant, Recycle, Refuse, Request
 from clonepool.core.fleet import Fleet
 from clonepool.core.limits import Limits
@@ -34,7 +35,7 @@ def make_fleet(
     decisions: list[Decision] = []
     if ready_templates:
         for pool in fleet.pools.values():
-            decisions += pool.template_ready("abcdefgh", 0.0)
+            decisions += fleet.handle(ev.TemplateReady(pool.template, "abcdefgh"), 0.0)
     return fleet, decisions
 
 
@@ -49,7 +50,7 @@ def finish_creates(fleet: Fleet, decisions: Iterable[Decision], now: float = 0.0
         after
         for decision in decisions
         if isinstance(decision, CreateClone)
-        for after in fleet.pools[decision.template].created(decision.clone, now)
+        for after in fleet.handle(ev.CloneCreated(decision.template, decision.clone), now)
     ]
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clonepool.core import events as ev
 from clonepool.core.limits import Limits
 from clonepool.core.sizing import DROP_AT_A_TIME, Demand, clones_to_create
 from clonepool.errors import ResourceError
@@ -233,20 +234,20 @@ def test_a_reservation_raises_the_target_at_once_and_a_second_one_replaces_it() 
     fleet, first = make_fleet(blog=(2, 20))
     finish_creates(fleet, first)
     pool = fleet.pools["blog"]
-    assert len(creates(fleet.reserve("blog", 1, 100, 8, 1.0))) == 6
+    assert len(creates(fleet.handle(ev.Reserve("blog", 1, 100, 8), 1.0))) == 6
     assert pool.snapshot().target == 8
-    assert len(creates(fleet.reserve("blog", 1, 100, 10, 1.0))) == 2
+    assert len(creates(fleet.handle(ev.Reserve("blog", 1, 100, 10), 1.0))) == 2
     assert pool.snapshot().target == 10
-    assert not fleet.reserve("blog", 1, 0, 10, 1.0)
+    assert not fleet.handle(ev.Reserve("blog", 1, 0, 10), 1.0)
     assert pool.snapshot().target == 2
 
 
 def test_reservations_of_two_connections_add_up_and_the_limit_holds() -> None:
     fleet, _ = make_fleet(blog=(2, 20))
-    fleet.reserve("blog", 1, 100, 8, 0.0)
-    fleet.reserve("blog", 2, 5, 8, 0.0)
+    fleet.handle(ev.Reserve("blog", 1, 100, 8), 0.0)
+    fleet.handle(ev.Reserve("blog", 2, 5, 8), 0.0)
     assert fleet.pools["blog"].snapshot().target == 13
-    fleet.reserve("blog", 3, 100, 64, 0.0)
+    fleet.handle(ev.Reserve("blog", 3, 100, 64), 0.0)
     assert fleet.pools["blog"].snapshot().target == 20
 
 
@@ -263,7 +264,7 @@ def test_a_reservation_ends_with_its_connection_and_its_clones_later() -> None:
 
 def test_a_reservation_ends_when_so_many_acquires_were_served_whoever_asked() -> None:
     fleet, first = make_fleet(blog=(0, 20))
-    finish_creates(fleet, [*first, *fleet.reserve("blog", 1, 3, 3, 0.0)])
+    finish_creates(fleet, [*first, *fleet.handle(ev.Reserve("blog", 1, 3, 3), 0.0)])
     pool = fleet.pools["blog"]
     left = []
     for waiter, holder in enumerate((8, 1, 9)):
@@ -274,10 +275,10 @@ def test_a_reservation_ends_when_so_many_acquires_were_served_whoever_asked() ->
 
 def test_acquires_count_on_their_own_connections_reservation_first() -> None:
     fleet, first = make_fleet(blog=(0, 20))
-    first += fleet.reserve("blog", 1, 4, 4, 0.0)
-    finish_creates(fleet, [*first, *fleet.reserve("blog", 2, 1, 1, 0.0)])
+    first += fleet.handle(ev.Reserve("blog", 1, 4, 4), 0.0)
+    finish_creates(fleet, [*first, *fleet.handle(ev.Reserve("blog", 2, 1, 1), 0.0)])
     fleet.acquire("blog", request(1, holder=2, at=1.0), 1.0)
-    fleet.holder_gone(1, [], 2.0)
+    fleet.handle(ev.HolderGone(1, ()), 2.0)
     assert fleet.pools["blog"].demand.reservations.ready == 0
 
 
@@ -317,7 +318,7 @@ def test_a_surplus_goes_a_few_at_a_time_the_longest_unused_first() -> None:
     gone = []
     for _ in range(10):
         due = run.fleet.next_timer() or run.now
-        dropped = [drop.clone for drop in drops(run.fleet.expire(due))]
+        dropped = [drop.clone for drop in drops(run.fleet.handle(ev.TimeCame(), due))]
         assert len(dropped) <= 4
         gone += dropped
     assert gone == order[:10]
@@ -342,26 +343,28 @@ def test_a_shelf_beyond_min_ready_takes_nothing_that_another_templates_min_ready
     finish_creates(fleet, [d for d in first if getattr(d, "template", "") == "blog"])
     for create in creates(first):
         if create.template == "shop":
-            fleet.create_declined("shop", create.clone, ResourceError("full", limit="storage"), 0.0)
-    assert len(creates(fleet.reserve("blog", 1, 100, 10, 0.0))) == 5
+            fleet.handle(
+                ev.CreateDeclined("shop", create.clone, ResourceError("full", limit="storage")), 0.0
+            )
+    assert len(creates(fleet.handle(ev.Reserve("blog", 1, 100, 10), 0.0))) == 5
     assert blog.snapshot().target == 10
 
 
 def test_while_a_template_is_drained_no_shelf_is_filled_and_afterwards_it_is() -> None:
     fleet, first = make_fleet(blog=(2, 20))
-    finish_creates(fleet, [*first, *fleet.reserve("blog", 1, 100, 8, 0.0)])
-    fleet.drain("blog", 1.0, on=True)
+    finish_creates(fleet, [*first, *fleet.handle(ev.Reserve("blog", 1, 100, 8), 0.0)])
+    fleet.handle(ev.Drain("blog", True), 1.0)
     names = sorted(fleet.pools["blog"].inventory._clones)
-    assert not creates(fleet.lost("blog", names[:5], 2.0))
-    assert len(creates(fleet.drain("blog", 3.0, on=False))) == 5
+    assert not creates(fleet.handle(ev.ClonesLost("blog", tuple(sorted(names[:5]))), 2.0))
+    assert len(creates(fleet.handle(ev.Drain("blog", False), 3.0))) == 5
 
 
 def test_who_goes_away_leaves_the_shelf_to_be_filled() -> None:
     fleet, first = make_fleet(4, blog=(0, 4))
     finish_creates(fleet, first)
     fleet.acquire("blog", request(1, holder=1), 0.0)
-    fleet.reserve("blog", 2, 3, 3, 0.0)
-    assert len(creates(fleet.holder_gone(1, [1], 1.0))) == 2
+    fleet.handle(ev.Reserve("blog", 2, 3, 3), 0.0)
+    assert len(creates(fleet.handle(ev.HolderGone(1, (1,)), 1.0))) == 2
 
 
 def test_the_timer_is_not_moved_by_each_acquire() -> None:
@@ -378,9 +381,9 @@ def test_the_timer_is_not_moved_by_each_acquire() -> None:
 
 def test_while_the_server_is_away_no_surplus_is_dropped_and_no_timer_is_set() -> None:
     run = swollen()
-    run.fleet.pause()
+    run.fleet.handle(ev.ServerLost(), 0.0)
     assert run.fleet.next_timer() is None
     for now in (1000.0, 1100.0, 1200.0):
-        assert not run.fleet.expire(now)
-    run.fleet.resume(1300.0)
-    assert drops([d for now in (1300.0, 1400.0) for d in run.fleet.expire(now)])
+        assert not run.fleet.handle(ev.TimeCame(), now)
+    run.fleet.handle(ev.ServerFound(), 1300.0)
+    assert drops([d for now in (1300.0, 1400.0) for d in run.fleet.handle(ev.TimeCame(), now)])
