@@ -2,7 +2,7 @@
 
     python faked.py SOCKET READY
 
-READY clones of the template `faked` are held ready, made and recycled in no time.
+READY clones of the template `faked` are held ready; clones are made and recycled in no time.
 """
 
 from __future__ import annotations
@@ -11,13 +11,15 @@ import asyncio
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, assert_never, cast
 
 import msgspec
 import uvloop
 from prometheus_client import CollectorRegistry
 
 from clonepool.config import AccessSection, Config, PoolSection, TemplateSection
+from clonepool.core import events
+from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
 from clonepool.core.fleet import Fleet
 from clonepool.core.limits import Limits
 from clonepool.core.naming import Namer, Serials
@@ -27,30 +29,22 @@ from clonepool.postgres.endpoint import Endpoint
 from clonepool.postgres.gateway import Gateway
 from clonepool.postgres.roles import Roles
 from clonepool.service.api.access import Gatekeeper
+from clonepool.service.api.admin import AdminMethods
+from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.listener import Listener
 from clonepool.service.api.methods import Methods
+from clonepool.service.api.progress import Drains
+from clonepool.service.api.results import LeaseResults
 from clonepool.service.credentials import Credentials
 from clonepool.service.dispatcher import Dispatcher
+from clonepool.service.job_queue import JobQueue
 from clonepool.service.monitors.resources import ResourceMonitor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from clonepool.core.decisions import (
-        Adopt,
-        CreateClone,
-        Decision,
-        Drop,
-        Keep,
-        Park,
-        Record,
-        Recycle,
-    )  # fmt: skip
     from clonepool.service.api.builds import Builds
-    from clonepool.service.api.methods import Connection
     from clonepool.service.api.status import StatusBoard
     from clonepool.service.api.templates import TemplateMethods
-    from clonepool.service.dispatcher import Sessions
+    from clonepool.service.job_queue import Job
 
 TEMPLATE, GENERATION = "faked", "aaaaaaaa"
 MOST_CLIENTS = 2000
@@ -67,41 +61,32 @@ def _credentials() -> Credentials:
     return Credentials(roles, ENDPOINT, capabilities, b"", embedded=False)
 
 
-class FakeHands:
-    """Does at once what would take a server; what only a server can ask for does not happen."""
+class FakeExecutor:
+    """Does jobs in no time: there is no server that they would wait for."""
 
-    def __init__(self, fleet: Fleet, loop: asyncio.AbstractEventLoop) -> None:
-        self.carry_out: Callable[[list[Decision]], None] = lambda _: None
-        self._pool = fleet.pools[TEMPLATE]
-        self._loop = loop
+    def __init__(self, queue: JobQueue, dispatcher: Dispatcher) -> None:
+        self._queue = queue
+        self._dispatcher = dispatcher
 
-    def create(self, decision: CreateClone) -> None:
-        """The clone is there."""
-        self._soon(self._pool.created, decision.clone)
+    async def run(self) -> None:
+        """Do the jobs that the queue lets go."""
+        while True:
+            for job in await self._queue.get():
+                self._do(job)
 
-    def recycle(self, decision: Recycle, report: Callable[[Sessions], None] | None) -> None:
-        """Nobody was connected, and it is clean."""
-        if report is not None:
-            report([])
-        self._soon(self._pool.rewound, decision.clone)
-
-    def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
-        """Nobody asks."""
-
-    def record(self, decision: Record) -> None:
-        """Nobody asks."""
-
-    def park(self, decision: Park) -> None:
-        """Nobody asks."""
-
-    def adopt(self, decision: Adopt) -> None:
-        """Nobody asks."""
-
-    def drop(self, decision: Drop) -> None:
-        """Nobody asks."""
-
-    def _soon(self, happened: Callable[[str, float], list[Decision]], clone: str) -> None:
-        self._loop.call_soon(lambda: self.carry_out(happened(clone, time.monotonic())))
+    def _do(self, job: Job) -> None:
+        match job:
+            case CreateClone(template, _, clone):
+                self._dispatcher.handle(events.CloneCreated(template, clone))
+            case Recycle(template, _, clone):
+                self._dispatcher.reports.lease_left(clone, [])
+                self._dispatcher.handle(events.CloneRewound(template, clone))
+            case Drop(template, clone):
+                self._dispatcher.handle(events.CloneDropped(template, clone))
+            case Keep() | Record() | Park() | Adopt():
+                raise NotImplementedError(f"no client asks for this here: {job}")
+            case _:
+                assert_never(job)
 
 
 class FakeBoard:
@@ -116,13 +101,13 @@ class FakeBoard:
         return {"pools": msgspec.to_builtins(pools)}
 
 
-class FakeMaking:
-    """Nobody makes templates here."""
+class FakeTemplateMethods:
+    """No client makes templates here, or has them built."""
 
-    def disconnect(self, peer: Connection) -> None:
+    def disconnect(self, holder: int) -> None:
         """Nothing was begun."""
 
-    snapshot = define = finalize = disconnect
+    build = explain = snapshot = define = finalize = disconnect
 
 
 async def main(path: Path, ready: int) -> None:
@@ -135,19 +120,31 @@ async def main(path: Path, ready: int) -> None:
     loop, metrics = asyncio.get_running_loop(), Metrics(CollectorRegistry(), config.templates)
     limits = {TEMPLATE: Limits(min_ready=ready, max_clones=ready)}
     fleet = Fleet(limits, ready, Namer(config.instance, 1), Serials(time.time()))
-    listener = Listener(path, metrics, config.access)
-    hands = FakeHands(fleet, loop)
+    listener = Listener(path, metrics, config.access, Gatekeeper(config.access))
+    queue = JobQueue(listener, loop, time.monotonic)
+    drains = Drains(fleet, loop)
     dispatcher = Dispatcher(
-        fleet, hands, metrics, loop, time.monotonic, 30.0, listener.tell, listener.leaks_to
+        fleet=fleet,
+        jobs=queue,
+        results=LeaseResults(ENDPOINT, _credentials(), time.monotonic),
+        connections=listener,
+        metrics=metrics,
+        loop=loop,
+        clock=time.monotonic,
+        observers=[drains],
     )
-    hands.carry_out = dispatcher.carry_out
-    dispatcher.carry_out(fleet.pools[TEMPLATE].template_ready(GENERATION, time.monotonic()))
-    board = cast("StatusBoard", FakeBoard(fleet))
+    executor = asyncio.create_task(FakeExecutor(queue, dispatcher).run())
+    dispatcher.handle(events.TemplateReady(TEMPLATE, GENERATION))
     builds = cast("Builds", None)  # nobody asks for any
-    making = cast("TemplateMethods", FakeMaking())
-    methods = Methods(dispatcher, ENDPOINT, _credentials(), config, board, builds, making)
-    listener.open(methods, Gatekeeper(config.access), ResourceMonitor(time.monotonic))
-    await asyncio.Event().wait()
+    methods = Methods(
+        leases=LeaseMethods(dispatcher, builds, acquire_timeout=30.0, max_leases=ready),
+        templates=cast("TemplateMethods", FakeTemplateMethods()),
+        admin=AdminMethods(dispatcher, drains, config.instance),
+        board=cast("StatusBoard", FakeBoard(fleet)),
+        max_pending=config.access.max_pending_per_client,
+    )
+    listener.open(methods, ResourceMonitor(time.monotonic))
+    await executor
 
 
 if __name__ == "__main__":

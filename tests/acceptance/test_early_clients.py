@@ -17,7 +17,7 @@ import pytest
 
 from clonepool.client import Client
 from clonepool.errors import ConfigError, ShuttingDownError
-from clonepool.service.api.listener import SOCKET_MODE, _listen
+from clonepool.service.api.socket_file import SOCKET_MODE, bind_and_listen
 from support import binaries
 from support.daemons import CONFIG, Daemon, clean_up, eventually
 
@@ -154,7 +154,7 @@ def test_a_client_that_sees_the_file_is_never_refused(place: Path) -> None:
     with contextlib.ExitStack() as stack:  # none is closed while somebody may have found its name
         try:
             for _ in range(300):
-                stack.enter_context(_listen(path, 4096))
+                stack.enter_context(bind_and_listen(path, 4096))
                 path.unlink()
         finally:
             over.set()
@@ -164,26 +164,26 @@ def test_a_client_that_sees_the_file_is_never_refused(place: Path) -> None:
 
 def test_the_socket_is_the_owners_and_the_groups_and_replaces_a_dead_one_only(place: Path) -> None:
     path = place / "a.sock"
-    _listen(path, 5).close()
-    again = _listen(path, 5)
+    bind_and_listen(path, 5).close()
+    again = bind_and_listen(path, 5)
     assert path.stat().st_mode & 0o777 == SOCKET_MODE
     assert sorted(entry.name for entry in place.iterdir()) == ["a.sock"]
     again.close()
     path.unlink()
     path.write_text("dear")
     with pytest.raises(ConfigError, match="no socket"):
-        _listen(path, 5)
+        bind_and_listen(path, 5)
     assert path.read_text() == "dear"
 
 
 def test_a_path_as_long_as_an_address_may_be_is_listened_on(place: Path) -> None:
     path = place / ("s" * (107 - len(os.fsencode(place)) - 1))
-    with _listen(path, 5), socket.socket(socket.AF_UNIX) as connection:
+    with bind_and_listen(path, 5), socket.socket(socket.AF_UNIX) as connection:
         connection.connect(str(path))
 
 
 def test_what_a_start_that_was_killed_had_bound_is_no_obstacle(place: Path) -> None:
     with socket.socket(socket.AF_UNIX) as left:
         left.bind(str(place / "a.sock.new"))
-    _listen(place / "a.sock", 5).close()
+    bind_and_listen(place / "a.sock", 5).close()
     assert not (place / "a.sock.new").exists()

@@ -7,9 +7,10 @@ each request is answered once, and every clone comes back.
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import count
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, assert_never, cast
 
 import msgspec
 from hypothesis import settings
@@ -24,28 +25,27 @@ from hypothesis.stateful import (
 from prometheus_client import CollectorRegistry
 
 from clonepool.config import Config
+from clonepool.core import events
+from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
 from clonepool.errors import ClonepoolError, ServerUnavailableError
 from clonepool.observe.metrics import Metrics
-from clonepool.protocol.messages import AcquireResult, LeaseNews
-from clonepool.protocol.server import Call, ServerConnection
+from clonepool.protocol.server import Message, ServerConnection
+from clonepool.service.api.admin import AdminMethods
+from clonepool.service.api.call import Call, notify
+from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.methods import Methods
+from clonepool.service.api.progress import Drains
+from clonepool.service.api.results import LeaseResults
 from clonepool.service.dispatcher import Dispatcher
+from support.connections import FakeConnection
 from support.pools import make_fleet
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from clonepool.core.decisions import (
-        CreateClone,
-        Decision,
-        Drop,
-        Keep,
-        Lease,
-        Notice,
-        Record,
-        Recycle,
-    )
+    from clonepool.core.decisions import Lease
+    from clonepool.service.job_queue import Job
 
 PICK = st.integers(min_value=0, max_value=1_000)
 TEMPLATES = ("blog", "shop")
@@ -55,26 +55,18 @@ METRICS = Metrics(CollectorRegistry(), TEMPLATES)
 TTL = st.sampled_from([None, None, 1, 3])
 
 
-class Hands:
+class Jobs:
     """Note what is to be done; the machine does it, or fails at it, in any order."""
 
     def __init__(self) -> None:
-        self.work: list[tuple[str, Any, Any]] = []
+        self.put_off: list[Job] = []
 
-    def create(self, decision: CreateClone) -> None:
-        self.work.append(("create", decision, None))
+    def put(self, job: Job, *, waited_for: bool) -> None:
+        assert waited_for or isinstance(job, CreateClone | Drop)
+        self.put_off.append(job)
 
-    def recycle(self, decision: Recycle, report: Callable[[Any], None] | None) -> None:
-        self.work.append(("recycle", decision, report))
-
-    def keep(self, decision: Keep, report: Callable[[Any, bool], None]) -> None:
-        self.work.append(("keep", decision, report))
-
-    def record(self, decision: Record) -> None:
-        self.work.append(("record", decision, None))
-
-    def drop(self, decision: Drop) -> None:
-        self.work.append(("drop", decision, None))
+    def hurry(self) -> None:
+        """Whatever waits may be done next anyway."""
 
 
 class Loop:
@@ -85,9 +77,9 @@ class Loop:
         self._numbers = count()
         self._clock = clock
 
-    def call_later(self, delay: float, what: Callable[[], None]) -> Any:
+    def call_later(self, delay: float, what: Callable[..., None], *args: object) -> Any:
         number = next(self._numbers)
-        self.timers[number] = (self._clock() + delay, what)
+        self.timers[number] = (self._clock() + delay, partial(what, *args))
         return SimpleNamespace(cancel=lambda: self.timers.pop(number, None))
 
     def next(self) -> tuple[float, int] | None:
@@ -95,38 +87,28 @@ class Loop:
         return min(((at, number) for number, (at, _) in self.timers.items()), default=None)
 
 
-class Peer:
-    """A connection as the methods see it; the tokens that it is told go into a list."""
+class Peer(FakeConnection):
+    """A connection; the tokens that it is told go into a list."""
 
     def __init__(self, number: int, told: list[str]) -> None:
-        self.number = number
-        self.client = f"client {number}"
-        self.waiters: set[int] = set()
-        self.pending: dict[Any, Callable[[], None]] = {}
-        self.unanswered = 0
-        self.gone = False
+        super().__init__(number)
         self.asked: set[int] = set()
         self.answered: set[int] = set()
         self.told = told
 
-    def reply(self, request: Any, result: object) -> None:
-        self._answer(request)
-        if isinstance(result, AcquireResult) and result.lease not in self.told:
-            self.told.append(result.lease)
-
-    def reply_error(self, request: Any, error: ClonepoolError) -> None:
-        self._answer(request)
-        assert error.code != "internal_error"
-
-    def notify(self, method: str, params: object) -> None:
-        """Hear what was not asked for."""
-
-    def _answer(self, request: int) -> None:
-        assert request in self.asked
-        assert self.gone or request not in self.answered, "answered twice"
-        self.answered.add(request)
-        self.pending.pop(request, None)
-        self.unanswered -= 1
+    def send(self, line: bytes) -> None:
+        super().send(line)
+        message = self.sent[-1]
+        if "method" in message:
+            return  # what was not asked for
+        assert message["id"] in self.asked
+        assert not self.is_gone
+        assert message["id"] not in self.answered, "answered twice"
+        self.answered.add(message["id"])
+        result = message.get("result")
+        if result and "lease" in result and result["lease"] not in self.told:
+            self.told.append(result["lease"])
+        assert message.get("error", {}).get("data", {}).get("code") != "internal_error"
 
 
 def login_of(_: Lease) -> Any:
@@ -134,7 +116,7 @@ def login_of(_: Lease) -> Any:
 
 
 class ConnectionsMachine(RuleBasedStateMachine):
-    """Clients and hands that do things in any order."""
+    """Clients and jobs that do things in any order."""
 
     @initialize(rewinds=st.booleans())
     def start(self, rewinds: bool) -> None:
@@ -146,50 +128,50 @@ class ConnectionsMachine(RuleBasedStateMachine):
         self.fleet, _ = make_fleet(
             5, ready_templates=False, rewinds=rewinds, shrink_after=2.0, blog=(1, 3), shop=(1, 3)
         )
-        self.hands = Hands()
+        self.jobs = Jobs()
         self.loop = Loop(lambda: self.now)
+        loop = cast("asyncio.AbstractEventLoop", self.loop)
+        drains = Drains(self.fleet, loop)
+        endpoint = cast("Any", SimpleNamespace(host="/tmp", port=5432))
+        credentials = cast("Any", SimpleNamespace(of=login_of))
+        self.changing: set[str] = set()
         self.dispatcher = Dispatcher(
-            self.fleet,
-            cast("Any", self.hands),
-            METRICS,
-            cast("asyncio.AbstractEventLoop", self.loop),
-            lambda: self.now,
-            5.0,
-            self.notify,
-            self.leaks_to,
+            fleet=self.fleet,
+            jobs=self.jobs,
+            results=LeaseResults(endpoint, credentials, lambda: self.now),
+            connections=self,
+            metrics=METRICS,
+            loop=loop,
+            clock=lambda: self.now,
+            changing=self.changing,
+            observers=[drains],
         )
         config = Config()
         self.methods = Methods(
-            self.dispatcher,
-            cast("Any", SimpleNamespace(host="/tmp", port=5432)),
-            cast("Any", SimpleNamespace(of=login_of)),
-            config,
-            cast("Any", SimpleNamespace(status=dict, leases=list, templates=list)),
-            cast("Any", SimpleNamespace(step_of=lambda _: None)),
-            cast("Any", Unused()),
+            leases=LeaseMethods(
+                self.dispatcher,
+                cast("Any", SimpleNamespace(step_of=lambda _: None)),
+                acquire_timeout=5.0,
+                max_leases=config.access.max_leases_per_client,
+            ),
+            templates=cast("Any", Unused()),
+            admin=AdminMethods(self.dispatcher, drains, "test"),
+            board=cast("Any", SimpleNamespace(status=dict, leases=list, templates=list)),
+            max_pending=config.access.max_pending_per_client,
         )
-        for pool in self.fleet.pools.values():
-            self.carry_out(pool.template_ready("abcdefgh", 0.0))
+        for template in self.fleet.pools:
+            self.dispatcher.handle(events.TemplateReady(template, "abcdefgh"))
         self.finish_all()
         self.connect()
         self.connect()
 
-    def carry_out(self, decisions: list[Decision]) -> None:
-        self.dispatcher.carry_out(decisions)
+    def is_connected(self, number: int) -> bool:
+        return any(peer.number == number for peer in self.peers)
 
-    def notify(self, notice: Notice) -> None:
+    def notify(self, number: int, method: str, params: object) -> None:
         for peer in self.peers:
-            if peer.number == notice.lease.holder:
-                peer.notify(
-                    notice.news,
-                    LeaseNews(notice.lease.token, notice.lease.template, "", "", notice.seconds),
-                )
-
-    def leaks_to(self, number: int, template: str, clone: str) -> Callable[[Any], None] | None:
-        """Tell whoever is connected still."""
-        assert template in TEMPLATES
-        assert clone
-        return (lambda _: None) if any(peer.number == number for peer in self.peers) else None
+            if peer.number == number:
+                notify(peer, method, params)
 
     # Clients ------------------------------------------------------------------------------
 
@@ -202,10 +184,11 @@ class ConnectionsMachine(RuleBasedStateMachine):
     @rule(pick=PICK)
     def disconnect(self, pick: int) -> None:
         peer = self.peers.pop(pick % len(self.peers))
-        peer.gone = True
-        peer.pending.clear()
+        peer.is_gone = True
         self.former.append(peer)
-        self.methods.disconnect(peer)
+        open_calls, peer.open_calls = peer.open_calls, set()
+        peer.cancellable.clear()
+        self.methods.disconnect(peer.number, open_calls)
 
     def call(self, pick: int, method: str, **params: object) -> None:
         """Send a request over one of the connections, as its line would."""
@@ -213,14 +196,14 @@ class ConnectionsMachine(RuleBasedStateMachine):
         request = next(self.numbers)
         given = {key: value for key, value in params.items() if value is not None}
         line = ENCODER.encode({"id": request, "method": method, "params": given})
-        (call,) = ServerConnection().receive(line + b"\n")
-        assert isinstance(call, Call)
+        (message,) = ServerConnection().receive(line + b"\n")
+        assert isinstance(message, Message)
         peer.asked.add(request)
-        peer.unanswered += 1
+        call = Call(peer, request, request)
         try:
-            self.methods.call(peer, call)
+            self.methods.call(call, message)
         except ClonepoolError as error:
-            peer.reply_error(request, error)
+            call.fail(error)
         if method == "release" and not (given.get("keep") or given.get("report")):
             assert request in peer.answered, "a plain release waits for nothing"
 
@@ -285,40 +268,47 @@ class ConnectionsMachine(RuleBasedStateMachine):
         waiting = sorted(self.peers[place].asked - self.peers[place].answered)
         self.call(place, "cancel", request=waiting[which % len(waiting)])
 
-    # Hands --------------------------------------------------------------------------------
+    # Jobs ---------------------------------------------------------------------------------
 
-    @precondition(lambda self: self.hands.work)
+    @precondition(lambda self: self.jobs.put_off)
     @rule(pick=PICK, works=st.integers(0, 3))
     def work(self, pick: int, works: int) -> None:
-        self.finish(*self.hands.work.pop(pick % len(self.hands.work)), works=bool(works))
+        self.finish(self.jobs.put_off.pop(pick % len(self.jobs.put_off)), works=bool(works))
 
-    def finish(self, what: str, decision: Any, report: Any, *, works: bool = True) -> None:
-        """Report that something was done, or could not be."""
-        template = decision.lease.template if what == "record" else decision.template
-        pool = self.fleet.pools[template]
+    @rule(template=st.sampled_from(TEMPLATES))
+    def a_lease_changes_the_server(self, template: str) -> None:
+        self.changing.symmetric_difference_update({template})
+
+    def finish(self, job: Job, *, works: bool = True) -> None:
+        """Tell the dispatcher that something was done, or could not be."""
+        handle, reports = self.dispatcher.handle, self.dispatcher.reports
         failure = ServerUnavailableError("x")
-        match what, works:
-            case "create", True:
-                self.carry_out(pool.created(decision.clone, self.now))
-            case "create", False:
-                self.carry_out(pool.create_failed(decision.clone, failure, self.now))
-            case "recycle", _:
-                if report is not None:
-                    report([])
-                done = pool.rewound if works else pool.unusable
-                self.carry_out(done(decision.clone, self.now))
-            case "keep", _:
-                report([], works)
-            case "record", True:
-                self.carry_out(pool.recorded(decision.waiter, self.now))
-            case "record", False:
-                self.carry_out(pool.not_recorded(decision.waiter, failure))
-            case "drop", _:
-                self.carry_out(self.fleet.dropped(template, decision.clone, self.now))
+        match job:
+            case CreateClone(template, _, clone) if works:
+                handle(events.CloneCreated(template, clone))
+            case CreateClone(template, _, clone):
+                handle(events.CreateFailed(template, clone, failure))
+            case Recycle(template, _, clone):
+                self.dispatcher.looked_at(clone)
+                reports.lease_left(clone, [])
+                done = events.CloneRewound if works else events.CloneUnusable
+                handle(done(template, clone))
+            case Keep():
+                reports.lease_kept(job.clone, [], written_down=works)
+            case Record(waiter, lease) if works:
+                handle(events.LeaseRecorded(lease.template, waiter))
+            case Record(waiter, lease):
+                handle(events.LeaseNotRecorded(lease.template, waiter, failure))
+            case Drop(template, clone):
+                handle(events.CloneDropped(template, clone))
+            case Park() | Adopt():
+                raise AssertionError(f"nobody stops here, or starts again: {job}")
+            case _:
+                assert_never(job)
 
     def finish_all(self) -> None:
-        while self.hands.work:
-            self.finish(*self.hands.work.pop())
+        while self.jobs.put_off:
+            self.finish(self.jobs.put_off.pop())
 
     @rule(seconds=st.sampled_from([0.05, 0.5, 2.0]))
     def time_passes(self, seconds: float) -> None:
@@ -353,9 +343,10 @@ class ConnectionsMachine(RuleBasedStateMachine):
         self.settle()
         for peer in self.peers:
             assert peer.asked == peer.answered, "somebody was never answered"
-            assert peer.unanswered == 0
-            assert not peer.pending
-        assert self.dispatcher.reports == 0
+            assert not peer.open_calls
+            assert not peer.cancellable
+        assert self.dispatcher.reports.owed == 0
+        assert not self.fleet.budget.held
         while self.peers:
             self.disconnect(0)
         self.settle()
@@ -366,7 +357,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             assert pool.databases == states.ready + states.kept
 
     def settle(self) -> None:
-        """Let all hands finish, and time pass until nothing waits."""
+        """Let all jobs finish, and time pass until nothing waits."""
         for _ in range(200):
             self.finish_all()
             waiting = any(peer.asked - peer.answered for peer in self.peers)
@@ -381,7 +372,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
 class Unused:
     """Stands for what makes templates, which no connection here asks for."""
 
-    def disconnect(self, peer: Any) -> None:
+    def disconnect(self, holder: int) -> None:
         """Nothing was asked for."""
 
     def __getattr__(self, name: str) -> Any:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from clonepool.protocol.framing import MAX_LINE_BYTES
 from clonepool.protocol.messages import METHODS
-from clonepool.protocol.server import Call, Rejected, ServerConnection, encode_result
+from clonepool.protocol.server import Message, Rejected, ServerConnection, encode_result
 
 CI = os.environ.get("CI") == "true"
 INPUTS = 100_000 if CI else 20_000
@@ -92,7 +92,7 @@ def check(
     data: bytes, cut: list[bytes], connection: ServerConnection, limit: int = LIMIT
 ) -> ServerConnection:
     """Feed the pieces and look at the answers; return the connection to go on with."""
-    answers: list[Call | Rejected] = []
+    answers: list[Message | Rejected] = []
     for piece in cut:
         answers += connection.receive(piece)
         if answers and isinstance(answers[-1], Rejected) and answers[-1].fatal:
@@ -109,8 +109,8 @@ def check(
     return connection
 
 
-def check_answer(line: bytes, answer: Call | Rejected) -> None:
-    if isinstance(answer, Call):
+def check_answer(line: bytes, answer: Message | Rejected) -> None:
+    if isinstance(answer, Message):
         assert isinstance(answer.params, METHODS[answer.method])
         assert json.loads(encode_result(answer.id, {}))["id"] == answer.id
         return
@@ -150,7 +150,7 @@ def test_noise_between_requests_hides_none_of_them(
 ) -> None:
     data = b"\n".join([*noise, b'{"id":"last","method":"ping"}', b""])
     connection = check(data, pieces(data, choice), ServerConnection(), MAX_LINE_BYTES)
-    assert connection.receive(b'{"id":1,"method":"ping"}\n')[0] == Call(
+    assert connection.receive(b'{"id":1,"method":"ping"}\n')[0] == Message(
         1, "ping", METHODS["ping"]()
     )
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from clonepool.protocol.client import ClientConnection
 from clonepool.protocol.framing import LineReader, LineTooLongError
 from clonepool.protocol.messages import METHODS
-from clonepool.protocol.server import Call, Rejected, ServerConnection
+from clonepool.protocol.server import Message, Rejected, ServerConnection
 
 REQUESTS = st.fixed_dictionaries(
     {"id": st.integers() | st.text(max_size=5), "method": st.sampled_from(sorted(METHODS))},
@@ -51,7 +51,7 @@ def test_no_bytes_make_the_parser_raise(data: list[bytes]) -> None:
     connection = ServerConnection(limit=100)
     for piece in data:
         for message in connection.receive(piece):
-            assert isinstance(message, Call | Rejected)
+            assert isinstance(message, Message | Rejected)
 
 
 @given(value=JSON)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from clonepool.observe.metrics import Metrics
-from clonepool.service.api.listener import MAX_UNREAD_BYTES, Listener, Peer
+from clonepool.service.api.call import Call
+from clonepool.service.api.listener import Listener
+from clonepool.service.api.peer import MAX_UNREAD_BYTES, Peer
+from clonepool.service.api.release_reports import ReleaseReports
 
 LEFT: list[dict[str, object]] = [
     {"pid": 7, "application_name": "pool", "state": "idle", "query": "SELECT 42"}
@@ -40,22 +42,24 @@ class Transport:
 
 def listener_of(transport: Transport, number: int = 1) -> Listener:
     """Return as much of a listener as tells one client something."""
-    listener = cast("Listener", SimpleNamespace(metrics=Metrics(CollectorRegistry(), []), peers={}))
-    peer = Peer(number, cast("Any", None), cast("Any", None), listener)
+    listener = Listener.__new__(Listener)
+    listener.metrics = Metrics(CollectorRegistry(), [])
+    peer = Peer(number, cast("Any", None), listener)
     peer._transport = cast("Any", transport)
-    listener.peers[number] = peer
+    listener.peers = {number: peer}
     return listener
 
 
-def tell(listener: Listener, leaked: list[dict[str, object]] | None) -> None:
-    told = Listener.leaks_to(listener, 1, "blog", "clone")
-    assert told is not None
-    told(leaked)
+def release_of(listener: Listener) -> ReleaseReports:
+    """Have a client release a lease without asking for a report."""
+    reports = ReleaseReports(listener)
+    reports.expect("blog", "clone", 1)
+    return reports
 
 
 def test_it_says_what_of_which_clone() -> None:
     transport = Transport(0)
-    tell(listener_of(transport), LEFT)
+    release_of(listener_of(transport)).lease_left("clone", LEFT)
     (line,) = map(json.loads, transport.written)
     assert line["method"] == "lease.leaked"
     assert line["params"] == {
@@ -69,22 +73,45 @@ def test_of_nothing_and_of_what_is_not_known_nothing_is_said(
     leaked: list[dict[str, object]] | None,
 ) -> None:
     transport = Transport(0)
-    tell(listener_of(transport), leaked)
+    release_of(listener_of(transport)).lease_left("clone", leaked)
     assert transport.written == []
 
 
 def test_it_counts_against_what_a_client_may_leave_unread() -> None:
     transport = Transport(MAX_UNREAD_BYTES + 1)
-    tell(listener_of(transport), LEFT)
+    release_of(listener_of(transport)).lease_left("clone", LEFT)
     assert transport.aborted
 
 
 def test_a_connection_that_is_gone_is_told_nothing() -> None:
     transport = Transport(0)
     listener = listener_of(transport)
-    assert Listener.leaks_to(listener, 2, "blog", "clone") is None
-    told = Listener.leaks_to(listener, 1, "blog", "clone")
-    assert told is not None
+    reports = release_of(listener)
+    reports.expect("blog", "other", 2)
+    assert reports.is_awaited("clone")
+    assert not reports.is_awaited("other")
     listener.peers.clear()
-    told(LEFT)
+    reports.lease_left("clone", LEFT)
     assert transport.written == []
+
+
+def test_nobody_is_told_what_a_later_lease_left_on_the_same_clone() -> None:
+    transport = Transport(0)
+    reports = release_of(listener_of(transport))
+    reports.expect("blog", "clone", 2)  # the holder is not connected any more
+    reports.lease_left("clone", LEFT)
+    assert transport.written == []
+
+
+def test_a_release_that_asked_for_a_report_is_answered_by_it_once() -> None:
+    transport = Transport(0)
+    listener = listener_of(transport)
+    reports = ReleaseReports(listener)
+    reports.owe("blog", "clone", Call(listener.peers[1], 1, 7))
+    assert reports.owed == 1
+    reports.lease_left("clone", LEFT)
+    reports.lease_left("clone", [])
+    (line,) = map(json.loads, transport.written)
+    assert line["id"] == 7
+    assert line["result"]["leaked"] == [{**LEFT[0], "what": ""}]
+    assert reports.owed == 0

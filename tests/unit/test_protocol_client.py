@@ -7,7 +7,7 @@ import pytest
 from clonepool.errors import BY_CODE, ClonepoolError, PoolFullError
 from clonepool.protocol.client import ClientConnection, Notification, Reply
 from clonepool.protocol.server import (
-    Call,
+    Message,
     ServerConnection,
     encode_error,
     encode_notification,
@@ -19,7 +19,7 @@ def test_both_ends_understand_each_other() -> None:
     client, server = ClientConnection(), ServerConnection()
     number, line = client.request("acquire", {"template": "blog", "timeout": None})
     (call,) = server.receive(line)
-    assert isinstance(call, Call)
+    assert isinstance(call, Message)
     (reply,) = client.receive(encode_result(call.id, {"lease": "t"}))
     assert isinstance(reply, Reply)
     assert (reply.id, reply.result, reply.error) == (number, {"lease": "t"}, None)

@@ -6,10 +6,10 @@ import pytest
 
 from clonepool.protocol.framing import MAX_LINE_BYTES, LineReader, LineTooLongError
 from clonepool.protocol.messages import Acquire, Release
-from clonepool.protocol.server import Call, Rejected, ServerConnection
+from clonepool.protocol.server import Message, Rejected, ServerConnection
 
 
-def only(line: bytes) -> Call | Rejected:
+def only(line: bytes) -> Message | Rejected:
     (message,) = ServerConnection().receive(line + b"\n")
     return message
 
@@ -24,17 +24,17 @@ def rejection(line: bytes) -> dict[str, object]:
 
 def test_a_request_becomes_a_call() -> None:
     line = b'{"jsonrpc":"2.0","id":7,"method":"acquire","params":{"template":"blog","timeout":1}}'
-    assert only(line) == Call(7, "acquire", Acquire("blog", timeout=1.0))
+    assert only(line) == Message(7, "acquire", Acquire("blog", timeout=1.0))
 
 
 def test_what_a_person_types_into_nc_will_do() -> None:
     line = b'{"id": "a", "method": "release", "params": {"lease": "t"}}\r'
-    assert only(line) == Call("a", "release", Release("t"))
+    assert only(line) == Message("a", "release", Release("t"))
 
 
 def test_several_requests_may_come_at_once() -> None:
     lines = b"".join(b'{"id":%d,"method":"ping"}\n' % n for n in range(5))
-    assert [c.id for c in ServerConnection().receive(lines) if isinstance(c, Call)] == list(
+    assert [c.id for c in ServerConnection().receive(lines) if isinstance(c, Message)] == list(
         range(5)
     )
 
@@ -92,7 +92,7 @@ def test_a_bad_line_gets_an_error_and_the_stream_goes_on(line: bytes, code: int)
     assert isinstance(bad, Rejected)
     assert not bad.fatal
     assert json.loads(bad.reply)["error"]["code"] in (code, -32700, -32600)
-    assert isinstance(good, Call)
+    assert isinstance(good, Message)
 
 
 def test_a_malformed_request_is_answered_under_its_id_when_it_has_one() -> None:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from typing import TYPE_CHECKING, Any, ClassVar
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import pytest
@@ -17,10 +18,12 @@ from clonepool.observe.metrics import Metrics
 from clonepool.service import loop
 from clonepool.service.api.acceptor import Acceptor
 from clonepool.service.api.builds import Builds
-from clonepool.service.api.progress import DrainWatch
+from clonepool.service.api.call import Call
+from clonepool.service.api.progress import Drains
 from clonepool.service.failures import Failures
 from clonepool.service.monitors import event_loop
 from clonepool.service.monitors.resources import ResourceMonitor
+from support.connections import FakeConnection
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -139,14 +142,7 @@ async def test_who_waits_while_no_connection_can_be_taken_is_taken_afterwards(
 
 @pytest.mark.anyio
 async def test_an_exception_while_explaining_answers_the_call_and_ends_nothing() -> None:
-    answers: list[object] = []
-
-    class Peer:
-        def reply(self, _: object, result: object) -> None:
-            raise ValueError(result)
-
-        def reply_error(self, _: object, error: Exception) -> None:
-            answers.append(error)
+    client = FakeConnection()
 
     class Builder:
         def __init__(self, error: Exception) -> None:
@@ -158,16 +154,12 @@ async def test_an_exception_while_explaining_answers_the_call_and_ends_nothing()
     async with anyio.create_task_group() as tasks:
         for error in (ValueError("a mistake"), OSError(errno.EMFILE, "Too many open files")):
             builds = Builds(Builder(error), tasks)  # type: ignore[arg-type]
-            builds.explain(Peer(), 1, "blog")  # type: ignore[arg-type]
-    assert [getattr(answer, "code", "") for answer in answers] == [
-        "internal_error",
-        "server_unavailable",
-    ]
+            builds.explain(Call(client, 1, 1), "blog")
+    assert client.errors == ["internal_error", "server_unavailable"]
 
 
 def test_an_exception_while_a_drain_is_watched_answers_the_call() -> None:
-    answers: list[object] = []
-    later: list[Any] = []
+    client = FakeConnection()
 
     class Fleet:
         leases = iter([3])
@@ -175,26 +167,16 @@ def test_an_exception_while_a_drain_is_watched_answers_the_call() -> None:
         def leased(self, _: object) -> int:
             return next(self.leases)
 
-    class Dispatcher:
-        fleet = Fleet()
+    class Loop:
+        def call_later(self, *_: object) -> Any:
+            return SimpleNamespace(cancel=lambda: None)
 
-        def now(self) -> float:
-            return 0.0
-
-        def call_later(self, _: float, what: object) -> None:
-            later.append(what)
-
-    class Peer:
-        gone = False
-        pending: ClassVar[dict[int, object]] = {}
-
-        def reply_error(self, _: object, error: Exception) -> None:
-            answers.append(error)
-
-    DrainWatch(Dispatcher(), Peer(), 1, None, 5.0, progress=False)  # type: ignore[arg-type]
+    drains = Drains(Fleet(), Loop())  # type: ignore[arg-type]
+    drains.watch(Call(client, 1, 1), None, 5.0, progress=False)
+    assert client.errors == []
     with capture_logs():
-        later.pop()()
-    assert [getattr(answer, "code", "") for answer in answers] == ["internal_error"]
+        drains.decided([])
+    assert client.errors == ["internal_error"]
 
 
 @pytest.mark.anyio

@@ -1,4 +1,4 @@
-"""The daemon's end of one connection: bytes to calls, results to bytes."""
+"""The daemon's end of one connection: bytes to messages, results to bytes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ _envelopes = msgspec.json.Decoder(Envelope)
 _params = {name: msgspec.json.Decoder(shape) for name, shape in METHODS.items()}
 
 
-class Call(msgspec.Struct, frozen=True):
-    """A request of the right shape."""
+class Message(msgspec.Struct, frozen=True):
+    """A request of the right shape, as it came over the wire."""
 
     id: RequestId
     method: str
@@ -33,7 +33,7 @@ class Call(msgspec.Struct, frozen=True):
 
 
 class Rejected(msgspec.Struct, frozen=True):
-    """A request that is answered with `reply` without anybody deciding anything.
+    """A request whose answer is `reply`, because it is malformed.
 
     When `fatal`, the stream cannot be trusted any more: send the reply and close.
     """
@@ -43,13 +43,13 @@ class Rejected(msgspec.Struct, frozen=True):
 
 
 class ServerConnection:
-    """Turn what one client sends into calls. Never raises, whatever arrives."""
+    """Turns what one client sends into messages. Never raises, whatever arrives."""
 
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
         self._lines = LineReader(limit)
 
-    def receive(self, data: bytes) -> list[Call | Rejected]:
-        """Return the requests that `data` completes, in order. Empty lines are passed over."""
+    def receive(self, data: bytes) -> list[Message | Rejected]:
+        """Return the requests that `data` completes, in order. Empty lines are skipped."""
         try:
             lines = self._lines.feed(data)
         except LineTooLongError as error:
@@ -58,7 +58,7 @@ class ServerConnection:
         return [_read(line) for line in lines if line and not line.isspace()]
 
 
-def _read(line: bytes) -> Call | Rejected:
+def _read(line: bytes) -> Message | Rejected:
     try:
         envelope = _envelopes.decode(line)
     except msgspec.ValidationError as error:
@@ -76,7 +76,7 @@ def _read(line: bytes) -> Call | Rejected:
     return _read_params(envelope)
 
 
-def _read_params(envelope: Envelope) -> Call | Rejected:
+def _read_params(envelope: Envelope) -> Message | Rejected:
     decoder = _params.get(envelope.method)
     if decoder is None:
         unknown = UnknownMethodError(
@@ -85,7 +85,7 @@ def _read_params(envelope: Envelope) -> Call | Rejected:
         )
         return Rejected(encode_error(envelope.id, unknown, _METHOD_NOT_FOUND), fatal=False)
     try:
-        return Call(envelope.id, envelope.method, decoder.decode(envelope.params))
+        return Message(envelope.id, envelope.method, decoder.decode(envelope.params))
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         fields = ", ".join(METHODS[envelope.method].__struct_fields__) or "none"
         bad = BadRequestError(f"{envelope.method}: {error}", remedy=f"its parameters are: {fields}")
@@ -98,7 +98,7 @@ def encode_result(request: RequestId, result: object) -> bytes:
 
 
 def encode_notification(method: str, params: object) -> bytes:
-    """Return the line of a notification: nobody asked, nobody answers."""
+    """Return the line of a notification, which answers no request."""
     return _encoder.encode({"jsonrpc": "2.0", "method": method, "params": params}) + b"\n"
 
 
@@ -111,7 +111,7 @@ def encode_error(
 
 
 def _salvage_id(line: bytes) -> RequestId:
-    """Find the id of a malformed request, so that its sender can tell which one it was."""
+    """Return the id of a malformed request, if it has one: its sender can match the reply then."""
     try:
         message: Any = msgspec.json.decode(line)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):

@@ -34,19 +34,24 @@ from clonepool.postgres.templates.client_generation import ClientGenerations
 from clonepool.postgres.templates.file_digests import Digests
 from clonepool.service import file_budget, loop, systemd
 from clonepool.service.api.access import Gatekeeper
+from clonepool.service.api.admin import AdminMethods
 from clonepool.service.api.builds import Builds
+from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.listener import Listener
 from clonepool.service.api.methods import Methods
+from clonepool.service.api.progress import Drains
+from clonepool.service.api.results import LeaseResults
 from clonepool.service.api.status import StatusBoard
 from clonepool.service.api.templates import TemplateMethods
 from clonepool.service.clone_comment import Comments
 from clonepool.service.context import Context
 from clonepool.service.credentials import Credentials
 from clonepool.service.dispatcher import Dispatcher
-from clonepool.service.executor import Executor
+from clonepool.service.executor import Executor, Watchers
 from clonepool.service.failures import Failures
 from clonepool.service.http import server as http
 from clonepool.service.http.connections import HttpConnections
+from clonepool.service.job_queue import JobQueue
 from clonepool.service.jobs.reference import ReferenceJob
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.monitors import event_loop
@@ -131,7 +136,7 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         )
         stack.callback(os.close, state_lock)
         metrics = Metrics(CollectorRegistry(), config.templates)
-        listener = Listener(socket, metrics, config.access, most_clients)
+        listener = Listener(socket, metrics, config.access, gate, most_clients)
         stack.callback(listener.close)
         web = _bind_http(config.http)
         if web is not None:
@@ -142,7 +147,7 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         stack.push_async_callback(shielded, keeper.close)
         manager = systemd.connect()
         stack.callback(manager.close)
-        doors = _Doors(listener, gate, web, manager)
+        doors = _Doors(listener, web, manager)
         await _Daemon(config, server, keeper, metrics, doors, shortages, stop).run(began)
 
 
@@ -163,7 +168,6 @@ class _Doors(NamedTuple):
     """Where others meet the daemon."""
 
     listener: Listener
-    gate: Gatekeeper
     web: sockets.socket | None
     manager: systemd.Manager
 
@@ -185,7 +189,7 @@ class _Daemon:
         self._server = server
         self._keeper = keeper
         self._metrics = metrics
-        self._listener, self._gate, self._web, self._manager = doors
+        self._listener, self._web, self._manager = doors
         self._shortages = shortages
         self._stop_signal = stop
 
@@ -238,17 +242,32 @@ class _Daemon:
             workers.start_soon(event_loop.run, self._metrics.event_loop_lag_seconds, time.monotonic)
             workers.start_soon(self._shortages.run)
             self._start_keeper(workers, dispatcher, context, builder)
-            making = self._make_template_methods(dispatcher, context, build, made, workers)
-            board = StatusBoard(context, lambda: self._keeper.problem, dispatcher.now)
-            board.short_of = self._shortages.current
+            board = StatusBoard(
+                fleet=fleet,
+                capabilities=capabilities,
+                gateway=gateway,
+                storage=context.storage,
+                copiers=context.copiers,
+                instance=self._config.instance,
+                configured=self._config.templates.keys(),
+                recreated_because=context.recreated_because,
+                server_problem=lambda: self._keeper.problem,
+                short_of=self._shortages.current,
+                now=dispatcher.now,
+            )
+            builds = Builds(builder, workers)
+            making = self._make_template_methods(dispatcher, context, build, made, builds, workers)
             methods = Methods(
-                dispatcher,
-                self._server.clients,
-                context.credentials,
-                self._config,
-                board,
-                Builds(builder, workers),
-                making,
+                leases=LeaseMethods(
+                    dispatcher,
+                    builds,
+                    acquire_timeout=self._config.pool.acquire_timeout,
+                    max_leases=self._config.access.max_leases_per_client,
+                ),
+                templates=making,
+                admin=AdminMethods(dispatcher, self._drains, self._config.instance),
+                board=board,
+                max_pending=self._config.access.max_pending_per_client,
             )
             await self._front(dispatcher, methods, board, began)
             await self._clean_up(dispatcher)
@@ -333,6 +352,7 @@ class _Daemon:
         context: Context,
         build: Builder,
         made: ClientTemplates,
+        builds: Builds,
         workers: TaskGroup,
     ) -> TemplateMethods:
         handmade = ClientGenerations(
@@ -340,21 +360,26 @@ class _Daemon:
         )
         snapshots = Snapshots(context, made, handmade)
         definer = FillCoordinator(context, made, handmade, workers, dispatcher.call_later)
-        return TemplateMethods(context, made, snapshots, definer, workers)
+        return TemplateMethods(context, made, snapshots, definer, builds, workers)
 
     def _make_broker(self, context: Context, workers: TaskGroup) -> Dispatcher:
-        crew = Executor(context, workers)
+        loop = asyncio.get_running_loop()
+        queue = JobQueue(self._listener, loop, time.monotonic)
+        watchers = Watchers(context)
+        self._drains = Drains(context.fleet, loop)
         dispatcher = Dispatcher(
-            context.fleet,
-            crew,
-            self._metrics,
-            asyncio.get_running_loop(),
-            time.monotonic,
-            self._config.pool.acquire_timeout,
-            self._listener.tell,
-            self._listener.leaks_to,
+            fleet=context.fleet,
+            jobs=queue,
+            results=LeaseResults(self._server.clients, context.credentials, time.monotonic),
+            connections=self._listener,
+            metrics=self._metrics,
+            loop=loop,
+            clock=time.monotonic,
+            changing=context.changes_server,
+            observers=(watchers, self._drains),
         )
-        context.carry_out, dispatcher.on_change = dispatcher.carry_out, crew.stir
+        Executor(context, queue, dispatcher, watchers, workers)
+        context.carry_out = dispatcher.carry_out
         return dispatcher
 
     def _start_keeper(
@@ -362,7 +387,6 @@ class _Daemon:
     ) -> None:
         keeper = self._keeper
         keeper.watched = lambda: bool(self._listener.peers)
-        self._listener.on_first_client = keeper.stir
 
         def found() -> None:
             self._resume(dispatcher, context)
@@ -400,7 +424,7 @@ class _Daemon:
             )
         )
         async with anyio.create_task_group() as front:
-            self._listener.open(methods, self._gate, self._shortages)
+            self._listener.open(methods, self._shortages, self._keeper.stir)
             if self._web is not None:
                 section = self._config.http
                 app = http.make_app(self._metrics.registry, board, section.hosts)
@@ -430,7 +454,7 @@ class _Daemon:
         if fleet.mortal_leases:
             log.info("daemon.draining", leases=fleet.mortal_leases)
         with anyio.move_on_after(self._config.pool.stop_grace):
-            while (fleet.mortal_leases or dispatcher.reports) and not hurry.is_set():
+            while (fleet.mortal_leases or dispatcher.reports.owed) and not hurry.is_set():
                 with anyio.move_on_after(_LOOK_SECONDS):
                     await hurry.wait()
 

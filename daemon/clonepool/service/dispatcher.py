@@ -1,17 +1,18 @@
-"""Applies the core's decisions: answers clients, starts work, keeps the one timer.
+"""The one door for events, and the one place where decisions are carried out, logged and counted.
 
-Everything here runs on the event loop without an `await`, from a client's request to its reply.
-What happened to the work comes back through `fleet` and `carry_out`.
+Everything here runs on the event loop without an `await`, from a client's request to its reply. An
+event goes to the fleet; what the fleet decides is answered to clients at once or, where it takes
+time, put into the job queue. What becomes of a job comes back as another event. What a request
+means is the matter of `api`, and how a job is done that of `jobs`.
 """
 
 from __future__ import annotations
 
-import secrets
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar, assert_never
 
 import structlog
 
-from clonepool.core import refusals
+from clonepool.core import events
 from clonepool.core.decisions import (
     Adopt,
     CreateClone,
@@ -25,190 +26,183 @@ from clonepool.core.decisions import (
     Recycle,
     Refuse,
     Renewed,
-    Request,
 )
+from clonepool.protocol.messages import ReleaseResult
+from clonepool.service.api.call import internal_error
+from clonepool.service.api.release_reports import ReleaseReports
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Container, Iterable, Sequence
 
-    from clonepool.core.decisions import Decision, PoolSnapshot
+    from clonepool.core.decisions import Decision, PoolSnapshot, Request
+    from clonepool.core.events import Event
     from clonepool.core.fleet import Fleet
-    from clonepool.errors import ClonepoolError
-
-    Answer = Callable[[Grant | Renewed | ClonepoolError], None]
-    Sessions = list[dict[str, object]] | None
-    Report = Callable[[Sessions], None]
     from clonepool.observe.metrics import Metrics
+    from clonepool.service.api.call import Call
+    from clonepool.service.api.release_reports import Connections
+    from clonepool.service.api.results import LeaseResults
+    from clonepool.service.job_queue import Job
 
 log = structlog.get_logger()
 
-RENEW_SECONDS = 10.0
-"""How long writing down a renewal may take."""
+D = TypeVar("D", Grant, Renewed)
 
 
-class Hands(Protocol):
-    """Whoever does the work that takes time; each call starts it and returns at once."""
+class Jobs(Protocol):
+    """Takes the decisions that take time; `job_queue.JobQueue` in the daemon."""
 
-    def create(self, decision: CreateClone) -> None:
-        """Make a clone."""
+    def put(self, job: Job, *, waited_for: bool) -> None:
+        """Have the job begin soon, and return at once."""
 
-    def recycle(self, decision: Recycle, report: Report | None) -> None:
-        """Make a returned clone good again, telling `report` what the lease left."""
+    def hurry(self) -> None:
+        """Have the jobs that have not begun yet begin soon: somebody waits for them now."""
 
-    def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
-        """Set a clone aside, telling `report` the sessions left and whether it was written down."""
 
-    def record(self, decision: Record) -> None:
-        """Write a lease down."""
+class Observer(Protocol):
+    """Sees what was decided. Its time is that of the next request: it goes over no clones."""
 
-    def park(self, decision: Park) -> None:
-        """Leave a clone to the next daemon."""
+    def decided(self, decisions: Sequence[Decision]) -> None:
+        """See decisions that have just been carried out."""
 
-    def adopt(self, decision: Adopt) -> None:
-        """Take over a clone of an earlier daemon."""
 
-    def drop(self, decision: Drop) -> None:
-        """Remove a clone."""
+class Recorder(Protocol):
+    """Writes down what happened, so that it can be replayed."""
+
+    def record(self, now: float, event: Event, decisions: Sequence[Decision]) -> None:
+        """Write down an event, when it happened in monotonic seconds, and what was decided."""
 
 
 class Dispatcher:
-    """Between clients and the fleet.
-
-    Attributes:
-        fleet: decides.
-        now: monotonic seconds.
-        reports: how many releases still have to be answered, when the server has had its word;
-            those that asked for no report have been answered.
-        on_change: called whenever something was decided; it has no time on the way of a hit.
+    """Takes events to the fleet, and decisions to clients and jobs.
 
     Args:
         fleet: decides.
-        hands: do what takes time.
-        metrics: count what was decided.
+        jobs: take what takes time.
+        results: put leases into the protocol's words.
+        connections: are told what happens to their leases.
+        metrics: count decisions.
         loop: calls back when a deadline has come.
-        clock: monotonic seconds. Not the loop's own time: uvloop's has milliseconds only, and a
-            hit takes microseconds.
-        default_timeout: seconds an acquire waits that names no timeout.
-        notify: tells a holder what happens to its lease.
-        leaks_to: returns how to tell a connection what a lease of that template, on that clone,
-            left; None when the connection is gone.
+        clock: returns monotonic seconds. The loop's own time will not do: uvloop's counts
+            milliseconds, and a hit takes microseconds.
+        changing: templates whose leases change the server as a whole: nothing is granted from the
+            moment that such a lease ends until `looked_at`.
+        observers: see all decisions.
+        recorder: writes down all events.
+
+    Attributes:
+        fleet: to ask; only events change it.
+        reports: to ask who is told what a lease left, and to tell them.
+        now: returns monotonic seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name, at the one place where the daemon is put together
         self,
+        *,
         fleet: Fleet,
-        hands: Hands,
+        jobs: Jobs,
+        results: LeaseResults,
+        connections: Connections,
         metrics: Metrics,
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
-        default_timeout: float,
-        notify: Callable[[Notice], None],
-        leaks_to: Callable[[int, str, str], Report | None],
+        changing: Container[str] = (),
+        observers: Sequence[Observer] = (),
+        recorder: Recorder | None = None,
     ) -> None:
         self.fleet = fleet
-        self._hands = hands
+        self.reports = ReleaseReports(connections)
+        self.now = clock
+        self._jobs = jobs
+        self._results = results
+        self._connections = connections
         self._metrics = metrics
         self._loop = loop
-        self.now = clock
-        self._default_timeout = default_timeout
-        self._notify = notify
-        self._leaks_to = leaks_to
-        self.on_change: Callable[[], None] = lambda: None
-        self._answers: dict[int, Answer] = {}
-        self._last_waiter = 0
+        self._changing = changing
+        self._observers = observers
+        self._recorder = recorder
+        self._waiters: dict[int, Call] = {}
+        self._unseen: set[str] = set()
         self._timer: asyncio.TimerHandle | None = None
-        self._due: float | None = None
-        self.reports = 0
+        self._due = 0.0
         self._closed = False
 
-    # Clients ------------------------------------------------------------------------------
+    # Events -------------------------------------------------------------------------------
 
-    def acquire(
-        self,
-        template: str,
-        holder: int,
-        answer: Answer,
-        *,
-        timeout: float | None = None,
-        ttl: float | None = None,
-        label: str = "",
-        fresh: bool = False,
-        stale_ok: bool = False,
-    ) -> int:
-        """Have `answer` called once: before this returns, or at the latest when time is up.
-
-        Returns:
-            A number to name the request to `disconnect`.
+    def handle(self, event: Event) -> None:
+        """Let the fleet decide what follows from an event, and carry that out.
 
         Raises:
-            UnknownTemplateError, ShuttingDownError: `answer` will not be called.
+            ClonepoolError: what a client asked for cannot be, as `Fleet.handle` has it; nothing
+                changed.
         """
-        request = self._request(
-            holder, timeout, ttl=ttl, label=label, fresh=fresh, stale_ok=stale_ok
-        )
-        decisions = self.fleet.acquire(template, request, request.asked_at)
-        return self._begin(request, answer, decisions)
+        self.carry_out(self._decide(event, self.now()))
 
-    def reset(
-        self, token: str, holder: int, answer: Answer, *, timeout: float | None = None
-    ) -> int:
-        """Give a lease a clean clone; `answer` and the result are as those of `acquire`.
+    def acquire(self, call: Call, template: str, request: Request) -> None:
+        """Answer an acquire: before this returns, or at the latest at the request's deadline.
 
         Raises:
-            NotYourLeaseError, ShuttingDownError: `answer` will not be called, nothing changed.
+            UnknownTemplateError, ShuttingDownError: the call was not answered; nothing changed.
         """
-        request = self._request(holder, timeout)
-        decisions = self.fleet.reset(token, request, request.asked_at)
-        return self._begin(request, answer, decisions)
+        if self._recorder is None:  # a hit has no time for what `_decide` does
+            decisions = self.fleet.acquire(template, request, request.asked_at)
+        else:
+            decisions = self._decide(events.Acquire(template, request), request.asked_at)
+        self._waiters[request.waiter] = call
+        self.carry_out(decisions)
 
-    def renew(self, token: str, holder: int, answer: Answer, *, ttl: float | None = None) -> int:
-        """Let a lease last longer; `answer` and the result are as those of `acquire`.
+    def reset(self, call: Call, token: str, request: Request) -> None:
+        """Give a lease a clean clone, and answer as `acquire` does.
 
         Raises:
-            NotYourLeaseError: `answer` will not be called.
+            NotYourLeaseError, LeaseBusyError, ShuttingDownError: the call was not answered; nothing
+                changed.
         """
-        request = self._request(holder, RENEW_SECONDS)
-        return self._begin(request, answer, self.fleet.renew(token, ttl, request))
+        decisions = self._decide(events.Reset(token, request), request.asked_at)
+        self._waiters[request.waiter] = call
+        self.carry_out(decisions)
 
-    def release(self, token: str, by: int, report: Report | None = None) -> None:
+    def renew(self, call: Call, token: str, ttl: float | None, request: Request) -> None:
+        """Let a lease last `ttl` seconds from now, and answer as `acquire` does.
+
+        Raises:
+            NotYourLeaseError, LeaseBusyError: the call was not answered; nothing changed.
+        """
+        decisions = self._decide(events.Renew(token, ttl, request), request.asked_at)
+        self._waiters[request.waiter] = call
+        self.carry_out(decisions)
+
+    def release(self, call: Call, token: str, *, report: bool) -> None:
         """End a lease, before the server is asked anything.
 
-        Args:
-            token: of the lease.
-            by: the connection that releases it. Without a `report` it is told afterwards what the
-                lease left, if that was anything.
-            report: called with what the lease left, None if that is unknown.
+        The call is answered at once, and notified of what the lease left; with `report` it is
+        answered when that is known.
 
         Raises:
-            NotYourLeaseError: nothing changed, `report` will not be called.
+            NotYourLeaseError: the call was not answered; nothing changed.
         """
-        decisions = self.fleet.release(token)
-        recycle = next((each for each in decisions if isinstance(each, Recycle)), None)
-        if recycle is None:
-            self.carry_out(decisions)
-            if report is not None:
-                report([])  # it was being reset: its sessions have been ended for that
-            return
-        told = self._leaks_to(by, recycle.template, recycle.clone)
-        self.carry_out(decisions, {recycle.clone: told if report is None else self._owed(report)})
+        decisions = self._decide(events.Release(token), self.now())
+        recycle = _recycle_in(decisions)
+        if recycle is not None and report:
+            self.reports.owe(recycle.template, recycle.clone, call)
+        elif recycle is not None:
+            self.reports.expect(recycle.template, recycle.clone, call.holder)
+        self.carry_out(decisions)
+        if not report:
+            call.reply(ReleaseResult(leaked=None))
+        elif recycle is None:  # the lease was being reset, and its sessions were ended for that
+            call.reply(ReleaseResult(leaked=[]))
 
-    def keep(self, token: str, seconds: float, report: Callable[[Sessions, bool], None]) -> None:
-        """End a lease and keep its clone; `report` is told too whether that was written down.
+    def keep(self, call: Call, token: str, seconds: float) -> None:
+        """End a lease and keep its clone, and answer when that is written down.
 
         Raises:
-            NotYourLeaseError: nothing changed, `report` will not be called.
+            NotYourLeaseError, LeaseBusyError: the call was not answered; nothing changed.
         """
-        keep, *others = self.fleet.keep(token, seconds, self.now())
-        self.reports += 1  # as in `_owed`
-
-        def told(sessions: Sessions, written_down: bool) -> None:
-            self.reports -= 1
-            report(sessions, written_down)
-
-        if isinstance(keep, Keep):
-            self._hands.keep(keep, told)
-        self.carry_out(others)
+        lease = self.fleet.lease(token)
+        decisions = self._decide(events.Keep(token, seconds), self.now())
+        self.reports.owe(lease.template, lease.clone, call, keep_seconds=seconds)
+        self.carry_out(decisions)
 
     def reserve(self, template: str, holder: int, tests: int, parallelism: int) -> PoolSnapshot:
         """Have clones made ready for tests to come, so many at a time; return the pool after that.
@@ -217,176 +211,175 @@ class Dispatcher:
             UnknownTemplateError, TemplateFailedError, DrainingError, ShuttingDownError: nothing
                 changed.
         """
-        self.carry_out(self.fleet.reserve(template, holder, tests, parallelism, self.now()))
+        self.handle(events.Reserve(template, holder, tests, parallelism))
         return self.fleet.pools[template].snapshot()
 
-    def drain(self, template: str | None, *, on: bool) -> None:
-        """Grant no new leases, or do so again.
+    def cancel(self, call: Call) -> None:
+        """Take back what a cancelled call waits for. A lease that it resets is over then."""
+        if self._waiters.pop(call.number, None) is not None:
+            self.handle(events.Cancel(call.number))
 
-        Raises:
-            UnknownTemplateError: nothing changed.
+    def disconnect(self, holder: int, open_calls: Iterable[Call]) -> None:
+        """End all that belonged to a connection, whose calls nobody will answer."""
+        waiters = tuple(
+            call.number for call in open_calls if self._waiters.pop(call.number, None) is not None
+        )
+        self.handle(events.HolderGone(holder, waiters))
+
+    def looked_at(self, clone: str) -> None:
+        """Grant again what is held since the lease on that clone ended, if anything is.
+
+        The job that recycles or keeps a clone says so when it has seen, and undone, what the lease
+        changed in the server as a whole.
         """
-        self.carry_out(self.fleet.drain(template, self.now(), on=on))
+        if clone in self._unseen:
+            self._unseen.discard(clone)
+            self.handle(events.GrantsResumed())
 
-    def is_waiting(self, waiter: int) -> bool:
-        """Say whether that acquire is still to be answered."""
-        return waiter in self._answers
-
-    def cancel(self, waiter: int) -> None:
-        """Take back what waits, and answer it so. A lease that is being reset is over then."""
-        answer = self._answers.pop(waiter, None)
-        if answer is not None:
-            answer(refusals.cancelled())
-            self.carry_out(self.fleet.cancel(waiter, self.now()))
-
-    def disconnect(self, holder: int, waiters: Iterable[int]) -> None:
-        """End all that belonged to a connection."""
-        gone = list(waiters)
-        for waiter in gone:
-            self._answers.pop(waiter, None)
-        self.carry_out(self.fleet.holder_gone(holder, gone, self.now()))
+    def _decide(self, event: Event, now: float) -> list[Decision]:
+        decisions = self.fleet.handle(event, now)
+        if self._recorder is not None:
+            self._recorder.record(now, event, decisions)
+        return decisions
 
     # Decisions ----------------------------------------------------------------------------
 
-    def carry_out(
-        self, decisions: list[Decision], reports: Mapping[str, Report | None] | None = None
-    ) -> None:
-        """Do what was decided: the one place that logs and counts it.
-
-        Args:
-            decisions: in this order.
-            reports: by the names of clones that are recycled: told what the leases on them left.
-        """
-        for decision in [*decisions, *self.fleet.make_way(self.now())]:
+    def carry_out(self, decisions: Sequence[Decision]) -> None:
+        """Do what was decided, in this order."""
+        for decision in decisions:
             match decision:
                 case Grant():
                     self._grant(decision)
                 case Refuse():
                     self._refuse(decision)
                 case Renewed():
-                    self._answer(decision.waiter, decision)
+                    self._renewed(decision)
                 case Notice():
-                    self._tell(decision)
+                    self._notify(decision)
+                case Recycle():
+                    self._recycle(decision)
+                case CreateClone() | Drop():
+                    self._start(decision, waited_for=self.fleet.budget.waiting > 0)
+                case Keep() | Record() | Park() | Adopt():
+                    self._start(decision)
                 case _:
-                    self._start(decision, reports or {})
+                    assert_never(decision)
+        if self.fleet.budget.waiting:
+            self._jobs.hurry()
+        self._observe(decisions)
         self._set_timer()
-        self.on_change()
 
-    def _start(self, decision: Decision, reports: Mapping[str, Report | None]) -> None:
-        """Hand over what takes time."""
-        match decision:
-            case Record():
-                self._hands.record(decision)
-            case CreateClone():
-                log.debug("clone.create_decided", clone=decision.clone)
-                self._hands.create(decision)
-            case Recycle():
-                log.debug("clone.recycle_decided", clone=decision.clone)
-                self._hands.recycle(decision, reports.get(decision.clone))
-            case Park():
-                self._hands.park(decision)
-            case Adopt():
-                self._hands.adopt(decision)
-            case Drop():
-                log.debug("clone.drop_decided", clone=decision.clone)
-                self._hands.drop(decision)
+    def _grant(self, grant: Grant) -> None:
+        call = self._waiters.pop(grant.waiter, None)
+        if call is not None:
+            _answer(call, self._results.granted, grant)
+        metrics = self._metrics.of[grant.lease.template]
+        (metrics.hits if grant.source == "ready" else metrics.waits).inc()
+        metrics.acquire_seconds.observe(self.now() - grant.asked_at)
 
-    def _tell(self, notice: Notice) -> None:
+    def _refuse(self, refusal: Refuse) -> None:
+        template = self._metrics.label(refusal.template)
+        self._metrics.refusals.labels(template, refusal.error.code).inc()
+        call = self._waiters.pop(refusal.waiter, None)
+        if call is not None:
+            call.fail(refusal.error)
+
+    def _renewed(self, renewed: Renewed) -> None:
+        call = self._waiters.pop(renewed.waiter, None)
+        if call is not None:
+            _answer(call, self._results.renewed, renewed)
+
+    def _notify(self, notice: Notice) -> None:
         lease = notice.lease
         log.info(
             notice.news, clone=lease.clone, label=lease.label, seconds_left=round(notice.seconds, 3)
         )
         news = notice.news.rpartition(".")[2]
         self._metrics.lease_news.labels(self._metrics.label(lease.template), news).inc()
-        self._notify(notice)
+        self._connections.notify(lease.holder, notice.news, self._results.news(notice))
 
-    def _owed(self, report: Report) -> Report:
-        """Count a release that is to be answered with a report, until it is."""
-        self.reports += 1
+    def _recycle(self, recycle: Recycle) -> None:
+        if recycle.template in self._changing:
+            self._unseen.add(recycle.clone)
+            self.handle(events.GrantsHeld())
+        self._start(recycle)
 
-        def told(sessions: Sessions) -> None:
-            self.reports -= 1
-            report(sessions)
+    def _start(self, job: Job, *, waited_for: bool = True) -> None:
+        clone = job.lease.clone if isinstance(job, Record) else job.clone
+        log.debug(_DECIDED[type(job)], clone=clone)
+        self._jobs.put(job, waited_for=waited_for)
 
-        return told
-
-    def _request(
-        self,
-        holder: int,
-        timeout: float | None,
-        *,
-        ttl: float | None = None,
-        label: str = "",
-        fresh: bool = False,
-        stale_ok: bool = False,
-    ) -> Request:
-        now = self.now()
-        self._last_waiter += 1
-        return Request(
-            waiter=self._last_waiter,
-            token=secrets.token_hex(16),  # never like an option on a command line
-            holder=holder,
-            label=label,
-            asked_at=now,
-            deadline=now + (self._default_timeout if timeout is None else timeout),
-            ttl=ttl,
-            fresh=fresh,
-            stale_ok=stale_ok,
-        )
-
-    def _begin(self, request: Request, answer: Answer, decisions: list[Decision]) -> int:
-        self._answers[request.waiter] = answer
-        self.carry_out(decisions)
-        return request.waiter
-
-    def _answer(self, waiter: int, outcome: Grant | Renewed | ClonepoolError) -> None:
-        answer = self._answers.pop(waiter, None)
-        if answer is not None:
-            answer(outcome)
-
-    def _grant(self, grant: Grant) -> None:
-        metrics = self._metrics.of[grant.lease.template]
-        (metrics.hits if grant.source == "ready" else metrics.waits).inc()
-        self._answer(grant.waiter, grant)
-        metrics.acquire_seconds.observe(self.now() - grant.asked_at)
-
-    def _refuse(self, refusal: Refuse) -> None:
-        template = self._metrics.label(refusal.template)
-        self._metrics.refusals.labels(template, refusal.error.code).inc()
-        self._answer(refusal.waiter, refusal.error)
+    def _observe(self, decisions: Sequence[Decision]) -> None:
+        for observer in self._observers:
+            observer.decided(decisions)
 
     # Time ---------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
+        """See to it that the loop calls back in time.
+
+        A timer that is set too early stays: setting one takes longer than most decisions, and when
+        it goes off it is set anew.
+        """
         due = None if self._closed else self.fleet.next_timer()
-        if due == self._due:
+        if due is None or (self._timer is not None and self._due <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
         self._due = due
-        self._timer = None
-        if due is not None:
-            delay = max(0.0, due - self.now())
-            self._timer = self._loop.call_later(delay, self._time_is_up)
+        self._timer = self._loop.call_later(max(0.0, due - self.now()), self._time_is_up)
 
-    def close(self) -> None:
-        """Let time bring nothing more: there are no hands any longer."""
-        self._closed = True
-        self._set_timer()
+    def _time_is_up(self) -> None:
+        self._timer = None
+        due, now = self.fleet.next_timer(), self.now()
+        if due is None or due > now:
+            self._set_timer()
+            return
+        decisions = self._decide(events.TimeCame(), now)
+        self._expect_reports(decisions)
+        self.carry_out(decisions)
+
+    def _expect_reports(self, decisions: Sequence[Decision]) -> None:
+        """Have the holders of leases that have just expired told what is left on their clones."""
+        recycled = {each.clone for each in decisions if isinstance(each, Recycle)}
+        for each in decisions:
+            if isinstance(each, Notice) and each.news is News.EXPIRED:
+                lease = each.lease
+                if lease.clone in recycled:
+                    self.reports.expect(lease.template, lease.clone, lease.holder)
 
     def call_later(self, seconds: float, what: Callable[[], None]) -> None:
         """Call back after so many seconds; for what is told to people, not for deadlines."""
         self._loop.call_later(seconds, what)
 
-    def _time_is_up(self) -> None:
-        self._timer = self._due = None
-        decisions = self.fleet.expire(self.now())
-        over = [
-            each.lease
-            for each in decisions
-            if isinstance(each, Notice) and each.news is News.EXPIRED
-        ]
-        self.carry_out(
-            decisions,
-            {each.clone: self._leaks_to(each.holder, each.template, each.clone) for each in over},
-        )
+    def close(self) -> None:
+        """Let time bring nothing more: nobody does any job now."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+
+_DECIDED: dict[type[Job], str] = {
+    CreateClone: "clone.create_decided",
+    Recycle: "clone.recycle_decided",
+    Keep: "clone.keep_decided",
+    Record: "lease.record_decided",
+    Park: "clone.park_decided",
+    Adopt: "clone.adopt_decided",
+    Drop: "clone.drop_decided",
+}
+"""What is logged, for developers, when a job is decided on."""
+
+
+def _answer(call: Call, result: Callable[[D], object], decision: D) -> None:
+    """Answer a waiter; a mistake of ours costs its call, and not the job that came to answer."""
+    try:
+        call.reply(result(decision))
+    except Exception as error:
+        log.exception("request.failed", outcome=type(decision).__name__)
+        call.fail(internal_error(error))
+
+
+def _recycle_in(decisions: Sequence[Decision]) -> Recycle | None:
+    return next((each for each in decisions if isinstance(each, Recycle)), None)

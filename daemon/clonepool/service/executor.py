@@ -1,9 +1,10 @@
-"""All hands: starts a task for each decision that takes time."""
+"""Starts a task for each decision that takes time."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, assert_never
 
+from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
 from clonepool.service.jobs.create import CreateJob
 from clonepool.service.jobs.drop import DropJob
 from clonepool.service.jobs.persist import PersistJob
@@ -13,70 +14,73 @@ from clonepool.service.monitors.wal import WalMonitor
 from clonepool.service.tasks import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Sequence
 
     from anyio.abc import TaskGroup
 
-    from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
+    from clonepool.core.decisions import Decision
     from clonepool.service.context import Context
+    from clonepool.service.dispatcher import Dispatcher
+    from clonepool.service.job_queue import Job, JobQueue
+
+
+class Watchers:
+    """Observes the dispatcher: something was decided, so what was put off may be due."""
+
+    def __init__(self, context: Context) -> None:
+        self.dropper = DropJob(context)
+        self.lock_watch = LockWatch(context)
+        self.wal = WalMonitor(context)
+
+    def decided(self, _: Sequence[Decision]) -> None:
+        """Look whether what was put off may be done now."""
+        self.dropper.stir()
+        self.lock_watch.stir()
+        self.wal.stir()
 
 
 class Executor:
-    """The dispatcher's hands: how many work at once is the limiter's matter, not this one's."""
+    """Takes jobs from the queue; how many run at a time is the limiter's matter, not this one's."""
 
-    def __init__(self, context: Context, tasks: TaskGroup) -> None:
-        self._context = context
+    def __init__(
+        self,
+        context: Context,
+        queue: JobQueue,
+        dispatcher: Dispatcher,
+        watchers: Watchers,
+        tasks: TaskGroup,
+    ) -> None:
+        self._queue = queue
         self._tasks = tasks
-        self._creator = CreateJob(context)
-        self._recycler = RecycleJob(context)
-        self._dropper = DropJob(context)
-        self._scribe = PersistJob(context)
-        self._courtesy = LockWatch(context)
-        self._follower = WalMonitor(context)
-        tasks.start_soon(self._courtesy.run)
-        tasks.start_soon(self._follower.run)
+        self._create = CreateJob(context)
+        self._recycle = RecycleJob(context, dispatcher)
+        self._drop = watchers.dropper
+        self._persist = PersistJob(context)
+        tasks.start_soon(watchers.lock_watch.run)
+        tasks.start_soon(watchers.wal.run)
+        tasks.start_soon(self.run)
 
-    def stir(self) -> None:
-        """Look whether what was put off may be done now."""
-        self._dropper.stir()
-        self._courtesy.stir()
-        self._follower.stir()
+    async def run(self) -> None:
+        """Start the jobs that the queue lets go, for as long as the daemon runs."""
+        while True:
+            for job in await self._queue.get():
+                self._start(job)
 
-    def create(self, decision: CreateClone) -> None:
-        """Start to make a clone."""
-        self._tasks.start_soon(guarded, self._creator.run, decision)
-
-    def recycle(
-        self, decision: Recycle, report: Callable[[list[dict[str, Any]] | None], None] | None
-    ) -> None:
-        """Start to recycle a clone.
-
-        Where leases are known to change the server as a whole nobody is granted a clone until it is
-        known what this one changed, and that is undone.
-        """
-        holds = decision.template in self._context.changes_server
-        if holds:
-            self._context.fleet.hold()
-        self._tasks.start_soon(guarded, self._recycler.run, decision, report, holds)
-
-    def keep(
-        self, decision: Keep, report: Callable[[list[dict[str, Any]] | None, bool], None]
-    ) -> None:
-        """Start to set a clone aside."""
-        self._tasks.start_soon(guarded, self._recycler.keep, decision, report)
-
-    def record(self, decision: Record) -> None:
-        """Start to write a lease down."""
-        self._tasks.start_soon(guarded, self._scribe.record, decision)
-
-    def park(self, decision: Park) -> None:
-        """Start to leave a clone to the next daemon."""
-        self._tasks.start_soon(guarded, self._scribe.park, decision)
-
-    def adopt(self, decision: Adopt) -> None:
-        """Start to take over a clone of an earlier daemon."""
-        self._tasks.start_soon(guarded, self._creator.adopt, decision)
-
-    def drop(self, decision: Drop) -> None:
-        """Start to drop a clone."""
-        self._tasks.start_soon(guarded, self._dropper.run, decision)
+    def _start(self, job: Job) -> None:
+        match job:
+            case CreateClone():
+                self._tasks.start_soon(guarded, self._create.run, job)
+            case Recycle():
+                self._tasks.start_soon(guarded, self._recycle.run, job)
+            case Keep():
+                self._tasks.start_soon(guarded, self._recycle.keep, job)
+            case Record():
+                self._tasks.start_soon(guarded, self._persist.record, job)
+            case Park():
+                self._tasks.start_soon(guarded, self._persist.park, job)
+            case Adopt():
+                self._tasks.start_soon(guarded, self._create.adopt, job)
+            case Drop():
+                self._tasks.start_soon(guarded, self._drop.run, job)
+            case _:
+                assert_never(job)

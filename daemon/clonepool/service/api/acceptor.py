@@ -1,8 +1,8 @@
-"""Takes connections from a listening socket: a few at a time, and on after a shortage.
+"""Accepts connections from a listening socket: a few at a time, and on after a shortage.
 
-The event loops have this built in, and do not survive a lack of files well: uvloop accepts whoever
-waits and hangs up, asyncio logs a traceback each second. Here who waits stays in the kernel's queue
-until there are files again.
+The event loops have this built in, and handle a lack of files badly: uvloop accepts the waiting
+connections and closes them, asyncio logs a traceback each second. Here they stay in the kernel's
+queue until there are files again.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 AGAIN_SECONDS = 0.1
-"""When to try again after a connection could not be taken."""
+"""Seconds to the next attempt after a connection could not be accepted."""
 _NO_FAULT = (errno.EAGAIN, errno.EINTR, errno.ECONNABORTED, errno.EPROTO)
 
 
@@ -30,10 +30,10 @@ class Acceptor:
     """Gives each connection a protocol of its own.
 
     Args:
-        bound: the socket; it stays its owner's to close.
+        bound: the socket; its owner closes it.
         factory: makes a protocol.
-        shortages: are told what a connection could not be taken for.
-        turn: connections that are taken before others have their turn.
+        shortages: are told when a connection cannot be accepted for want of something.
+        turn: connections that are accepted before other callbacks run.
         rest: seconds until the next turn.
     """
 
@@ -57,14 +57,14 @@ class Acceptor:
         self._open = False
 
     def open(self, backlog: int) -> None:
-        """Begin to listen and to accept; so many connections may wait for that."""
+        """Begin to listen and to accept; up to `backlog` connections may wait to be accepted."""
         self._bound.setblocking(False)
         self._bound.listen(backlog)
         self._open = True
         self._listen()
 
     def close(self) -> None:
-        """Accept nobody more; who is in stays."""
+        """Accept no more connections; those that were accepted stay."""
         if not self._open:
             return
         self._open = False
@@ -101,7 +101,7 @@ class Acceptor:
         try:
             connection.setblocking(False)
             await self._loop.connect_accepted_socket(self._factory, connection)
-        except Exception as error:  # noqa: BLE001 - a connection that fails ends that connection alone
+        except Exception as error:  # noqa: BLE001 - a mistake here costs one connection
             connection.close()
             self._failed(error)
 

@@ -1,4 +1,4 @@
-"""Who may use the socket: asked of the kernel, which cannot be lied to."""
+"""Who may use the socket. The kernel says who a caller is; nothing that the caller sends counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Caller(msgspec.Struct, frozen=True):
     """The process at the other end of a connection, as it was when it connected.
 
     Attributes:
-        groups: its supplementary groups, as far as the kernel tells them.
+        groups: its supplementary groups; empty where the kernel does not tell them.
     """
 
     pid: int
@@ -36,7 +36,7 @@ class Caller(msgspec.Struct, frozen=True):
 
 
 class Gatekeeper:
-    """Lets in the daemon's own user, root, and those that the configuration names.
+    """Lets in the daemon's own user, root, and the users and groups in the configuration.
 
     Raises:
         ConfigError: a configured user or group does not exist.
@@ -59,7 +59,7 @@ class Gatekeeper:
             return True
         if not self._groups.isdisjoint(caller.groups):
             return True
-        # Who entered a group since has not got it in the processes that run.
+        # A user who was added to a group lately has processes that do not have the group yet.
         return bool(self._groups) and not self._groups.isdisjoint(_groups_of(caller))
 
 
@@ -71,7 +71,7 @@ def identify(connection: socket.socket) -> Caller:
 
 
 def _peer_groups(connection: socket.socket) -> frozenset[int]:
-    """Ask the kernel for the groups; the files of users may not be to be opened just now."""
+    """Ask the kernel for the groups: the user database cannot be read when files are short."""
     try:
         packed = connection.getsockopt(socket.SOL_SOCKET, _SO_PEERGROUPS, _GROUPS_BYTES)
     except OSError:  # there are too many, or the kernel is older than 4.13

@@ -1,4 +1,4 @@
-"""Builds that clients ask for: their progress told, their end answered."""
+"""Builds that clients ask for: their progress notified, their end answered."""
 
 from __future__ import annotations
 
@@ -9,70 +9,74 @@ import structlog
 from clonepool import resource_errors
 from clonepool.errors import ClonepoolError
 from clonepool.protocol.messages import BuildProgress, BuildResult, ExplainResult
+from clonepool.service.api.call import internal_error
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from clonepool.postgres.templates.builder import Step
     from clonepool.protocol.messages import Build
-    from clonepool.protocol.server import RequestId
-    from clonepool.service.api.methods import Connection
+    from clonepool.service.api.call import Call
     from clonepool.service.templates.builder import Built, TemplateBuilder
 
 log = structlog.get_logger()
 
 
 class Builds:
-    """Between the methods and the builder."""
+    """Has templates built for clients.
+
+    Args:
+        builder: builds.
+        tasks: where work is done that takes time.
+    """
 
     def __init__(self, builder: TemplateBuilder, tasks: TaskGroup) -> None:
         self._builder = builder
         self._tasks = tasks
 
-    def build(self, peer: Connection, request: RequestId, params: Build) -> None:
+    def build(self, call: Call, params: Build) -> None:
         """Have a template built, and answer when that is done; a client that goes stops nothing."""
 
         def tell(step: Step) -> None:
-            if params.progress and not peer.gone:
+            if params.progress:
                 told = BuildProgress(
-                    request, step.what, step.number, step.steps, round(step.seconds, 3)
+                    call.request, step.what, step.number, step.steps, round(step.seconds, 3)
                 )
-                peer.notify("progress", told)
+                call.notify("progress", told)
 
         def answer(built: Built) -> None:
             generation = built.generation
             if generation is None:
-                peer.reply_error(request, built.error or ClonepoolError("nothing was built"))
+                call.fail(built.error or ClonepoolError("nothing was built"))
                 return
-            peer.reply(
-                request,
+            call.reply(
                 BuildResult(
                     params.template,
                     generation.short,
                     generation.database,
                     generation.reused,
                     round(built.seconds, 3),
-                ),
+                )
             )
 
         self._builder.ask(params.template, tell, answer, anew=params.anew)
 
     def step_of(self, template: str) -> Step | None:
-        """Return where the build of a template is, None while there is none."""
+        """Return the step that a build of the template is in; None while there is no build."""
         return self._builder.under_way.get(template)
 
-    def explain(self, peer: Connection, request: RequestId, template: str) -> None:
+    def explain(self, call: Call, template: str) -> None:
         """Find out what goes into a template, and answer."""
-        self._tasks.start_soon(self._explain, peer, request, template)
+        self._tasks.start_soon(self._explain, call, template)
 
-    async def _explain(self, peer: Connection, request: RequestId, template: str) -> None:
+    async def _explain(self, call: Call, template: str) -> None:
         try:
             found = await self._builder.explain(template)
-            peer.reply(request, ExplainResult(template, *found))
+            call.reply(ExplainResult(template, *found))
         except ClonepoolError as error:
-            peer.reply_error(request, error)
+            call.fail(error)
         except Exception as error:
             short = resource_errors.told(error, f"looking at what {template} is made from")
             if short is None:
                 log.exception("request.failed", method="explain")
-            peer.reply_error(request, short or ClonepoolError(f"internal error: {error!r}"))
+            call.fail(short or internal_error(error))

@@ -1,120 +1,154 @@
-"""Notifications once a second to those who wait and asked for them."""
+"""What clients are told while they wait: of an acquire in the queue, and of a drain."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from clonepool.core import refusals
-from clonepool.errors import ClonepoolError
 from clonepool.protocol.messages import DrainProgress, DrainResult, Progress
+from clonepool.service.api.call import internal_error
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Sequence
+
+    from clonepool.core.decisions import Decision
+    from clonepool.core.fleet import Fleet
     from clonepool.core.pool import Pool
-    from clonepool.protocol.server import RequestId
-    from clonepool.service.api.builds import Builds
-    from clonepool.service.api.methods import Connection
+    from clonepool.postgres.templates.builder import Step
+    from clonepool.service.api.call import Call
     from clonepool.service.dispatcher import Dispatcher
 
 log = structlog.get_logger()
 
 EVERY_SECONDS = 1.0
-_LOOK_SECONDS = 0.05
+"""Seconds between two notifications about the progress of one acquire."""
+
+
+class BuildSteps(Protocol):
+    """Knows how far builds are."""
+
+    def step_of(self, template: str) -> Step | None:
+        """Return the step that a build of the template is in; None while there is no build."""
 
 
 class AcquireProgress:
-    """Tells one client how its acquire fares until it is answered."""
+    """Notifies the client of one acquire, once a second until the call is answered.
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        builds: Builds,
-        peer: Connection,
-        request: RequestId,
-        pool: Pool,
-        waiter: int,
-    ) -> None:
+    Args:
+        dispatcher: keeps the time.
+        steps: knows how far builds are.
+        call: the acquire.
+        pool: that it waits for.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, steps: BuildSteps, call: Call, pool: Pool) -> None:
         self._dispatcher = dispatcher
-        self._builds = builds
-        self._peer = peer
-        self._request = request
+        self._steps = steps
+        self._call = call
         self._pool = pool
-        self._waiter = waiter
         self._began = dispatcher.now()
-        self._tell()
 
-    def _tell(self) -> None:
-        if not self._dispatcher.is_waiting(self._waiter):
+    def begin(self) -> None:
+        """Notify the client for the first time, and again in a second."""
+        if self._call.is_gone:
             return
         pool = self._pool.snapshot()
         told = Progress(
-            self._request,
+            self._call.request,
             round(self._dispatcher.now() - self._began, 3),
-            self._pool.line.position(self._waiter) or 0,
+            self._pool.line.position(self._call.number) or 0,
             pool.phase,
             pool.limited_by,
             *self._build(),
         )
-        self._peer.notify("progress", told)
-        self._dispatcher.call_later(EVERY_SECONDS, self._tell)
+        self._call.notify("progress", told)
+        self._dispatcher.call_later(EVERY_SECONDS, self.begin)
 
     def _build(self) -> tuple[str, int, int, float]:
-        step = self._builds.step_of(self._pool.template)
+        step = self._steps.step_of(self._pool.template)
         if step is None:
             return "", 0, 0, 0.0
         return step.what, step.number, step.steps, round(step.seconds, 3)
 
 
-class DrainWatch:
-    """Answers a drain when no lease is left, or when its time is up."""
+class Drains:
+    """The drains that wait for leases to end: an observer of the dispatcher.
 
-    def __init__(
-        self,
-        dispatcher: Dispatcher,
-        peer: Connection,
-        request: RequestId,
-        template: str | None,
-        timeout: float,
-        *,
-        progress: bool,
-    ) -> None:
-        self._dispatcher = dispatcher
-        self._peer = peer
-        self._request = request
-        self._template = template
-        self._deadline = dispatcher.now() + timeout
-        self._progress = progress
-        self._told = -1
-        self._answered = False
-        self._look()
-        if not self._answered:
-            peer.pending[request] = self._cancel
+    Args:
+        fleet: knows how many leases are held.
+        loop: calls back when a drain's time is up.
+    """
 
-    def _cancel(self) -> None:
-        """Wait no more; that no leases are granted stays."""
-        self._answered = True
-        self._peer.reply_error(self._request, refusals.cancelled())
+    def __init__(self, fleet: Fleet, loop: asyncio.AbstractEventLoop) -> None:
+        self._fleet = fleet
+        self._loop = loop
+        self._waiting: set[_Drain] = set()
 
-    def _look(self) -> None:
-        if self._answered:
+    def watch(self, call: Call, template: str | None, timeout: float, *, progress: bool) -> None:
+        """Answer a call when no lease is left, or when its time is up.
+
+        Args:
+            call: is answered with the number of leases left.
+            template: whose leases count; None for those of all templates.
+            timeout: seconds to wait at most.
+            progress: whether the client is notified when the number of leases changes.
+        """
+        drain = _Drain(call, template, self._fleet, progress=progress)
+        if drain.look(is_over=timeout <= 0):
             return
+        self._waiting.add(drain)
+        timer = self._loop.call_later(timeout, self._time_is_up, drain)
+        drain.on_end = timer.cancel
+        call.on_cancel(lambda: self._end(drain))
+
+    def decided(self, _: Sequence[Decision]) -> None:
+        """Look whether leases have ended."""
+        if self._waiting:
+            for drain in list(self._waiting):
+                if drain.look():
+                    self._end(drain)
+
+    def _time_is_up(self, drain: _Drain) -> None:
+        drain.look(is_over=True)
+        self._end(drain)
+
+    def _end(self, drain: _Drain) -> None:
+        self._waiting.discard(drain)
+        drain.on_end()
+
+
+class _Drain:
+    """One call that waits for leases to end.
+
+    Attributes:
+        on_end: called when it does not wait any more.
+    """
+
+    def __init__(self, call: Call, template: str | None, fleet: Fleet, *, progress: bool) -> None:
+        self._call = call
+        self._template = template
+        self._fleet = fleet
+        self._progress = progress
+        self._told: int | None = None
+        self.on_end: Callable[[], None] = lambda: None
+
+    def look(self, *, is_over: bool = False) -> bool:
+        """Answer if no lease is left or the time is over; say whether the call needs no more."""
+        if self._call.is_gone:
+            return True
         try:
-            self._answer_or_wait()
+            self._answer_or_notify(is_over=is_over)
         except Exception as error:
             log.exception("request.failed", method="drain")
-            self._answered = True
-            self._peer.reply_error(self._request, ClonepoolError(f"internal error: {error!r}"))
+            self._call.fail(internal_error(error))
+        return self._call.is_answered
 
-    def _answer_or_wait(self) -> None:
-        leases = self._dispatcher.fleet.leased(self._template)
-        left = self._deadline - self._dispatcher.now()
-        if leases == 0 or left <= 0:
-            self._answered = True
-            self._peer.reply(self._request, DrainResult(leases))
-            return
-        if self._progress and leases != self._told:
-            self._peer.notify("progress", DrainProgress(self._request, leases))
+    def _answer_or_notify(self, *, is_over: bool) -> None:
+        leases = self._fleet.leased(self._template)
+        if not leases or is_over:
+            self._call.reply(DrainResult(leases))
+        elif self._progress and leases != self._told:
+            self._call.notify("progress", DrainProgress(self._call.request, leases))
             self._told = leases
-        if not self._peer.gone:
-            self._dispatcher.call_later(min(left, _LOOK_SECONDS), self._look)

@@ -53,6 +53,7 @@ class ReleaseReports:
 
     def expect(self, template: str, clone: str, number: int) -> None:
         """Notify a connection, if it is open, of what is left on the clone."""
+        self._listening.pop(clone, None)
         if self._connections.is_connected(number):
             self._listening[clone] = _Listening(template, number, None, None)
 

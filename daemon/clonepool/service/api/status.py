@@ -9,40 +9,58 @@ import msgspec
 from clonepool.core.limits import Limit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Collection, Iterator, Mapping
 
     from clonepool.core.decisions import PoolSnapshot
-    from clonepool.service.context import Context
+    from clonepool.core.fleet import Fleet
+    from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.clones.copier import Copiers
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.service.storage import StorageGuard
 
 
 class StatusBoard:
     """Snapshots on demand.
 
     Args:
-        context: what there is to tell of; the server's password is told to nobody.
-        problem: says what is wrong with the server, or nothing.
-        now: monotonic seconds.
-
-    Attributes:
+        fleet: holds the pools.
+        capabilities: what is known of the server.
+        gateway: knows where the server is; the password is told to nobody.
+        storage: knows what room is left.
+        copiers: know how clones are copied.
+        instance: the daemon's name among others on the server.
+        configured: names of the templates that clients did not make.
+        recreated_because: by template, why a clone was last recreated that was to be rewound.
+        server_problem: says what is wrong with the server, or nothing.
         short_of: returns what the machine is short of: `files`, `memory`, `processes`.
+        now: returns monotonic seconds.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - by name, at the one place where the daemon is put together
         self,
-        context: Context,
-        problem: Callable[[], str],
+        *,
+        fleet: Fleet,
+        capabilities: Capabilities,
+        gateway: Gateway,
+        storage: StorageGuard,
+        copiers: Copiers,
+        instance: str,
+        configured: Collection[str],
+        recreated_because: Mapping[str, str],
+        server_problem: Callable[[], str],
+        short_of: Callable[[], list[str]],
         now: Callable[[], float],
     ) -> None:
-        self._fleet = context.fleet
-        self._capabilities = context.capabilities
-        self._gateway = context.gateway
-        self._storage = context.storage
-        self._copiers = context.copiers
-        self._instance = context.config.instance
-        self._configured = context.config.templates.keys()
-        self._recreated_because = context.recreated_because
-        self._problem = problem
-        self.short_of: Callable[[], list[str]] = list
+        self.short_of = short_of
+        self._fleet = fleet
+        self._capabilities = capabilities
+        self._gateway = gateway
+        self._storage = storage
+        self._copiers = copiers
+        self._instance = instance
+        self._configured = configured
+        self._recreated_because = recreated_because
+        self._problem = server_problem
         self._now = now
         self._started_at = now()
 
@@ -51,15 +69,15 @@ class StatusBoard:
         return [pool.snapshot() for pool in self._fleet.pools.values()]
 
     def connections(self) -> tuple[int, int]:
-        """Return how many connections the daemon may have at a time, and the server in all."""
+        """Return the connections to the server: the daemon's own at most, and max_connections."""
         return self._gateway.connections + 1, self._capabilities.max_connections
 
     def strategies(self) -> Iterator[tuple[str, str, bool]]:
-        """Return by which strategies clones of each template may be copied, and are."""
+        """Return the copy strategies of each template, and whether each is the one in use."""
         return self._copiers.strategies()
 
     def problem(self) -> str:
-        """Say what is wrong with the server: it is away, or does not let us in to work."""
+        """Say what is wrong with the server: it is away, or does not let the daemon work."""
         pools = self.pools()
         refused = (pool.last_error for pool in pools if pool.limited_by == Limit.SERVER)
         return self._problem() or next(filter(None, refused), "")
@@ -94,7 +112,7 @@ class StatusBoard:
         }
 
     def leases(self) -> list[dict[str, Any]]:
-        """Return the answer to `leases`; tokens are their holders' secret."""
+        """Return the answer to `leases`, without the tokens: they are the holders' secrets."""
         now = self._now()
         return [
             {
@@ -132,7 +150,7 @@ class StatusBoard:
     def not_ready(self) -> list[str]:
         """Return why the daemon cannot serve, or nothing when it can.
 
-        Anybody on the machine may read this: the causes, which can hold a project's SQL, are told
+        Anybody on the machine may read this. The causes may contain a project's SQL, and are told
         on the socket only.
         """
         reasons = ["the server cannot be reached"] if self._problem() else []
@@ -141,7 +159,7 @@ class StatusBoard:
         reasons += ["the daemon is stopping"] if self._fleet.stopping else []
         for pool in self.pools():
             if pool.template not in self._configured:
-                continue  # those are the matter of the clients that made them
+                continue  # templates that clients made are those clients' concern
             why = f" ({pool.limited_by})" if pool.limited_by else ""
             if pool.draining:
                 reasons.append(f"template {pool.template}: draining")

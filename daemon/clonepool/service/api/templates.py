@@ -1,4 +1,4 @@
-"""Templates that clients ask to be made: their requests checked, the outcome answered."""
+"""The methods about templates: build, explain, snapshot, define, finalize."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from clonepool.core import refusals
 from clonepool.core.decisions import Request
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.errors import (
@@ -19,6 +18,7 @@ from clonepool.errors import (
     TemplateFailedError,
 )
 from clonepool.protocol.messages import DefineResult, FinalizeResult, SnapshotResult
+from clonepool.service.api.call import internal_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Lease
     from clonepool.core.definitions import Definition
     from clonepool.postgres.templates.client_generation import Fillable
-    from clonepool.protocol.messages import Define, Finalize, Snapshot
-    from clonepool.protocol.server import RequestId
-    from clonepool.service.api.methods import Connection
+    from clonepool.protocol.messages import Build, Define, Explain, Finalize, Snapshot
+    from clonepool.service.api.builds import Builds
+    from clonepool.service.api.call import Call
     from clonepool.service.context import Context
     from clonepool.service.templates.client_templates import ClientTemplates
     from clonepool.service.templates.fills import FillCoordinator
@@ -40,24 +40,48 @@ log = structlog.get_logger()
 
 
 class TemplateMethods:
-    """Between the methods and the workers."""
+    """Checks what clients ask about templates, has it done, and answers."""
 
     def __init__(
         self,
         context: Context,
         templates: ClientTemplates,
         snapshots: Snapshots,
-        definer: FillCoordinator,
+        fills: FillCoordinator,
+        builds: Builds,
         tasks: TaskGroup,
     ) -> None:
         self._context = context
         self._templates = templates
         self._snapshots = snapshots
-        self._definer = definer
+        self._fills = fills
+        self._builds = builds
         self._tasks = tasks
-        self._last_waiter = 0
+        self._configured = frozenset(context.config.templates)
 
-    def snapshot(self, peer: Connection, request: RequestId, params: Snapshot) -> None:
+    # Configured templates -------------------------------------------------------------------
+
+    def build(self, call: Call, params: Build) -> None:
+        """Have a template looked at, and built if need be or if the client wants that anyway.
+
+        Raises:
+            UnknownTemplateError, BadRequestError: nothing was done.
+        """
+        self._check_configured(params.template)
+        self._builds.build(call, params)
+
+    def explain(self, call: Call, params: Explain) -> None:
+        """Answer what goes into a template, and why a build is due.
+
+        Raises:
+            UnknownTemplateError, BadRequestError: nothing was done.
+        """
+        self._check_configured(params.template)
+        self._builds.explain(call, params.template)
+
+    # Templates that clients make ------------------------------------------------------------
+
+    def snapshot(self, call: Call, params: Snapshot) -> None:
         """Make a template of a leased clone's present state, then answer.
 
         Raises:
@@ -65,10 +89,10 @@ class TemplateMethods:
                 ShuttingDownError: nothing was done.
         """
         lease = self._snapshots.check(params.lease, params.template)
-        self._start(peer, request, lambda: self._snapshot(lease, params))
+        self._start(call, lambda: self._snapshot(lease, params))
 
-    def define(self, peer: Connection, request: RequestId, params: Define) -> None:
-        """Answer that the template is there, or have this client fill it, or wait for who does.
+    def define(self, call: Call, params: Define) -> None:
+        """Answer that the template is there, or have this client fill it, or wait for the filler.
 
         Raises:
             NotAllowedError, BadRequestError, ClientLimitError, ShuttingDownError: nothing was done.
@@ -81,44 +105,48 @@ class TemplateMethods:
             )
         context = self._context
         timeout = context.config.pool.acquire_timeout if params.timeout is None else params.timeout
-        self._last_waiter += 1
         now = context.now()
-        asked = Request(
-            self._last_waiter, secrets.token_hex(16), peer.number, params.hash, now, now + timeout
+        request = Request(
+            call.number, secrets.token_hex(16), call.holder, params.hash, now, now + timeout
         )
-        told = _Told(peer, request, context)
+        answers = _DefineAnswers(call, context.config.client_templates.fill_timeout)
+        self._start(call, lambda: self._fills.define(params.name, request, answers))
+        call.on_cancel(lambda: self._fills.cancel(call.number))
 
-        def cancel() -> None:
-            told.cancelled = True
-            peer.reply_error(request, refusals.cancelled())
-            self._definer.cancel(asked.waiter)
-
-        self._start(peer, request, lambda: self._define(params.name, asked, told))
-        peer.pending[request] = cancel
-
-    def finalize(self, peer: Connection, request: RequestId, params: Finalize) -> None:
+    def finalize(self, call: Call, params: Finalize) -> None:
         """Make a template of what was filled, or give that up, then answer.
 
         Raises:
             NotYourDefinitionError: nothing was done.
         """
         if params.abandon:
-            self._definer.abandon(params.definition)
-            peer.reply(request, FinalizeResult())
+            self._fills.abandon(params.definition)
+            call.reply(FinalizeResult())
             return
-        self._start(peer, request, lambda: self._finalize(params.definition))
+        self._start(call, lambda: self._finalize(params.definition))
 
-    def disconnect(self, peer: Connection) -> None:
-        """End what the connection was to fill, and waited for."""
-        self._definer.disconnect(peer.number)
+    # The connection and the daemon ------------------------------------------------------------
+
+    def disconnect(self, holder: int) -> None:
+        """End what a connection was to fill, and what it waited for."""
+        self._fills.disconnect(holder)
 
     def stop(self) -> None:
-        """Refuse who waits for another to fill a template."""
-        self._definer.stop()
+        """Refuse the clients that wait for another one to fill a template."""
+        self._fills.stop()
 
     async def close(self) -> None:
         """Drop what clients have not finished."""
-        await self._definer.close()
+        await self._fills.close()
+
+    # Inside -------------------------------------------------------------------------------
+
+    def _check_configured(self, template: str) -> None:
+        self._context.fleet.pool(template)
+        if template not in self._configured:
+            raise BadRequestError(
+                f"the template {template} was made by a client", remedy="make it again"
+            )
 
     async def _snapshot(self, lease: Lease, params: Snapshot) -> SnapshotResult:
         began = self._context.now()
@@ -126,61 +154,44 @@ class TemplateMethods:
         seconds = round(self._context.now() - began, 3)
         return SnapshotResult(params.template, made.short, made.database, seconds)
 
-    async def _define(self, name: str, asked: Request, told: _Told) -> None:
-        try:
-            await self._definer.define(name, asked, told)
-        except ClonepoolError:
-            if not told.cancelled:  # then it has been answered
-                raise
-
     async def _finalize(self, token: str) -> FinalizeResult:
-        template, generation = await self._definer.finalize(token)
+        template, generation = await self._fills.finalize(token)
         return FinalizeResult(template, generation.short)
 
-    def _start(
-        self, peer: Connection, request: RequestId, work: Callable[[], Awaitable[object]]
-    ) -> None:
-        self._tasks.start_soon(self._answer, peer, request, work)
+    def _start(self, call: Call, work: Callable[[], Awaitable[object]]) -> None:
+        self._tasks.start_soon(self._answer, call, work)
 
-    async def _answer(
-        self, peer: Connection, request: RequestId, work: Callable[[], Awaitable[object]]
-    ) -> None:
+    async def _answer(self, call: Call, work: Callable[[], Awaitable[object]]) -> None:
         try:
             result = await work()
         except StatementError as error:
             # What PostgreSQL refuses here comes of what the client has made of the database.
-            peer.reply_error(request, TemplateFailedError(str(error), remedy=error.remedy))
+            call.fail(TemplateFailedError(str(error), remedy=error.remedy))
         except ServerUnavailableError as error:
-            peer.reply_error(request, ServerUnavailableError(str(error), remedy=error.remedy))
+            call.fail(ServerUnavailableError(str(error), remedy=error.remedy))
         except ClonepoolError as error:
-            peer.reply_error(request, error)
+            call.fail(error)
         except Exception as error:
             log.exception("work.failed", work=repr(work))
-            peer.reply_error(request, ClonepoolError(f"internal error: {error!r}"))
+            call.fail(internal_error(error))
         else:
             if result is not None:
-                peer.reply(request, result)
+                call.reply(result)
 
 
-class _Told:
-    """Answers one `define`.
+class _DefineAnswers:
+    """The answers that a `define` may get."""
 
-    Attributes:
-        cancelled: whether the client has taken it back, so that it has been answered.
-    """
-
-    def __init__(self, peer: Connection, request: RequestId, context: Context) -> None:
-        self._peer = peer
-        self._request = request
-        self._context = context
-        self.cancelled = False
+    def __init__(self, call: Call, fill_timeout: float) -> None:
+        self._call = call
+        self._fill_timeout = fill_timeout
 
     @property
     def gone(self) -> bool:
-        return self._peer.gone or self.cancelled
+        return self._call.is_gone
 
     def there(self, template: str) -> None:
-        self._peer.reply(self._request, DefineResult(template, filled=True))
+        self._call.reply(DefineResult(template, filled=True))
 
     def fill(self, definition: Definition, database: Fillable) -> None:
         login, name = database.login, database.name
@@ -195,9 +206,9 @@ class _Told:
             user=login.user,
             password=login.password,
             env=login.env(name),
-            expires_in_seconds=self._context.config.client_templates.fill_timeout,
+            expires_in_seconds=self._fill_timeout,
         )
-        self._peer.reply(self._request, result)
+        self._call.reply(result)
 
     def refused(self, error: ClonepoolError) -> None:
-        self._peer.reply_error(self._request, error)
+        self._call.fail(error)

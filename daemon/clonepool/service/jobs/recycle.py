@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.inspection import Look
     from clonepool.postgres.rewind.rewinder import Rewound
     from clonepool.service.context import Context
+    from clonepool.service.dispatcher import Dispatcher
 
     Sessions = list[dict[str, Any]] | None
 
@@ -41,37 +42,27 @@ ASKING_SECONDS = 2.0
 class RecycleJob:
     """Carries out `Recycle` and `Keep`."""
 
-    def __init__(self, context: Context) -> None:
+    def __init__(self, context: Context, dispatcher: Dispatcher) -> None:
         self._context = context
+        self._dispatcher = dispatcher
 
-    async def run(
-        self,
-        decision: Recycle,
-        report: Callable[[Sessions], None] | None,
-        holds: bool = False,
-    ) -> None:
-        """Name the stray sessions, then make the clone good or say that it cannot be.
-
-        Args:
-            decision: which.
-            report: is told of what was left.
-            holds: whether grants are held until that is known, and undone.
-        """
-        context = self._context
+    async def run(self, decision: Recycle) -> None:
+        """Name the stray sessions, then make the clone good or say that it cannot be."""
+        context, reports = self._context, self._dispatcher.reports
         try:
             rewindable = context.can_rewind(decision.template)
             answers, seen = await self._look(decision) if rewindable else (True, None)
             if answers:
-                leaks = await self._name_leaks(decision, seen, asked=report is not None)
+                leaks = await self._name_leaks(
+                    decision, seen, asked=reports.is_awaited(decision.clone)
+                )
             else:
                 leaks = None  # nobody has to wait for the server once more
         finally:
-            if holds:
-                context.carry_out(context.fleet.let_go(context.now()))
+            self._dispatcher.looked_at(decision.clone)
         if decision.written_down:
             await self._write_end(decision)
-        if report is not None:
-            report(leaks)
+        reports.lease_left(decision.clone, leaks)
         pool = context.fleet.pools[decision.template]
         try:
             alone = seen is not None and not seen.facts.sessions
@@ -260,7 +251,7 @@ class RecycleJob:
         pool = context.fleet.pools[template]
         context.carry_out(pool.suspect(decision.clone, seconds, context.now()))
 
-    async def keep(self, decision: Keep, report: Callable[[Sessions, bool], None]) -> None:
+    async def keep(self, decision: Keep) -> None:
         """Name and end the sessions, and write down that the clone is kept."""
         context = self._context
         comment = context.comments.kept(
@@ -280,11 +271,11 @@ class RecycleJob:
                 await databases.annotate(context.gateway, decision.clone, comment)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.failures.begin(KEEP_FAILED, decision.template, error, clone=decision.clone)
-            report(strays, False)
+            self._dispatcher.reports.lease_kept(decision.clone, strays, written_down=False)
             return
         context.failures.end(KEEP_FAILED, decision.template)
         log.info("clone.kept", clone=decision.clone, seconds=decision.seconds)
-        report(strays, True)
+        self._dispatcher.reports.lease_kept(decision.clone, strays, written_down=True)
 
     async def _write_end(self, decision: Recycle) -> None:
         """Write down that the lease is over, so that no later daemon takes it for a living one."""
