@@ -131,7 +131,7 @@ async def main(path: Path, ready: int) -> None:
         metrics=metrics,
         loop=loop,
         clock=time.monotonic,
-        observers=[drains],
+        observers=[drains.look],
     )
     executor = asyncio.create_task(FakeExecutor(queue, dispatcher).run())
     dispatcher.handle(events.TemplateReady(TEMPLATE, GENERATION))

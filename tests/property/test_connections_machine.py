@@ -144,7 +144,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             loop=loop,
             clock=lambda: self.now,
             changing=self.changing,
-            observers=[drains],
+            observers=[drains.look],
         )
         config = Config()
         self.methods = Methods(

@@ -175,7 +175,7 @@ def test_an_exception_while_a_drain_is_watched_answers_the_call() -> None:
     drains.watch(Call(client, 1, 1), None, 5.0, progress=False)
     assert client.errors == []
     with capture_logs():
-        drains.decided([])
+        drains.look()
     assert client.errors == ["internal_error"]
 
 

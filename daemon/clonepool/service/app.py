@@ -376,7 +376,7 @@ class _Daemon:
             loop=loop,
             clock=time.monotonic,
             changing=context.changes_server,
-            observers=(watchers, self._drains),
+            observers=(watchers.look, self._drains.look),
         )
         Executor(context, queue, dispatcher, watchers, workers)
         context.carry_out = dispatcher.carry_out

@@ -59,13 +59,6 @@ class Jobs(Protocol):
         """Have the jobs that have not begun yet begin soon: somebody waits for them now."""
 
 
-class Observer(Protocol):
-    """Sees what was decided. Its time is that of the next request: it goes over no clones."""
-
-    def decided(self, decisions: Sequence[Decision]) -> None:
-        """See decisions that have just been carried out."""
-
-
 class Recorder(Protocol):
     """Writes down what happened, so that it can be replayed."""
 
@@ -87,7 +80,8 @@ class Dispatcher:
             milliseconds, and a hit takes microseconds.
         changing: templates whose leases change the server as a whole: nothing is granted from the
             moment that such a lease ends until `looked_at`.
-        observers: see all decisions.
+        observers: are called when decisions have been carried out. Their time is that of the next
+            request: they go over no clones.
         recorder: writes down all events.
 
     Attributes:
@@ -107,7 +101,7 @@ class Dispatcher:
         loop: asyncio.AbstractEventLoop,
         clock: Callable[[], float],
         changing: Container[str] = (),
-        observers: Sequence[Observer] = (),
+        observers: Sequence[Callable[[], None]] = (),
         recorder: Recorder | None = None,
     ) -> None:
         self.fleet = fleet
@@ -266,7 +260,8 @@ class Dispatcher:
                     assert_never(decision)
         if self.fleet.budget.waiting:
             self._jobs.hurry()
-        self._observe(decisions)
+        for observer in self._observers:
+            observer()
         self._set_timer()
 
     def _grant(self, grant: Grant) -> None:
@@ -308,10 +303,6 @@ class Dispatcher:
         clone = job.lease.clone if isinstance(job, Record) else job.clone
         log.debug(_DECIDED[type(job)], clone=clone)
         self._jobs.put(job, waited_for=waited_for)
-
-    def _observe(self, decisions: Sequence[Decision]) -> None:
-        for observer in self._observers:
-            observer.decided(decisions)
 
     # Time ---------------------------------------------------------------------------------
 

@@ -14,11 +14,8 @@ from clonepool.service.monitors.wal import WalMonitor
 from clonepool.service.tasks import guarded
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from anyio.abc import TaskGroup
 
-    from clonepool.core.decisions import Decision
     from clonepool.service.context import Context
     from clonepool.service.dispatcher import Dispatcher
     from clonepool.service.job_queue import Job, JobQueue
@@ -32,7 +29,7 @@ class Watchers:
         self.lock_watch = LockWatch(context)
         self.wal = WalMonitor(context)
 
-    def decided(self, _: Sequence[Decision]) -> None:
+    def look(self) -> None:
         """Look whether what was put off may be done now."""
         self.dropper.stir()
         self.lock_watch.stir()

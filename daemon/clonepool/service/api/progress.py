@@ -11,9 +11,8 @@ from clonepool.service.api.call import internal_error
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
-    from clonepool.core.decisions import Decision
     from clonepool.core.fleet import Fleet
     from clonepool.core.pool import Pool
     from clonepool.postgres.templates.builder import Step
@@ -74,7 +73,7 @@ class AcquireProgress:
 
 
 class Drains:
-    """The drains that wait for leases to end: an observer of the dispatcher.
+    """The drains that wait for leases to end. The dispatcher calls `look` after each decision.
 
     Args:
         fleet: knows how many leases are held.
@@ -103,8 +102,8 @@ class Drains:
         drain.on_end = timer.cancel
         call.on_cancel(lambda: self._end(drain))
 
-    def decided(self, _: Sequence[Decision]) -> None:
-        """Look whether leases have ended."""
+    def look(self) -> None:
+        """Answer or notify the clients, if leases have ended."""
         if self._waiting:
             for drain in list(self._waiting):
                 if drain.look():
