@@ -22,21 +22,13 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from prometheus_client import CollectorRegistry
 
-from clonepool.config import Config
 from clonepool.core import events
 from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
 from clonepool.errors import ClonepoolError, ServerUnavailableError
-from clonepool.observe.metrics import Metrics
 from clonepool.protocol.server import Message, ServerConnection
-from clonepool.service.api.admin import AdminMethods
 from clonepool.service.api.call import Call, notify
-from clonepool.service.api.leases import LeaseMethods
-from clonepool.service.api.methods import Methods
-from clonepool.service.api.progress import Drains
-from clonepool.service.api.results import LeaseResults
-from clonepool.service.dispatcher import Dispatcher
+from support.api import make_api
 from support.connections import FakeConnection
 from support.pools import make_fleet
 
@@ -44,14 +36,12 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from clonepool.core.decisions import Lease
     from clonepool.service.job_queue import Job
 
 PICK = st.integers(min_value=0, max_value=1_000)
 TEMPLATES = ("blog", "shop")
 MOST_CONNECTIONS = 4
 TIMEOUT = st.sampled_from([0, 1, 5])
-METRICS = Metrics(CollectorRegistry(), TEMPLATES)
 TTL = st.sampled_from([None, None, 1, 3])
 
 
@@ -82,6 +72,9 @@ class Loop:
         self.timers[number] = (self._clock() + delay, partial(what, *args))
         return SimpleNamespace(cancel=lambda: self.timers.pop(number, None))
 
+    def call_soon(self, what: Callable[[], None]) -> None:
+        what()
+
     def next(self) -> tuple[float, int] | None:
         """Return when the next timer goes off, and its number."""
         return min(((at, number) for number, (at, _) in self.timers.items()), default=None)
@@ -111,10 +104,6 @@ class Peer(FakeConnection):
         assert message.get("error", {}).get("data", {}).get("code") != "internal_error"
 
 
-def login_of(_: Lease) -> Any:
-    return SimpleNamespace(url="url", user="user", password="secret", env={})
-
-
 class ConnectionsMachine(RuleBasedStateMachine):
     """Clients and jobs that do things in any order."""
 
@@ -131,33 +120,9 @@ class ConnectionsMachine(RuleBasedStateMachine):
         self.jobs = Jobs()
         self.loop = Loop(lambda: self.now)
         loop = cast("asyncio.AbstractEventLoop", self.loop)
-        drains = Drains(self.fleet, loop)
-        endpoint = cast("Any", SimpleNamespace(host="/tmp", port=5432))
-        credentials = cast("Any", SimpleNamespace(of=login_of))
         self.changing: set[str] = set()
-        self.dispatcher = Dispatcher(
-            fleet=self.fleet,
-            jobs=self.jobs,
-            results=LeaseResults(endpoint, credentials, lambda: self.now),
-            connections=self,
-            metrics=METRICS,
-            loop=loop,
-            clock=lambda: self.now,
-            changing=self.changing,
-            observers=[drains.look],
-        )
-        config = Config()
-        self.methods = Methods(
-            leases=LeaseMethods(
-                self.dispatcher,
-                cast("Any", SimpleNamespace(step_of=lambda _: None)),
-                acquire_timeout=5.0,
-                max_leases=config.access.max_leases_per_client,
-            ),
-            templates=cast("Any", Unused()),
-            admin=AdminMethods(self.dispatcher, drains, "test"),
-            board=cast("Any", SimpleNamespace(status=dict, leases=list, templates=list)),
-            max_pending=config.access.max_pending_per_client,
+        self.dispatcher, self.methods = make_api(
+            self.fleet, self.jobs, self, loop, lambda: self.now, changing=self.changing
         )
         for template in self.fleet.pools:
             self.dispatcher.handle(events.TemplateReady(template, "abcdefgh"))
@@ -367,16 +332,6 @@ class ConnectionsMachine(RuleBasedStateMachine):
             self.time_passes(0.5)
         left = [(peer.number, peer.asked - peer.answered) for peer in self.peers]
         raise AssertionError(f"it never comes to rest: {left}, {self.fleet.leases()}")
-
-
-class Unused:
-    """Stands for what makes templates, which no connection here asks for."""
-
-    def disconnect(self, holder: int) -> None:
-        """Nothing was asked for."""
-
-    def __getattr__(self, name: str) -> Any:
-        return None
 
 
 ENCODER = msgspec.json.Encoder()

@@ -157,6 +157,24 @@ class Fleet(FleetState):
         pool, lease = self._take(token)
         return [*pool.reset(lease, request, now), *self._make_way(now)]
 
+    def grant_at_once(self, template: str, request: Request, now: float) -> Decision | None:
+        """Grant a ready clone if there is one for the request; else change nothing.
+
+        It is the first half of `acquire`, for a reply that waits for nothing else. The second half
+        is `plan_after_grant`, which must come before any other event.
+
+        Raises:
+            UnknownTemplateError, ShuttingDownError: as `acquire`; nothing changed.
+        """
+        pool = self.pool(template)
+        if self.stopping:
+            raise refusals.shutting_down()
+        return pool.grant_at_once(request, now)
+
+    def plan_after_grant(self, template: str, now: float) -> list[Decision]:
+        """Decide what follows from a grant at once; `now` is the time of the grant."""
+        return [*self.pools[template].plan(now), *self.make_way(now)]
+
     def reserve(
         self, template: str, holder: int, tests: int, parallelism: int, now: float
     ) -> list[Decision]:

@@ -107,18 +107,28 @@ class Pool(FormerCalls):
 
     def acquire(self, request: Request, now: float) -> list[Decision]:
         """Grant a ready clone, queue the request, or refuse it."""
+        granted = self.grant_at_once(request, now)
+        if granted is not None:
+            return [granted, *self.plan(now)]
         if refusal := self._refusal(request):
             return self.leasing.refuse(request, refusal)
-        suitable = self.inventory.fresh if request.fresh else self.inventory.ready
-        first = request.stale_ok if self.lifecycle.is_stale else not self.line
-        if suitable and first and self.budget.grants:
-            return [self._grant(request, Source.READY, now), *self.plan(now)]
         if request.deadline <= now:
             return self._refuse_late(request, now)
         self.line.add(request)
         if self.can_create and not self.budget.paused:
             self.demand.asked(now)
         return self.plan(now)
+
+    def grant_at_once(self, request: Request, now: float) -> Decision | None:
+        """Grant a ready clone to a request that has to wait for nothing; else change nothing.
+
+        What follows from it, `plan` decides: it must be asked before anything else happens.
+        """
+        suitable = self.inventory.fresh if request.fresh else self.inventory.ready
+        first = request.stale_ok if self.lifecycle.is_stale else not self.line
+        if suitable and first and self.budget.grants and not self._refusal(request):
+            return self._grant(request, Source.READY, now)
+        return None
 
     def reserve(self, holder: int, tests: int, parallelism: int, now: float) -> list[Decision]:
         """Hold clones ready for tests that were announced; 0 tests take that back.

@@ -26,10 +26,14 @@ class LineReader:
         Raises:
             LineTooLongError: after the lines before it were lost; the stream is of no use then.
         """
-        if b"\n" not in data:
+        end = data.find(b"\n")
+        if end < 0:
             self._rest += data
             self._check(len(self._rest))
             return []
+        if end == len(data) - 1 and not self._rest:  # as nearly all pieces: one line and no more
+            self._check(end)
+            return [data[:end]]
         *lines, rest = data.split(b"\n")
         if self._rest:
             lines[0] = bytes(self._rest) + lines[0]

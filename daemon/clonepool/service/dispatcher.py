@@ -26,10 +26,12 @@ from clonepool.core.decisions import (
     Recycle,
     Refuse,
     Renewed,
+    Source,
 )
 from clonepool.protocol.messages import ReleaseResult
 from clonepool.service.api.call import internal_error
 from clonepool.service.api.release_reports import ReleaseReports
+from clonepool.service.deadline_timer import DeadlineTimer
 
 if TYPE_CHECKING:
     import asyncio
@@ -117,9 +119,11 @@ class Dispatcher:
         self._recorder = recorder
         self._waiters: dict[int, Call] = {}
         self._unseen: set[str] = set()
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-        self._closed = False
+        self._unplanned: tuple[events.Acquire, Decision] | None = None
+        self._uncounted: list[tuple[Grant, float]] = []
+        self._unstarted: list[Job] = []
+        self._has_unfinished = False
+        self._timer = DeadlineTimer(loop, clock, fleet.next_timer, self._time_is_up)
 
     # Events -------------------------------------------------------------------------------
 
@@ -138,10 +142,13 @@ class Dispatcher:
         Raises:
             UnknownTemplateError, ShuttingDownError: the call was not answered; nothing changed.
         """
-        if self._recorder is None:  # a hit has no time for what `_decide` does
-            decisions = self.fleet.acquire(template, request, request.asked_at)
-        else:
+        self._finish()
+        granted = self.fleet.grant_at_once(template, request, request.asked_at)
+        if granted is None:
             decisions = self._decide(events.Acquire(template, request), request.asked_at)
+        else:
+            decisions = [granted]
+            self._unplanned = events.Acquire(template, request), granted
         self._waiters[request.waiter] = call
         self.carry_out(decisions)
 
@@ -176,16 +183,16 @@ class Dispatcher:
             NotYourLeaseError: the call was not answered; nothing changed.
         """
         decisions = self._decide(events.Release(token), self.now())
-        recycle = _recycle_in(decisions)
-        if recycle is not None and report:
-            self.reports.owe(recycle.template, recycle.clone, call)
-        elif recycle is not None:
-            self.reports.expect(recycle.template, recycle.clone, call.holder)
-        self.carry_out(decisions)
+        recycle = next((each for each in decisions if isinstance(each, Recycle)), None)
         if not report:
             call.reply(ReleaseResult(leaked=None))
-        elif recycle is None:  # the lease was being reset, and its sessions were ended for that
+            if recycle is not None:
+                self.reports.expect(recycle.template, recycle.clone, call.holder)
+        elif recycle is not None:
+            self.reports.owe(recycle.template, recycle.clone, call)
+        else:  # the lease was being reset, and its sessions were ended for that
             call.reply(ReleaseResult(leaked=[]))
+        self.carry_out(decisions)
 
     def keep(self, call: Call, token: str, seconds: float) -> None:
         """End a lease and keep its clone, and answer when that is written down.
@@ -231,15 +238,31 @@ class Dispatcher:
             self.handle(events.GrantsResumed())
 
     def _decide(self, event: Event, now: float) -> list[Decision]:
+        """Take an event to the fleet when what followed from the last one is done."""
+        self._finish()
         decisions = self.fleet.handle(event, now)
+        self._record(now, event, decisions)
+        return decisions
+
+    def _record(self, now: float, event: Event, decisions: Sequence[Decision]) -> None:
         if self._recorder is not None:
             self._recorder.record(now, event, decisions)
-        return decisions
 
     # Decisions ----------------------------------------------------------------------------
 
     def carry_out(self, decisions: Sequence[Decision]) -> None:
-        """Do what was decided, in this order."""
+        """Do what was decided, in this order.
+
+        Clients are answered before this returns; the rest is done when their answers have been
+        sent, and before the next event is handled.
+        """
+        self._begin(decisions)
+        if not self._has_unfinished:
+            self._has_unfinished = True
+            self._loop.call_soon(self._finish)
+
+    def _begin(self, decisions: Sequence[Decision]) -> None:
+        """Answer clients, and note what is to be done afterwards."""
         for decision in decisions:
             match decision:
                 case Grant():
@@ -252,32 +275,63 @@ class Dispatcher:
                     self._notify(decision)
                 case Recycle():
                     self._recycle(decision)
-                case CreateClone() | Drop():
-                    self._start(decision, waited_for=self.fleet.budget.waiting > 0)
-                case Keep() | Record() | Park() | Adopt():
-                    self._start(decision)
+                case CreateClone() | Keep() | Record() | Park() | Adopt() | Drop():
+                    self._unstarted.append(decision)
                 case _:
                     assert_never(decision)
-        if self.fleet.budget.waiting:
-            self._jobs.hurry()
+
+    def _finish(self) -> None:
+        """Do what no client waits for: uvloop sends an answer when the callback has returned."""
+        if not self._has_unfinished:
+            return
+        self._has_unfinished = False
+        self._plan()
+        self._count_grants()
+        self._start_jobs()
         for observer in self._observers:
             observer()
-        self._set_timer()
+        self._timer.set()
+
+    def _plan(self) -> None:
+        """Decide what follows from a hit, and record the hit."""
+        if self._unplanned is None:
+            return
+        (event, granted), self._unplanned = self._unplanned, None
+        now = event.request.asked_at
+        planned = self.fleet.plan_after_grant(event.template, now)
+        self._record(now, event, [granted, *planned])
+        self._begin(planned)
+
+    def _count_grants(self) -> None:
+        grants, self._uncounted = self._uncounted, []
+        for grant, seconds in grants:
+            metrics = self._metrics.of[grant.lease.template]
+            (metrics.hits if grant.source is Source.READY else metrics.waits).inc()
+            metrics.acquire_seconds.observe(seconds)
+
+    def _start_jobs(self) -> None:
+        jobs, self._unstarted = self._unstarted, []
+        somebody_waits = self.fleet.budget.waiting > 0
+        for job in jobs:
+            clone = job.lease.clone if isinstance(job, Record) else job.clone
+            log.debug(_DECIDED[type(job)], clone=clone)
+            is_upkeep = isinstance(job, CreateClone | Drop)
+            self._jobs.put(job, waited_for=somebody_waits or not is_upkeep)
+        if somebody_waits:
+            self._jobs.hurry()
 
     def _grant(self, grant: Grant) -> None:
         call = self._waiters.pop(grant.waiter, None)
         if call is not None:
             _answer(call, self._results.granted, grant)
-        metrics = self._metrics.of[grant.lease.template]
-        (metrics.hits if grant.source == "ready" else metrics.waits).inc()
-        metrics.acquire_seconds.observe(self.now() - grant.asked_at)
+        self._uncounted.append((grant, self.now() - grant.asked_at))
 
     def _refuse(self, refusal: Refuse) -> None:
-        template = self._metrics.label(refusal.template)
-        self._metrics.refusals.labels(template, refusal.error.code).inc()
         call = self._waiters.pop(refusal.waiter, None)
         if call is not None:
             call.fail(refusal.error)
+        template = self._metrics.label(refusal.template)
+        self._metrics.refusals.labels(template, refusal.error.code).inc()
 
     def _renewed(self, renewed: Renewed) -> None:
         call = self._waiters.pop(renewed.waiter, None)
@@ -297,36 +351,20 @@ class Dispatcher:
         if recycle.template in self._changing:
             self._unseen.add(recycle.clone)
             self.handle(events.GrantsHeld())
-        self._start(recycle)
-
-    def _start(self, job: Job, *, waited_for: bool = True) -> None:
-        clone = job.lease.clone if isinstance(job, Record) else job.clone
-        log.debug(_DECIDED[type(job)], clone=clone)
-        self._jobs.put(job, waited_for=waited_for)
+        self._unstarted.append(recycle)
 
     # Time ---------------------------------------------------------------------------------
 
-    def _set_timer(self) -> None:
-        """See to it that the loop calls back in time.
+    def call_later(self, seconds: float, what: Callable[[], None]) -> None:
+        """Call back after so many seconds; for what is told to people, not for deadlines."""
+        self._loop.call_later(seconds, what)
 
-        A timer that is set too early stays: setting one takes longer than most decisions, and when
-        it goes off it is set anew.
-        """
-        due = None if self._closed else self.fleet.next_timer()
-        if due is None or (self._timer is not None and self._due <= due):
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._due = due
-        self._timer = self._loop.call_later(max(0.0, due - self.now()), self._time_is_up)
+    def close(self) -> None:
+        """Let time bring nothing more: nobody does any job now."""
+        self._timer.close()
 
     def _time_is_up(self) -> None:
-        self._timer = None
-        due, now = self.fleet.next_timer(), self.now()
-        if due is None or due > now:
-            self._set_timer()
-            return
-        decisions = self._decide(events.TimeCame(), now)
+        decisions = self._decide(events.TimeCame(), self.now())
         self._expect_reports(decisions)
         self.carry_out(decisions)
 
@@ -338,17 +376,6 @@ class Dispatcher:
                 lease = each.lease
                 if lease.clone in recycled:
                     self.reports.expect(lease.template, lease.clone, lease.holder)
-
-    def call_later(self, seconds: float, what: Callable[[], None]) -> None:
-        """Call back after so many seconds; for what is told to people, not for deadlines."""
-        self._loop.call_later(seconds, what)
-
-    def close(self) -> None:
-        """Let time bring nothing more: nobody does any job now."""
-        self._closed = True
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
 
 
 _DECIDED: dict[type[Job], str] = {
@@ -370,7 +397,3 @@ def _answer(call: Call, result: Callable[[D], object], decision: D) -> None:
     except Exception as error:
         log.exception("request.failed", outcome=type(decision).__name__)
         call.fail(internal_error(error))
-
-
-def _recycle_in(decisions: Sequence[Decision]) -> Recycle | None:
-    return next((each for each in decisions if isinstance(each, Recycle)), None)

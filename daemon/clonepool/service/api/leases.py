@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 from typing import TYPE_CHECKING
 
 from clonepool.core.decisions import Request
@@ -117,4 +117,4 @@ class LeaseMethods:
 
 def _new_token() -> str:
     """Return an unguessable name for a lease; it never looks like an option on a command line."""
-    return secrets.token_hex(16)
+    return os.urandom(16).hex()

@@ -1,0 +1,100 @@
+"""The methods of the protocol and the dispatcher, put together without a server."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from prometheus_client import CollectorRegistry
+
+from clonepool.config import Config
+from clonepool.observe.metrics import Metrics
+from clonepool.service.api.admin import AdminMethods
+from clonepool.service.api.leases import LeaseMethods
+from clonepool.service.api.methods import Methods
+from clonepool.service.api.progress import Drains
+from clonepool.service.api.results import LeaseResults
+from clonepool.service.dispatcher import Dispatcher
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Container
+
+    from clonepool.core.decisions import Lease
+    from clonepool.core.fleet import Fleet
+    from clonepool.service.api.release_reports import Connections
+    from clonepool.service.dispatcher import Jobs, Recorder
+
+
+class Api(NamedTuple):
+    """What stands between the connections and the core."""
+
+    dispatcher: Dispatcher
+    methods: Methods
+
+
+def make_api(
+    fleet: Fleet,
+    jobs: Jobs,
+    connections: Connections,
+    loop: asyncio.AbstractEventLoop,
+    clock: Callable[[], float],
+    *,
+    changing: Container[str] = (),
+    recorder: Recorder | None = None,
+) -> Api:
+    """Put together what answers calls; templates can be leased, and nothing else be done with them.
+
+    Args:
+        fleet: decides.
+        jobs: take what takes time.
+        connections: are notified.
+        loop: keeps the time.
+        clock: returns monotonic seconds.
+        changing: templates whose leases change the server.
+        recorder: writes down all events.
+    """
+    drains = Drains(fleet, loop)
+    endpoint = cast("Any", SimpleNamespace(host="/tmp", port=5432))
+    credentials = cast("Any", SimpleNamespace(of=_login_of))
+    dispatcher = Dispatcher(
+        fleet=fleet,
+        jobs=jobs,
+        results=LeaseResults(endpoint, credentials, clock),
+        connections=connections,
+        metrics=Metrics(CollectorRegistry(), list(fleet.pools)),
+        loop=loop,
+        clock=clock,
+        changing=changing,
+        observers=[drains.look],
+        recorder=recorder,
+    )
+    access = Config().access
+    leases = LeaseMethods(
+        dispatcher,
+        cast("Any", SimpleNamespace(step_of=lambda _: None)),
+        acquire_timeout=5.0,
+        max_leases=access.max_leases_per_client,
+    )
+    methods = Methods(
+        leases=leases,
+        templates=cast("Any", _NoTemplateMethods()),
+        admin=AdminMethods(dispatcher, drains, "test"),
+        board=cast("Any", SimpleNamespace(status=dict, leases=list, templates=list)),
+        max_pending=access.max_pending_per_client,
+    )
+    return Api(dispatcher, methods)
+
+
+def _login_of(_: Lease) -> Any:
+    return SimpleNamespace(url="url", user="user", password="secret", env={})
+
+
+class _NoTemplateMethods:
+    """Stands for the methods about templates, which no client here calls."""
+
+    def disconnect(self, holder: int) -> None:
+        """Nothing was begun."""
+
+    def __getattr__(self, name: str) -> Any:
+        return None
