@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import asyncpg
 
-from bench import cpu, peers
+from bench import bursts, cpu, peers
 from bench.samples import distribution, ratios, summary
 from clonepool.client import Client
 from clonepool.postgres import databases
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 CLONES = 100
 RELEASES = 20
-"""Of each round, whose answers are timed."""
+"""Releases of each round whose answers are timed."""
 QUERY = "SELECT count(*) FROM blog.tb_user"
 IDLE_SECONDS = 20.0
 
@@ -44,7 +44,7 @@ max_clones = {clones}
 
 
 def run(directory: Path, *, short: bool) -> dict[str, Any]:
-    """Measure everything on one daemon and return the figures, times in seconds."""
+    """Measure on one daemon, the bursts on another; return the figures, times in seconds."""
     rounds = 2 if short else 30
     config = CONFIG.format(port=peers.free_port(), most=CLONES + 50, root=ROOT, clones=CLONES)
     with (
@@ -67,6 +67,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
         "clone_made": clones,
         "daemon_resident_bytes_with_100_clones": resident,
         "daemon_idle_cpu_share": idle,
+        "bursts": bursts.run(directory / "bursts", short=short),
     }
 
 
@@ -87,7 +88,7 @@ class _Floors:
         self._kept: list[Lease] = []
 
     def lease_of_python(self) -> None:
-        """Lease, and keep the lease, lest it be given back while the clock runs."""
+        """Lease, and keep the lease: it must not be released while the clock runs."""
         self._kept.append(self.python.lease("blog"))
 
     def close(self) -> None:
@@ -100,8 +101,7 @@ class _Floors:
 def _measure_acquires(client: Client, floors: _Floors, rounds: int) -> dict[str, Any]:
     """Take every clone, each acquire beside a call to each floor by the same client code.
 
-    Of the releases, those that are timed meet a daemon that is recycling nothing, as the acquires
-    do.
+    The releases that are timed, like the acquires, meet a daemon that is recycling nothing.
     """
     times: dict[str, list[float]] = {
         name: [] for name in ("acquire", "python_floor", "c_echo", "release")

@@ -153,6 +153,7 @@ def _first_light(f: dict[str, Any]) -> list[list[str]]:
         ],
         ["echo server in C, same client, µs", *spread(f["c_echo"], MICRO)],
         ["acquire ÷ smallest Python server (≤ 1.5; ≤ 4)", *_both(f["acquire_over_python_floor"])],
+        *_bursts(f.get("bursts")),
         ["a release answered, µs", *spread(f["release"], MICRO)],
         ["release answered ÷ acquire (≤ 1.5)", *_both(f["release_over_acquire"])],
         ["acquire, connect, one query, ms", *spread(f["first_row"], MILLI)],
@@ -167,6 +168,26 @@ def _first_light(f: dict[str, Any]) -> list[list[str]]:
         ],
         ["daemon resident with 100 clones, MiB (< 80)", f"{resident:.0f}", ""],
         ["CPU of the idle daemon, share of a core", f"{f['daemon_idle_cpu_share']:.2%}", ""],
+    ]
+
+
+def _bursts(found: dict[str, Any] | None) -> list[list[str]]:
+    """Return the rows about acquires in a burst and after a pause; older results have none."""
+    if found is None:
+        return []
+    return [
+        ["a ping in a burst, µs", *spread(found["ping"], MICRO)],
+        ["acquire in a burst, each with a refill, µs", *spread(found["acquire"], MICRO)],
+        ["acquire ÷ ping in a burst (≤ 1.5)", *_both(found["acquire_over_ping"])],
+        ["acquire after a pause of 30 ms, µs", *spread(found["acquire_after_pause"], MICRO)],
+        [
+            "smallest server in Python after the same pause, µs",
+            *spread(found["floor_after_pause"], MICRO),
+        ],
+        [
+            "acquire ÷ smallest Python server after a pause (≤ 1.3)",
+            *_both(found["acquire_over_floor_after_pause"]),
+        ],
     ]
 
 
