@@ -31,9 +31,8 @@ class LineReader:
             self._rest += data
             self._check(len(self._rest))
             return []
-        if end == len(data) - 1 and not self._rest:  # as nearly all pieces: one line and no more
-            self._check(end)
-            return [data[:end]]
+        if end == len(data) - 1 and not self._rest and end <= self._limit:
+            return [data[:end]]  # what nearly every client sends: one line and no more
         *lines, rest = data.split(b"\n")
         if self._rest:
             lines[0] = bytes(self._rest) + lines[0]

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 RENEW_SECONDS = 10.0
 """Seconds within which a renewal is written down, or refused."""
+_TOKEN_BYTES = 16
+"""Random bytes in a lease's token, which is in hex: it never looks like an option of a command."""
 
 
 class LeaseMethods:
@@ -46,33 +48,37 @@ class LeaseMethods:
         self._max_leases = max_leases
 
     def acquire(self, call: Call, params: Acquire) -> None:
-        """Grant a lease now, or when there is a clone, or say why not."""
-        held = self._dispatcher.fleet.held_by(call.holder)
+        """Grant a lease now, or when there is a clone, or say why not.
+
+        After a pause each Python call costs microseconds, so a hit makes few.
+        """
+        dispatcher, connection = self._dispatcher, call.connection
+        held = dispatcher.fleet.held_by(connection.number)
         if held >= self._max_leases:
             raise ClientLimitError(
                 f"this connection holds {held} leases",
                 remedy="release some, or raise access.max_leases_per_client",
             )
-        now = self._dispatcher.now()
+        now = dispatcher.now()
         timeout = self._acquire_timeout if params.timeout is None else params.timeout
         request = Request(
             waiter=call.number,
-            token=_new_token(),
-            holder=call.holder,
-            label=params.label or call.client,
+            token=os.urandom(_TOKEN_BYTES).hex(),
+            holder=connection.number,
+            label=params.label or connection.client,
             asked_at=now,
             deadline=now + timeout,
             ttl=params.ttl,
             fresh=params.fresh,
             stale_ok=params.stale_ok,
         )
-        self._dispatcher.acquire(call, params.template, request)
+        dispatcher.acquire(call, params.template, request)
         if call.is_answered:
             return
         self._let_cancel(call)
         if params.progress:
-            pool = self._dispatcher.fleet.pools[params.template]
-            AcquireProgress(self._dispatcher, self._steps, call, pool).begin()
+            pool = dispatcher.fleet.pools[params.template]
+            AcquireProgress(dispatcher, self._steps, call, pool).begin()
 
     def reset(self, call: Call, params: Reset) -> None:
         """Make the clone of a lease clean again, or give the lease another one."""
@@ -109,12 +115,8 @@ class LeaseMethods:
     def _request(self, call: Call, timeout: float) -> Request:
         """Return a request about a lease that the call names by its token."""
         now = self._dispatcher.now()
-        return Request(call.number, _new_token(), call.holder, "", now, now + timeout)
+        token = os.urandom(_TOKEN_BYTES).hex()
+        return Request(call.number, token, call.holder, "", now, now + timeout)
 
     def _let_cancel(self, call: Call) -> None:
         call.on_cancel(lambda: self._dispatcher.cancel(call))
-
-
-def _new_token() -> str:
-    """Return an unguessable name for a lease; it never looks like an option on a command line."""
-    return os.urandom(16).hex()

@@ -133,7 +133,8 @@ class Peer(asyncio.BufferedProtocol):
         """Answer what can be answered now, and queue the rest."""
         if self.is_gone:
             return
-        self._backlog.extend(self._protocol.receive(bytes(self._house.buffer[:size])))
+        data = bytes(memoryview(self._house.buffer)[:size])
+        self._backlog.extend(self._protocol.receive(data))
         self._work()
 
     def pause_writing(self) -> None:

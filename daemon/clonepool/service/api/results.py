@@ -47,7 +47,7 @@ class LeaseResults:
             env=login.env,
             source=grant.source,
             waited_seconds=grant.waited_seconds,
-            expires_in_seconds=self._seconds_left(lease),
+            expires_in_seconds=None if lease.expires_at is None else self._seconds_left(lease),
         )
 
     def renewed(self, renewed: Renewed) -> RenewResult:
