@@ -173,7 +173,9 @@ class Fleet(FleetState):
 
     def plan_after_grant(self, template: str, now: float) -> list[Decision]:
         """Decide what follows from a grant at once; `now` is the time of the grant."""
-        return [*self.pools[template].plan(now), *self.make_way(now)]
+        pool = self._changed_pool(template)
+        self._by_events = True
+        return [*pool.plan(now), *self._make_way(now)]
 
     def reserve(
         self, template: str, holder: int, tests: int, parallelism: int, now: float
