@@ -17,7 +17,7 @@ from clonepool.config import CloneOptions, Config, EmbeddedSection, PoolSection
 from clonepool.core.decisions import Lease
 from clonepool.core.leases import token_digest
 from clonepool.core.naming import Namer
-from clonepool.errors import ConfigError, ResourceError, ServerUnavailableError, StatementError
+from clonepool.errors import ConfigError, ServerUnavailableError, StatementError
 from clonepool.observe.metrics import Metrics
 from clonepool.postgres.capabilities import Capabilities
 from clonepool.postgres.endpoint import Endpoint
@@ -26,9 +26,9 @@ from clonepool.service.comment_locks import CommentLocks
 from clonepool.service.credentials import Credentials
 from clonepool.service.failures import Failures
 from clonepool.service.limiter import PriorityLimiter
-from clonepool.service.monitors.resources import ResourceMonitor
+from clonepool.service.monitors.resources import Resources
 from clonepool.service.state_files import Runs, begin_run, load_secret
-from clonepool.service.storage import MEBIBYTE, StorageGuard
+from clonepool.service.storage import MEBIBYTE, NoRoomError, StorageGuard
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -126,26 +126,26 @@ def test_the_guard_says_no_before_the_disk_is_full(tmp_path: Path) -> None:
     floor = free // MEBIBYTE - 100
     config = Config(embedded=EmbeddedSection(min_free_mib=floor))
     guard = StorageGuard(config, tmp_path, in_memory=False)
-    guard.begin(60 * MEBIBYTE, 0)
-    with pytest.raises(ResourceError, match="to stay free") as caught:
-        guard.begin(60 * MEBIBYTE, 0)
-    assert caught.value.limit == "storage"
-    guard.end(60 * MEBIBYTE)
-    guard.begin(60 * MEBIBYTE, 0)
+    with guard.room(60 * MEBIBYTE, 0):
+        with pytest.raises(NoRoomError, match="to stay free") as caught:
+            guard.begin(60 * MEBIBYTE, 0)
+        assert caught.value.limit == "storage"
+    with guard.room(60 * MEBIBYTE, 0):
+        pass
 
 
 def test_a_server_by_url_has_a_budget_only() -> None:
     guard = StorageGuard(Config(pool=PoolSection(max_storage_mib=10)), None, in_memory=False)
     assert guard.free() is None
     guard.begin(6 * MEBIBYTE, 6 * MEBIBYTE)
-    with pytest.raises(ResourceError, match="12 MiB of 10 MiB"):
+    with pytest.raises(NoRoomError, match="12 MiB of 10 MiB"):
         guard.begin(6 * MEBIBYTE, 12 * MEBIBYTE)
     assert guard.is_short(6 * MEBIBYTE, 12 * MEBIBYTE)
     assert not guard.is_short(6 * MEBIBYTE, 6 * MEBIBYTE)
 
 
 def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> None:
-    failures = Failures(Metrics(CollectorRegistry(), ["blog"]), ResourceMonitor(time.monotonic))
+    failures = Failures(Metrics(CollectorRegistry(), ["blog"]), Resources(time.monotonic))
     with capture_logs() as logs:
         for number in range(5):
             failures.begin("x.failed", "blog", ServerUnavailableError(f"clone {number} is gone"))
@@ -154,6 +154,17 @@ def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> N
         failures.end("x.failed", "blog")
         failures.end("x.failed", "blog")
     assert [entry["event"] for entry in logs] == ["x.failed", "x.failed", "trouble.ended"]
+
+
+def test_what_an_attempt_expects_is_no_failure_and_passes() -> None:
+    failures = Failures(Metrics(CollectorRegistry(), ["blog"]), Resources(time.monotonic))
+    with (
+        capture_logs() as logs,
+        pytest.raises(StatementError),
+        failures.attempt("x.failed", "blog", expected=(StatementError,)),
+    ):
+        raise StatementError("no", sqlstate="42501")
+    assert logs == []
 
 
 class FakeRoles:
@@ -242,11 +253,11 @@ async def test_a_place_that_is_held_too_long_is_given_to_another() -> None:
 
 
 @pytest.mark.anyio
-async def test_who_came_first_writes_first() -> None:
-    pens, order = CommentLocks(), list[int]()
+async def test_writers_of_a_comment_take_turns_in_the_order_in_which_they_came() -> None:
+    locks, order = CommentLocks(), list[int]()
 
     async def write(number: int) -> None:
-        async with pens.pen("clone_1"):
+        async with locks.hold("clone_1"):
             await anyio.lowlevel.checkpoint()
             order.append(number)
 
@@ -254,4 +265,4 @@ async def test_who_came_first_writes_first() -> None:
         for number in range(5):
             tasks.start_soon(write, number)
     assert order == [0, 1, 2, 3, 4]
-    assert not pens._locks
+    assert len(locks) == 0

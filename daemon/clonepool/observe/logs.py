@@ -1,4 +1,4 @@
-"""How log events become lines: readable on a terminal, JSON elsewhere, always to stderr."""
+"""Writes log events as lines to stderr: readable on a terminal, JSON elsewhere."""
 
 from __future__ import annotations
 
@@ -15,14 +15,19 @@ if TYPE_CHECKING:
     from structlog.typing import EventDict, ExcInfo, Processor, WrappedLogger
 
 _TRACEBACKS = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-"""The variables of a frame can be passwords, or URLs that hold them."""
+"""Without the local variables of frames: they can be passwords, or URLs with passwords."""
 
 
 def configure(
     level: Literal["debug", "info", "warning", "error"],
     style: Literal["auto", "console", "json"],
 ) -> None:
-    """Set structlog up for this process."""
+    """Configure structlog for this process.
+
+    Args:
+        level: the least level that is written.
+        style: of the lines; `auto` is `console` on a terminal and `json` elsewhere.
+    """
     console = style == "console" or (style == "auto" and sys.stderr.isatty())
     shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
@@ -48,7 +53,7 @@ def configure(
 
 
 def _made_printable(_: WrappedLogger, __: str, event: EventDict) -> EventDict:
-    """Let no text of others reach the terminal as it is; in JSON it is escaped anyway."""
+    """Make foreign text safe for a terminal; JSON escapes it anyway."""
     return {key: _shown(value) for key, value in event.items()}
 
 
@@ -56,7 +61,7 @@ def _shown(value: object) -> object:
     if isinstance(value, str):
         return printable.line(value)
     if value is None or isinstance(value, bool | int | float | tuple | BaseException):
-        return value  # a tuple is what is known of an exception
+        return value  # a tuple is the information about an exception
     return printable.line(value)
 
 

@@ -30,11 +30,11 @@ GAUGE_STATES = (
 
 
 BY_CLIENTS = "made-by-clients"
-"""Stands for all templates that clients made: their names come and go, and labels stay for ever."""
+"""The label of all templates that clients made: their names come and go, and labels stay."""
 
 
 class TemplateMetrics:
-    """The metrics of one template, their labels bound once: an acquire has no time for it."""
+    """The metrics of one template, labels bound: binding them takes too long for an acquire."""
 
     def __init__(self, metrics: Metrics, template: str) -> None:
         self.acquire_seconds = metrics.acquire_seconds.labels(template)
@@ -138,21 +138,21 @@ class Metrics:
         self._configured = frozenset(self.of)
 
     def label(self, template: str) -> str:
-        """Return what stands for a template in labels."""
+        """Return the label of a template."""
         return template if template in self._configured else BY_CLIENTS
 
     def enter(self, template: str) -> None:
-        """Count for a template that a client made."""
+        """Begin to count for a template that a client made."""
         if template not in self.of:
             self.of[template] = TemplateMetrics(self, self.label(template))
 
     def remove(self, template: str) -> None:
-        """Count for it no more."""
+        """Stop counting for a template that is gone."""
         del self.of[template]
 
 
 class _Gauge:
-    """One gauge; what has the same labels is added up."""
+    """One gauge; values with the same labels are added up."""
 
     def __init__(self, name: str, says: str, *labels: str) -> None:
         self._about = f"clonepool_{name}", says
@@ -179,7 +179,7 @@ class PoolCollector(Collector):
         server_connections: returns how many connections the daemon may have, and how many there
             may be.
         strategies: returns template, strategy, and whether it is chosen.
-        label: returns what stands for a template in labels.
+        label: returns the label of a template.
         short_of: returns what the machine is short of.
     """
 

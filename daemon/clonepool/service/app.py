@@ -1,7 +1,8 @@
-"""The composition root: makes every room, opens every long-lived task, closes in order.
+"""The application: starts everything, runs until a signal comes, and stops in order.
 
-Two task groups, one in the other: workers outside, the front (listener, HTTP) inside. A signal
-ends the front first, then the workers, then what they made is cleaned up under a deadline.
+Two task groups, one in the other: background work outside, the front (listener and HTTP) inside. A
+signal ends the front first, then the background work; then what is left is cleaned up under a
+deadline. How the parts are made is in `wiring`.
 """
 
 from __future__ import annotations
@@ -18,59 +19,23 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from clonepool.config import HttpSection
-from clonepool.core.fleet import Fleet
+from clonepool.core.events import EndLeases, Stop
 from clonepool.core.naming import Namer, Serials
 from clonepool.errors import AlreadyRunningError, ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
-from clonepool.postgres import databases, shared_objects
-from clonepool.postgres.capabilities import Capabilities, inspect
-from clonepool.postgres.clones.copier import Copiers
-from clonepool.postgres.clones.copy_strategy import candidates
-from clonepool.postgres.rewind import database_facts
-from clonepool.postgres.rewind.rewinder import Rewinder
-from clonepool.postgres.roles import Roles
-from clonepool.postgres.templates.builder import Builder
-from clonepool.postgres.templates.client_generation import ClientGenerations
-from clonepool.postgres.templates.file_digests import Digests
-from clonepool.service import file_budget, loop, systemd
+from clonepool.postgres import databases
+from clonepool.postgres.capabilities import inspect
+from clonepool.service import file_budget, loop, systemd, wiring
 from clonepool.service.api.access import Gatekeeper
-from clonepool.service.api.admin import AdminMethods
-from clonepool.service.api.builds import Builds
-from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.listener import Listener
-from clonepool.service.api.methods import Methods
-from clonepool.service.api.progress import Drains
-from clonepool.service.api.results import LeaseResults
-from clonepool.service.api.status import StatusBoard
-from clonepool.service.api.templates import TemplateMethods
-from clonepool.service.clone_comment import Comments
-from clonepool.service.context import Context
-from clonepool.service.credentials import Credentials
-from clonepool.service.dispatcher import Dispatcher
-from clonepool.service.executor import Executor, Watchers
-from clonepool.service.failures import Failures
+from clonepool.service.condition import Condition
 from clonepool.service.http import server as http
 from clonepool.service.http.connections import HttpConnections
-from clonepool.service.job_queue import JobQueue
-from clonepool.service.jobs.reference import ReferenceJob
-from clonepool.service.limiter import PriorityLimiter
-from clonepool.service.monitors import event_loop
-from clonepool.service.monitors.files import FileMonitor
-from clonepool.service.monitors.reconciler import Reconciler
-from clonepool.service.monitors.resources import ResourceMonitor
-from clonepool.service.monitors.server import ServerMonitor
-from clonepool.service.recovery import take_over
-from clonepool.service.server import kept_connections, open_server, own_connections, shielded
-from clonepool.service.server_changes import ServerChanges
+from clonepool.service.monitors.resources import Resources
+from clonepool.service.sentinel import Sentinel
+from clonepool.service.server import open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
-from clonepool.service.state_files import begin_run, hold_lock, load_secret, reserve_serials
-from clonepool.service.storage import StorageGuard
-from clonepool.service.tasks import guarded
-from clonepool.service.templates.builder import TemplateBuilder
-from clonepool.service.templates.client_templates import ClientTemplates
-from clonepool.service.templates.fills import FillCoordinator
-from clonepool.service.templates.registry import limits_of
-from clonepool.service.templates.snapshots import Snapshots
+from clonepool.service.state_files import hold_lock, reserve_serials
 
 if TYPE_CHECKING:
     import socket as sockets
@@ -79,14 +44,16 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from clonepool.config import Config
-    from clonepool.service.server import Server
+    from clonepool.postgres.databases import Database
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.service.wiring import Daemon, Ground
 
 log = structlog.get_logger()
 
 CLEANUP_SECONDS = 20.0
-_LOOK_SECONDS = 0.02
+"""Seconds that cleaning up may take when the daemon stops."""
 HANG_UP_SECONDS = 1.0
-"""How long clients may take to read the last replies when the daemon stops."""
+"""Seconds that clients may take to read the last replies when the daemon stops."""
 
 
 async def serve(config: Config, socket: Path, state: Path) -> None:
@@ -109,22 +76,22 @@ async def serve(config: Config, socket: Path, state: Path) -> None:
                 with stop.starting:
                     await _serve(config, socket, state, stop)
             except* ClonepoolError as group:
-                failure = _first(group)  # raised outside, where no task group wraps it
+                failure = _first(group)  # raised outside of the task group, which would wrap it
             outermost.cancel_scope.cancel()
     if failure is not None:
         raise failure
 
 
 def _first(group: BaseExceptionGroup[ClonepoolError]) -> ClonepoolError:
-    """Return one error out of a group: the others came of it."""
+    """Return one error out of a group: the others followed from it."""
     error = group.exceptions[0]
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) -> None:
     began = time.monotonic()
-    shortages = ResourceMonitor(time.monotonic)
-    asyncio.get_running_loop().set_exception_handler(loop.handler(shortages))
+    resources = Resources(time.monotonic)
+    asyncio.get_running_loop().set_exception_handler(loop.handler(resources))
     most_clients = file_budget.share_out(config)
     gate = Gatekeeper(config.access)
     async with AsyncExitStack() as stack:
@@ -142,17 +109,39 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         if web is not None:
             stack.callback(web.close)
         server = await open_server(config, state, stack)
-        keeper = ServerMonitor(server.gateway, config.instance, server.embedded, shortages)
-        await keeper.begin()
-        stack.push_async_callback(shielded, keeper.close)
+        server_changed = Condition()
+        sentinel = Sentinel(
+            server.gateway,
+            config.instance,
+            server_changed,
+            embedded=server.embedded is not None,
+        )
+        await sentinel.take()
+        stack.push_async_callback(shielded, sentinel.close)
         manager = systemd.connect()
         stack.callback(manager.close)
-        doors = _Doors(listener, web, manager)
-        await _Daemon(config, server, keeper, metrics, doors, shortages, stop).run(began)
+        capabilities = await inspect(server.gateway)
+        server.gateway.harden(major=capabilities.major, superuser=capabilities.superuser)
+        server.gateway.share(own_connections(config, capabilities.max_connections))
+        namer = Namer(config.instance, capabilities.system_identifier)
+        found = await _find_databases(server.gateway, namer)
+        ground = wiring.Ground(
+            capabilities=capabilities,
+            config=config,
+            listener=listener,
+            metrics=metrics,
+            namer=namer,
+            resources=resources,
+            sentinel=sentinel,
+            serials=_serials(found, server.state),
+            server=server,
+            server_changed=server_changed,
+        )
+        await _Application(ground, _Front(web, manager), stop).run(found, began)
 
 
 def _bind_http(section: HttpSection) -> sockets.socket | None:
-    """Bind where metrics are to be served; a default that another daemon has is done without."""
+    """Bind the HTTP port; where another daemon has the default port, go without."""
     if not section.listen:
         return None
     try:
@@ -164,313 +153,147 @@ def _bind_http(section: HttpSection) -> sockets.socket | None:
         return None
 
 
-class _Doors(NamedTuple):
-    """Where others meet the daemon."""
+async def _find_databases(gateway: Gateway, namer: Namer) -> list[Database]:
+    """Return the databases of this instance that are on the server."""
+    ours, strangers = await databases.list_ours(gateway, namer)
+    for name in strangers:
+        log.warning("database.not_ours", database=name, reason="the checksum is wrong")
+    return ours
 
-    listener: Listener
+
+def _serials(found: list[Database], state: Path) -> Serials:
+    """Return serials above all that were ever used."""
+    serials = Serials(time.time(), max((each.identity.serial for each in found), default=0))
+    serials.start_above(reserve_serials(state / "serials", serials.last))
+    return serials
+
+
+class _Front(NamedTuple):
+    """What is told and asked from outside, beside the socket."""
+
     web: sockets.socket | None
     manager: systemd.Manager
 
 
-class _Daemon:
-    """One run: everything is there, now it is put to work."""
+class _Application:
+    """One run of the daemon, in the order of its methods."""
 
-    def __init__(
-        self,
-        config: Config,
-        server: Server,
-        keeper: ServerMonitor,
-        metrics: Metrics,
-        doors: _Doors,
-        shortages: ResourceMonitor,
-        stop: StopSignal,
-    ) -> None:
-        self._config = config
-        self._server = server
-        self._keeper = keeper
-        self._metrics = metrics
-        self._listener, self._web, self._manager = doors
-        self._shortages = shortages
-        self._stop_signal = stop
+    def __init__(self, ground: Ground, front: _Front, stop: StopSignal) -> None:
+        self._ground = ground
+        self._web, self._manager = front
+        self._stop = stop
 
-    async def run(self, began: float) -> None:
-        """Work until a signal comes, then stop in order."""
-        gateway = self._server.gateway
-        capabilities = await inspect(gateway)
-        gateway.harden(major=capabilities.major, superuser=capabilities.superuser)
-        gateway.share(own_connections(self._config, capabilities.max_connections))
-        namer = Namer(self._config.instance, capabilities.system_identifier)
-        ours, strangers = await databases.list_ours(gateway, namer)
-        for name in strangers:
-            log.warning("database.not_ours", database=name, reason="the checksum is wrong")
-        serials = Serials(time.time(), max((d.identity.serial for d in ours), default=0))
-        serials.start_above(reserve_serials(self._server.state / "serials", serials.last))
-        fleet = self._make_fleet(namer, serials, rewinds=capabilities.rewinds)
-        fleet.budget.problem = lambda: self._keeper.problem
-        context = self._make_context(fleet, capabilities, namer, ReferenceJob(namer, serials))
-        for role in await context.roles.sweep(namer):
+    async def run(self, found: list[Database], began: float) -> None:
+        """Work until a signal comes, then stop in order.
+
+        Args:
+            found: the databases of this instance.
+            began: when the start began, in monotonic seconds.
+        """
+        ground = self._ground
+        tools = wiring.make_tools(ground)
+        for role in await tools.roles.sweep(ground.namer):
             log.info("role.swept", role=role)
-        build = Builder(
-            gateway,
-            namer,
-            capabilities,
-            context.roles,
-            self._server.clients,
-            self._server.psql,
-            serials.next,
-            Digests(self._server.state / "digests.json"),
-        )
-        builder = TemplateBuilder(context, build)
-        await context.server_changes.begin(capabilities.system_identifier)
-        async with anyio.create_task_group() as workers:
-            dispatcher = self._make_broker(context, workers)
-            made = ClientTemplates(context, build.generations, workers)
-            context.rebuild = lambda name: (
-                made.lost(name) if name in made.registry.made else builder.rebuild(name)
-            )
-            context.replace = lambda name: (
-                made.lost(name, damaged=True)
-                if name in made.registry.made
-                else builder.replace(name)
-            )
-            made.find(ours)
-            await take_over(context, ours)
-            await made.restore()
-            workers.start_soon(made.run)
-            workers.start_soon(builder.run)
-            workers.start_soon(FileMonitor(builder, self._shortages).run)
-            workers.start_soon(event_loop.run, self._metrics.event_loop_lag_seconds, time.monotonic)
-            workers.start_soon(self._shortages.run)
-            self._start_keeper(workers, dispatcher, context, builder)
-            board = StatusBoard(
-                fleet=fleet,
-                capabilities=capabilities,
-                gateway=gateway,
-                storage=context.storage,
-                copiers=context.copiers,
-                instance=self._config.instance,
-                configured=self._config.templates.keys(),
-                recreated_because=context.recreated_because,
-                server_problem=lambda: self._keeper.problem,
-                short_of=self._shortages.current,
-                now=dispatcher.now,
-            )
-            builds = Builds(builder, workers)
-            making = self._make_template_methods(dispatcher, context, build, made, builds, workers)
-            methods = Methods(
-                leases=LeaseMethods(
-                    dispatcher,
-                    builds,
-                    acquire_timeout=self._config.pool.acquire_timeout,
-                    max_leases=self._config.access.max_leases_per_client,
-                ),
-                templates=making,
-                admin=AdminMethods(dispatcher, self._drains, self._config.instance),
-                board=board,
-                max_pending=self._config.access.max_pending_per_client,
-            )
-            await self._front(dispatcher, methods, board, began)
-            await self._clean_up(dispatcher)
-            await making.close()
-            dispatcher.close()
-            workers.cancel_scope.cancel()
-        context.storage.close()
+        await tools.server_changes.begin(ground.capabilities.system_identifier)
+        async with anyio.create_task_group() as background:
+            daemon = wiring.make_daemon(ground, tools, background)
+            await self._start(daemon, found, background)
+            async with anyio.create_task_group() as front:
+                self._open(daemon, front, began)
+                await self._stop.received.wait()
+                self._close(daemon)
+                await self._drain(daemon)
+                front.cancel_scope.cancel()
+            await self._clean_up(daemon)
+            background.cancel_scope.cancel()
+        tools.storage.close()
 
-    def _make_fleet(self, namer: Namer, serials: Serials, *, rewinds: bool) -> Fleet:
-        limits = {
-            name: limits_of(section, rewinds=rewinds)
-            for name, section in self._config.templates.items()
-        }
-        return Fleet(limits, self._config.pool.max_clones, namer, serials)
+    async def _start(self, daemon: Daemon, found: list[Database], background: TaskGroup) -> None:
+        """Take over what an earlier daemon left, and start the background work."""
+        templates = daemon.templates
+        background.start_soon(daemon.executor.run)
+        templates.from_clients.find(found)
+        await daemon.recovery.take_over(found)
+        await templates.from_clients.restore()
+        background.start_soon(templates.from_clients.run)
+        background.start_soon(templates.builder.run)
+        background.start_soon(templates.losses.pass_on, templates.builder, templates.from_clients)
+        for monitor in daemon.monitors:
+            background.start_soon(monitor.run)
 
-    def _make_context(
-        self, fleet: Fleet, capabilities: Capabilities, namer: Namer, references: ReferenceJob
-    ) -> Context:
-        embedded, gateway = self._server.embedded, self._server.gateway
-        storage = embedded.storage if embedded else None
-        made = self._config.client_templates
-        if made.allow:  # what it says of copying must be possible before the first one is made
-            candidates(made.copy, capabilities, throwaway=embedded is not None)
-        roles = Roles(gateway, capabilities, embedded=embedded is not None)
-        secret = load_secret(self._server.state / "secret")
-        alone = embedded is not None
-        context = Context(
-            config=self._config,
-            sections=dict(self._config.templates),
-            gateway=gateway,
-            capabilities=capabilities,
-            fleet=fleet,
-            limiter=PriorityLimiter(self._config.pool.ddl_concurrency),
-            metrics=self._metrics,
-            failures=Failures(self._metrics, self._shortages),
-            comments=Comments(namer, secret, begin_run(self._server.state / "run")),
-            roles=roles,
-            credentials=Credentials(
-                roles,
-                self._server.clients,
-                capabilities,
-                secret,
-                embedded=embedded is not None,
-            ),
-            rewinder=Rewinder(
-                gateway,
-                lambda generation: references.make(context, generation),
-                capabilities.major,
-                kept_connections(capabilities.max_connections),
-                shared_objects.digest_sql(capabilities.major)
-                if alone
-                else database_facts.NOTHING_SHARED,
-                lambda: fleet.is_idle,
-            ),
-            server_changes=ServerChanges(
-                gateway,
-                capabilities.major,
-                fleet,
-                self._metrics,
-                self._server.state / "server.json",
-                takes_back=alone,
-            ),
-            storage=StorageGuard(
-                self._config,
-                storage.root if storage else None,
-                in_memory=bool(storage and storage.in_memory),
-            ),
-            now=time.monotonic,
-            copiers=Copiers(
-                gateway,
-                capabilities,
-                {name: section.copy for name, section in self._config.templates.items()},
-                time.monotonic,
-                throwaway=embedded is not None,
-            ),
-        )
-        return context
-
-    def _make_template_methods(
-        self,
-        dispatcher: Dispatcher,
-        context: Context,
-        build: Builder,
-        made: ClientTemplates,
-        builds: Builds,
-        workers: TaskGroup,
-    ) -> TemplateMethods:
-        handmade = ClientGenerations(
-            context.gateway, context.capabilities, build.generations, build.steps, build.next_serial
-        )
-        snapshots = Snapshots(context, made, handmade)
-        definer = FillCoordinator(context, made, handmade, workers, dispatcher.call_later)
-        return TemplateMethods(context, made, snapshots, definer, builds, workers)
-
-    def _make_broker(self, context: Context, workers: TaskGroup) -> Dispatcher:
-        loop = asyncio.get_running_loop()
-        queue = JobQueue(self._listener, loop, time.monotonic)
-        watchers = Watchers(context)
-        self._drains = Drains(context.fleet, loop)
-        dispatcher = Dispatcher(
-            fleet=context.fleet,
-            jobs=queue,
-            results=LeaseResults(self._server.clients, context.credentials, time.monotonic),
-            connections=self._listener,
-            metrics=self._metrics,
-            loop=loop,
-            clock=time.monotonic,
-            changing=context.changes_server,
-            observers=(watchers.look, self._drains.look),
-        )
-        Executor(context, queue, dispatcher, watchers, workers)
-        context.carry_out = dispatcher.carry_out
-        return dispatcher
-
-    def _start_keeper(
-        self, workers: TaskGroup, dispatcher: Dispatcher, context: Context, builder: TemplateBuilder
-    ) -> None:
-        keeper = self._keeper
-        keeper.watched = lambda: bool(self._listener.peers)
-
-        def found() -> None:
-            self._resume(dispatcher, context)
-            workers.start_soon(guarded, builder.look, set(self._config.templates))
-
-        workers.start_soon(keeper.run, lambda: self._pause(context), found, Reconciler(context))
-
-    def _pause(self, context: Context) -> None:
-        """Grant nothing while the server is away, and hang on to no connection to it."""
-        context.fleet.pause()
-        context.rewinder.server_lost()
-        self._server.gateway.abandon()
-
-    def _resume(self, dispatcher: Dispatcher, context: Context) -> None:
-        """Go on after the server came back; if it crashed it has emptied unlogged tables."""
-        context.copiers.server_changed()
-        for template, generation in context.generations.items():
-            if generation.contents.unlogged:
-                dispatcher.carry_out(context.fleet.pools[template].distrust())
-        dispatcher.carry_out(context.fleet.resume(dispatcher.now()))
-
-    async def _front(
-        self, dispatcher: Dispatcher, methods: Methods, board: StatusBoard, began: float
-    ) -> None:
-        """Serve clients until a signal comes, and those who hold leases for a while after it."""
-        self._metrics.registry.register(
+    def _open(self, daemon: Daemon, front: TaskGroup, began: float) -> None:
+        """Begin to serve clients."""
+        ground = self._ground
+        ground.metrics.registry.register(
             PoolCollector(
-                board.pools,
-                lambda: len(self._listener.peers),
-                lambda: self._keeper.server_up,
-                board.connections,
-                board.strategies,
-                self._metrics.label,
-                board.short_of,
+                daemon.board.pools,
+                lambda: len(ground.listener.peers),
+                lambda: ground.sentinel.server_up,
+                daemon.board.connections,
+                daemon.board.strategies,
+                ground.metrics.label,
+                ground.resources.current,
             )
         )
-        async with anyio.create_task_group() as front:
-            self._listener.open(methods, self._shortages, self._keeper.stir)
-            if self._web is not None:
-                section = self._config.http
-                app = http.make_app(self._metrics.registry, board, section.hosts)
-                visits = HttpConnections(
-                    section.max_connections, self._metrics.http_connections_cut
-                )
-                front.start_soon(http.serve, app, self._web, visits, self._shortages)
-            log.info(
-                "daemon.started",
-                socket=str(self._listener.path),
-                instance=self._config.instance,
-                duration_seconds=round(time.monotonic() - began, 3),
+        ground.listener.open(daemon.methods, ground.resources, ground.server_changed.notify)
+        if self._web is not None:
+            section = ground.config.http
+            app = http.make_app(ground.metrics.registry, daemon.board, section.hosts)
+            connections = HttpConnections(
+                section.max_connections, ground.metrics.http_connections_cut
             )
-            self._manager.tell("READY=1")
-            self._stop_signal.started = True
-            await self._stop_signal.received.wait()
-            self._manager.tell("STOPPING=1")
-            self._listener.stop_accepting()
-            dispatcher.carry_out(dispatcher.fleet.stop())
-            methods.stop()
-            await self._drain(dispatcher)
-            front.cancel_scope.cancel()
+            front.start_soon(http.serve, app, self._web, connections, ground.resources)
+        log.info(
+            "daemon.started",
+            socket=str(ground.listener.path),
+            instance=ground.config.instance,
+            duration_seconds=round(time.monotonic() - began, 3),
+        )
+        self._manager.tell("READY=1")
+        self._stop.started = True
 
-    async def _drain(self, dispatcher: Dispatcher) -> None:
-        """Let leases end by themselves, until the grace is over or a second signal comes."""
-        fleet, hurry = dispatcher.fleet, self._stop_signal.hurry
-        if fleet.mortal_leases:
-            log.info("daemon.draining", leases=fleet.mortal_leases)
-        with anyio.move_on_after(self._config.pool.stop_grace):
-            while (fleet.mortal_leases or dispatcher.reports.owed) and not hurry.is_set():
-                with anyio.move_on_after(_LOOK_SECONDS):
-                    await hurry.wait()
+    def _close(self, daemon: Daemon) -> None:
+        """Accept and grant nothing more."""
+        self._manager.tell("STOPPING=1")
+        self._ground.listener.stop_accepting()
+        daemon.pools.dispatcher.handle(Stop())
+        daemon.methods.stop()
 
-    async def _clean_up(self, dispatcher: Dispatcher) -> None:
-        """End the leases left, and settle every clone, for as long as that may take."""
+    async def _drain(self, daemon: Daemon) -> None:
+        """Wait for leases to end, until the grace is over or a second signal comes."""
+        dispatcher = daemon.pools.dispatcher
+        if dispatcher.fleet.mortal_leases:
+            log.info("daemon.draining", leases=dispatcher.fleet.mortal_leases)
+
+        async def hurry() -> None:
+            await self._stop.hurry.wait()
+            waiting.cancel()
+
+        with anyio.move_on_after(self._ground.config.pool.stop_grace) as waiting:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(hurry)
+                await daemon.pools.changed.wait_for(
+                    lambda: not (dispatcher.fleet.mortal_leases or dispatcher.reports.owed)
+                )
+                tasks.cancel_scope.cancel()
+
+    async def _clean_up(self, daemon: Daemon) -> None:
+        """End the leases that are left, and settle every clone, within `CLEANUP_SECONDS`."""
+        listener, sentinel = self._ground.listener, self._ground.sentinel
+        dispatcher = daemon.pools.dispatcher
         fleet = dispatcher.fleet
         if fleet.mortal_leases:
             log.warning("daemon.ended_leases", leases=fleet.mortal_leases)
-        dispatcher.carry_out(fleet.end_leases())
-        self._listener.hang_up()
+        dispatcher.handle(EndLeases())
+        listener.hang_up()
+        cut_off = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, listener.cut_off)
         with anyio.move_on_after(CLEANUP_SECONDS):
-            hang_up_by = dispatcher.now() + HANG_UP_SECONDS
-            while fleet.unsettled and self._keeper.server_up:
-                await anyio.sleep(0.01)
-                if dispatcher.now() > hang_up_by:
-                    self._listener.cut_off()
+            await daemon.pools.changed.wait_for(
+                lambda: not (fleet.unsettled and sentinel.server_up)
+            )
+        cut_off.cancel()
         if fleet.unsettled:
             left = fleet.unsettled
             log.warning("daemon.left_clones", clones=left, reason="dropped at the next start")
+        await daemon.templates.methods.close()
+        dispatcher.close()

@@ -1,7 +1,7 @@
 """Deadlines that outlive the process: written down by one daemon, read by the next.
 
-The wall clock can be set, also back. Under the same boot the kernel's own count of seconds since
-then is used, which cannot; after a reboot there is only the wall clock.
+The wall clock can be set, and set back. Under the same boot the kernel's count of seconds since the
+boot is used, which cannot be set; after a reboot there is only the wall clock.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Moment(msgspec.Struct, frozen=True):
 
 
 def moment(seconds_from_now: float) -> dict[str, Any]:
-    """Return the moment so many seconds from now, negative for the past, to be written down."""
+    """Return a moment to be written down, in seconds from now; negative for the past."""
     found = Moment(
         round(time.time() + seconds_from_now, 3),
         boot_id(),
@@ -34,7 +34,7 @@ def moment(seconds_from_now: float) -> dict[str, Any]:
 
 
 def seconds_until(written: Moment) -> float:
-    """Return how far a moment is away, negative when it is past."""
+    """Return the seconds until a moment; negative when it is past."""
     if written.boot == boot_id():
         return written.since_boot - time.clock_gettime(time.CLOCK_BOOTTIME)
     return written.at - time.time()

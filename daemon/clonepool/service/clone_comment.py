@@ -1,11 +1,11 @@
 """What a clone's comment says: for people, and for the next daemon.
 
 Only what must outlive the daemon is written: a lease with a TTL, a clone that is kept, a clone that
-was parked. A clone whose comment says none of these is in an unknown state for whoever finds it.
+was parked. A clone whose comment says none of these is in an unknown state for the next daemon.
 
-Who owns a database can write any comment on it, and a lease owns its clone. So each of them bears a
-proof, of every word in it and of the clone's name, that takes the secret to make. One whose
-proof is wrong says nothing.
+The owner of a database can write any comment on it, and a lease owns its clone. So each comment has
+a proof, of every word in it and of the clone's name, that cannot be made without the secret. A
+comment with a wrong proof is ignored.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ if TYPE_CHECKING:
     from clonepool.service.state_files import Runs
 
 _NOT_PROVEN = frozenset(("proof", "clonepool"))
-"""The proof itself, and what `databases.annotate` adds."""
+"""Keys that the proof does not cover: itself, and what `databases.annotate` adds."""
 _PROOF_DIGITS = 32
 
 
 class LeasedComment(msgspec.Struct, frozen=True, tag_field="state", tag="leased"):
     """A lease that outlives its connection; of its token only the digest is written.
 
-    A lease that was reset can stand on two clones for a moment: what was `written` last counts.
-    With `occasion` the daemon, and nobody else, can tell the password of the clone's login.
+    A lease that was reset can be written on two clones for a moment: the one `written` last counts.
+    From `occasion` the daemon, and nobody else, can derive the password of the clone's login.
     """
 
     token: str
@@ -54,7 +54,7 @@ class KeptComment(msgspec.Struct, frozen=True, tag_field="state", tag="kept"):
 
 
 class ParkedComment(msgspec.Struct, frozen=True, tag_field="state", tag="parked"):
-    """A ready clone that was sealed by the daemon of that `run`, and had been leased if `used`."""
+    """A ready clone that was sealed by the daemon of that `run`; `used` if it was ever leased."""
 
     run: str
     used: bool = False
@@ -68,7 +68,7 @@ Comment = LeasedComment | KeptComment | ParkedComment | OtherComment
 
 
 class Comments:
-    """Writes what must outlive the daemon, with what tells people where the database belongs.
+    """Writes what must outlive the daemon, and what tells people where the database belongs.
 
     Args:
         namer: of this instance.
@@ -82,10 +82,10 @@ class Comments:
         self._runs = runs
 
     def read(self, name: str, comment: dict[str, Any]) -> Comment:
-        """Return what the comment on a clone says; one that we did not write there says nothing.
+        """Return what the comment on a clone says; one of another author says nothing.
 
-        Everybody on the server can read a parked clone's, and write it there again when it is
-        somebody's later. So it is good for the next daemon, and for none after that.
+        Anybody on the server can read the comment of a parked clone, and write it there again once
+        the clone is leased. So such a comment is good for the next daemon and for none after that.
         """
         if not self._is_proven(name, comment):
             return OtherComment()
@@ -98,7 +98,7 @@ class Comments:
         return found
 
     def plain(self, template: str, generation: str) -> dict[str, Any]:
-        """Of a clone that means nothing to the next daemon."""
+        """Return the comment of a clone that means nothing to the next daemon."""
         return {
             "kind": "clone",
             "instance": self._namer.instance,
@@ -107,12 +107,12 @@ class Comments:
         }
 
     def leased(self, lease: Lease, now: float, occasion: str) -> dict[str, Any]:
-        """Of a lease that outlives its connection.
+        """Return the comment of a lease that outlives its connection.
 
         Args:
-            lease: which.
-            now: in the same seconds as the lease's.
-            occasion: for which the password of its login was made.
+            lease: the lease.
+            now: monotonic seconds, as the times of the lease.
+            occasion: what the password of its login was derived from.
         """
         known = lease.token.startswith("sha256:")
         facts = {
@@ -131,13 +131,13 @@ class Comments:
     def kept(
         self, template: str, generation: str, name: str, label: str, seconds: float
     ) -> dict[str, Any]:
-        """Of a clone that is kept."""
+        """Return the comment of a clone that is kept."""
         plain = self.plain(template, generation)
         facts = {**plain, "state": "kept", "label": label, "until": moment(seconds)}
         return self._proven(name, facts)
 
     def parked(self, template: str, generation: str, name: str, *, used: bool) -> dict[str, Any]:
-        """Of a clone that was sealed when it was ready, and that somebody had before if `used`."""
+        """Return the comment of a clone that was sealed; `used` if it was ever leased."""
         plain = self.plain(template, generation)
         facts = {**plain, "state": "parked", "run": self._runs.own, "used": used}
         return self._proven(name, facts)
@@ -150,7 +150,7 @@ class Comments:
         return hmac.compare_digest(found, self._proof(name, comment).encode())
 
     def _proof(self, name: str, facts: dict[str, Any]) -> str:
-        """Return the proof: of what stands there, whoever reads it and in whatever order."""
+        """Return the proof of a comment, whatever the order of its keys."""
         said = {key: value for key, value in facts.items() if key not in _NOT_PROVEN}
         text = f"comment:{name}:{json.dumps(said, sort_keys=True)}"
         return hmac.digest(self._secret, text.encode(), hashlib.sha256).hex()[:_PROOF_DIGITS]

@@ -1,7 +1,7 @@
-"""One writer at a time for each clone's comment, in the order in which they came.
+"""One lock for each clone's comment: writers take turns, in the order in which they came.
 
-A renewal and the end of the lease can be written at the same time; what was decided last must be
-what stands there in the end, or the next daemon would take an ended lease for a living one.
+A renewal and the end of the lease can be written at the same time. What was decided last must be
+what the comment says in the end: otherwise the next daemon takes an ended lease for a living one.
 """
 
 from __future__ import annotations
@@ -16,14 +16,17 @@ if TYPE_CHECKING:
 
 
 class CommentLocks:
-    """A lock for each clone that is being written to."""
+    """The locks of the comments that are being written."""
 
     def __init__(self) -> None:
         self._locks: dict[str, anyio.Lock] = {}
 
+    def __len__(self) -> int:
+        return len(self._locks)
+
     @asynccontextmanager
-    async def pen(self, clone: str) -> AsyncIterator[None]:
-        """Hold the pen of one clone."""
+    async def hold(self, clone: str) -> AsyncIterator[None]:
+        """Hold the lock of one clone's comment."""
         lock = self._locks.setdefault(clone, anyio.Lock())
         try:
             async with lock:

@@ -1,4 +1,4 @@
-"""As whom templates are filled and leases log in, and the URL that says so."""
+"""The roles that own templates and that leases log in as, and the URLs for clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _DATABASE, _ROLE, _PASSWORD = "a-database", "a-role", "a-secret"
 
 
 class Login(msgspec.Struct, frozen=True):
-    """All that is needed to connect to one database."""
+    """What a client needs to connect to one database."""
 
     url: str
     user: str
@@ -32,14 +32,14 @@ class Credentials:
     """Knows the login of each clone, and makes another password for each lease.
 
     Passwords are derived from the daemon's secret, the clone's name and an *occasion*, a random
-    word. So a later daemon that finds the occasion of a lease in its clone's comment knows the
-    password too, which the comment, that everybody on the server can read, does not give away.
+    word. A later daemon that finds the occasion in the clone's comment can derive the password
+    again; others can read the comment too, but do not have the secret.
 
     Args:
         roles: of the server.
-        endpoint: of the server as its clients reach it, as whom leases log in where our own role
-            can't make others.
-        capabilities: of the server and our own role.
+        endpoint: of the server for clients. Leases log in as its user where the daemon's role
+            cannot make roles.
+        capabilities: of the server and the daemon's role.
         secret: of this daemon's state directory.
         embedded: whether the server is the daemon's own.
     """
@@ -59,14 +59,14 @@ class Credentials:
         self._secret = secret
         self._embedded = embedded
         self._known: dict[str, _Secret] = {}
-        self._shared = _Gaps(endpoint)
-        self._own = _Gaps(msgspec.structs.replace(endpoint, user=_ROLE, password=_PASSWORD))
+        self._shared = _UrlTemplate(endpoint)
+        self._own = _UrlTemplate(msgspec.structs.replace(endpoint, user=_ROLE, password=_PASSWORD))
 
     def ownership(self, options: CloneOptions) -> Ownership:
-        """Return who owns a template with these options, and what its leases may do.
+        """Return which role owns a template with these options, and what its leases may do.
 
         Raises:
-            ConfigError: the daemon's own role can't give that.
+            ConfigError: the daemon's role cannot give that.
         """
         rights = "" if options.rights == "auto" else options.rights
         return choose_ownership(rights, options.owner, self._capabilities, embedded=self._embedded)
@@ -75,18 +75,18 @@ class Credentials:
         """Make the owner of a template, before it is needed.
 
         Raises:
-            ConfigError: the role of that name can't serve.
-            StatementError, ServerUnavailableError: it could not be made.
+            ConfigError: the role of that name cannot be used.
+            StatementError, ServerUnavailableError: it was not made.
         """
         ownership = self.ownership(options)
         await self._roles.ensure_owner(ownership)
         return ownership
 
     async def give(self, clone: str, options: CloneOptions) -> None:
-        """Make the login of a clone that is nobody's yet.
+        """Make the login of a clone that nobody has had.
 
         Raises:
-            StatementError, ServerUnavailableError: it may be made, and goes with the clone.
+            StatementError, ServerUnavailableError: it may exist, and is removed with the clone.
         """
         ownership = self.ownership(options)
         if ownership.has_logins:
@@ -95,10 +95,10 @@ class Credentials:
             self._known[clone] = fresh
 
     async def renew(self, clone: str, options: CloneOptions) -> None:
-        """Lock out whoever had the clone: its login gets another password.
+        """Lock the former holder of a clone out: its login gets another password.
 
         Raises:
-            StatementError, ServerUnavailableError: the former holder may still come in.
+            StatementError, ServerUnavailableError: the former holder may still log in.
         """
         ownership = self.ownership(options)
         if ownership.has_logins:
@@ -107,10 +107,10 @@ class Credentials:
             self._known[clone] = fresh
 
     def lock_out(self, clone: str, options: CloneOptions, *, suspended: bool) -> str:
-        """Return SQL that locks out whoever had a clone that came back; empty where none is needed.
+        """Return SQL that locks the former holder of a clone out; empty where none is needed.
 
         Args:
-            clone: its name. If the SQL is not run, it is to be dropped.
+            clone: its name. If the SQL is not run, the clone must be dropped.
             options: of its template.
             suspended: whether the holder is to be let in again later, by `resume`.
         """
@@ -123,7 +123,7 @@ class Credentials:
         return self._roles.renewal(clone, ownership, fresh.password)
 
     async def resume(self, clone: str, options: CloneOptions) -> None:
-        """Let the holder in again with the password that it knows.
+        """Let the holder log in again with the password that it knows.
 
         Raises:
             StatementError, ServerUnavailableError: it may still be locked out.
@@ -143,21 +143,21 @@ class Credentials:
         self._known.pop(clone, None)
 
     def occasion(self, clone: str) -> str:
-        """Return what the password of a clone's login depends on; empty where it has none."""
+        """Return what the password of a clone's login is derived from; empty without a login."""
         known = self._known.get(clone)
         return known.occasion if known is not None else ""
 
     def found(self, clone: str, occasion: str) -> None:
-        """Remember what an earlier daemon wrote down of a clone that is leased."""
+        """Remember the occasion that an earlier daemon wrote down for a leased clone."""
         if occasion:
             self._known[clone] = self._secret_of(clone, occasion)
 
     def of(self, lease: Lease) -> Login:
-        """Return how the holder of that lease connects."""
+        """Return the login of a lease's holder."""
         known = self._known.get(lease.clone)
         if known is None:
-            return self._shared.filled(lease.clone, self._endpoint.user, self._endpoint.password)
-        return self._own.filled(lease.clone, lease.clone, known.password)
+            return self._shared.fill(lease.clone, self._endpoint.user, self._endpoint.password)
+        return self._own.fill(lease.clone, lease.clone, known.password)
 
     @property
     def _has_roles(self) -> bool:
@@ -171,16 +171,16 @@ class Credentials:
 
 
 class _Secret(NamedTuple):
-    """The password of a clone's login, and the occasion for which it was made."""
+    """The password of a clone's login, and the occasion that it was derived from."""
 
     occasion: str
     password: str
 
 
-class _Gaps:
-    """A URL with gaps: quoting one takes longer than all else in an acquire.
+class _UrlTemplate:
+    """A URL with gaps to be filled: quoting a URL would take longer than the rest of an acquire.
 
-    What goes into the gaps, our own names and passwords, needs no quotes.
+    What goes into the gaps, the daemon's own names and passwords, needs no quoting.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -188,10 +188,10 @@ class _Gaps:
         self._scheme, _, self._rest = head.partition(f"{_ROLE}:{_PASSWORD}")
         self._env = endpoint.env(_DATABASE)
 
-    def filled(self, database: str, user: str, password: str) -> Login:
+    def fill(self, database: str, user: str, password: str) -> Login:
         """Return the login to that database."""
-        who = f"{user}:{password}" if self._rest else ""
-        url = f"{self._scheme}{who}{self._rest}{database}{self._tail}"
+        user_info = f"{user}:{password}" if self._rest else ""
+        url = f"{self._scheme}{user_info}{self._rest}{database}{self._tail}"
         env = {
             **self._env,
             "DATABASE_URL": url,

@@ -2,82 +2,89 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, TypeVar, assert_never
 
 from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
-from clonepool.service.jobs.create import CreateJob
-from clonepool.service.jobs.drop import DropJob
-from clonepool.service.jobs.persist import PersistJob
-from clonepool.service.jobs.recycle import RecycleJob
-from clonepool.service.monitors.lock_watch import LockWatch
-from clonepool.service.monitors.wal import WalMonitor
 from clonepool.service.tasks import guarded
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from anyio.abc import TaskGroup
 
-    from clonepool.service.context import Context
-    from clonepool.service.dispatcher import Dispatcher
-    from clonepool.service.job_queue import Job, JobQueue
+    from clonepool.service.condition import Condition
+    from clonepool.service.job_queue import Job as Work
+    from clonepool.service.job_queue import JobQueue
+    from clonepool.service.jobs.adopt import AdoptJob
+    from clonepool.service.jobs.create import CreateJob
+    from clonepool.service.jobs.drop import DropJob
+    from clonepool.service.jobs.keep import KeepJob
+    from clonepool.service.jobs.park import ParkJob
+    from clonepool.service.jobs.persist import PersistJob
+    from clonepool.service.jobs.recycle import RecycleJob
+
+W = TypeVar("W")
 
 
-class Watchers:
-    """Observes the dispatcher: something was decided, so what was put off may be due."""
+class Jobs(NamedTuple):
+    """One job for each kind of work."""
 
-    def __init__(self, context: Context) -> None:
-        self.dropper = DropJob(context)
-        self.lock_watch = LockWatch(context)
-        self.wal = WalMonitor(context)
-
-    def look(self) -> None:
-        """Look whether what was put off may be done now."""
-        self.dropper.stir()
-        self.lock_watch.stir()
-        self.wal.stir()
+    create: CreateJob
+    recycle: RecycleJob
+    keep: KeepJob
+    persist: PersistJob
+    park: ParkJob
+    adopt: AdoptJob
+    drop: DropJob
 
 
 class Executor:
-    """Takes jobs from the queue; how many run at a time is the limiter's matter, not this one's."""
+    """Takes work from the queue and starts it; how much runs at a time is up to the limiters.
+
+    Args:
+        jobs: one for each kind of work.
+        queue: filled by the dispatcher.
+        changed: notified when work has ended.
+        tasks: where the jobs run.
+    """
 
     def __init__(
-        self,
-        context: Context,
-        queue: JobQueue,
-        dispatcher: Dispatcher,
-        watchers: Watchers,
-        tasks: TaskGroup,
+        self, jobs: Jobs, *, queue: JobQueue, changed: Condition, tasks: TaskGroup
     ) -> None:
+        self._jobs = jobs
         self._queue = queue
+        self._changed = changed
         self._tasks = tasks
-        self._create = CreateJob(context)
-        self._recycle = RecycleJob(context, dispatcher)
-        self._drop = watchers.dropper
-        self._persist = PersistJob(context)
-        tasks.start_soon(watchers.lock_watch.run)
-        tasks.start_soon(watchers.wal.run)
-        tasks.start_soon(self.run)
 
     async def run(self) -> None:
-        """Start the jobs that the queue lets go, for as long as the daemon runs."""
+        """Start what the queue lets go, for as long as the daemon runs."""
         while True:
-            for job in await self._queue.get():
-                self._start(job)
+            for work in await self._queue.get():
+                self._start(work)
 
-    def _start(self, job: Job) -> None:
-        match job:
+    def _start(self, work: Work) -> None:
+        jobs = self._jobs
+        match work:
             case CreateClone():
-                self._tasks.start_soon(guarded, self._create.run, job)
+                self._begin(jobs.create.run, work)
             case Recycle():
-                self._tasks.start_soon(guarded, self._recycle.run, job)
+                self._begin(jobs.recycle.run, work)
             case Keep():
-                self._tasks.start_soon(guarded, self._recycle.keep, job)
+                self._begin(jobs.keep.run, work)
             case Record():
-                self._tasks.start_soon(guarded, self._persist.record, job)
+                self._begin(jobs.persist.run, work)
             case Park():
-                self._tasks.start_soon(guarded, self._persist.park, job)
+                self._begin(jobs.park.run, work)
             case Adopt():
-                self._tasks.start_soon(guarded, self._create.adopt, job)
+                self._begin(jobs.adopt.run, work)
             case Drop():
-                self._tasks.start_soon(guarded, self._drop.run, job)
+                self._begin(jobs.drop.run, work)
             case _:
-                assert_never(job)
+                assert_never(work)
+
+    def _begin(self, run: Callable[[W], Awaitable[None]], work: W) -> None:
+        self._tasks.start_soon(self._run, run, work)
+
+    async def _run(self, run: Callable[[W], Awaitable[None]], work: W) -> None:
+        await guarded(run, work)
+        self._changed.notify()

@@ -1,4 +1,4 @@
-"""How the files that the daemon may have open are shared out: its own work first, then clients."""
+"""Shares out the files that the daemon may have open: its own work first, then clients."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 OWN_FILES = 64
-"""What the daemon has open beside connections: logs, locks, watches, pipes to programs, sources."""
+"""Files that the daemon has open beside connections: logs, locks, watches, pipes, sources."""
 FEWEST_CLIENTS = 16
+"""Clients that may connect even where there are not files enough for the daemon's own work."""
 _CONNECTIONS_OF_SERVERS = 300
-"""What is reckoned of a server by URL, which is asked later."""
+"""The max_connections assumed of a server by URL, which is asked later."""
 
 
 def share_out(config: Config) -> int:
-    """Raise the limit of open files as far as may be, and return how many clients there may be.
+    """Raise the limit of open files as far as allowed, and return how many clients may connect.
 
-    However many connect, and whatever happens on the HTTP port, there are files left for the
-    daemon's own connections to the server.
+    However many connect, and whatever happens on the HTTP port, files are left for the daemon's own
+    connections to the server.
     """
     limit = descriptors.raise_limit()
     if limit.soft != descriptors.AT_START.soft:
@@ -43,7 +44,7 @@ def share_out(config: Config) -> int:
 
 
 def reserve(config: Config) -> int:
-    """Return how many files are kept from clients."""
+    """Return how many files are kept for the daemon itself."""
     embedded = config.embedded.max_connections
     most = embedded if config.server == EMBEDDED else _CONNECTIONS_OF_SERVERS
     http = config.http.max_connections if config.http.listen else 0

@@ -1,9 +1,10 @@
-"""A limiter that serves the most urgent first."""
+"""A limiter that serves the most urgent first: CREATE and DROP DATABASE go through it."""
 
 from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from enum import IntEnum
 from typing import TYPE_CHECKING
 
 import anyio
@@ -12,11 +13,25 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
 
-class PriorityLimiter:
-    """Let few in at a time; when a place becomes free, the waiter of the lowest rank gets it.
+class Rank(IntEnum):
+    """How urgent work is; the lowest goes first."""
 
-    Ranks are asked for at that moment, not when the waiting began: a refill becomes urgent when
-    a test starts to wait for its clone. Equal ranks are served in order of arrival.
+    WAITED_FOR = 0
+    """A test waits for it."""
+    REFILL = 1
+    """It makes a clone that is to be ready for the next test."""
+    LAST = 2
+    """Nothing waits for it."""
+
+
+class PriorityLimiter:
+    """Lets a few in at a time; a place that becomes free goes to the waiter of the lowest rank.
+
+    Ranks are asked for at that moment, not when the waiting began: a refill becomes urgent when a
+    test starts to wait for its clone. Equal ranks are served in order of arrival.
+
+    Args:
+        places: how many may be inside at a time.
     """
 
     def __init__(self, places: int) -> None:
@@ -27,7 +42,12 @@ class PriorityLimiter:
     async def place(
         self, rank: Callable[[], int], *, seconds: float | None = None
     ) -> AsyncIterator[None]:
-        """Hold a place while inside, or for so many `seconds` of it."""
+        """Hold a place while inside.
+
+        Args:
+            rank: returns how urgent the work is at that moment.
+            seconds: give the place back after that many seconds, though the work goes on.
+        """
         await self._enter(rank)
         left = False
 
@@ -57,7 +77,7 @@ class PriorityLimiter:
             if entry in self._waiting:
                 self._waiting.remove(entry)
             else:
-                self._leave()  # the place was ours already
+                self._leave()  # the place was given to us already
             raise
 
     def _leave(self) -> None:

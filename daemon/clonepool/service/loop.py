@@ -1,4 +1,4 @@
-"""What becomes of an exception in a callback of the event loop: one line, none for a shortage."""
+"""Logs exceptions in callbacks of the event loop: one line each, none for a shortage."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from clonepool.service.monitors.resources import ResourceMonitor
+    from clonepool.service.monitors.resources import Resources
 
 log = structlog.get_logger()
 
 
 def handler(
-    shortages: ResourceMonitor,
+    resources: Resources,
 ) -> Callable[[asyncio.AbstractEventLoop, dict[str, Any]], None]:
-    """Return what the loop is to call; by itself it would print a traceback on stderr."""
+    """Return the exception handler for the loop; its own would print a traceback on stderr."""
 
     def handle(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is not None and shortages.note(error):
+        if error is not None and resources.note(error):
             return
         log.error("loop.callback_failed", what=str(context.get("message")), exc_info=error)
 

@@ -1,4 +1,4 @@
-"""The server the daemon works on: opened at the start, closed at the end, whatever came between."""
+"""The server that the daemon works on: opened at the start, closed at the end."""
 
 from __future__ import annotations
 
@@ -24,19 +24,27 @@ if TYPE_CHECKING:
     from clonepool.config import Config
 
 CLOSE_SECONDS = 20.0
+"""Seconds that closing one thing may take."""
 _SPARE_CONNECTIONS = 3
+"""Connections beside those for DDL."""
 _LARGEST_SHARE = 4
-"""The daemon takes at most one in so many of the server's connections."""
+"""The daemon takes at most one in 4 of the server's connections."""
 _LARGEST_SHARE_KEPT = 8
-"""And one in so many may stay on clones."""
+"""One in 8 of the server's connections may stay on clones."""
 
 
 class Server:
-    """The server the daemon works on, embedded or by URL, and the way to it.
+    """The server that the daemon works on, embedded or by URL, and the way to it.
+
+    Args:
+        config: of the daemon.
+        embedded: the daemon's own server, started; None for a server by URL.
+        state: directory for what outlives the daemon.
 
     Attributes:
-        state: directory for what outlives the daemon.
-        clients: where the server is for whoever has a login there.
+        clients: the endpoint for clients.
+        gateway: the daemon's own way to the server.
+        psql: the path of psql.
     """
 
     def __init__(self, config: Config, embedded: EmbeddedServer | None, state: Path) -> None:
@@ -53,7 +61,7 @@ class Server:
 
 
 def own_connections(config: Config, max_connections: int) -> int:
-    """Return how many connections of each kind the daemon may hold: most are for the tests."""
+    """Return how many connections of each kind the daemon may hold; most are for the tests."""
     wanted = config.pool.ddl_concurrency + _SPARE_CONNECTIONS
     return max(1, min(wanted, max_connections // _LARGEST_SHARE // 2))
 
@@ -64,18 +72,18 @@ def kept_connections(max_connections: int) -> int:
 
 
 async def open_server(config: Config, state: Path, stack: AsyncExitStack) -> Server:
-    """Start the embedded server, or look up the one by URL; `stack` closes what was opened.
+    """Start the embedded server, or find the one by URL; `stack` closes what was opened.
 
     Raises:
-        EmbeddedServerError, ConfigError: says what stands in the way.
+        EmbeddedServerError, ConfigError: the server cannot be used.
     """
     embedded = None
     if config.server == EMBEDDED:
-        # Before the storage is chosen: what they leave is room in memory.
+        # Before the storage is chosen: abandoned clusters may take the memory that it needs.
         own = place_in_memory(state)
         await sweep(own.parent, own.name)
         embedded = EmbeddedServer(config.embedded, state, config.pool.max_clones)
-        # Registered first: half a start is stopped too.
+        # Registered first, so that a start that fails halfway is stopped too.
         stack.push_async_callback(shielded, embedded.stop)
         await embedded.start()
     server = Server(config, embedded, state)
@@ -84,6 +92,6 @@ async def open_server(config: Config, state: Path, stack: AsyncExitStack) -> Ser
 
 
 async def shielded(close: Callable[[], Awaitable[None]]) -> None:
-    """Close something even while being cancelled, for as long as that may take."""
+    """Close something even while being cancelled, within `CLOSE_SECONDS`."""
     with anyio.move_on_after(CLOSE_SECONDS, shield=True):
         await close()

@@ -1,12 +1,12 @@
 """Takes back what leases change in the server as a whole.
 
-A digest of it is part of the look at every returned clone. When it is another one than before, all
-is read and compared with the *baseline*: what there was at the start, and what builds have added.
+A digest of the shared catalogs is read with every returned clone. When it has changed, the catalogs
+are read and compared with the *baseline*: what there was at the start and what builds have added.
 
-What the baseline has is put back at once: it is the daemon's. What is new is a lease's, but whose,
-PostgreSQL does not write down. A database or a tablespace belongs to the login that made it. A role
-is removed when every lease has ended that may have made it, or when only the returned clone holds
-anything of it. What cannot be removed is told.
+Changes of the baseline are undone at once. Additions were made by a lease, but PostgreSQL does not
+record by which. A database or a tablespace belongs to the login that made it. A role is removed
+when every lease has ended that may have made it, or when only the returned clone has objects of it.
+What cannot be removed is reported.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 AGAIN_SECONDS = 5.0
-"""When what could not be taken back is tried again."""
+"""Seconds until another try to take back what could not be taken back."""
 _MOST_BYTES = 1024 * 1024
+"""Bytes of the file with the baseline that are read."""
 _Key = tuple[shared_objects.Kind, str]
 _BEFORE_ROLES = {
     shared_objects.Kind.DATABASE,
@@ -53,8 +54,9 @@ _PASSES = (
     lambda each: each.entry.kind is shared_objects.Kind.ROLE,
     lambda _: True,
 )
-"""What is taken back first: roles of the baseline, whose names are in all else; then what keeps new
-roles from being dropped; then these. What goes with them is not looked at until they are gone."""
+"""The order in which changes are taken back: roles of the baseline, whose names occur in all other
+entries; then what keeps new roles from being dropped; then new roles; then the rest, of which some
+has gone with the roles."""
 _MADE_BY_BUILDS = {
     shared_objects.Kind.ROLE,
     shared_objects.Kind.MEMBERSHIP,
@@ -64,22 +66,22 @@ _MADE_BY_BUILDS = {
 
 
 class _Remembered(msgspec.Struct, frozen=True):
-    """What the next daemon is told: of which server, and the keys of the baseline."""
+    """What is written for the next daemon: the server, and the keys of the baseline."""
 
     server: str
     keys: list[str]
 
 
 class ServerChanges:
-    """Knows what the server is to be, and what became of it.
+    """Compares the server as a whole with its baseline, and restores that.
 
     Args:
         gateway: the way to the server.
         major: its version.
-        fleet: who holds what.
-        metrics: count what is met.
-        path: of a file that says to the next daemon what there was, and was no lease's.
-        takes_back: whether differences are taken back; on a server that others use too they are not
+        fleet: the leases.
+        metrics: count the changes.
+        path: of the file that tells the next daemon the baseline.
+        takes_back: whether changes are taken back. On a server that others use too they are not
             even looked for.
     """
 
@@ -110,9 +112,10 @@ class ServerChanges:
         self._unwritten = False
 
     async def begin(self, system_identifier: int) -> None:
-        """Take what there is for the baseline, but for what leases of an earlier daemon left.
+        """Take what there is as the baseline, except what leases of an earlier daemon left.
 
-        That one may have been killed before it could take it back; it goes after the first lease.
+        That daemon may have been killed before it took it back; it is removed after the first
+        lease.
         """
         self._identity = str(system_identifier)
         if self._takes_back:
@@ -130,27 +133,27 @@ class ServerChanges:
 
     @property
     def digest(self) -> str:
-        """What the server as a whole was when it was last looked at."""
+        """The digest of the shared catalogs when they were last read."""
         return self._digest
 
     def enter(self, build: str) -> None:
-        """A build begins: what is new from now on may be its."""
+        """Count a build that begins: additions from now on may be its."""
         self._builds.add(build)
 
     def leave(self, build: str) -> None:
-        """A build is over; what it made was accepted, or is nobody's now."""
+        """Count a build that ended: what it made was accepted, or belongs to nobody."""
         self._builds.discard(build)
         for suspects in self._suspects.values():
             suspects.discard(build)
 
     async def accept(self) -> None:
-        """Take what is new for a build's: files and dumps make the roles that they need.
+        """Add to the baseline what a build has made: files and dumps make the roles they need.
 
-        Not a superuser while clones are leased: it may as well be a lease's, and would be met by
-        all later ones.
+        A superuser is not accepted while clones are leased: it may have been made by a lease, and
+        would be there for all later ones.
 
         Raises:
-            StatementError, ServerUnavailableError: it is not known yet.
+            StatementError, ServerUnavailableError: the baseline is as it was.
         """
         if not self._takes_back:
             return
@@ -171,7 +174,7 @@ class ServerChanges:
                 self._remember()
 
     def _remembered(self) -> set[str] | None:
-        """Return the keys of what an earlier daemon knew; None when it says nothing of it."""
+        """Return the keys of an earlier daemon's baseline; None when it is not known."""
         try:
             found = msgspec.json.decode(
                 trusted_files.read_own(self._path, trusted_files.ours(), _MOST_BYTES),
@@ -187,27 +190,27 @@ class ServerChanges:
         return set(found.keys) if found.server == self._identity else None
 
     def _remember(self) -> None:
-        """Write down what is known; a daemon that can't read it takes all for known."""
+        """Write the baseline down; a daemon without it takes all there is as the baseline."""
         keys = sorted(f"{kind}:{key}" for kind, key in self._baseline)
         content = msgspec.json.encode(_Remembered(self._identity, keys))
         try:
             trusted_files.replace_own(self._path, content)
         except OSError as error:
-            # What stands there is out of date: the next daemon would take roles of templates for
-            # those that leases left.
+            # The file is out of date: the next daemon would take roles of templates for roles that
+            # leases left.
             self._unwritten = resource_errors.shortage(error) is not None
         else:
             self._unwritten = False
 
     async def look(self, clone: str, digest: str | None) -> list[str]:
-        """Take back what a lease left in the server as a whole; return what it was, for people.
+        """Take back what a lease changed in the server as a whole; return descriptions of it.
 
         Args:
             clone: whose lease has ended.
-            digest: of the server as it was seen afterwards; None to look.
+            digest: of the shared catalogs, read after that; None to read it now.
 
         Raises:
-            StatementError, ServerUnavailableError: it is looked again with the next lease.
+            StatementError, ServerUnavailableError: it is tried again with the next lease.
         """
         if not self._takes_back:
             return []
@@ -221,7 +224,7 @@ class ServerChanges:
             return await self._take_back(clone)
 
     def _is_due(self, clone: str) -> bool:
-        """Say whether the end of that lease, or time, may settle what is left."""
+        """Say whether what is left may be taken back now that this lease, or some time, is over."""
         if any(clone in suspects for suspects in self._suspects.values()):
             return True
         failed = any(not suspects for suspects in self._suspects.values())
@@ -247,7 +250,7 @@ class ServerChanges:
         return told
 
     async def _settle(self, difference: Difference, clone: str) -> list[str]:
-        """Take one difference back if that may be; return what people are told of it."""
+        """Take one difference back if that is allowed; return what people are told of it."""
         key = difference.entry.kind, difference.entry.key
         if difference.is_new and await self._is_the_daemons(difference.entry):
             return []
@@ -267,7 +270,7 @@ class ServerChanges:
     async def _may_be_taken_back(
         self, difference: Difference, clone: str, suspects: set[str]
     ) -> bool:
-        """Say whether a difference is against what is ours, or provably of a lease that is over."""
+        """Say whether a difference changes the baseline or was made by a lease that ended."""
         entry = difference.entry
         if not difference.is_new or self._is_of_baseline(entry):
             return True
@@ -287,11 +290,11 @@ class ServerChanges:
         )
 
     async def _is_the_daemons(self, entry: shared_objects.Entry) -> bool:
-        """Say whether the daemon's own role made it: somebody who may do as it may, by hand."""
+        """Say whether the daemon's own role made it, as a person with its rights does by hand."""
         return entry.owner != 0 and await self._owner(entry.owner) == self._gateway.endpoint.user
 
     def _is_of_baseline(self, entry: shared_objects.Entry) -> bool:
-        """Say whether a new setting is everybody's, or of a role that was there before."""
+        """Say whether a new setting applies to everybody, or to a role of the baseline."""
         if entry.kind is shared_objects.Kind.SYSTEM:
             return True
         if entry.kind is not shared_objects.Kind.SETTING:
@@ -305,7 +308,7 @@ class ServerChanges:
         return str(rows[0]["rolname"]) if rows else ""
 
     def _tell(self, key: _Key, difference: Difference, clone: str, *, done: bool) -> list[str]:
-        """Log and count it once, and return it for the client that released the lease."""
+        """Log and count a change once; return it for the client that released the lease."""
         if key in self._told and not done:
             return []
         self._told.add(key)

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: the meaning depends on how far the daemon has come, and how many came."""
+"""SIGTERM and SIGINT: what they mean depends on the state of the daemon and on their number."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class StopSignal:
         starting: the scope of the start.
         received: set by the first signal.
         hurry: set by the second: leases are ended at once.
-        started: whether the start is over, to be set by whoever starts.
+        started: whether the start is over; set by the application.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class StopSignal:
         self.started = False
 
     async def listen(self, signals: AsyncIterable[Signals]) -> None:
-        """Wait for signals for ever."""
+        """Wait for signals until cancelled."""
         async for received in signals:
             if self.received.is_set():
                 log.info("daemon.hurrying", signal=received.name)

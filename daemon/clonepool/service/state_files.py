@@ -1,4 +1,4 @@
-"""Files of the state directory: locks, held for as long as a process lives, secret, and runs."""
+"""Files of the state directory: locks held by a living process, secret, serials, runs."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SERIALS_OF_A_RUN = 1 << 20
+"""Serials that one run of a daemon may use before the next could meet them."""
 
 
 def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> int:
-    """Lock the file, made with its directory if missing, and return its descriptor.
+    """Lock a file and return its descriptor; the file and its directory are made if missing.
 
     Args:
         path: of the lock file.
         directory_mode: of directories that have to be made.
-        taken: the sentence for the case that another process holds it.
-        remedy: what to do then, and when the place cannot be used at all.
+        taken: the message of the error when another process holds it.
+        remedy: what to do then, and when the directory cannot be used.
 
     Raises:
         AlreadyRunningError: another process holds it.
@@ -49,12 +50,16 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
 
 
 def reserve_serials(path: Path, first: int) -> int:
-    """Return a number, not below `first`, from which no earlier daemon of this directory went on.
+    """Return a serial to start with, above all that earlier daemons of this directory used.
 
-    The clock can be set back, and then says again what it said before.
+    The clock alone does not do: it can be set back.
+
+    Args:
+        path: of the file that remembers.
+        first: the least serial to return.
 
     Raises:
-        ResourceError: the machine is short of something, and the number is not known.
+        ResourceError: the machine is short of something, and the serial is not known.
     """
     try:
         start = max(first, int(trusted_files.read_own(path, trusted_files.ours())))
@@ -71,14 +76,14 @@ def reserve_serials(path: Path, first: int) -> int:
 
 
 class Runs(NamedTuple):
-    """Random words for this run of a daemon and the one before on the same state directory."""
+    """Random words that name this run of the daemon and the one before on the same directory."""
 
     own: str
     former: str
 
 
 def begin_run(path: Path) -> Runs:
-    """Return the words, and write ours down for the next.
+    """Return the words of the runs, and write this one down for the next.
 
     Raises:
         ConfigError: the file cannot be used.
@@ -94,7 +99,7 @@ def begin_run(path: Path) -> Runs:
 
 
 def load_secret(path: Path) -> bytes:
-    """Return the secret that passwords of this daemon's roles are derived from, made if missing.
+    """Return the secret that passwords of this daemon's roles are derived from; make it if missing.
 
     Raises:
         ConfigError: the file cannot be used.

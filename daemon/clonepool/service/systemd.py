@@ -1,4 +1,4 @@
-"""Telling systemd how we are (sd_notify(3)); without it, nothing."""
+"""Tells systemd the state of the daemon (sd_notify(3)), where systemd started it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ log = structlog.get_logger()
 
 
 class Manager:
-    """Whoever set NOTIFY_SOCKET, or nobody.
+    """The service manager that set NOTIFY_SOCKET, if any.
 
-    Connected to once, at the start: what is to be told must not want for a file later.
+    Connected to once, at the start, so that telling it something later takes no file.
+
+    Args:
+        sender: the connected socket; None where there is no service manager.
     """
 
     def __init__(self, sender: socket.socket | None) -> None:
         self._sender = sender
 
     def tell(self, state: str) -> None:
-        """Send a state such as READY=1; that it cannot be sent stops nothing."""
+        """Send a state such as READY=1; a failure is logged and otherwise ignored."""
         if self._sender is None:
             return
         try:
@@ -29,14 +32,14 @@ class Manager:
             log.warning("systemd.not_told", state=state, error=str(error))
 
     def close(self) -> None:
-        """Tell nothing more."""
+        """Close the socket; nothing is told after that."""
         if self._sender is not None:
             self._sender.close()
             self._sender = None
 
 
 def connect() -> Manager:
-    """Return the way to who started us; where there is none, nobody is told."""
+    """Return the service manager that started the daemon."""
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return Manager(None)

@@ -1,4 +1,4 @@
-"""Tasks that must not take everybody down with them."""
+"""The boundary of a task: a bug of ours in it must not end the whole task group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ log = structlog.get_logger()
 
 
 async def guarded(work: Callable[..., Awaitable[None]], *arguments: object) -> None:
-    """Let a mistake of ours cost one clone or one template, and not everybody the daemon."""
+    """Do the work; log an exception that it did not expect, so that it costs this work alone.
+
+    What is expected to fail is caught where it is known what follows, by `Failures.attempt`.
+    """
     try:
         await work(*arguments)
     except Exception as error:

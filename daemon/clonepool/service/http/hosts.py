@@ -1,7 +1,7 @@
-"""Under which names the HTTP port may be asked: a web page must not read it through a browser.
+"""The names that the HTTP port answers to: no web page may read it through a browser.
 
-A page of a stranger can have its own name point to 127.0.0.1 (DNS rebinding); the browser then
-sends that name as `Host`. It never sends an address so, nor a name that is only this machine's.
+A foreign page can have its own name point to 127.0.0.1 (DNS rebinding); the browser then sends that
+name as `Host`. In this way it never sends an address, nor a name that only this machine has.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ _LOCAL = "localhost"
 
 
 class Hosts:
-    """An application that answers under local names, addresses, and those that are configured.
+    """An application that answers to local names, addresses, and configured names.
 
     Args:
-        app: answers.
-        names: further names.
+        app: makes the responses.
+        names: the configured names.
     """
 
     def __init__(self, app: ASGIApp, names: Iterable[str]) -> None:
@@ -36,9 +36,9 @@ class Hosts:
         self._names = {_plain(name) for name in (*names, own, _LOCAL)}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, or refuse."""
+        """Respond, or refuse."""
         host = Headers(scope=scope).get("host", "")
-        if not host or self._is_known(host):  # without one it is no browser
+        if not host or self._is_known(host):  # a browser always sends one
             await self._app(scope, receive, send)
             return
         refusal = PlainTextResponse(
@@ -54,7 +54,7 @@ class Hosts:
 
 
 def _plain(host: str) -> str:
-    """Return a name or an address without port, brackets and last dot, in lower case."""
+    """Return a name or address in lower case, without port, brackets and final dot."""
     if host.startswith("["):
         return host[1:].partition("]")[0].lower()
     name = host if host.count(":") > 1 else host.partition(":")[0]

@@ -1,7 +1,7 @@
-"""Metrics and health over HTTP, on loopback: for anybody on the machine, so bounded in its means.
+"""Metrics and health over HTTP, on loopback: for anybody on the machine, so with bounded resources.
 
-Of uvicorn the protocol is used and not the server: it has no deadline for a request's headers, and
-accepts without end.
+Only the protocol of uvicorn is used. Its server has no deadline for a request's headers, and
+accepts connections without limit.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from uvicorn.server import ServerState
 
 from clonepool.errors import AlreadyRunningError, ConfigError
 from clonepool.service.api.acceptor import Acceptor
-from clonepool.service.http.connections import Visit
+from clonepool.service.http.connections import HttpConnection
 from clonepool.service.http.hosts import Hosts
 from clonepool.service.http.throttle import Throttle
 
@@ -36,13 +36,14 @@ if TYPE_CHECKING:
 
     from clonepool.service.api.status import StatusBoard
     from clonepool.service.http.connections import HttpConnections
-    from clonepool.service.monitors.resources import ResourceMonitor
+    from clonepool.service.monitors.resources import Resources
 
 log = structlog.get_logger()
 
 CONNECTIONS_AT_A_TIME, REST_SECONDS = 8, 0.02
-"""So many connections are taken in so long, at most."""
+"""At most 8 connections are accepted in 0.02 seconds."""
 BACKLOG = 512
+"""Connections that the kernel holds until they are accepted."""
 
 
 def make_app(registry: CollectorRegistry, board: StatusBoard, hosts: Iterable[str]) -> ASGIApp:
@@ -50,8 +51,8 @@ def make_app(registry: CollectorRegistry, board: StatusBoard, hosts: Iterable[st
 
     Args:
         registry: of the metrics.
-        board: knows what is ready.
-        hosts: names under which it answers beside the machine's own.
+        board: tells what is ready.
+        hosts: names that it answers to, beside the machine's own.
     """
 
     async def metrics(_: Request) -> Response:
@@ -103,17 +104,17 @@ def bind(listen: str) -> socket.socket:
 
 
 async def serve(
-    app: ASGIApp, bound: socket.socket, visits: HttpConnections, shortages: ResourceMonitor
+    app: ASGIApp, bound: socket.socket, connections: HttpConnections, resources: Resources
 ) -> None:
     """Serve until cancelled.
 
     Args:
-        app: answers.
-        bound: as `bind` returned it.
-        visits: bounds the connections.
-        shortages: are told what a connection could not be taken for.
+        app: makes the responses.
+        bound: the socket that `bind` returned.
+        connections: limits the connections.
+        resources: notes what was missing when a connection could not be accepted.
     """
-    for name in ("uvicorn", "uvicorn.error"):  # what strangers send is not worth a line each
+    for name in ("uvicorn", "uvicorn.error"):  # no log line for each request that is malformed
         logging.getLogger(name).addHandler(logging.NullHandler())
         logging.getLogger(name).propagate = False
     config = uvicorn.Config(
@@ -124,8 +125,8 @@ async def serve(
     state = ServerState()
     acceptor = Acceptor(
         bound,
-        lambda: Visit(config, state, visits),
-        shortages,
+        lambda: HttpConnection(config, state, connections),
+        resources,
         turn=CONNECTIONS_AT_A_TIME,
         rest=REST_SECONDS,
     )
@@ -134,4 +135,4 @@ async def serve(
         await anyio.sleep_forever()
     finally:
         acceptor.close()
-        visits.close()
+        connections.close()

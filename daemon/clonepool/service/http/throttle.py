@@ -1,6 +1,6 @@
-"""Answers over HTTP are made one at a time, and take a small part of the event loop's time.
+"""Makes HTTP responses one at a time, in a small part of the event loop's time.
 
-Whoever asks without end waits longer for each answer; leases do not.
+A client that asks again and again waits longer for each response; leases do not.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LARGEST_SHARE = 0.25
-"""Of the loop's time."""
+"""The share of the loop's time that responses may take."""
 _LONGEST_REST_SECONDS = 1.0
+"""Seconds that the next response waits at most."""
 _OVERHEAD_SECONDS = 0.0005
-"""What reading a request and sending its answer takes beside making it."""
+"""Seconds for reading a request and sending its response, beside making it."""
 
 
 class Throttle:
-    """An application whose answers are small, made in one piece, and sent when they are made.
+    """An application whose responses are small, made in one piece, and sent when they are made.
 
     Args:
-        app: makes them.
+        app: makes the responses.
         now: monotonic seconds.
     """
 
@@ -36,15 +37,15 @@ class Throttle:
         self._free_at = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer when it is its turn, unless the client has gone."""
+        """Respond when it is the turn of the request, unless the client has gone."""
         made: list[Message] = []
 
         async def keep(message: Message) -> None:
             made.append(message)
 
-        visit = scope.get("state", {}).get("visit")
+        connection = scope.get("state", {}).get("connection")
         async with self._turn:
-            if visit is not None and visit.gone:
+            if connection is not None and connection.is_gone:
                 return
             await anyio.sleep(max(0.0, self._free_at - self._now()))
             began = self._now()

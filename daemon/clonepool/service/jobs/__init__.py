@@ -1,1 +1,1 @@
-"""Background work, one file per decision."""
+"""Background work: one job for each decision that takes time, one file for each job."""

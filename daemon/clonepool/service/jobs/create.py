@@ -1,4 +1,4 @@
-"""Makes clones, and adopts those that an earlier daemon parked."""
+"""Makes clones: copied, checked, with a login, and measured for the rewind."""
 
 from __future__ import annotations
 
@@ -6,142 +6,130 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from clonepool.errors import ResourceError, StatementError
+from clonepool.core.events import CloneCreated, CreateDeclined, CreateFailed
+from clonepool.errors import StatementError
 from clonepool.postgres.clones.copier import Wanted
-from clonepool.postgres.clones.lifecycle import IncompleteCloneError, adopt
+from clonepool.postgres.clones.lifecycle import IncompleteCloneError
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
 from clonepool.postgres.rewind.errors import PinError
-from clonepool.postgres.rewind.verify import VerificationError
+from clonepool.service.jobs.base import Job
+from clonepool.service.limiter import Rank
+from clonepool.service.storage import NoRoomError
 
 if TYPE_CHECKING:
-    from clonepool.core.decisions import Adopt, CreateClone
-    from clonepool.service.context import Context
+    from clonepool.core.decisions import CreateClone
+    from clonepool.core.fleet import Fleet
+    from clonepool.postgres.clones.copier import Copiers
+    from clonepool.postgres.rewind.rewinder import Rewinder
+    from clonepool.service.credentials import Credentials
+    from clonepool.service.failures import Attempt
+    from clonepool.service.jobs.base import JobTools, TemplateLosses
+    from clonepool.service.limiter import PriorityLimiter
+    from clonepool.service.storage import StorageGuard
 
 log = structlog.get_logger()
 
-URGENT, REFILL = 0, 1
-CREATE_FAILED, ADOPT_FAILED = "clone.create_failed", "clone.adopt_failed"
+CREATE_FAILED = "clone.create_failed"
 MEASURE_FAILED = "clone.measure_failed"
 
 
-class CreateJob:
-    """Carries out `CreateClone` and `Adopt`."""
+class CreateJob(Job["CreateClone"]):
+    """Carries out `CreateClone`.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    Args:
+        tools: of every job.
+        fleet: is asked whether tests wait for a clone.
+        limiter: for CREATE and DROP DATABASE.
+        storage: refuses a clone that there is no room for.
+        copiers: copy by the quickest strategy.
+        credentials: make the clone's login.
+        rewinder: measures the clone.
+        losses: is told when the generation is gone or damaged.
+    """
 
-    async def run(self, decision: CreateClone) -> None:
-        """Make the clone when it is its turn, and tell the pool how it went."""
-        context, template = self._context, decision.template
-        pool = context.fleet.pools[template]
-        async with context.limiter.place(lambda: URGENT if pool.waiting else REFILL):
-            began = context.now()
-            size = context.generations[template].size_bytes
-            try:
-                context.storage.begin(size, context.reckoned_storage())
-            except ResourceError as error:
-                told = context.failures.begin(CREATE_FAILED, template, error)
-                now = context.now()
-                context.carry_out(
-                    context.fleet.create_declined(template, decision.clone, told, now)
-                )
-                return
-            try:
-                await self._run_once(decision)
-            except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-                self._failed(decision, error)
-                return
-            finally:
-                context.storage.end(size)
-        context.failures.end(CREATE_FAILED, template)
-        seconds = context.now() - began
-        context.metrics.of[template].create_seconds.observe(seconds)
-        context.rewinder.recreated(context.generations[template].database, seconds)
+    failed_event = CREATE_FAILED
+
+    def __init__(
+        self,
+        tools: JobTools,
+        *,
+        fleet: Fleet,
+        limiter: PriorityLimiter,
+        storage: StorageGuard,
+        copiers: Copiers,
+        credentials: Credentials,
+        rewinder: Rewinder,
+        losses: TemplateLosses,
+    ) -> None:
+        super().__init__(tools)
+        self._fleet = fleet
+        self._limiter = limiter
+        self._storage = storage
+        self._copiers = copiers
+        self._credentials = credentials
+        self._rewinder = rewinder
+        self._losses = losses
+
+    def target(self, decision: CreateClone) -> CreateClone:
+        """Return the clone to be made."""
+        return decision
+
+    async def run_once(self, decision: CreateClone) -> CloneCreated:
+        """Make the clone when it is its turn."""
+        template, templates = decision.template, self._templates
+        async with self._limiter.place(lambda: self._rank(template)):
+            began = self._now()
+            size = templates.generations[template].size_bytes
+            with self._storage.room(size, templates.storage_taken()):
+                await self._make(decision)
+        seconds = self._now() - began
+        self._metrics.of[template].create_seconds.observe(seconds)
+        self._rewinder.recreated(templates.generations[template].database, seconds)
         log.debug("clone.created", clone=decision.clone, duration_seconds=round(seconds, 4))
-        context.carry_out(pool.created(decision.clone, context.now()))
+        return CloneCreated(template, decision.clone)
 
-    async def adopt(self, decision: Adopt) -> None:
-        """Check and open the clone when it is its turn, and tell the pool how it went."""
-        context, template = self._context, decision.template
-        pool = context.fleet.pools[template]
-        try:
-            if context.can_rewind(template):
-                # Copies in its turn, and so before there is a place for this.
-                await context.rewinder.know(context.generations[template].database)
-            async with context.limiter.place(lambda: URGENT):
-                await self._adopt_once(decision)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            self._not_adopted(decision, error)
-            context.carry_out(pool.unusable(decision.clone, context.now()))
-            return
-        log.info("clone.adopted", clone=decision.clone)
-        context.carry_out(pool.adopted(decision.clone, context.now()))
+    def failed(self, decision: CreateClone, attempt: Attempt) -> CreateDeclined | CreateFailed:
+        """Say whether anything of the clone may be there; have a generation repaired."""
+        template, cause = decision.template, attempt.cause
+        if isinstance(cause, NoRoomError):
+            return CreateDeclined(template, decision.clone, attempt.error)
+        if isinstance(cause, StatementError) and cause.sqlstate == INVALID_CATALOG_NAME:
+            self._losses.lost(template)
+        if isinstance(cause, IncompleteCloneError):
+            self._losses.damaged(template)
+        return CreateFailed(template, decision.clone, attempt.error)
 
-    def _not_adopted(self, decision: Adopt, error: Exception) -> None:
-        """Say why; that a rewound clone has other files than its generation is as it should be."""
-        context, template = self._context, decision.template
-        if isinstance(error, PinError):
-            context.replace(template)
-        if decision.used and isinstance(error, (IncompleteCloneError, VerificationError)):
-            log.info("clone.not_adopted", clone=decision.clone, reason=str(error))
-            return
-        context.failures.begin(ADOPT_FAILED, template, error, clone=decision.clone)
+    def _rank(self, template: str) -> Rank:
+        return Rank.WAITED_FOR if self._fleet.pools[template].waiting else Rank.REFILL
 
-    def _failed(self, decision: CreateClone, error: Exception) -> None:
-        context, template = self._context, decision.template
-        told = context.failures.begin(CREATE_FAILED, template, error, clone=decision.clone)
-        if isinstance(error, StatementError) and error.sqlstate == INVALID_CATALOG_NAME:
-            context.rebuild(template)
-        if isinstance(error, IncompleteCloneError):
-            context.replace(template)
-        pool = context.fleet.pools[template]
-        context.carry_out(pool.create_failed(decision.clone, told, context.now()))
-
-    async def _run_once(self, decision: CreateClone) -> None:
-        context = self._context
-        generation = context.generations[decision.template]
-        section = context.sections[decision.template]
+    async def _make(self, decision: CreateClone) -> None:
+        template = decision.template
+        generation, section = (
+            self._templates.generations[template],
+            self._templates.sections[template],
+        )
         wanted = Wanted(
             name=decision.clone,
             generation=generation.database,
             contents=generation.contents,
-            facts=context.comments.plain(decision.template, decision.generation),
+            facts=self._comments.plain(template, decision.generation),
             seconds=section.create_timeout,
             owner=generation.owner,
         )
-        waiting = context.fleet.pools[decision.template].waiting
-        await context.copiers.of(decision.template).make(wanted, urgent=waiting > 0)
-        await context.credentials.give(decision.clone, section)
-        await self._measure(decision.template, decision.clone)
+        is_waited_for = self._rank(template) is Rank.WAITED_FOR
+        await self._copiers.of(template).make(wanted, urgent=is_waited_for)
+        await self._credentials.give(decision.clone, section)
+        if self._templates.can_rewind(template):
+            await self._measure(template, decision.clone)
 
     async def _measure(self, template: str, clone: str) -> None:
-        """Take the measure that a rewind will need; without one the clone is recreated."""
-        context = self._context
-        if not context.can_rewind(template):
-            return
+        """Measure the clone for its rewinds; where that fails it will be recreated instead."""
+        generation = self._templates.generations[template].database
         try:
-            await context.rewinder.measure(clone, context.generations[template].database)
+            await self._rewinder.measure(clone, generation)
         except PinError as error:
             raise IncompleteCloneError(str(error)) from error
         except StatementError as error:
-            context.failures.begin(MEASURE_FAILED, template, error, clone=clone)
+            self._failures.begin(MEASURE_FAILED, template, error, clone=clone)
         else:
-            context.failures.end(MEASURE_FAILED, template)
-
-    async def _adopt_once(self, decision: Adopt) -> None:
-        context = self._context
-        section, current = (
-            context.sections[decision.template],
-            context.generations[decision.template],
-        )
-        # Before it is open to anybody: whoever had it in the days of an earlier daemon stays out.
-        await context.credentials.renew(decision.clone, section)
-        await adopt(
-            context.gateway,
-            decision.clone,
-            current.contents,
-            context.comments.plain(decision.template, decision.generation),
-            section.create_timeout,
-        )
-        if context.can_rewind(decision.template):
-            await context.rewinder.measure_found(decision.clone, current.database)
+            self._failures.end(MEASURE_FAILED, template)

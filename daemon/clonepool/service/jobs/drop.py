@@ -1,118 +1,151 @@
-"""Drops clones, behind everything else."""
+"""Drops clones, behind everything else; `core.drop_schedule` decides when a drop may begin."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import TYPE_CHECKING, NoReturn
 
 import anyio
 
-from clonepool.config import EMBEDDED
+from clonepool.core.backoff import Backoff
+from clonepool.core.events import CloneDropped
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import databases
-from clonepool.service.jobs.deferral import DropQueue
-from clonepool.service.jobs.drop_schedule import Governor, look_at
-from clonepool.service.limiter import PriorityLimiter
+from clonepool.service.jobs.base import Job
+from clonepool.service.limiter import Rank
 
 if TYPE_CHECKING:
-    from clonepool.core.decisions import Drop
-    from clonepool.service.context import Context
-    from clonepool.service.jobs.drop_schedule import Scene
+    from collections.abc import AsyncIterator
 
-URGENT, LAST = 0, 2
-DROP_FAILED = "clone.drop_failed"
+    from clonepool.core.decisions import Drop
+    from clonepool.core.drop_schedule import DropSchedule
+    from clonepool.postgres.rewind.rewinder import Rewinder
+    from clonepool.service.condition import Condition
+    from clonepool.service.credentials import Credentials
+    from clonepool.service.failures import Attempt
+    from clonepool.service.jobs.base import JobTools
+    from clonepool.service.limiter import PriorityLimiter
+
+DROP_FAILED, VACUUM_FAILED = "clone.drop_failed", "server.vacuum_failed"
 DROPS_AT_A_TIME = 2
-LARGEST_BACKLOG_SHARE, SMALLEST_BACKLOG = 8, 4
-"""Drops that are put off at a time: one in so many of all clones, and a few in any case."""
 PATIENCE_SECONDS = 1.0
-"""How long a drop may hold one of the places that creating clones needs too."""
+"""Seconds that a drop may hold one of the places that creating clones needs too."""
 VACUUM_EVERY = 200
 """Drops, after which the shared catalogs of the embedded server are vacuumed."""
-VACUUM_FAILED = "server.vacuum_failed"
 _ENDING_SECONDS = 0.5
-_FIRST_PAUSE_SECONDS = 0.2
-_LONGEST_PAUSE_SECONDS = 2.0
+_FIRST_RECHECK_SECONDS, _LONGEST_RECHECK_SECONDS = 0.01, 1.0
+"""Seconds after which a waiting drop asks again though the pools have not changed: time passes."""
 
 
 class _StillInUseError(ClonepoolError):
-    """A session on the clone does not go away."""
+    """A session on the clone does not end."""
 
     code = "clone_in_use"
 
 
-class DropJob:
-    """Carries out `Drop`, again and again until the database is gone."""
+class DropJob(Job["Drop"]):
+    """Carries out `Drop`, again and again until the database is gone.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._places = PriorityLimiter(DROPS_AT_A_TIME)
-        most = context.config.pool.max_clones // LARGEST_BACKLOG_SHARE
-        self._governor = Governor(max(SMALLEST_BACKLOG, most))
-        self._deferral = DropQueue(self._look, self._governor, context.now)
+    Args:
+        tools: of every job.
+        changed: notified when the pools change.
+        credentials: remove the clone's login.
+        limiter: for CREATE and DROP DATABASE.
+        rewinder: forgets the clone.
+        schedule: decides when a drop may begin.
+        vacuums: whether the shared catalogs are vacuumed now and then: on the daemon's own server.
+    """
+
+    failed_event = DROP_FAILED
+    tries_again = True
+
+    def __init__(
+        self,
+        tools: JobTools,
+        *,
+        changed: Condition,
+        credentials: Credentials,
+        limiter: PriorityLimiter,
+        rewinder: Rewinder,
+        schedule: DropSchedule,
+        vacuums: bool,
+    ) -> None:
+        super().__init__(tools)
+        self._changed = changed
+        self._credentials = credentials
+        self._limiter = limiter
+        self._places = anyio.Semaphore(DROPS_AT_A_TIME)
+        self._rewinder = rewinder
+        self._schedule = schedule
+        self._vacuums = vacuums
         self._drops = 0
 
-    def stir(self) -> None:
-        """Look whether drops that were put off may begin: something changed."""
-        self._deferral.stir()
+    def target(self, decision: Drop) -> Drop:
+        """Return the clone to be removed."""
+        return decision
 
     async def run(self, decision: Drop) -> None:
-        """Remove the database and tell the fleet; a failure is tried again after a pause."""
-        pause, asked_at = _FIRST_PAUSE_SECONDS, self._context.now()
-        self._context.rewinder.forget(decision.clone)
-        while not await self._run_once(decision, asked_at):
-            await anyio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-        context = self._context
-        context.failures.end(DROP_FAILED, decision.template, decision.clone)
-        context.carry_out(context.fleet.dropped(decision.template, decision.clone, context.now()))
+        """Remove the database, then tidy the server if it is time for that."""
+        await super().run(decision)
         self._drops += 1
-        if self._drops % VACUUM_EVERY == 0 and context.config.server == EMBEDDED:
-            await self._vacuum()
+        if self._vacuums and self._drops % VACUUM_EVERY == 0:
+            with self._failures.attempt(VACUUM_FAILED):
+                await databases.vacuum_shared(self._gateway)
 
-    async def _vacuum(self) -> None:
-        try:
-            await databases.vacuum_shared(self._context.gateway)
-        except ClonepoolError as error:
-            self._context.failures.begin(VACUUM_FAILED, "", error)
-        else:
-            self._context.failures.end(VACUUM_FAILED, "")
+    async def run_once(self, decision: Drop) -> CloneDropped:
+        """Try to remove the database when it is its turn.
 
-    async def _run_once(self, decision: Drop, asked_at: float) -> bool:
-        """Try when it is its turn; what refuses to go away is found out before it holds a place."""
-        context = self._context
+        Sessions are ended before a place for DDL is taken: one that does not end keeps nobody.
+        """
+        template, clone = decision.template, decision.clone
+        self._rewinder.forget(clone)
+        async with self._turn(template):
+            await self._end_sessions(clone)
+            async with self._places, self._place(template):
+                began = self._now()
+                await databases.drop(self._gateway, clone)
+                await self._credentials.remove(clone)
+            self._schedule.cost = self._now() - began
+            self._metrics.of[template].drop_seconds.observe(self._schedule.cost)
+        return CloneDropped(template, clone)
+
+    def failed(self, decision: Drop, attempt: Attempt) -> NoReturn:
+        """Never asked: a drop is tried until it succeeds."""
+        raise NotImplementedError
+
+    @asynccontextmanager
+    async def _turn(self, template: str) -> AsyncIterator[None]:
+        """Wait until a drop may begin, and count it while it is made inside."""
+        schedule, asked_at = self._schedule, self._now()
+        recheck = Backoff(_FIRST_RECHECK_SECONDS, _LONGEST_RECHECK_SECONDS)
+
+        def may_begin() -> bool:
+            return schedule.may_begin(template, asked_at, self._now())
+
+        schedule.waiting += 1
         try:
-            async with self._deferral.turn(decision.template, asked_at):
-                await self._end_sessions(decision.clone)
-                async with self._places.place(lambda: LAST):
-                    await self._drop(decision)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            name = decision.clone
-            context.failures.begin(DROP_FAILED, decision.template, error, subject=name, clone=name)
-            return False
-        return True
+            while not may_begin():
+                with anyio.move_on_after(recheck.next_pause()):
+                    await self._changed.wait_for(may_begin)
+        finally:
+            schedule.waiting -= 1
+        schedule.began()
+        try:
+            yield
+        finally:
+            schedule.ended(self._now())
+            self._changed.notify()
+
+    def _place(self, template: str) -> AbstractAsyncContextManager[None]:
+        """Take a place for DDL; a drop that hangs, on whatever, gives it back before it is done."""
+        return self._limiter.place(lambda: self._rank(template), seconds=PATIENCE_SECONDS)
+
+    def _rank(self, template: str) -> Rank:
+        is_urgent = self._schedule.is_urgent(template, self._now())
+        return Rank.WAITED_FOR if is_urgent else Rank.LAST
 
     async def _end_sessions(self, clone: str) -> None:
-        gateway = self._context.gateway
         if not await databases.end_sessions(
-            gateway, clone, seconds=_ENDING_SECONDS, clients_only=True
+            self._gateway, clone, seconds=_ENDING_SECONDS, clients_only=True
         ):
             raise _StillInUseError(f"a session on {clone} does not end")
-
-    async def _drop(self, decision: Drop) -> None:
-        """Drop; one that hangs, on whatever, gives the place it has of the common ones back."""
-        context = self._context
-        async with context.limiter.place(
-            lambda: self._rank(decision.template), seconds=PATIENCE_SECONDS
-        ):
-            began = context.now()
-            await databases.drop(context.gateway, decision.clone)
-            await context.credentials.remove(decision.clone)
-        seconds = context.now() - began
-        self._governor.learn(seconds)
-        context.metrics.of[decision.template].drop_seconds.observe(seconds)
-
-    def _rank(self, template: str) -> int:
-        """Return how urgent it is: where a limit is reached, a drop is what somebody waits for."""
-        return URGENT if template in look_at(self._context.fleet).urgent else LAST
-
-    def _look(self) -> Scene:
-        return look_at(self._context.fleet, short=self._context.is_storage_short())

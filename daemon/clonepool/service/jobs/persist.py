@@ -1,63 +1,58 @@
-"""Writes down what must outlive the daemon: leases with a TTL, clones for the next start."""
+"""Writes down the leases that must outlive the daemon: those with a TTL, and their renewals."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import structlog
-
+from clonepool.core.events import LeaseNotRecorded, LeaseRecorded
 from clonepool.postgres import databases
-from clonepool.postgres.clones.lifecycle import park
+from clonepool.service.jobs.base import Job
 
 if TYPE_CHECKING:
-    from clonepool.core.decisions import Park, Record
-    from clonepool.service.context import Context
+    from clonepool.core.decisions import Lease, Record
+    from clonepool.service.comment_locks import CommentLocks
+    from clonepool.service.credentials import Credentials
+    from clonepool.service.failures import Attempt
+    from clonepool.service.jobs.base import JobTools
 
-log = structlog.get_logger()
-
-RECORD_FAILED, PARK_FAILED = "lease.record_failed", "clone.park_failed"
+RECORD_FAILED = "lease.record_failed"
 
 
-class PersistJob:
-    """Carries out `Record` and `Park`."""
+class PersistJob(Job["Record"]):
+    """Carries out `Record`.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
+    Args:
+        tools: of every job.
+        comment_locks: keep the comments in the order of the decisions.
+        credentials: tell what the password of the clone's login was derived from.
+    """
 
-    async def record(self, decision: Record) -> None:
-        """Write the lease into its clone's comment, and tell the pool how it went."""
-        context, lease = self._context, decision.lease
-        pool = context.fleet.pools[lease.template]
-        comment = context.comments.leased(
-            lease, context.now(), context.credentials.occasion(lease.clone)
-        )
-        try:
-            async with context.pens.pen(lease.clone):
-                await databases.annotate(context.gateway, lease.clone, comment)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            told = context.failures.begin(RECORD_FAILED, lease.template, error, clone=lease.clone)
-            context.carry_out(pool.not_recorded(decision.waiter, told))
-            return
-        context.failures.end(RECORD_FAILED, lease.template)
-        context.carry_out(pool.recorded(decision.waiter, context.now()))
+    failed_event = RECORD_FAILED
 
-    async def park(self, decision: Park) -> None:
-        """Seal the clone for the next start; what cannot be sealed is dropped."""
-        context, pool = self._context, self._context.fleet.pools[decision.template]
-        comment = context.comments.parked(
-            decision.template, pool.generation, decision.clone, used=decision.used
-        )
-        provable = context.rewinder.is_provable(decision.clone)
-        context.rewinder.forget(decision.clone)
-        if decision.used and not provable:
-            # The next daemon could not see that it is clean, or not where its rows are.
-            context.carry_out(pool.unusable(decision.clone, context.now()))
-            return
-        try:
-            await park(context.gateway, decision.clone, comment)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(PARK_FAILED, decision.template, error, clone=decision.clone)
-            context.carry_out(pool.unusable(decision.clone, context.now()))
-            return
-        log.debug("clone.parked", clone=decision.clone)
-        pool.parked(decision.clone)
+    def __init__(
+        self,
+        tools: JobTools,
+        *,
+        comment_locks: CommentLocks,
+        credentials: Credentials,
+    ) -> None:
+        super().__init__(tools)
+        self._comment_locks = comment_locks
+        self._credentials = credentials
+
+    def target(self, decision: Record) -> Lease:
+        """Return the clone of the lease."""
+        return decision.lease
+
+    async def run_once(self, decision: Record) -> LeaseRecorded:
+        """Write the lease into the comment of its clone."""
+        lease = decision.lease
+        occasion = self._credentials.occasion(lease.clone)
+        comment = self._comments.leased(lease, self._now(), occasion)
+        async with self._comment_locks.hold(lease.clone):
+            await databases.annotate(self._gateway, lease.clone, comment)
+        return LeaseRecorded(lease.template, decision.waiter)
+
+    def failed(self, decision: Record, attempt: Attempt) -> LeaseNotRecorded:
+        """Have the waiter told that it gets no such lease."""
+        return LeaseNotRecorded(decision.lease.template, decision.waiter, attempt.error)

@@ -1,314 +1,241 @@
-"""Recycles returned clones, and sets aside those that are to be kept."""
+"""Recycles returned clones: the former holder locked out, leaks named, the clone rewound.
+
+A clone that cannot be rewound, for whatever reason, is reported as unusable, and recreated.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
-import anyio
 import structlog
 
-from clonepool.errors import ServerUnavailableError
+from clonepool.core.events import CloneRewound, CloneSuspect, CloneUnusable
 from clonepool.postgres import databases
-from clonepool.postgres.clones.stray_sessions import (
-    ENDING_SECONDS,
-    look_at_returned,
-    stray_sessions,
-)
+from clonepool.postgres.clones.stray_sessions import ENDING_SECONDS, look_at_returned
 from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
 from clonepool.postgres.rewind.verify import VerificationError
-from clonepool.postgres.roles import Rights
+from clonepool.service.jobs.base import Job
+from clonepool.service.jobs.keep import KEEP_FAILED
+from clonepool.service.jobs.leaks import ANSWER_SECONDS, answer_within
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from clonepool.core.decisions import Keep, Recycle
+    from clonepool.core.decisions import Recycle
     from clonepool.postgres.rewind.inspection import Look
-    from clonepool.postgres.rewind.rewinder import Rewound
-    from clonepool.service.context import Context
-    from clonepool.service.dispatcher import Dispatcher
-
-    Sessions = list[dict[str, Any]] | None
+    from clonepool.postgres.rewind.rewinder import Rewinder, Rewound
+    from clonepool.service.comment_locks import CommentLocks
+    from clonepool.service.credentials import Credentials
+    from clonepool.service.failures import Attempt
+    from clonepool.service.jobs.base import JobTools
+    from clonepool.service.jobs.leaks import Leaks, Reports
 
 log = structlog.get_logger()
 
-T = TypeVar("T")
 RECYCLE_FAILED, REWIND_FAILED = "clone.recycle_failed", "clone.rewind_failed"
-KEEP_FAILED, LOCK_OUT_FAILED = "clone.keep_failed", "clone.lock_out_failed"
-SERVER_LOOK_FAILED = "server.look_failed"
-ASKING_SECONDS = 2.0
-"""How long the answer to a release may wait for the server to name the sessions left."""
+LOCK_OUT_FAILED = "clone.lock_out_failed"
 
 
-class RecycleJob:
-    """Carries out `Recycle` and `Keep`."""
+class RecycleJob(Job["Recycle"]):
+    """Carries out `Recycle`.
 
-    def __init__(self, context: Context, dispatcher: Dispatcher) -> None:
-        self._context = context
-        self._dispatcher = dispatcher
+    Args:
+        tools: of every job.
+        comment_locks: keep the comments in the order of the decisions.
+        credentials: lock the former holder out.
+        leaks: finds what the lease left.
+        reports: tells clients what that was.
+        rewinder: undoes what the lease changed.
+    """
 
-    async def run(self, decision: Recycle) -> None:
-        """Name the stray sessions, then make the clone good or say that it cannot be."""
-        context, reports = self._context, self._dispatcher.reports
+    failed_event = RECYCLE_FAILED
+
+    def __init__(
+        self,
+        tools: JobTools,
+        *,
+        comment_locks: CommentLocks,
+        credentials: Credentials,
+        leaks: Leaks,
+        reports: Reports,
+        rewinder: Rewinder,
+    ) -> None:
+        super().__init__(tools)
+        self._comment_locks = comment_locks
+        self._credentials = credentials
+        self._leaks = leaks
+        self._reports = reports
+        self._rewinder = rewinder
+
+    def target(self, decision: Recycle) -> Recycle:
+        """Return the returned clone."""
+        return decision
+
+    async def run_once(self, decision: Recycle) -> CloneRewound | CloneUnusable | CloneSuspect:
+        """Name what the lease left, then rewind the clone or say that it cannot be."""
+        template, clone = decision.template, decision.clone
+        seen = await self._look_and_report(decision)
         try:
-            rewindable = context.can_rewind(decision.template)
-            answers, seen = await self._look(decision) if rewindable else (True, None)
-            if answers:
-                leaks = await self._name_leaks(
-                    decision, seen, asked=reports.is_awaited(decision.clone)
-                )
-            else:
-                leaks = None  # nobody has to wait for the server once more
-        finally:
-            self._dispatcher.looked_at(decision.clone)
-        if decision.written_down:
-            await self._write_end(decision)
-        reports.lease_left(decision.clone, leaks)
-        pool = context.fleet.pools[decision.template]
-        try:
-            alone = seen is not None and not seen.facts.sessions
-            clean = await self._rewind(
-                decision, seen if alone else None, rewindable=seen is not None
-            )
+            rewound = await self._rewind(decision, seen)
         except VerificationError as error:
-            await self._suspect(decision, error)
-            return
-        if clean:
-            given = not decision.same_holder
-            context.carry_out(pool.rewound(decision.clone, context.now(), locked_out=given))
-        else:
-            context.carry_out(pool.unusable(decision.clone, context.now()))
+            return await self._keep_suspect(decision, error)
+        metrics = self._metrics.of[template]
+        if rewound is None:
+            metrics.recreated.inc()
+            return CloneUnusable(template, clone)
+        log.debug("clone.rewound", clone=clone, tables=rewound.tables, sequences=rewound.sequences)
+        metrics.rewound.inc()
+        metrics.rewind_seconds.observe(rewound.seconds)
+        return CloneRewound(template, clone, locked_out=not decision.same_holder)
 
-    async def _look(self, decision: Recycle) -> tuple[bool, Look | None]:
-        """See that nobody comes in any more who had the clone, then look at it.
+    def failed(self, decision: Recycle, attempt: Attempt) -> CloneUnusable:
+        """Have the clone recreated, and let no client wait for a report."""
+        del attempt
+        self._reports.lease_left(decision.clone, None)
+        return CloneUnusable(decision.template, decision.clone)
 
-        A holder that is to have the clone again is let in again afterwards.
+    # What the lease left ------------------------------------------------------------------
+
+    async def _look_and_report(self, decision: Recycle) -> Look | None:
+        """Look at the clone and report what the lease left.
 
         Returns:
-            Whether the server answers; and what is known of the clone, None if that is not enough
-            to rewind it.
+            What is known of the clone; None if that is not enough to rewind it.
         """
-        context, template = self._context, decision.template
-        section = context.sections[template]
+        template, clone = decision.template, decision.clone
+        leaked, seen = None, None
         try:
-            with anyio.fail_after(ASKING_SECONDS):
+            answers = True
+            if self._templates.can_rewind(template):
+                answers, seen = await self._look(decision)
+            if answers:  # else the client would only wait for the server once more
+                wanted = self._reports.is_awaited(clone)
+                leaked = await self._leaks.find(template, clone, seen, sessions=wanted)
+        finally:
+            self._events.looked_at(clone)
+        if decision.written_down:
+            await self._write_end(decision)
+        self._reports.lease_left(clone, leaked)
+        return seen
+
+    async def _look(self, decision: Recycle) -> tuple[bool, Look | None]:
+        """Lock the former holder out, and look at the clone after that.
+
+        A holder that is to have the clone again is let in again later.
+
+        Returns:
+            Whether the server answers; and what is known of the clone, as `_look_and_report`.
+        """
+        template, clone = decision.template, decision.clone
+        section = self._templates.sections[template]
+        try:
+            with (
+                self._failures.attempt(
+                    RECYCLE_FAILED,
+                    template,
+                    expected=(LockOutError, CannotRewindError),
+                    clone=clone,
+                ),
+                answer_within(ANSWER_SECONDS, clone),
+            ):
                 seen = await look_at_returned(
-                    context.rewinder,
-                    decision.clone,
-                    first=context.credentials.lock_out(
-                        decision.clone, section, suspended=decision.same_holder
+                    self._rewinder,
+                    clone,
+                    first=self._credentials.lock_out(
+                        clone, section, suspended=decision.same_holder
                     ),
-                    at_server=self._may_change_server(template),
+                    at_server=self._leaks.may_change_server(template),
                 )
+                self._failures.end(LOCK_OUT_FAILED, template)
+                return True, seen
         except LockOutError as error:
-            context.failures.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
+            self._failures.begin(LOCK_OUT_FAILED, template, error, clone=clone)
             return True, None
         except CannotRewindError as reason:
             self._not_rewound(decision, reason)
             return True, None
-        except TimeoutError:
-            late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of {decision.clone}")
-            context.failures.begin(RECYCLE_FAILED, template, late, clone=decision.clone)
-            return False, None
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
-            return False, None
-        context.failures.end(LOCK_OUT_FAILED, template)
-        return True, seen
+        return False, None
 
-    async def _name_leaks(
-        self, decision: Recycle, seen: Look | None, *, asked: bool
-    ) -> list[dict[str, Any]] | None:
-        """Return what the lease left: in the server as a whole, and sessions if that is asked."""
-        changes = await self._look_at_server(decision.template, decision.clone, seen)
-        strays = await self._name_strays(decision, seen) if asked else []
-        return strays if strays is None else [*strays, *changes]
+    async def _write_end(self, decision: Recycle) -> None:
+        """Write down that the lease is over: a later daemon must not take it for a living one."""
+        template, clone = decision.template, decision.clone
+        comment = self._comments.plain(template, decision.generation)
+        with self._failures.attempt(RECYCLE_FAILED, template, clone=clone):
+            async with self._comment_locks.hold(clone):
+                await databases.annotate(self._gateway, clone, comment)
 
-    def _may_change_server(self, template: str) -> bool:
-        """Say whether a lease of that template can change anything beyond its database."""
-        context = self._context
-        ownership = context.credentials.ownership(context.sections[template])
-        return ownership.rights is Rights.SUPERUSER
+    # The rewind ---------------------------------------------------------------------------
 
-    async def _look_at_server(
-        self, template: str, clone: str, seen: Look | None
-    ) -> list[dict[str, Any]]:
-        """Take back what the lease left in the server as a whole; return what that was."""
-        context = self._context
-        digest = seen.facts.shared if seen else None
-        if not self._may_change_server(template):
-            digest = context.server_changes.digest
-        changed = digest not in (None, context.server_changes.digest)
-        if changed:
-            context.fleet.hold()
-        try:
-            with anyio.fail_after(ASKING_SECONDS):
-                found = await context.server_changes.look(clone, digest)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(SERVER_LOOK_FAILED, "", error, clone=clone)
-            return []
-        finally:
-            if changed:
-                context.carry_out(context.fleet.let_go(context.now()))
-        context.failures.end(SERVER_LOOK_FAILED, "")
-        if found:
-            context.changes_server.add(template)
-        return [{"what": what} for what in found]
-
-    async def _name_strays(self, decision: Recycle, seen: Look | None) -> Sessions:
-        """Return the sessions that are left, for the answer to the release."""
-        if seen is None:
-            return await self._strays(decision.template, decision.clone)
-        return self._count_strays(decision.clone, seen.facts.sessions)
-
-    async def _rewind(self, decision: Recycle, seen: Look | None, *, rewindable: bool) -> bool:
-        """Rewind the clone if that can be; say whether it is clean.
-
-        Args:
-            decision: which.
-            seen: what is known of it, if nobody is connected to it any more.
-            rewindable: whether it may be rewound at all.
+    async def _rewind(self, decision: Recycle, seen: Look | None) -> Rewound | None:
+        """Rewind the clone; return None if it is to be recreated.
 
         Raises:
             VerificationError: it was rewound wrongly.
         """
-        context, template = self._context, decision.template
-        metrics = context.metrics.of[template]
-        done = None
-        alone = seen is not None or await self._end_sessions(decision)
-        if alone and rewindable and context.can_rewind(template):
-            done = await self._try_to_rewind(decision, seen)
-        if done is None:
-            metrics.recreated.inc()
-            return False
-        log.debug(
-            "clone.rewound", clone=decision.clone, tables=done.tables, sequences=done.sequences
-        )
-        metrics.rewound.inc()
-        metrics.rewind_seconds.observe(done.seconds)
-        return True
+        is_alone = seen is not None and not seen.facts.sessions
+        if not is_alone and not await self._end_sessions(decision):
+            return None
+        if seen is None or not self._templates.can_rewind(decision.template):
+            return None
+        return await self._try_rewind(decision, seen if is_alone else None)
 
     async def _end_sessions(self, decision: Recycle) -> bool:
-        """End what is left of the lease; say whether nobody is connected any more."""
-        context, template = self._context, decision.template
-        try:
-            gone = await databases.end_sessions(
-                context.gateway,
+        """End the sessions that the lease left; say whether nobody is connected any more."""
+        with self._failures.attempt(RECYCLE_FAILED, decision.template, clone=decision.clone):
+            return await databases.end_sessions(
+                self._gateway,
                 decision.clone,
                 seconds=ENDING_SECONDS,
                 clients_only=True,
-                but=context.rewinder.backend(decision.clone),
+                but=self._rewinder.backend(decision.clone),
             )
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
-            return False
-        context.failures.end(RECYCLE_FAILED, template)
-        return gone
+        return False
 
-    async def _try_to_rewind(self, decision: Recycle, seen: Look | None) -> Rewound | None:
-        """Rewind, or return None; whatever goes wrong, the clone can still be recreated."""
-        context, template = self._context, decision.template
-        section = context.sections[template]
-        comment = context.comments.plain(template, decision.generation)
+    async def _try_rewind(self, decision: Recycle, seen: Look | None) -> Rewound | None:
+        """Rewind the clone; return None if that cannot be done or fails.
+
+        Args:
+            decision: which clone.
+            seen: what is known of it, if nobody has been connected since.
+
+        Raises:
+            VerificationError: it was rewound wrongly.
+        """
+        template, clone = decision.template, decision.clone
+        section = self._templates.sections[template]
         try:
-            done = await context.rewinder.rewind(
-                decision.clone,
-                comment,
-                seen=seen,
-                verify_every=section.verify_every,
-                stay_connected=context.stays_connected(template),
-            )
-            if decision.same_holder:
-                await context.credentials.resume(decision.clone, section)
-        except VerificationError:
-            raise
+            with self._failures.attempt(
+                REWIND_FAILED,
+                template,
+                expected=(VerificationError, CannotRewindError),
+                clone=clone,
+            ):
+                rewound = await self._rewinder.rewind(
+                    clone,
+                    self._comments.plain(template, decision.generation),
+                    seen=seen,
+                    verify_every=section.verify_every,
+                    stay_connected=self._templates.stays_connected(template),
+                )
+                if decision.same_holder:
+                    await self._credentials.resume(clone, section)
+                return rewound
         except CannotRewindError as reason:
             self._not_rewound(decision, reason)
-            return None
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(REWIND_FAILED, template, error, clone=decision.clone)
-            return None
-        context.failures.end(REWIND_FAILED, template)
-        return done
+        return None
 
     def _not_rewound(self, decision: Recycle, reason: CannotRewindError) -> None:
         log.debug("clone.not_rewound", clone=decision.clone, reason=str(reason))
-        self._context.recreated_because[decision.template] = str(reason)
+        self._templates.recreated_because[decision.template] = str(reason)
 
-    async def _suspect(self, decision: Recycle, error: VerificationError) -> None:
-        """Keep a clone that was rewound wrongly, and rewind no more of its template."""
-        context, template = self._context, decision.template
-        log.error("clone.proof_failed", clone=decision.clone, error=str(error))
-        context.metrics.of[template].proofs_failed.inc()
-        context.distrusted.add(template)
-        seconds = context.sections[template].keep_for
-        comment = context.comments.kept(
-            template, decision.generation, decision.clone, str(error)[:200], seconds
+    async def _keep_suspect(self, decision: Recycle, error: VerificationError) -> CloneSuspect:
+        """Keep a clone that was rewound wrongly, and rewind no more clones of its template."""
+        template, clone = decision.template, decision.clone
+        log.error("clone.proof_failed", clone=clone, error=str(error))
+        self._metrics.of[template].proofs_failed.inc()
+        self._templates.distrusted.add(template)
+        seconds = self._templates.sections[template].keep_for
+        comment = self._comments.kept(
+            template, decision.generation, clone, str(error)[:200], seconds
         )
-        try:
-            await databases.annotate(context.gateway, decision.clone, comment)
-        except Exception as failure:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(KEEP_FAILED, template, failure, clone=decision.clone)
-        pool = context.fleet.pools[template]
-        context.carry_out(pool.suspect(decision.clone, seconds, context.now()))
-
-    async def keep(self, decision: Keep) -> None:
-        """Name and end the sessions, and write down that the clone is kept."""
-        context = self._context
-        comment = context.comments.kept(
-            decision.template,
-            decision.generation,
-            decision.clone,
-            decision.label,
-            decision.seconds,
-        )
-        strays = await self._strays(decision.template, decision.clone)
-        leaks = await self._look_at_server(decision.template, decision.clone, None)
-        strays = strays if strays is None else [*strays, *leaks]
-        context.rewinder.forget(decision.clone)
-        try:
-            await databases.end_sessions(context.gateway, decision.clone, seconds=ASKING_SECONDS)
-            async with context.pens.pen(decision.clone):
-                await databases.annotate(context.gateway, decision.clone, comment)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(KEEP_FAILED, decision.template, error, clone=decision.clone)
-            self._dispatcher.reports.lease_kept(decision.clone, strays, written_down=False)
-            return
-        context.failures.end(KEEP_FAILED, decision.template)
-        log.info("clone.kept", clone=decision.clone, seconds=decision.seconds)
-        self._dispatcher.reports.lease_kept(decision.clone, strays, written_down=True)
-
-    async def _write_end(self, decision: Recycle) -> None:
-        """Write down that the lease is over, so that no later daemon takes it for a living one."""
-        context = self._context
-        comment = context.comments.plain(decision.template, decision.generation)
-        try:
-            async with context.pens.pen(decision.clone):
-                await databases.annotate(context.gateway, decision.clone, comment)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin(RECYCLE_FAILED, decision.template, error, clone=decision.clone)
-
-    async def _strays(self, template: str, clone: str) -> Sessions:
-        gateway, ours = self._context.gateway, self._context.rewinder.backend(clone)
-        found = await self._ask(template, clone, lambda: stray_sessions(gateway, clone, ours))
-        return self._count_strays(clone, found)
-
-    async def _ask(
-        self, template: str, clone: str, question: Callable[[], Awaitable[T]]
-    ) -> T | None:
-        """Return what the server says, None when it does not within a time that a client waits."""
-        failures = self._context.failures
-        try:
-            with anyio.fail_after(ASKING_SECONDS):
-                return await question()
-        except TimeoutError:
-            late = ServerUnavailableError(f"no word in {ASKING_SECONDS:g} s of who uses {clone}")
-            failures.begin(RECYCLE_FAILED, template, late, clone=clone)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            failures.begin(RECYCLE_FAILED, template, error, clone=clone)
-        return None
-
-    def _count_strays(self, clone: str, found: Sessions) -> Sessions:
-        if found:
-            self._context.metrics.leaked_sessions.inc(len(found))
-            log.warning("clone.sessions_leaked", clone=clone, sessions=len(found))
-        return found
+        with self._failures.attempt(KEEP_FAILED, template, clone=clone):
+            await databases.annotate(self._gateway, clone, comment)
+        return CloneSuspect(template, clone, seconds)

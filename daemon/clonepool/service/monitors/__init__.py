@@ -1,1 +1,1 @@
-"""Background services that watch something and report what they see, one per file."""
+"""Loops beside the jobs, one file each: what nobody decides and somebody has to look after."""

@@ -1,33 +1,30 @@
-"""Sees that a template is never stale: has those looked at whose files may have changed.
+"""Sees to it that no template is stale: has those looked at whose source files may have changed.
 
-The kernel's watches say at once that something changed, and are trusted in nothing else. They can
-be refused (limits), silent (file systems of other machines), lost (a directory replaced) or late.
-So all sources are looked at slowly too, whatever the watches say; directories are compared by
-device and inode and watched anew when they are others; and after each build what was built is
-compared with what the files say by then.
+The kernel's watches tell at once that something changed, and nothing else depends on them. They
+can be refused (limits), silent (network file systems), lost (a directory replaced) or late. So all
+sources are also read every few seconds, whatever the watches tell; directories are compared by
+device and inode, and watched anew when they are others; and after each build, what was built is
+compared with what the files hold by then.
 """
 
 from __future__ import annotations
 
-import os
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import anyio
 import anyio.to_thread
 import structlog
 
-from clonepool.errors import ClonepoolError, ResourceError
-from clonepool.postgres.templates.recipe import patterns_of, read_files, watched_files
-from clonepool.service.monitors.watch_points import Places
+from clonepool.service.monitors.base import Monitor, Pause
+from clonepool.service.monitors.source_files import read_sources
 from clonepool.service.monitors.watches import News, Watches
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from clonepool.postgres.templates.file_digests import Digests
-    from clonepool.postgres.templates.recipe import Recipe
-    from clonepool.service.monitors.resources import ResourceMonitor
+    from clonepool.service.failures import Attempt, Failures
+    from clonepool.service.monitors.resources import Resources
+    from clonepool.service.monitors.source_files import SourceFiles
+    from clonepool.service.monitors.watch_points import Places
     from clonepool.service.monitors.watches import Report
     from clonepool.service.templates.builder import TemplateBuilder
 
@@ -39,21 +36,19 @@ _REMEDY = (
     "edits are found by looking every few seconds meanwhile; if it is a limit of the system, raise"
     " fs.inotify.max_user_watches or fs.inotify.max_user_instances, or name fewer directories"
 )
-
-_MOST_GONE = 1_000
-"""Files that are not there any more, to be remembered for each template."""
+_LONGEST_REST_SECONDS = 1.0
 
 
 class Pace(NamedTuple):
-    """How often all sources are looked at without being told to, in seconds between two looks.
+    """How often all sources are read, in seconds between two reads.
 
-    A look asks the file system for the size and times of each file and reads those whose are new.
+    A read asks the file system for the size and times of each file, and reads those that changed.
 
     Attributes:
         least: while the watches stand.
         blind: while they do not.
-        most: whatever a look costs.
-        share: of a processor that looks may take; `least` and `blind` become longer by it.
+        most: the longest pause, whatever a read costs.
+        share: of a processor that reads may take; `least` and `blind` are extended for it.
         again: until watches that were refused are tried again.
     """
 
@@ -64,60 +59,49 @@ class Pace(NamedTuple):
     again: float = 10.0
 
     def pause(self, cost: float, *, watching: bool) -> float:
-        """Return how long to wait after a look that took so long."""
+        """Return the seconds to wait after a read that took `cost` seconds."""
         least, share = (self.least, self.share) if watching else (self.blind, self.share * 10)
         return max(least, min(self.most, cost / share))
 
 
-class Sight(NamedTuple):
-    """What one look at all sources found.
-
-    Attributes:
-        states: by template: what its files hold, or why that cannot be said.
-        files: by template: those that decide, and such as once did and are gone.
-        places: where all this may change.
-    """
-
-    states: Mapping[str, object]
-    files: Mapping[str, list[str]]
-    places: Places
-
-
-class FileMonitor:
-    """Has the builder look at templates when their files change.
+class FileMonitor(Monitor):
+    """Has the builder look at templates whose files have changed.
 
     Args:
-        builder: whose templates they are.
-        shortages: are told why files could not be looked at.
-        pace: of the looks that nobody asked for.
+        failures: of every monitor.
+        builder: has the templates, and tells when something was built from files that may have
+            changed since.
+        resources: notes why files could not be read or watched.
+        pace: of the reads that nothing asked for.
+
+    Attributes:
+        trouble: why there are no watches, as last logged; empty when they have stood for a while.
     """
+
+    failed_event = "template.files_not_read"
 
     def __init__(
         self,
+        failures: Failures,
+        *,
         builder: TemplateBuilder,
-        shortages: ResourceMonitor,
+        resources: Resources,
         pace: Pace = Pace(),  # noqa: B008 - frozen
     ) -> None:
+        super().__init__(failures, builder.files_due)
         self._builder = builder
-        self._shortages = shortages
+        self._resources = resources
         self._pace = pace
-        self._sight: Sight | None = None
+        self._files: SourceFiles | None = None
         self._watches: Watches | None = None
         self._standing = False
         self._told = True
-        """Whether something was heard of since the last look began."""
+        """Whether anything was heard of since the last read began."""
         self._moved = False
-        """Whether a watched directory is another one: by its number that is not always seen."""
-        self._stirred = anyio.Event()
+        """Whether a watched directory may be another one, which its inode does not always show."""
         self._stood_at = self._try_at = self._cost = 0.0
         self.trouble = ""
-        """Why there are no watches, as it was told last; empty when they have stood for a while."""
-        builder.settled = self.stir
-
-    def stir(self) -> None:
-        """Look again soon: something may have changed, or was built from what was there before."""
-        self._told = True
-        self._stirred.set()
+        self.first_pause = self.longest_pause = pace.blind
 
     @property
     def is_watching(self) -> bool:
@@ -125,13 +109,9 @@ class FileMonitor:
         return self._standing
 
     async def run(self) -> None:
-        """Watch for ever; what cannot be watched is told once, looked at, and tried again."""
+        """Watch until cancelled; then give the watches back to the kernel."""
         try:
-            while True:
-                self._stirred = anyio.Event()
-                pause = await self._run_once()
-                with anyio.move_on_after(pause):
-                    await self._stirred.wait()
+            await super().run()
         finally:
             watches = self._watches
             self._stop_watching()
@@ -140,39 +120,48 @@ class FileMonitor:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(watches.wait)
 
-    async def _run_once(self) -> float:
-        """Look once, and watch anew if need be; return for how long to wait then."""
-        try:
-            await self._look()
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, survived
-            if not self._shortages.note(error):
-                self._say(f"{type(error).__name__}: {error}")
-            self._told = True
-            return self._pace.blind
-        self._say_if_over()
-        await anyio.sleep(min(self._cost, 1.0))  # never more than half of a processor
-        return self._pace.pause(self._cost, watching=self._standing)
+    def after_wake_up(self) -> None:
+        """Pass on what the next read finds, though it may be what was known before."""
+        self._told = True
 
-    async def _look(self) -> None:
-        """See what the files say, and pass it on if it may be news.
+    def after_failure(self, attempt: Attempt) -> None:
+        """Pass on with the next read what this one did not."""
+        del attempt
+        self._told = True
 
-        What is seen is remembered before it is passed on: what changes in between differs from it
+    async def run_once(self) -> Pause:
+        """Read all sources, and watch anew if need be."""
+        told, self._told = self._told, False
+        await self._look(told=told)
+        self._log_if_over()
+        rest = min(self._cost, _LONGEST_REST_SECONDS)  # reads take half of a processor at most
+        return Pause(rest, rest + self._pace.pause(self._cost, watching=self._standing))
+
+    async def _look(self, *, told: bool) -> None:
+        """Read all sources, and pass them on if they may have changed.
+
+        What was read is remembered before it is passed on: what changes in between differs from it
         the next time, or is what was passed on.
         """
-        told, self._told = self._told, False
-        began, before = time.monotonic(), self._sight
-        sight = await anyio.to_thread.run_sync(
-            see, self._builder.sources(), self._builder.digests, before, abandon_on_cancel=True
+        began, before = time.monotonic(), self._files
+        found = await anyio.to_thread.run_sync(
+            read_sources,
+            self._builder.sources.recipes(),
+            self._builder.sources.digests,
+            before,
+            abandon_on_cancel=True,
         )
         self._cost = time.monotonic() - began
-        changed = before is not None and sight.states != before.states
+        changed = before is not None and found.states != before.states
         if changed and not told:
             log.info(FOUND_UNTOLD, watching=self._standing)
-            self._moved = self._standing  # the watches see nothing: others may
-        self._sight = sight
+            self._moved = self._standing  # these watches see nothing: others may
+        self._files = found
         if told or changed:
-            await self._builder.look(set(sight.states))
-        await self._watch_if_due(sight.places)
+            await self._builder.look(set(found.states))
+        await self._watch_if_due(found.places)
+
+    # Watches ------------------------------------------------------------------------------
 
     async def _watch_if_due(self, places: Places) -> None:
         watches = self._watches
@@ -193,30 +182,34 @@ class FileMonitor:
         match report.news:
             case News.STANDING:
                 self._standing, self._stood_at = True, time.monotonic()
+            case News.CHANGED:
+                pass
             case News.MOVED:
                 self._moved = True
             case News.ENDED:
                 self._lose(report.error)
-        self.stir()
+            case _:
+                assert_never(report.news)
+        self._woken.set()
 
     def _lose(self, error: BaseException | None) -> None:
-        """Go on without watches, and try again: at once when a directory was gone just then."""
+        """Go on without watches, and try again: at once when a directory was only just gone."""
         gone, stood = isinstance(error, FileNotFoundError), self._standing
         self._stop_watching()
         if gone or stood:
             self._try_at = time.monotonic() + (0 if gone else self._pace.blind)
-        if not gone and not (error and self._shortages.note(error)):
-            self._say(f"{type(error).__name__}: {error}")
+        if not gone and not (error and self._resources.note(error)):
+            self._log(f"{type(error).__name__}: {error}")
 
-    def _say_if_over(self) -> None:
+    def _log_if_over(self) -> None:
         long_enough = time.monotonic() > self._stood_at + self._pace.again
         if self.trouble and self._standing and long_enough:
             self.trouble = ""
             log.info(WATCHED_AGAIN)
 
-    def _say(self, trouble: str) -> None:
-        """Say what is wrong, once for as long as it is."""
-        kind = trouble.partition(":")[0]  # which directory it befell may differ each time
+    def _log(self, trouble: str) -> None:
+        """Log why there are no watches, once for as long as that lasts."""
+        kind = trouble.partition(":")[0]  # the directory that is named may differ each time
         if kind != self.trouble.partition(":")[0]:
             self.trouble = trouble
             log.warning(NOT_WATCHED, error=trouble, remedy=_REMEDY)
@@ -225,32 +218,3 @@ class FileMonitor:
         if self._watches is not None:
             self._watches.stop()
         self._watches, self._standing = None, False
-
-
-def see(recipes: Mapping[str, Recipe], digests: Digests, before: Sight | None) -> Sight:
-    """Look at all files of all recipes; blocks for as long as the file system does."""
-    places = Places()
-    states: dict[str, object] = {}
-    files: dict[str, list[str]] = {}
-    for template, recipe in recipes.items():
-        try:
-            states[template] = read_files(recipe, digests).entries
-        except ResourceError:
-            raise  # nothing is known: it is looked again
-        except (ClonepoolError, OSError) as error:  # whoever builds it says what is wrong
-            states[template] = str(error)
-        former = before.files.get(template, []) if before else []
-        files[template] = _remembered(watched_files(recipe, digests), former)
-        for pattern in patterns_of(recipe):
-            is_dump = recipe.dump is not None and pattern == recipe.dump.file
-            places.add_pattern(str(recipe.directory), pattern, "*" if is_dump else "*.sql")
-        for place in files[template]:
-            places.add_file(place)
-    return Sight(states, files, places)
-
-
-def _remembered(now: list[str], before: list[str]) -> list[str]:
-    """Return the files to be watched: those that are gone may come again, at the same place."""
-    known = set(now)
-    others = (place for place in before if place not in known)
-    return now + [place for place in others if now == [] or not os.path.lexists(place)][:_MOST_GONE]

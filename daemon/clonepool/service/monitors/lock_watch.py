@@ -1,70 +1,83 @@
-"""Gives up the session that stays on a leased clone when somebody wants the database for himself.
+"""Gives up the daemon's session on a leased clone when somebody wants the database for himself.
 
 DROP, RENAME and copying as a template fail while anybody is connected, but PostgreSQL waits for
 five seconds first, holding its lock on the database. So it is enough to look for such locks every
-now and then, and only while there are leased clones on which a session of ours stays.
+now and then, while there are leased clones on which a session of the daemon stays.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import anyio
 import structlog
 
 from clonepool.core.clone import State
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import databases
+from clonepool.service.monitors.base import Monitor, Pause
 
 if TYPE_CHECKING:
-    from clonepool.service.context import Context
+    from clonepool.core.fleet import Fleet
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.rewind.rewinder import Rewinder
+    from clonepool.service.condition import Condition
+    from clonepool.service.failures import Failures
 
 log = structlog.get_logger()
 
-LOOK_FAILED = "clone.courtesy_failed"
 LOOK_SECONDS = 0.5
-"""How often; a tenth of what PostgreSQL waits."""
+"""Seconds between two looks; a tenth of what PostgreSQL waits."""
 
 
-class LockWatch:
-    """Looks who waits for us to go."""
+class LockWatch(Monitor):
+    """Looks for locks that wait for the daemon's sessions to go.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._stirred = anyio.Event()
+    Args:
+        failures: of every monitor.
+        changed: notified when the pools change.
+        fleet: tells which clones are leased.
+        gateway: the way to the server.
+        rewinder: has the sessions.
+    """
 
-    def stir(self) -> None:
-        """Begin to look, if there is anything to look at: something changed."""
-        if not self._stirred.is_set() and self._in_the_way():
-            self._stirred.set()
+    failed_event = "clone.courtesy_failed"
 
-    async def run(self) -> None:
-        """Look for ever, as long as we are in anybody's way."""
-        while True:
-            await self._stirred.wait()
-            while clones := self._in_the_way():
-                await self._run_once(clones)
-                await anyio.sleep(LOOK_SECONDS)
-            self._stirred = anyio.Event()
+    def __init__(
+        self,
+        failures: Failures,
+        *,
+        changed: Condition,
+        fleet: Fleet,
+        gateway: Gateway,
+        rewinder: Rewinder,
+    ) -> None:
+        super().__init__(failures)
+        self._changed = changed
+        self._fleet = fleet
+        self._gateway = gateway
+        self._rewinder = rewinder
+
+    async def run_once(self) -> Pause:
+        """Look once, as soon as a clone is in use on which a session may stay."""
+        await self._changed.wait_for(lambda: not self._fleet.is_idle)
+        clones = self._in_the_way()
+        if clones:
+            await self._step_aside(clones)
+        return Pause(LOOK_SECONDS, LOOK_SECONDS)
 
     def _in_the_way(self) -> set[str]:
-        """Return the leased clones on which a session of ours stays."""
-        kept = self._context.rewinder.kept
-        return {
-            clone
-            for pool in (self._context.fleet.pools.values() if kept else ())
-            if pool.inventory.count[State.LEASED]
-            for clone in kept & pool.inventory.names(State.LEASED)
-        }
+        """Return the leased clones on which a session of the daemon stays."""
+        kept = self._rewinder.kept
+        if not kept:
+            return kept
+        pools = self._fleet.pools.values()
+        return {name for pool in pools for name in kept & pool.inventory.names(State.LEASED)}
 
-    async def _run_once(self, clones: set[str]) -> None:
+    async def _step_aside(self, clones: set[str]) -> None:
         try:
-            wanted = await databases.wanted_alone(self._context.gateway, clones)
+            wanted = await databases.wanted_alone(self._gateway, clones)
         except ClonepoolError:
-            return  # the keeper tells what is wrong with the server
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            self._context.failures.begin(LOOK_FAILED, "", error)
-            return
+            return  # the server monitor reports what is wrong with the server
         for clone in wanted:
             log.debug("clone.stepped_aside", clone=clone)
-            self._context.rewinder.step_aside(clone)
+            self._rewinder.step_aside(clone)

@@ -1,7 +1,7 @@
-"""What the machine is short of now: told once when it begins, once when it is over.
+"""What the machine is short of: logged once when a shortage begins and once when it is over.
 
-Whatever fails for want of files, memory or processes is tried again by whoever tried it, and none
-of them logs it: it has one cause, which is known here.
+Work that fails for want of files, memory or processes is tried again by whoever tried it, and none
+of them logs the failure: it has one cause, which is known here.
 """
 
 from __future__ import annotations
@@ -14,20 +14,25 @@ import structlog
 
 from clonepool import resource_errors
 from clonepool.core.limits import Limit
+from clonepool.service.monitors.base import Monitor, Pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from clonepool.service.failures import Failures
+
 log = structlog.get_logger()
 
 QUIET_SECONDS = 2.5
-"""So long nothing must have failed: a little longer than the longest pause between two tries."""
-_LOOK_SECONDS = 0.25
+"""Seconds without a failure after which a shortage is over: a little more than the longest pause
+between two tries."""
+LOOK_SECONDS = 0.25
+"""Seconds between two looks while there is a shortage."""
 _ENOUGH_FILES = 8
 
 
-class ResourceMonitor:
-    """Knows what is short, and since when nothing more failed for it.
+class Resources:
+    """The shortages of the moment, and when something last failed for each.
 
     Args:
         now: monotonic seconds.
@@ -36,16 +41,16 @@ class ResourceMonitor:
     def __init__(self, now: Callable[[], float]) -> None:
         self._now = now
         self._noted_at: dict[Limit, float] = {}
-        self._stirred = anyio.Event()
+        self.noted = anyio.Event()
 
     def current(self) -> list[str]:
-        """Return what is short now."""
+        """Return what the machine is short of."""
         return sorted(self._noted_at)
 
     def note(self, error: BaseException) -> bool:
         """Say whether an error means that the machine is short of something, and remember it.
 
-        A shortage that begins is logged, here alone.
+        A shortage that begins is logged here and nowhere else.
         """
         short = resource_errors.shortage(error)
         if short is None:
@@ -55,25 +60,41 @@ class ResourceMonitor:
                 "machine.short", of=short, error=str(error), remedy=resource_errors.REMEDIES[short]
             )
         self._noted_at[short] = self._now()
-        self._stirred.set()
+        self.noted.set()
         return True
 
-    async def run(self) -> None:
-        """Find out when shortages are over, for ever."""
-        while True:
-            await self._stirred.wait()
-            while self._noted_at:
-                await anyio.sleep(_LOOK_SECONDS)
-                self._look()
-            self._stirred = anyio.Event()
-
-    def _look(self) -> None:
+    def look(self) -> None:
+        """End the shortages for which nothing has failed for a while."""
         if Limit.FILES in self._noted_at and not _are_files_left():
             self._noted_at[Limit.FILES] = self._now()
         for short, noted_at in list(self._noted_at.items()):
             if self._now() - noted_at >= QUIET_SECONDS:
                 del self._noted_at[short]
                 log.info("machine.short_no_more", of=short)
+        if not self._noted_at:
+            self.noted = anyio.Event()
+
+
+class ResourceMonitor(Monitor):
+    """Finds out when shortages are over.
+
+    Args:
+        failures: of every monitor.
+        resources: the shortages.
+    """
+
+    failed_event = "machine.look_failed"
+
+    def __init__(self, failures: Failures, *, resources: Resources) -> None:
+        super().__init__(failures)
+        self._resources = resources
+
+    async def run_once(self) -> Pause:
+        """Look once, as soon as there is a shortage."""
+        await self._resources.noted.wait()
+        await anyio.sleep(LOOK_SECONDS)
+        self._resources.look()
+        return Pause(0.0, 0.0)
 
 
 def _are_files_left() -> bool:

@@ -1,164 +1,151 @@
-"""Keeps the way to the server open: the lock, the pulse, and the embedded server itself."""
+"""Notices when the server goes away, brings it back or waits for it, and says so.
+
+The sentinel's connection ends when the server does. Beside that, the server is asked for its
+databases every few seconds, but only while clients are connected: an idle daemon asks nothing.
+"""
 
 from __future__ import annotations
 
-import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import anyio
 import structlog
 
-from clonepool.core.naming import PREFIX
-from clonepool.errors import ClusterLostError, ServerUnavailableError, StatementError
-from clonepool.postgres.instance_lock import COMMON_DATABASE, InstanceLock
+from clonepool import resource_errors
+from clonepool.errors import (
+    ClonepoolError,
+    ClusterLostError,
+    ServerUnavailableError,
+    StatementError,
+)
+from clonepool.service.monitors.base import Monitor, Pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.embedded.server import EmbeddedServer
-    from clonepool.postgres.gateway import Gateway
+    from clonepool.service.condition import Condition
+    from clonepool.service.failures import Failures
     from clonepool.service.monitors.reconciler import Reconciler
-    from clonepool.service.monitors.resources import ResourceMonitor
+    from clonepool.service.sentinel import Sentinel
 
 log = structlog.get_logger()
 
-_FIRST_PAUSE_SECONDS = 0.1
-_LONGEST_PAUSE_SECONDS = 1.0
 PULSE_SECONDS = 2.0
-"""How often the server is asked for its databases while clients are connected."""
-SILENCE_SECONDS = 5.0
-"""How long it may take to answer that before it counts as away."""
+"""Seconds between two questions to the server."""
 
 
-class ServerMonitor:
-    """Notices when the server goes away, and says when it is back.
+class Outages(Protocol):
+    """What an outage means for the rest of the daemon."""
 
-    The lock's connection is the sentinel: it ends when the server does. A server that merely stops
-    to answer, or a line that was cut without a word, does not end it: so it is asked something
-    every few seconds, but only while clients are connected. An idle daemon asks nothing.
+    def began(self, problem: str) -> None:
+        """The server is away; called again when the problem is another one."""
+
+    def ended(self) -> None:
+        """The server is back."""
+
+
+class ServerMonitor(Monitor):
+    """Keeps the sentinel's lock.
+
+    Args:
+        failures: of every monitor.
+        changed: notified when the sentinel's connection ends, and when the first client connects.
+        embedded: the daemon's own server; None for a server by URL.
+        has_clients: says whether clients are connected.
+        outages: is told when the server goes away and when it is back.
+        reconciler: is shown which databases there are.
+        sentinel: holds the instance lock already.
     """
+
+    failed_event = "server.unreachable"
+    expected = (ClusterLostError,)
+    longest_pause = 1.0
 
     def __init__(
         self,
-        gateway: Gateway,
-        instance: str,
+        failures: Failures,
+        *,
+        changed: Condition,
         embedded: EmbeddedServer | None,
-        shortages: ResourceMonitor,
+        has_clients: Callable[[], bool],
+        outages: Outages,
+        reconciler: Reconciler,
+        sentinel: Sentinel,
     ) -> None:
-        # On the daemon's own server, where no lease can take it.
-        where = gateway.endpoint.maintenance if embedded else COMMON_DATABASE
-        self._lock = InstanceLock(gateway, instance, where)
+        super().__init__(failures)
+        self._changed = changed
         self._embedded = embedded
-        self._shortages = shortages
-        self._prefix = f"{PREFIX}_{instance}_"
-        self._lost = False
-        self._connections = 0
-        self._stirred = anyio.Event()
-        self.problem = "not connected yet"
-        self.watched: Callable[[], bool] = lambda: False
+        self._has_clients = has_clients
+        self._outages = outages
+        self._reconciler = reconciler
+        self._sentinel = sentinel
+        self._lost_at: float | None = None
 
-    @property
-    def server_up(self) -> bool:
-        """Whether the lock is held, and so the server was there a moment ago."""
-        return not self.problem
-
-    async def begin(self) -> None:
-        """Take the lock for the first time.
-
-        Raises:
-            AlreadyRunningError, ServerUnavailableError: nothing is held.
-        """
-        await self._lock.take(self._sentinel())
-        self.problem = ""
-
-    def stir(self) -> None:
-        """Begin to ask: there are clients."""
-        self._stirred.set()
-
-    async def run(
-        self, lost: Callable[[], None], found: Callable[[], None], auditor: Reconciler
-    ) -> None:
-        """Hold the lock for ever: whenever it is lost, take it again as soon as that can be.
-
-        Args:
-            lost: called when the server went away.
-            found: called when it is back.
-            auditor: is shown which databases there are.
+    async def run_once(self) -> Pause:
+        """Watch until the server is lost; then try once to have it back.
 
         Raises:
             ClusterLostError: it will not come back with what it had.
+            ClonepoolError: it is not back yet.
         """
-        while True:
-            await self._watch(auditor)
-            self.problem = self.problem or "the connection to the server was lost"
-            log.warning("server.lost", reason=self.problem)
-            lost()
-            began, pause = anyio.current_time(), _FIRST_PAUSE_SECONDS
-            while not await self._run_once():
-                await anyio.sleep(pause)
-                pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
-            log.info("server.found", duration_seconds=round(anyio.current_time() - began, 3))
-            found()
+        if self._lost_at is None:
+            await self._watch()
+            self._lose()
+        await self._regain()
+        return Pause(0.0, 0.0)
 
-    async def close(self) -> None:
-        """Let go of the lock."""
-        await self._lock.close()
-
-    def _sentinel(self) -> Callable[[], None]:
-        """Return what the end of the next connection calls.
-
-        The end of an earlier one can be heard late, and means nothing any more then.
-        """
-        self._connections += 1
-        mine = self._connections
-
-        def ended() -> None:
-            if mine == self._connections:
-                self._lost = True
-                self._stirred.set()
-
-        return ended
-
-    async def _watch(self, auditor: Reconciler) -> None:
+    async def _watch(self) -> None:
         """Return when the server is away."""
-        while not self._lost:
-            await self._await_stir(PULSE_SECONDS if self.watched() else math.inf)
-            if self.watched() and not self._lost:
-                await self._feel_pulse(auditor)
+        sentinel = self._sentinel
+        while not sentinel.is_lost:
+            await self._changed.wait_for(lambda: sentinel.is_lost or self._has_clients())
+            if not sentinel.is_lost:
+                await self._take_pulse()
 
-    async def _feel_pulse(self, auditor: Reconciler) -> None:
-        expected = auditor.expected()
+    async def _take_pulse(self) -> None:
+        """Ask for the databases, and wait until the next question is due.
+
+        Clients that come and go must not make the questions more frequent.
+        """
+        expected = self._reconciler.expected()
         try:
-            there = await self._lock.databases(self._prefix, seconds=SILENCE_SECONDS)
-        except (ServerUnavailableError, StatementError) as error:
-            self.problem = str(error)
-            self._lost = True
+            there = await self._sentinel.databases()
+        except (ServerUnavailableError, StatementError):
             return
-        auditor.compare(expected, there)
-        # Clients that come and go must not make it more often than every few seconds.
-        until = anyio.current_time() + PULSE_SECONDS
-        while (left := until - anyio.current_time()) > 0 and not self._lost:
-            await self._await_stir(left)
+        self._reconciler.compare(expected, there)
+        with anyio.move_on_after(PULSE_SECONDS):
+            await self._changed.wait_for(lambda: self._sentinel.is_lost)
 
-    async def _await_stir(self, seconds: float) -> None:
-        if not self._lost:
-            self._stirred = anyio.Event()
-            with anyio.move_on_after(seconds):
-                await self._stirred.wait()
+    def _lose(self) -> None:
+        sentinel = self._sentinel
+        sentinel.problem = sentinel.problem or "the connection to the server was lost"
+        self._lost_at = anyio.current_time()
+        log.warning("server.lost", reason=sentinel.problem)
+        self._outages.began(sentinel.problem)
 
-    async def _run_once(self) -> bool:
+    async def _regain(self) -> None:
+        """Restart an embedded server that has ended, and take the lock again."""
         try:
             if self._embedded is not None and not self._embedded.alive():
                 await self._embedded.restart()
-            self._lost = False
-            await self._lock.take(self._sentinel())
+            await self._sentinel.take()
         except ClusterLostError:
             raise
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            new = str(error) != self.problem
-            self.problem = str(error) or repr(error)
-            if not self._shortages.note(error) and new:
-                log.warning("server.unreachable", error=self.problem)
-            return False
-        self.problem = ""
-        return True
+        except ClonepoolError as error:
+            self._still_lost(str(error))
+            raise
+        except OSError as error:
+            self._still_lost(str(error))
+            short = resource_errors.told(error, "bringing the server back")
+            raise short or ServerUnavailableError(str(error)) from error
+        began, self._lost_at = self._lost_at, None
+        seconds = anyio.current_time() - (began or 0.0)
+        log.info("server.found", duration_seconds=round(seconds, 3))
+        self._outages.ended()
+
+    def _still_lost(self, problem: str) -> None:
+        """Remember why, for the status and for the refusals of the pools."""
+        if problem != self._sentinel.problem:
+            self._sentinel.problem = problem
+            self._outages.began(problem)

@@ -1,7 +1,7 @@
-"""Reads the server's log while clones are leased: before it is thrown away, and piece by piece.
+"""Reads the server's log while clones are leased, before PostgreSQL removes it.
 
-PostgreSQL keeps only so much of its log. A lease that goes on for an hour and writes gigabytes is
-followed as it goes, so that neither the log is lost nor all of it is to be read at its end.
+PostgreSQL keeps only so much of its log (WAL). A lease that goes on for an hour and writes
+gigabytes is followed as it goes, so that the log is neither lost nor read in one piece at the end.
 """
 
 from __future__ import annotations
@@ -11,45 +11,48 @@ from typing import TYPE_CHECKING
 import anyio
 
 from clonepool.errors import ClonepoolError
+from clonepool.service.monitors.base import Monitor, Pause
 
 if TYPE_CHECKING:
-    from clonepool.service.context import Context
+    from clonepool.core.fleet import Fleet
+    from clonepool.postgres.rewind.rewinder import Rewinder
+    from clonepool.service.condition import Condition
+    from clonepool.service.failures import Failures
 
-FOLLOW_FAILED = "log.follow_failed"
 FOLLOW_SECONDS = 0.5
-"""How often."""
+"""Seconds between two reads."""
 
 
-class WalMonitor:
-    """Has the log read as it is written."""
+class WalMonitor(Monitor):
+    """Has the rewinder read the log as it is written; needed only where clones are rewound.
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._stirred = anyio.Event()
+    Args:
+        failures: of every monitor.
+        changed: notified when the pools change.
+        fleet: tells whether any clone is in use.
+        rewinder: reads the log.
+    """
 
-    def stir(self) -> None:
-        """Begin to read, if there is anything to follow: something changed."""
-        if not self._stirred.is_set() and self._is_needed():
-            self._stirred.set()
+    failed_event = "log.follow_failed"
 
-    async def run(self) -> None:
-        """Read for ever, as long as clones are leased."""
-        while True:
-            await self._stirred.wait()
-            while self._is_needed():
-                await anyio.sleep(FOLLOW_SECONDS)
-                await self._run_once()
-            self._stirred = anyio.Event()
+    def __init__(
+        self, failures: Failures, *, changed: Condition, fleet: Fleet, rewinder: Rewinder
+    ) -> None:
+        super().__init__(failures)
+        self._changed = changed
+        self._fleet = fleet
+        self._rewinder = rewinder
 
-    def _is_needed(self) -> bool:
-        return self._context.capabilities.rewinds and not self._context.fleet.is_idle
+    async def run_once(self) -> Pause:
+        """Read what was written in half a second of use."""
+        await self._changed.wait_for(lambda: not self._fleet.is_idle)
+        await anyio.sleep(FOLLOW_SECONDS)
+        if not self._fleet.is_idle:
+            await self._catch_up()
+        return Pause(0.0, 0.0)
 
-    async def _run_once(self) -> None:
+    async def _catch_up(self) -> None:
         try:
-            await self._context.rewinder.catch_up()
+            await self._rewinder.catch_up()
         except ClonepoolError:
-            return  # the keeper tells what is wrong with the server
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            self._context.failures.begin(FOLLOW_FAILED, "", error)
-            return
-        self._context.failures.end(FOLLOW_FAILED, "")
+            return  # the server monitor reports what is wrong with the server

@@ -1,8 +1,8 @@
-"""Where something may happen that changes what a path or a pattern names.
+"""The directories in which a change may alter what a path or a pattern names.
 
-A path is followed as the kernel does, component by component and through every link, and each
+A path is followed as the kernel follows it, component by component and through every link, and each
 directory on the way is noted with the names in it that matter. So a directory that is replaced, a
-link that is switched, and a name that is not there yet are changes in a directory that exists.
+link that is switched and a name that does not exist yet are all changes in an existing directory.
 Blocks for as long as the file system does: for threads.
 """
 
@@ -20,25 +20,25 @@ from typing import NamedTuple
 from clonepool import resource_errors
 
 _MOST_LINKS = 40
-"""As the kernel follows in one path."""
+"""Links that the kernel follows in one path."""
 
 
 class Identity(NamedTuple):
-    """What tells a directory from another that takes its place."""
+    """What tells a directory from another one that takes its place."""
 
     device: int
     inode: int
 
 
 class Places:
-    """The directories to be watched, none of them through a link, and what matters in each."""
+    """The directories to be watched, without links in their paths, and what matters in each."""
 
     def __init__(self) -> None:
         self._directories: dict[str, Identity] = {}
         self._names: defaultdict[str, set[str]] = defaultdict(set)
         self._patterns: defaultdict[str, set[str]] = defaultdict(set)
         self._deep: set[str] = set()
-        """Those in which a new directory matters, whatever its name."""
+        """Directories in which any new directory matters."""
         self._entered: dict[str, str | None] = {}
         self._heads: dict[str, str | None] = {}
         self._listed: dict[str, dict[str, bool]] = {}
@@ -55,7 +55,7 @@ class Places:
         }
 
     def add_file(self, place: str) -> None:
-        """Note where one file is, whether it is there or not.
+        """Note the directories on the way to a file, whether the file exists or not.
 
         Args:
             place: an absolute path.
@@ -68,12 +68,12 @@ class Places:
             self._enter(here, name)
 
     def add_pattern(self, directory: str, pattern: str, within: str) -> None:
-        """Note where files may come to match a pattern, or cease to.
+        """Note the directories in which files may begin or cease to match a pattern.
 
         Args:
-            directory: an absolute path, where a relative pattern begins.
+            directory: an absolute path that a relative pattern starts from.
             pattern: as for `glob`, or the path of a file or directory.
-            within: what matters in a directory that is named as a whole, such as `*.sql`.
+            within: the files that matter in a directory that `pattern` names, such as `*.sql`.
         """
         base = self._walk("/", directory.split("/"))
         start = "/" if pattern.startswith("/") else base
@@ -98,7 +98,7 @@ class Places:
         return head in self._deep and not name.startswith(".") and os.path.isdir(path)
 
     def _walk(self, start: str, parts: list[str], links: int = _MOST_LINKS) -> str | None:
-        """Return where a path leads, itself without links; None where there is nothing yet."""
+        """Return what a path leads to, without links; None if there is nothing yet."""
         here: str | None = start
         for part in parts:
             if here not in self._directories:
@@ -107,7 +107,7 @@ class Places:
         return here
 
     def _enter(self, directory: str, name: str, links: int = _MOST_LINKS) -> str | None:
-        """Return where one name in a directory leads."""
+        """Return what a name in a directory leads to."""
         if name in ("", "."):
             return directory
         if name == "..":
@@ -131,7 +131,7 @@ class Places:
         return self._walk(start, target.split("/"), links - 1) if links else None
 
     def _note(self, path: str) -> int:
-        """Return what is there, 0 if nothing is; keep the identity of a directory."""
+        """Return the mode of what a path names, 0 if nothing; keep the identity of a directory."""
         try:
             status = os.lstat(path)
         except OSError:
@@ -141,7 +141,7 @@ class Places:
         return status.st_mode
 
     def _glob(self, here: str, parts: tuple[str, ...]) -> None:
-        """Follow a pattern from a directory on, as `glob` does; links back end at what was done."""
+        """Follow a pattern from a directory on as `glob` does; loops of links are followed once."""
         if (here, *parts) in self._globbed:
             return
         self._globbed.add((here, *parts))
@@ -166,14 +166,14 @@ class Places:
                 self._glob(below, tuple(rest))
 
     def _list(self, directory: str) -> dict[str, bool]:
-        """Return the names in a directory, and of each whether it may lead to another one."""
+        """Return the names in a directory, and whether each may lead to another directory."""
         if directory not in self._listed:
             try:
                 with os.scandir(directory) as entries:
                     found = {each.name: each.is_symlink() or each.is_dir() for each in entries}
             except OSError as error:
                 if short := resource_errors.told(error, directory):
-                    raise short from error  # that is not an empty directory
+                    raise short from error  # not an empty directory
                 found = {}
             self._listed[directory] = found
         return self._listed[directory]

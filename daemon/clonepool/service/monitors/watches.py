@@ -1,10 +1,10 @@
-"""The kernel's watches on directories, in a thread of their own; what changed is told to the loop.
+"""The kernel's watches on directories, in a thread of their own that reports changes to the loop.
 
-Which directories, and what to do then, is the watcher's to decide. Watches are had or not had as a
-whole: they can be refused, lost or silent at any time, and nothing may depend on them.
+Which directories are watched, and what a change means, is up to the file monitor. Watches stand or
+fall together: they can be refused, lost or silent at any time, and nothing may depend on them.
 
-The library's asynchronous side is not for us: it sorts changes on the loop, which is long for the
-thousands of a checkout, and does not say when the watches stand.
+The library's asynchronous interface is not used: it sorts changes on the loop, which takes long for
+the thousands of changes of a checkout, and does not tell when the watches stand.
 """
 
 from __future__ import annotations
@@ -22,45 +22,45 @@ if TYPE_CHECKING:
     from clonepool.service.monitors.watch_points import Identity, Places
 
 STEP_MILLISECONDS = 50
-"""How long it must be quiet before changes are passed on; the library looks so often, which an idle
-daemon hardly notices."""
+"""Milliseconds without a change before changes are reported. The library looks as often; that costs
+an idle daemon next to nothing."""
 LONGEST_MILLISECONDS = 200
 _NO_CHANGE_MILLISECONDS = 60_000
 _LONGEST_END_SECONDS = 1.0
 
 
 class News(StrEnum):
-    """What a thread has to tell."""
+    """What a thread reports."""
 
     STANDING = "standing"
-    """From now on changes are seen."""
+    """The watches stand: changes are seen from now on."""
     CHANGED = "changed"
-    """Something that matters."""
+    """Something that matters changed."""
     MOVED = "moved"
-    """A watched directory was made, removed or renamed: its watch is worth nothing."""
+    """A watched directory was made, removed or renamed, so that its watch is useless."""
     ENDED = "ended"
-    """The thread is at its end: changes are not seen any more."""
+    """The thread ends: changes are not seen any more."""
 
 
 class Report(NamedTuple):
-    """News, and with the last of them why it ended, if nobody asked for it."""
+    """News, and with the last one the reason, unless the thread was told to end."""
 
     news: News
     error: BaseException | None = None
 
 
 class Watches:
-    """One set of watches: it begins when made and ends for good with `stop`, or by itself.
+    """One set of watches: it begins when made, and ends with `stop` or by itself.
 
     Args:
         places: the directories, and what matters in them.
-        tell: is called on the loop that runs.
+        tell: called on the running loop with each report.
     """
 
     def __init__(self, places: Places, tell: Callable[[Report], None]) -> None:
         self.directories: dict[str, Identity] = places.watched
         self.places = places
-        """What matters: may be replaced while the directories are the same."""
+        """What matters; may be replaced while the directories are the same."""
         self._tell = tell
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
@@ -68,23 +68,23 @@ class Watches:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the thread end, within a step; nothing more is told."""
+        """Have the thread end, within a step; nothing more is reported."""
         self._stopped.set()
 
     def wait(self) -> None:
-        """Block until the kernel has its watches back, for others, but not for long."""
+        """Block until the kernel has its watches back, for other processes, but not for long."""
         self._thread.join(_LONGEST_END_SECONDS)
 
     def _run(self) -> None:
         error: BaseException | None = None
         try:
             self._listen()
-        except BaseException as failure:  # noqa: BLE001 - the library's panics too: told to the loop
+        except BaseException as failure:  # noqa: BLE001 - also the library's panics: reported to the loop
             error = failure
         self._report(Report(News.ENDED, error))
 
     def _listen(self) -> None:
-        # Those above come first: there it is seen when a directory is replaced after its turn.
+        # Parents come first: their watches see a directory that is replaced after its turn.
         paths = sorted(self.directories)
         with RustNotify(paths, False, False, 0, False, True) as notify:
             self._report(Report(News.STANDING))
@@ -108,4 +108,4 @@ class Watches:
         try:
             self._loop.call_soon_threadsafe(arrive)
         except RuntimeError:
-            self._stopped.set()  # the loop has ended, and nobody is left to be told
+            self._stopped.set()  # the loop has ended

@@ -1,0 +1,139 @@
+"""What all jobs have in common: one pass for a decision, its boundary, and the event it ends with.
+
+A job only does what was decided. What follows from the outcome is decided by the pools, which get
+it as an event.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeVar
+
+import anyio
+
+from clonepool.core.backoff import Backoff
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from clonepool.core.events import Event
+    from clonepool.observe.metrics import Metrics
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.service.clone_comment import Comments
+    from clonepool.service.failures import Attempt, Failures
+    from clonepool.service.template_table import TemplateTable
+
+
+class Events(Protocol):
+    """The one door for what happened: the dispatcher."""
+
+    def handle(self, event: Event) -> None:
+        """Give the event to the fleet and carry out what it decides."""
+
+    def looked_at(self, clone: str) -> None:
+        """Resume the grants that are held since the lease on that clone ended, if they are."""
+
+
+class TemplateLosses(Protocol):
+    """Has generations built again that a job found to be gone or damaged."""
+
+    def lost(self, template: str) -> None:
+        """The generation is not on the server any more."""
+
+    def damaged(self, template: str) -> None:
+        """The generation is there and not what it was."""
+
+
+class Target(Protocol):
+    """A clone that a decision is about."""
+
+    @property
+    def template(self) -> str:
+        """The template of the clone."""
+
+    @property
+    def clone(self) -> str:
+        """The name of its database."""
+
+
+class JobTools(NamedTuple):
+    """What every job needs.
+
+    Attributes:
+        comments: what is written on a clone.
+        events: is told how the work ended.
+        failures: logs and counts what fails.
+        gateway: the way to the server.
+        metrics: count and time the work.
+        templates: options and generations.
+        now: monotonic seconds.
+    """
+
+    comments: Comments
+    events: Events
+    failures: Failures
+    gateway: Gateway
+    metrics: Metrics
+    templates: TemplateTable
+    now: Callable[[], float]
+
+
+DecisionT = TypeVar("DecisionT")
+
+
+class Job(ABC, Generic[DecisionT]):
+    """Carries out decisions of one kind, each in a task of its own.
+
+    How many work at once is up to the limiters, not to the job.
+    """
+
+    failed_event: ClassVar[str]
+    """The log event of a pass that failed."""
+    tries_again: ClassVar[bool] = False
+    """Whether a pass that failed is made again, on the same clone, until it succeeds."""
+    first_pause: ClassVar[float] = 0.2
+    longest_pause: ClassVar[float] = 2.0
+    """Seconds between two passes for the same decision."""
+
+    def __init__(self, tools: JobTools) -> None:
+        self._comments = tools.comments
+        self._events = tools.events
+        self._failures = tools.failures
+        self._gateway = tools.gateway
+        self._metrics = tools.metrics
+        self._now = tools.now
+        self._templates = tools.templates
+
+    async def run(self, decision: DecisionT) -> None:
+        """Carry out a decision and tell the pools how that ended.
+
+        Only cancellation ends this before the pools are told.
+        """
+        backoff = Backoff(self.first_pause, self.longest_pause)
+        while (ended := await self._attempt(decision)) is None:
+            await anyio.sleep(backoff.next_pause())
+        self._events.handle(ended)
+
+    @abstractmethod
+    async def run_once(self, decision: DecisionT) -> Event:
+        """Make one pass; return what happened. Any exception counts as a failed pass."""
+
+    @abstractmethod
+    def failed(self, decision: DecisionT, attempt: Attempt) -> Event:
+        """Return what a failed pass means for the pools; not asked of jobs that try again."""
+
+    @abstractmethod
+    def target(self, decision: DecisionT) -> Target:
+        """Return the clone that the decision is about."""
+
+    async def _attempt(self, decision: DecisionT) -> Event | None:
+        """Make a pass; return how it ended, None when another one is to follow."""
+        target = self.target(decision)
+        with self._failures.attempt(
+            self.failed_event,
+            target.template,
+            subject=target.clone if self.tries_again else "",
+            clone=target.clone,
+        ) as attempt:
+            return await self.run_once(decision)
+        return None if self.tries_again else self.failed(decision, attempt)
