@@ -11,6 +11,7 @@ import pytest
 
 from clonepool.config import CommandSection, TemplateSection
 from clonepool.service.monitors.watch_points import Places
+from support.building import Answered
 from support.watching import FAILED, World, fill, remove_and_make, replaced, shop, switch, watched
 
 if TYPE_CHECKING:
@@ -288,7 +289,7 @@ async def test_an_edit_after_the_last_check_of_a_build_is_not_forgotten(here: Pa
         world.builds.before_ready = before_ready
         real, world.templates.look = world.templates.look, ignored  # type: ignore[method-assign]
         file.write_text("SELECT 'for a moment';")
-        world.templates.ask("shop", lambda _: None, lambda _: None, anew=True)
+        world.templates.ask("shop", Answered(), anew=True, progress=False)
         await checked.wait()
         world.templates.look = real  # type: ignore[method-assign]
         file.write_text(before)

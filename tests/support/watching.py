@@ -14,20 +14,18 @@ import anyio.to_thread
 from clonepool.config import Config, TemplateSection
 from clonepool.core.pool import Phase
 from clonepool.errors import ClonepoolError
-from clonepool.postgres.roles import OURS
 from clonepool.postgres.templates.file_digests import Digests
 from clonepool.postgres.templates.recipe import Generation, Inputs, Recipe, read_files
 from clonepool.service.monitors.files import FileMonitor, Pace
 from clonepool.service.monitors.resources import ResourceMonitor
-from clonepool.service.templates.builder import TemplateBuilder
+from support.building import Workplace
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from clonepool.postgres.clones.lifecycle import Contents
-    from clonepool.postgres.templates.builder import Builder, Step
-    from clonepool.service.context import Context
+    from clonepool.postgres.templates.builder import Step
 
 HOURS = 20_000.0
 BY_WATCH_ALONE = Pace(HOURS, HOURS, HOURS, again=1.0)
@@ -72,34 +70,6 @@ class SlowBuilder:
         return []
 
 
-class Grants:
-    """Of a pool what the builder knows: what would be granted now."""
-
-    waiting = 0
-
-    def __init__(self) -> None:
-        self.phase, self.stale, self.generation = Phase.BUILDING, False, ""
-
-    def template_stale(self) -> None:
-        self.phase, self.stale = Phase.BUILDING, True
-
-    def template_lost(self) -> None:
-        self.phase = Phase.BUILDING
-
-    def template_ready(self, generation: str, now: float) -> list[Any]:
-        del now
-        self.phase, self.stale, self.generation = Phase.READY, False, generation
-        return []
-
-    def template_failed(self, error: ClonepoolError) -> list[Any]:
-        del error
-        self.phase = Phase.FAILED
-        return []
-
-    def build_postponed(self, obstacle: ClonepoolError | None) -> None:
-        """Hear why a build does not go on."""
-
-
 class World:
     """One template `shop` of the given sources, watched.
 
@@ -115,12 +85,13 @@ class World:
     ) -> None:
         self.directory = directory
         self.builds = SlowBuilder()
-        self.pool = Grants()
-        self.generations: dict[str, Generation] = {}
+        config = Config(templates={"shop": section}, directory=str(directory))
+        workplace = Workplace(config, self.builds, time.monotonic)
+        self.pool = workplace.pool("shop")
+        self.generations = workplace.generations
+        self.templates = workplace.templates
         self._section = section
-        self._config = Config(templates={"shop": section}, directory=str(directory))
         self._pace = pace
-        self.templates = TemplateBuilder(self._context(), cast("Builder", self.builds))
 
     def new_watcher(self) -> FileMonitor:
         return FileMonitor(self.templates, ResourceMonitor(time.monotonic), self._pace)
@@ -152,31 +123,6 @@ class World:
             if time.monotonic() > deadline:
                 raise AssertionError(f"served: {self.served}\nthe files say: {self.said()}")
             await anyio.sleep(0.01)
-
-    def _context(self) -> Context:
-        async def nothing(*_: object) -> None: ...
-
-        observed = SimpleNamespace(build_seconds=SimpleNamespace(observe=lambda _: None))
-        return cast(
-            "Context",
-            SimpleNamespace(
-                config=self._config,
-                fleet=SimpleNamespace(pools={"shop": self.pool}),
-                generations=self.generations,
-                now=time.monotonic,
-                is_rewindable=lambda _: False,
-                credentials=SimpleNamespace(ownership=lambda _: OURS, prepare=nothing),
-                server_changes=SimpleNamespace(
-                    enter=lambda _: None, leave=lambda _: None, accept=nothing
-                ),
-                metrics=SimpleNamespace(of={"shop": observed}),
-                rewinder=SimpleNamespace(built=lambda _: None, retire=nothing),
-                failures=SimpleNamespace(
-                    begin=lambda *facts, **_: facts[2], end=lambda *_, **__: None
-                ),
-                carry_out=lambda _: None,
-            ),
-        )
 
 
 @asynccontextmanager

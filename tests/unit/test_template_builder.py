@@ -11,22 +11,17 @@ import anyio.lowlevel
 import pytest
 
 from clonepool.config import Config, PoolSection, TemplateSection
-from clonepool.core.fleet import Fleet
-from clonepool.core.limits import Limits
-from clonepool.core.naming import Namer, Serials
 from clonepool.core.pool import Phase
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
 from clonepool.postgres.templates.recipe import Generation, Inputs
-from clonepool.service.templates.builder import TemplateBuilder
+from support.building import Workplace
 from support.pools import request
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from clonepool.postgres.clones.lifecycle import Contents
-    from clonepool.postgres.templates.builder import Builder
     from clonepool.postgres.templates.recipe import Recipe
-    from clonepool.service.context import Context
 
 pytestmark = pytest.mark.anyio
 CONFIG = Config(
@@ -73,59 +68,35 @@ class FakeBuilder:
         )  # fmt: skip
 
 
-class Room:
-    """The worker, with fakes around it."""
+class Room(Workplace):
+    """The builder of templates, with fakes around it."""
 
     def __init__(self, config: Config = CONFIG) -> None:
-        limits = dict.fromkeys(config.templates, Limits(1, 4))
-        fleet = Fleet(limits, 100, Namer("test", 1), Serials(0))
         self.builder = FakeBuilder()
-        self.generations: dict[str, Generation] = {}
         self.granted: list[tuple[str, str]] = []
-        observed = SimpleNamespace(build_seconds=SimpleNamespace(observe=lambda _: None))
-        self.context = SimpleNamespace(
-            config=config,
-            fleet=fleet,
-            generations=self.generations,
-            now=anyio.current_time,
-            is_rewindable=lambda _: False,
-            credentials=SimpleNamespace(ownership=lambda _: None, prepare=self._accept),
-            server_changes=SimpleNamespace(
-                enter=lambda _: None, leave=lambda _: None, accept=self._accept
-            ),
-            rewinder=SimpleNamespace(built=lambda _: None, retire=self._accept),
-            metrics=SimpleNamespace(of=dict.fromkeys(config.templates, observed)),
-            failures=SimpleNamespace(
-                begin=lambda _event, _of, error, **_: error, end=lambda *_: None
-            ),
-            carry_out=lambda _: self.note(),
-        )
-        self.worker = TemplateBuilder(cast("Context", self.context), cast("Builder", self.builder))
-
-    async def _accept(self, *_: object) -> None:
-        await anyio.lowlevel.checkpoint()
+        super().__init__(config, self.builder, anyio.current_time, self.note)
 
     def note(self) -> None:
         """Remember what would be granted now."""
-        for name, pool in self.context.fleet.pools.items():
+        for name, pool in self.fleet.pools.items():
             if pool.phase is Phase.READY and not pool.stale:
                 self.granted.append((name, pool.generation))
 
     def phase(self, template: str = "shop") -> Phase:
-        phase: Phase = self.context.fleet.pools[template].phase
+        phase: Phase = self.fleet.pools[template].phase
         return phase
 
     async def edit(self, text: str) -> None:
         """Write a file, which the watcher sees."""
         self.builder.text = text
-        await self.worker.look({"shop", "upper"})
+        await self.templates.look({"shop", "upper"})
 
     async def is_current(self) -> bool:
         """Say whether what is granted of both templates is what the files say."""
-        recipe = self.worker.sources()["shop"]
+        recipe = self.templates.sources.recipe("shop")
         inputs = await self.builder.inputs(recipe)
         return self.phase() is self.phase("upper") is Phase.READY and (
-            self.context.fleet.pools["shop"].generation == inputs.short
+            self.fleet.pools["shop"].generation == inputs.short
             and self.generations["upper"].inputs["extends"]["shop"] == inputs.short
         )
 
@@ -142,7 +113,7 @@ async def working() -> AsyncIterator[Room]:
     room = Room()
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(room.worker.run)
+            tasks.start_soon(room.templates.run)
             yield room
             tasks.cancel_scope.cancel()
 
@@ -164,7 +135,7 @@ async def test_an_edit_during_the_first_build_of_all_is_not_forgotten_either() -
     room.builder.after_last_look["shop"] = lambda: room.edit("2")
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(room.worker.run)
+            tasks.start_soon(room.templates.run)
             await room.settles()
             tasks.cancel_scope.cancel()
     assert room.granted_of() == [room.generations["shop"].short]
@@ -189,7 +160,7 @@ async def test_a_failure_of_what_was_mended_meanwhile_is_told_to_nobody() -> Non
     async with working() as room:
         await room.settles()
         phases: list[Phase] = []
-        room.context.carry_out = lambda _: phases.append(room.phase())
+        room.after_event = lambda: phases.append(room.phase())
         room.builder.after_last_look["shop"] = lambda: room.edit("2")
         await room.edit("nonsense")
         await room.settles()
@@ -210,7 +181,7 @@ async def test_what_extends_a_template_that_fails_fails_with_it_and_comes_back_w
         await room.edit("nonsense")
         while room.phase("upper") is not Phase.FAILED:
             await anyio.sleep(0.01)
-        assert "nonsense" in str(room.context.fleet.pools["upper"].failure)
+        assert "nonsense" in str(room.fleet.pools["upper"].failure)
         await room.edit("1")
         await room.settles()
 
@@ -220,7 +191,7 @@ async def test_what_extends_a_template_that_was_never_built_is_not_built_without
     room.builder.text = "nonsense"
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(room.worker.run)
+            tasks.start_soon(room.templates.run)
             while room.phase("upper") is not Phase.FAILED:
                 await anyio.sleep(0.01)
             assert "upper" not in room.builder.built
@@ -241,7 +212,7 @@ async def test_a_template_that_changes_all_the_time_lets_others_be_built() -> No
     room.builder.after_last_look["shop"] = change
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(room.worker.run)
+            tasks.start_soon(room.templates.run)
             while not OTHERS.keys() <= room.generations.keys():
                 await anyio.sleep(0.01)
             del room.builder.after_last_look["shop"]
@@ -274,7 +245,7 @@ async def test_a_build_that_takes_long_keeps_no_other_template_waiting() -> None
     room.builder.after_last_look["shop"] = over.wait
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(room.worker.run)
+            tasks.start_soon(room.templates.run)
             while not OTHERS.keys() <= room.generations.keys():
                 await anyio.sleep(0.01)
             assert "shop" not in room.generations
@@ -288,10 +259,10 @@ async def test_the_template_that_most_requests_wait_for_is_built_first() -> None
     config = Config(templates=OTHERS, pool=PoolSection(ddl_concurrency=1))
     room = Room(config)
     for waiter, template in enumerate(("second", "third", "third")):
-        room.context.fleet.acquire(template, request(waiter), 0.0)
+        room.fleet.acquire(template, request(waiter), 0.0)
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
-            tasks.start_soon(room.worker.run)
+            tasks.start_soon(room.templates.run)
             while not OTHERS.keys() <= room.generations.keys():
                 await anyio.sleep(0.01)
             tasks.cancel_scope.cancel()

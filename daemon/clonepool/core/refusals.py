@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from clonepool.core.limits import Limit
 from clonepool.errors import (
     AcquireTimeoutError,
+    ClientLimitError,
     ClonepoolError,
     DrainingError,
     LeaseBusyError,
@@ -111,6 +112,14 @@ def being_filled(template: str, seconds: float) -> AcquireTimeoutError:
     return AcquireTimeoutError(
         f"waited {seconds:.3f} s for another client to fill {template}",
         remedy="wait longer, or see whether that client still works",
+    )
+
+
+def too_many_templates(count: int) -> ClientLimitError:
+    """Clients have made as many templates as they may."""
+    return ClientLimitError(
+        f"clients have made {count} templates, and all are in use",
+        remedy="release leases, or raise client_templates.max_templates",
     )
 
 

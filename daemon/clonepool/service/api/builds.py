@@ -1,4 +1,4 @@
-"""Builds that clients ask for: their progress notified, their end answered."""
+"""Builds that clients ask for, and what they want to know of them."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import structlog
 
 from clonepool import resource_errors
 from clonepool.errors import ClonepoolError
-from clonepool.protocol.messages import BuildProgress, BuildResult, ExplainResult
+from clonepool.protocol.messages import ExplainResult
 from clonepool.service.api.call import internal_error
 
 if TYPE_CHECKING:
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.templates.builder import Step
     from clonepool.protocol.messages import Build
-    from clonepool.service.api.call import Call
-    from clonepool.service.templates.builder import Built, TemplateBuilder
+    from clonepool.service.templates.builder import TemplateBuilder
+    from clonepool.service.templates.interfaces import Caller
 
 log = structlog.get_logger()
 
@@ -34,42 +34,19 @@ class Builds:
         self._builder = builder
         self._tasks = tasks
 
-    def build(self, call: Call, params: Build) -> None:
+    def build(self, call: Caller, params: Build) -> None:
         """Have a template built, and answer when that is done; a client that goes stops nothing."""
-
-        def tell(step: Step) -> None:
-            if params.progress:
-                told = BuildProgress(
-                    call.request, step.what, step.number, step.steps, round(step.seconds, 3)
-                )
-                call.notify("progress", told)
-
-        def answer(built: Built) -> None:
-            generation = built.generation
-            if generation is None:
-                call.fail(built.error or ClonepoolError("nothing was built"))
-                return
-            call.reply(
-                BuildResult(
-                    params.template,
-                    generation.short,
-                    generation.database,
-                    generation.reused,
-                    round(built.seconds, 3),
-                )
-            )
-
-        self._builder.ask(params.template, tell, answer, anew=params.anew)
+        self._builder.ask(params.template, call, anew=params.anew, progress=params.progress)
 
     def step_of(self, template: str) -> Step | None:
         """Return the step that a build of the template is in; None while there is no build."""
         return self._builder.under_way.get(template)
 
-    def explain(self, call: Call, template: str) -> None:
+    def explain(self, call: Caller, template: str) -> None:
         """Find out what goes into a template, and answer."""
         self._tasks.start_soon(self._explain, call, template)
 
-    async def _explain(self, call: Call, template: str) -> None:
+    async def _explain(self, call: Caller, template: str) -> None:
         try:
             found = await self._builder.explain(template)
             call.reply(ExplainResult(template, *found))

@@ -1,10 +1,10 @@
-"""The methods about templates: build, explain, snapshot, define, finalize."""
+"""Templates that clients ask to be made: their requests checked, the outcome answered."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import structlog
 
@@ -17,7 +17,7 @@ from clonepool.errors import (
     StatementError,
     TemplateFailedError,
 )
-from clonepool.protocol.messages import DefineResult, FinalizeResult, SnapshotResult
+from clonepool.protocol.messages import FinalizeResult, SnapshotResult
 from clonepool.service.api.call import internal_error
 
 if TYPE_CHECKING:
@@ -26,12 +26,8 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from clonepool.core.decisions import Lease
-    from clonepool.core.definitions import Definition
-    from clonepool.postgres.templates.client_generation import Fillable
-    from clonepool.protocol.messages import Build, Define, Explain, Finalize, Snapshot
-    from clonepool.service.api.builds import Builds
+    from clonepool.protocol.messages import Define, Finalize, Snapshot
     from clonepool.service.api.call import Call
-    from clonepool.service.context import Context
     from clonepool.service.templates.client_templates import ClientTemplates
     from clonepool.service.templates.fills import FillCoordinator
     from clonepool.service.templates.snapshots import Snapshots
@@ -40,46 +36,54 @@ log = structlog.get_logger()
 
 
 class TemplateMethods:
-    """Checks what clients ask about templates, has it done, and answers."""
+    """Checks what clients ask about templates that they make, has it done, and answers.
+
+    Args:
+        acquire_timeout: seconds that a request waits which names no timeout.
+        fills: lets clients fill templates.
+        now: returns monotonic seconds.
+        snapshots: makes templates of leased clones.
+        tasks: where work is done that takes time.
+        templates: says what clients may make.
+    """
 
     def __init__(
         self,
-        context: Context,
-        templates: ClientTemplates,
-        snapshots: Snapshots,
+        *,
+        acquire_timeout: float,
+        builds: Any,
+        configured: Any,
+        fleet: Any,
         fills: FillCoordinator,
-        builds: Builds,
+        now: Callable[[], float],
+        snapshots: Snapshots,
         tasks: TaskGroup,
+        templates: ClientTemplates,
     ) -> None:
-        self._context = context
-        self._templates = templates
-        self._snapshots = snapshots
-        self._fills = fills
+        self._acquire_timeout = acquire_timeout
         self._builds = builds
+        self._configured = configured
+        self._fleet = fleet
+        self._fills = fills
+        self._now = now
+        self._snapshots = snapshots
         self._tasks = tasks
-        self._configured = frozenset(context.config.templates)
+        self._templates = templates
 
-    # Configured templates -------------------------------------------------------------------
-
-    def build(self, call: Call, params: Build) -> None:
-        """Have a template looked at, and built if need be or if the client wants that anyway.
-
-        Raises:
-            UnknownTemplateError, BadRequestError: nothing was done.
-        """
+    def build(self, call: Call, params: Any) -> None:
         self._check_configured(params.template)
         self._builds.build(call, params)
 
-    def explain(self, call: Call, params: Explain) -> None:
-        """Answer what goes into a template, and why a build is due.
-
-        Raises:
-            UnknownTemplateError, BadRequestError: nothing was done.
-        """
+    def explain(self, call: Call, params: Any) -> None:
         self._check_configured(params.template)
         self._builds.explain(call, params.template)
 
-    # Templates that clients make ------------------------------------------------------------
+    def _check_configured(self, template: str) -> None:
+        self._fleet.pool(template)
+        if template not in self._configured:
+            raise BadRequestError(
+                f"the template {template} was made by a client", remedy="make it again"
+            )
 
     def snapshot(self, call: Call, params: Snapshot) -> None:
         """Make a template of a leased clone's present state, then answer.
@@ -103,14 +107,11 @@ class TemplateMethods:
                 f"{params.name!r} cannot begin a template's name",
                 remedy="use a letter and up to 12 letters, digits or underscores, lower case",
             )
-        context = self._context
-        timeout = context.config.pool.acquire_timeout if params.timeout is None else params.timeout
-        now = context.now()
-        request = Request(
-            call.number, secrets.token_hex(16), call.holder, params.hash, now, now + timeout
-        )
-        answers = _DefineAnswers(call, context.config.client_templates.fill_timeout)
-        self._start(call, lambda: self._fills.define(params.name, request, answers))
+        timeout = self._acquire_timeout if params.timeout is None else params.timeout
+        now = self._now()
+        token = secrets.token_hex(16)
+        request = Request(call.number, token, call.holder, params.hash, now, now + timeout)
+        self._start(call, lambda: self._fills.define(params.name, request, call))
         call.on_cancel(lambda: self._fills.cancel(call.number))
 
     def finalize(self, call: Call, params: Finalize) -> None:
@@ -125,8 +126,6 @@ class TemplateMethods:
             return
         self._start(call, lambda: self._finalize(params.definition))
 
-    # The connection and the daemon ------------------------------------------------------------
-
     def disconnect(self, holder: int) -> None:
         """End what a connection was to fill, and what it waited for."""
         self._fills.disconnect(holder)
@@ -139,19 +138,10 @@ class TemplateMethods:
         """Drop what clients have not finished."""
         await self._fills.close()
 
-    # Inside -------------------------------------------------------------------------------
-
-    def _check_configured(self, template: str) -> None:
-        self._context.fleet.pool(template)
-        if template not in self._configured:
-            raise BadRequestError(
-                f"the template {template} was made by a client", remedy="make it again"
-            )
-
     async def _snapshot(self, lease: Lease, params: Snapshot) -> SnapshotResult:
-        began = self._context.now()
+        began = self._now()
         made = await self._snapshots.make(lease, params.template, end_sessions=params.end_sessions)
-        seconds = round(self._context.now() - began, 3)
+        seconds = round(self._now() - began, 3)
         return SnapshotResult(params.template, made.short, made.database, seconds)
 
     async def _finalize(self, token: str) -> FinalizeResult:
@@ -177,38 +167,3 @@ class TemplateMethods:
         else:
             if result is not None:
                 call.reply(result)
-
-
-class _DefineAnswers:
-    """The answers that a `define` may get."""
-
-    def __init__(self, call: Call, fill_timeout: float) -> None:
-        self._call = call
-        self._fill_timeout = fill_timeout
-
-    @property
-    def gone(self) -> bool:
-        return self._call.is_gone
-
-    def there(self, template: str) -> None:
-        self._call.reply(DefineResult(template, filled=True))
-
-    def fill(self, definition: Definition, database: Fillable) -> None:
-        login, name = database.login, database.name
-        result = DefineResult(
-            definition.template,
-            filled=False,
-            definition=definition.request.token,
-            database=name,
-            url=login.url(name),
-            host=login.host,
-            port=login.port,
-            user=login.user,
-            password=login.password,
-            env=login.env(name),
-            expires_in_seconds=self._fill_timeout,
-        )
-        self._call.reply(result)
-
-    def refused(self, error: ClonepoolError) -> None:
-        self._call.fail(error)

@@ -1,443 +1,316 @@
-"""Finds or builds each template's generation: at the start, when its sources change, when told to.
+"""Builds the configured templates: at the start, when their sources change, and when told to.
 
-Some at a time, templates that are waited for first, and one that others extend before these. From
-the moment in which a source is seen to have changed nothing of the old generation is granted;
-leases on it go on. Generations that are not current any more stay for a while, so that going back
-to what was costs nothing.
+Which template is built, when, and which requests a build answers is decided by
+`core.build_schedule`; this carries the decisions out and tells the schedule what happened.
 """
 
 from __future__ import annotations
 
+import math
 import time
-from enum import Enum, auto
-from math import inf
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import anyio
-import anyio.to_thread
 import structlog
 
 from clonepool import resource_errors
+from clonepool.core import build_decisions as decided
+from clonepool.core import events
+from clonepool.core.build_schedule import PAUSE_SECONDS, BuildSchedule, Rule
 from clonepool.core.limits import is_refused
-from clonepool.core.pool import Phase
 from clonepool.errors import ClonepoolError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import databases
 from clonepool.postgres.clones.lifecycle import DamagedError
 from clonepool.postgres.templates.generations import built_at
-from clonepool.postgres.templates.recipe import Recipe, differences
+from clonepool.protocol.messages import BuildProgress, BuildResult
+from clonepool.service.wakeup import WakeUp
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping, Sequence
 
+    from anyio.abc import TaskGroup
+
+    from clonepool.config import TemplateSection
+    from clonepool.core.build_decisions import BuildOutcome, BuildStep
+    from clonepool.core.fleet import Fleet
+    from clonepool.observe.metrics import Metrics
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.templates.builder import Builder, Step
-    from clonepool.postgres.templates.file_digests import Digests
-    from clonepool.postgres.templates.recipe import Generation, Inputs
-    from clonepool.service.context import Context
+    from clonepool.postgres.templates.recipe import Generation
+    from clonepool.service.credentials import Credentials
+    from clonepool.service.failures import Failures
+    from clonepool.service.server_changes import ServerChanges
+    from clonepool.service.templates.interfaces import Caller, Events, TemplateTable
+    from clonepool.service.templates.sources import Explanation, TemplateSources
 
 log = structlog.get_logger()
 
 BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_failed"
-LOOK_POSTPONED = "template.look_postponed"
-_PAUSE_SECONDS = 1.0
-_MOST_REPEATS = 3
-"""So often a template is built again at once; then those that wait for their turn come first."""
-QUIET_SECONDS = 0.1
-"""So long nothing more must have changed before a build begins: one save is seldom alone."""
-LONGEST_UNREST_SECONDS = 5.0
-"""After so long a build begins although the files go on changing."""
+DAMAGED, LOST = "template.damaged", "template.lost"
+LOOK_POSTPONED, STALE_KEPT = "template.look_postponed", "template.stale_kept"
+_MOST_REASONS = 5
+"""Reasons for a build that are logged; the others are counted."""
 
 
-class _End(Enum):
-    """How a pass ended."""
+class _Request(NamedTuple):
+    """A request for a build, and whether it is notified of the steps."""
 
-    SETTLED = auto()
-    POSTPONED = auto()
-    """The server is away, or what it is built on is not what it was."""
-    OUTDATED = auto()
-    """Something was changed after the build had looked for the last time."""
-    DISTURBED = auto()
-    """It failed while others were built, and is tried again alone: they may need the same roles."""
-
-
-class Built(NamedTuple):
-    """How a build ended, for who asked for it."""
-
-    generation: Generation | None
-    error: ClonepoolError | None
-    seconds: float
-
-
-class _Asker(NamedTuple):
-    """Who asked for a build: how it is told of steps, and of the end."""
-
-    tell: Callable[[Step], None]
-    answer: Callable[[Built], None]
-
-
-class Explanation(NamedTuple):
-    """What goes into a template, what of it is not in its generation, and what may not be meant."""
-
-    generation: str
-    inputs: dict[str, dict[str, str]]
-    due: list[str]
-    warnings: list[str]
+    call: Caller
+    progress: bool
 
 
 class TemplateBuilder:
-    """Brings the templates up, and tidies away what they replace."""
+    """Carries out what the build schedule decides.
 
-    def __init__(self, context: Context, builder: Builder) -> None:
-        self._context = context
-        self._builder = builder
-        self._gone: dict[str, None] = {}
-        """Templates that are to be built, in the order in which that came to be wanted."""
-        self._anew: set[str] = set()
-        self._damaged: set[str] = set()
-        self._wanted = anyio.Event()
-        self._changed_at = 0.0
-        self._building: set[str] = set()
-        self._not_before: dict[str, float] = {}
-        """When templates that are to be built may be tried again, in monotonic seconds."""
-        self._accompanied: set[str] = set()
-        """Templates beside whose build there was another one."""
-        self._alone: set[str] = set()
-        """Templates that are to be built while no other is."""
-        self._preparing = anyio.Lock()
-        self.settled: Callable[[], None] = lambda: None
-        """Called after each build: what changed while it ran is to be looked for."""
-        self._looking = anyio.Lock()
-        self._seen: dict[str, str] = {}
-        """By template: the fingerprint that was last built or is to be, or why there is none."""
-        self._edited: set[str] = set()
-        """Templates that may have changed since their last build began."""
-        self._asking: dict[str, list[_Asker]] = {}
-        """By template: who is to be answered by the next build; one under way began before."""
-        self._answering: dict[str, list[_Asker]] = {}
-        """By template: who is to be answered by the build that is under way."""
-        self.under_way: dict[str, Step] = {}
-        """By template: where its build is, while there is one."""
+    Args:
+        builder: finds or builds generations on the server.
+        credentials: make the owners of templates.
+        events: is told what can be had of a template.
+        failures: logs and counts builds that failed.
+        fleet: is asked how many requests wait for a template.
+        gateway: the way to the server.
+        metrics: time the builds.
+        now: returns monotonic seconds.
+        places: how many builds may run at a time.
+        rewinder: knows the generations that clones are rewound to.
+        sections: the configured templates.
+        server_changes: learns which roles a build has made.
+        sources: what the templates are made from.
+        table: the current generations; each is entered here when it is built.
 
-    async def run(self) -> None:
-        """Build every template, then those that need it, for ever: some side by side."""
-        self._gone = dict.fromkeys(self._in_order(set(self._context.config.templates)))
-        async with anyio.create_task_group() as builds:
-            while True:
-                self._wanted = anyio.Event()
-                await self._quiet()
-                for template in self._startable():
-                    self._gone.pop(template, None)
-                    self._not_before.pop(template, None)
-                    self._building.add(template)
-                    builds.start_soon(self._take_turn, template)
-                if len(self._building) > 1:
-                    self._accompanied |= self._building
-                if not self._gone and not self._building:
-                    await self._tidy()
-                with anyio.move_on_after(self._pause()):
-                    await self._wanted.wait()
+    Attributes:
+        sources: what the templates are made from.
+        files_due: is set when the files are to be compared with what was built.
+        under_way: by template, the step that its build is in, while there is a build.
+    """
 
-    async def _take_turn(self, template: str) -> None:
-        """Build one; a mistake of ours ends this build."""
-        try:
-            await self._insist(template)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            told = self._context.failures.begin(BUILD_FAILED, template, error)
-            self._fail(template, told)
-            self._answer(template, Built(None, told, 0.0))
-        finally:
-            self._building.discard(template)
-            self._accompanied.discard(template)
-            if template not in self._gone:
-                self._alone.discard(template)
-            self._wanted.set()
-
-    def _pause(self) -> float:
-        """Return for how many seconds nothing can be tried again; without end if nothing waits."""
-        now = self._context.now()
-        return min((at for at in self._not_before.values() if at > now), default=inf) - now
-
-    def _startable(self) -> list[str]:
-        """Return what can be built now, as many as may be: first what most requests wait for.
-
-        None whose last build runs still, nor one that extends a template that is to be built.
-        """
-        now = self._context.now()
-        ready = [
-            template
-            for template in self._gone
-            if template not in self._building
-            and self._not_before.get(template, now) <= now
-            and not self._waits_for_lower(template)
-        ]
-        ready.sort(key=lambda template: -self._waiting_for(template))
-        if alone := [template for template in ready if template in self._alone]:
-            return [] if self._building else alone[:1]
-        if self._alone & self._building:
-            return []
-        return ready[: max(0, self._context.config.pool.ddl_concurrency - len(self._building))]
-
-    def _waits_for_lower(self, template: str) -> bool:
-        """Say whether a template that this one extends, at any depth, is to be built first."""
-        lower = self._context.config.templates[template].extends
-        due = lower in self._gone or lower in self._building
-        return bool(lower) and (due or self._waits_for_lower(lower))
-
-    def _waiting_for(self, template: str) -> int:
-        """Return how many requests wait for a template and for those that extend it."""
-        sections = self._context.config.templates
-        uppers = [name for name in sections if sections[name].extends == template]
-        own = self._context.fleet.pools[template].waiting
-        return own + sum(map(self._waiting_for, uppers))
-
-    def rebuild(self, template: str) -> None:
-        """Have a template built again: its generation is not on the server any more."""
-        if self._give_up(template):
-            log.warning("template.lost", template=template)
-
-    def replace(self, template: str) -> None:
-        """Have a template built again: clones of its generation are not what it was.
-
-        So it is after a crash of the server, which empties unlogged tables.
-        """
-        if self._give_up(template):
-            log.warning("template.damaged", template=template)
-            self._damaged.add(template)
-
-    def ask(
+    def __init__(  # noqa: PLR0913 - each by name, and made in one place
         self,
-        template: str,
-        tell: Callable[[Step], None],
-        answer: Callable[[Built], None],
         *,
-        anew: bool,
+        builder: Builder,
+        credentials: Credentials,
+        events: Events,
+        failures: Failures,
+        fleet: Fleet,
+        gateway: Gateway,
+        metrics: Metrics,
+        now: Callable[[], float],
+        places: int,
+        rewinder: Rewinder,
+        sections: Mapping[str, TemplateSection],
+        server_changes: ServerChanges,
+        sources: TemplateSources,
+        table: TemplateTable,
     ) -> None:
-        """Have a template looked at, and built if need be or if `anew`.
+        self._builder = builder
+        self._credentials = credentials
+        self._events = events
+        self._failures = failures
+        self._fleet = fleet
+        self._gateway = gateway
+        self._metrics = metrics
+        self._now = now
+        self._rewinder = rewinder
+        self._sections = sections
+        self._server_changes = server_changes
+        self._table = table
+        self._schedule = BuildSchedule(
+            {
+                name: Rule(section.extends, section.on_failure == "serve_previous")
+                for name, section in sections.items()
+            },
+            places,
+        )
+        self._woken = WakeUp()
+        self._preparing = anyio.Lock()
+        self._looking = anyio.Lock()
+        self._requests: dict[int, _Request] = {}
+        self._found: dict[str, Generation] = {}
+        self.sources = sources
+        self.files_due = WakeUp()
+        self.under_way: dict[str, Step] = {}
+
+    # What is wanted -----------------------------------------------------------------------
+
+    def ask(self, template: str, call: Caller, *, anew: bool, progress: bool) -> None:
+        """Have a template looked at, and built if need be or if `anew`; answer when that is done.
 
         Args:
             template: its name.
-            tell: is told of each step.
-            answer: is called once, when it is done.
+            call: is answered once.
             anew: build it although nothing is seen to have changed.
+            progress: notify the client of each step.
         """
-        self._asking.setdefault(template, []).append(_Asker(tell, answer))
-        if anew:
-            self._anew.add(template)
-            self._stale(template, ["somebody asked for it"])
-        self._want(template)
-        self._changed_at = 0.0  # nothing is being edited: there is nothing to wait for
+        self._requests[call.number] = _Request(call, progress)
+        self._carry_out(self._schedule.ask(template, call.number, self._now(), anew=anew))
+
+    def lost(self, template: str, *, damaged: bool) -> None:
+        """Have a template built again whose generation is gone from the server.
+
+        Or is `damaged`: so it is after a crash of the server, which empties unlogged tables.
+        """
+        self._carry_out(self._schedule.lost(template, self._now(), damaged=damaged))
 
     async def look(self, templates: set[str]) -> None:
-        """Have those of these templates built again of which a source has changed.
+        """Have those of these templates built again that have a changed source.
 
-        Of those that were never built yet it is remembered: they are looked at when they are. One
-        look at a time: what an earlier one saw must not come after what is seen now. What cannot be
-        looked at for want of something is looked at again until it can be.
+        There is one look at a time: what an earlier one saw must not come after what is seen now.
+        What cannot be looked at for want of a resource is looked at again until it can be.
         """
         async with self._looking:
-            self._edited |= templates - self._seen.keys()
-            left = templates & self._seen.keys()
-            while left := {each for each in self._in_order(left) if not await self._look_at(each)}:
-                await anyio.sleep(_PAUSE_SECONDS)
-
-    async def _look_at(self, template: str) -> bool:
-        """Look at one; say whether that could be done."""
-        try:
-            inputs = await self._builder.inputs(self._recipe(template))
-        except Exception as error:  # noqa: BLE001 - the build will say so to whoever asks
-            if resource_errors.shortage(error):
-                self._context.failures.begin(LOOK_POSTPONED, template, error)
-                return False
-            if isinstance(error, ServerUnavailableError):
-                return True  # it is looked again when the server is back
-            found, reasons = str(error), [str(error)]
-        else:
-            found, reasons = await anyio.to_thread.run_sync(self._compare, template, inputs)
-        if self._seen.get(template) != found:
-            self._seen[template] = found
-            self._stale(template, reasons)
-        self._context.failures.end(LOOK_POSTPONED, template)
-        return True
+            left = self._schedule.to_look_at(templates)
+            while left := [each for each in left if not await self._look_at(each)]:
+                await anyio.sleep(PAUSE_SECONDS)
 
     async def explain(self, template: str) -> Explanation:
-        """Say what goes into a template now, and why a build of it is due, if it is.
+        """Say what goes into a template now; see `TemplateSources.explain`."""
+        return await self.sources.explain(template)
 
-        Raises:
-            TemplateFailedError, ServerUnavailableError: it cannot be found out.
-        """
-        inputs = await self._builder.inputs(self._recipe(template))
-        return Explanation(
-            inputs.short, inputs.entries, self._due(template, inputs), inputs.warnings
-        )
+    # The loop -----------------------------------------------------------------------------
 
-    @property
-    def digests(self) -> Digests:
-        """Those of the files that were looked at."""
-        return self._builder.digests
-
-    def sources(self) -> dict[str, Recipe]:
-        """Return the recipes of all templates, for who watches their files."""
-        return {template: self._recipe(template) for template in self._context.config.templates}
-
-    async def _quiet(self) -> None:
-        """Wait until files have ceased to change: a checkout of many takes its time.
-
-        They are looked at once more, since watches tell of a change with some delay.
-        """
-        with anyio.move_on_after(LONGEST_UNREST_SECONDS):
+    async def run(self) -> None:
+        """Build every template, then those that are due, until cancelled."""
+        async with anyio.create_task_group() as builds:
             while True:
-                while (left := self._changed_at + QUIET_SECONDS - self._context.now()) > 0:
-                    await anyio.sleep(left)
-                changed_at = self._changed_at
-                await self.look(set(self._gone))
-                if self._changed_at == changed_at:
-                    return
+                if not await self._run_once(builds):
+                    due, now = self._schedule.next_timer(self._now()), self._now()
+                    await self._woken.wait(math.inf if due is None else due - now)
 
-    def _compare(self, template: str, inputs: Inputs) -> tuple[str, list[str]]:
-        """Return the fingerprint, and how it differs from what is there; blocks."""
-        return inputs.full, self._due(template, inputs)
+    async def _run_once(self, builds: TaskGroup) -> bool:
+        """Do what is due; say whether there may be more to do at once."""
+        looked = False
+        for step in self._schedule.plan(self._now(), self._waiters):
+            looked |= isinstance(step, decided.Look)
+            await self._begin(step, builds)
+        return looked
 
-    def _due(self, template: str, inputs: Inputs) -> list[str]:
-        current = self._context.generations.get(template)
-        if current is None:
-            return ["it was never built"]
-        if current.full == inputs.full:
-            return []
-        return differences(current.inputs, inputs.entries) or ["the format of builds changed"]
+    async def _begin(self, step: BuildStep, builds: TaskGroup) -> None:
+        match step:
+            case decided.StartBuild():
+                builds.start_soon(self._build, step)
+            case decided.Look(templates, seconds):
+                with anyio.move_on_after(seconds):
+                    await self.look(set(templates))
+                self._schedule.look_over()
+            case decided.Tidy():
+                await self._tidy()
+            case _:
+                assert_never(step)
 
-    def _stale(self, template: str, reasons: list[str]) -> None:
-        """Grant nothing more of a generation that is not what it should be, and build another.
+    def _waiters(self, template: str) -> int:
+        return self._fleet.pools[template].waiting
 
-        Nor of those that extend it.
-        """
-        context = self._context
-        log.info("template.stale", template=template, reasons=reasons[:5], count=len(reasons))
-        context.fleet.pools[template].template_stale()
-        self._edited.add(template)
-        self._want(template)
-        for upper in self._uppers(template):
-            self._stale(upper, [f"extends: {template} was changed"])
+    def _carry_out(self, outcomes: Sequence[BuildOutcome]) -> None:
+        """Do what was decided: the one place that logs it."""
+        for outcome in outcomes:
+            self._apply(outcome)
+        self._woken.set()
 
-    def _uppers(self, template: str) -> list[str]:
-        """Return the templates that extend this one, of those that were built before."""
-        sections = self._context.config.templates
-        return [
-            name for name in sections if sections[name].extends == template and name in self._seen
-        ]
+    def _apply(self, outcome: BuildOutcome) -> None:
+        match outcome:
+            case decided.MarkStale(template, reasons):
+                told, count = reasons[:_MOST_REASONS], len(reasons)
+                log.info("template.stale", template=template, reasons=told, count=count)
+                self._events.handle(events.TemplateStale(template))
+            case decided.Lose(template, damaged):
+                self._events.handle(events.TemplateLost(template))
+                log.warning(DAMAGED if damaged else LOST, template=template)
+            case decided.Serve(template, generation):
+                self._table.generations[template] = self._found.pop(template)
+                self._events.handle(events.TemplateReady(template, generation))
+            case decided.ServePrevious(template, generation):
+                database = self._table.generations[template].database
+                log.warning("template.previous_served", template=template, database=database)
+                self._events.handle(events.TemplateReady(template, generation))
+            case decided.Fail(template, error):
+                self._events.handle(events.TemplateFailed(template, error))
+            case decided.Postpone(template, obstacle):
+                self._events.handle(events.BuildPostponed(template, obstacle))
+            case decided.Answer():
+                self._answer(outcome)
+            case decided.CompareFiles():
+                self.files_due.set()
+            case _:
+                assert_never(outcome)
 
-    def _want(self, template: str) -> None:
-        self._changed_at = self._context.now()
-        self._gone.setdefault(template)
-        self._wanted.set()
+    # Looking at sources -------------------------------------------------------------------
 
-    def _give_up(self, template: str) -> bool:
-        """Have a template built again, unless that is so already."""
-        pool = self._context.fleet.pools[template]
-        if pool.phase is not Phase.READY:
-            return False
-        pool.template_lost()
-        self._want(template)
+    async def _look_at(self, template: str) -> bool:
+        """Look at one template; say whether that could be done."""
+        try:
+            found, reasons = await self.sources.compare(template)
+        except Exception as error:  # noqa: BLE001 - the build tells it to whoever asks
+            if resource_errors.shortage(error):
+                self._failures.begin(LOOK_POSTPONED, template, error)
+                return False
+            if isinstance(error, ServerUnavailableError):
+                return True  # it is looked at again when the server is back
+            found, reasons = str(error), [str(error)]
+        self._carry_out(self._schedule.looked(template, found, reasons, self._now()))
+        self._failures.end(LOOK_POSTPONED, template)
         return True
 
-    def _in_order(self, templates: set[str]) -> list[str]:
-        """Return them so that each comes after the one it extends."""
-        sections = self._context.config.templates
+    # One build ----------------------------------------------------------------------------
 
-        def depth(template: str) -> int:
-            lower = sections[template].extends
-            return 1 + depth(lower) if lower else 0
+    async def _build(self, build: decided.StartBuild) -> None:
+        """Build one template; a mistake of the daemon's own ends this build alone."""
+        template, began = build.template, self._now()
+        try:
+            try:
+                generation = await self._find_or_build(build)
+                changed = await self._changes_since(template, generation)
+            except Exception as error:  # noqa: BLE001 - a failed build is told, counted, survived
+                self._server_changes.leave(template)
+                self._failed(template, error)
+            else:
+                self._server_changes.leave(template)
+                await self._built(template, generation, changed, self._now() - began)
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            told = self._failures.begin(BUILD_FAILED, template, error)
+            self._carry_out(self._schedule.broke(template, told, self._now()))
 
-        return sorted((name for name in sections if name in templates), key=depth)
-
-    def _recipe(self, template: str) -> Recipe:
-        context, section = self._context, self._context.config.templates[template]
-        return Recipe(
-            template,
-            section,
-            Path(context.config.directory),
-            rewindable=context.is_rewindable(template),
-            ownership=context.credentials.ownership(section),
-            lower=context.generations.get(section.extends),
+    async def _find_or_build(self, build: decided.StartBuild) -> Generation:
+        template = build.template
+        section = self._sections[template]
+        if failure := self._schedule.lower_failure(template):
+            raise TemplateFailedError(f"extends: {section.extends} failed: {failure}")
+        if build.is_damaged:
+            damaged = self._table.generations[template].database
+            await databases.drop(self._gateway, damaged, sealed=True)
+            self._schedule.damaged_dropped(template)
+        self._server_changes.enter(template)
+        async with self._preparing:  # several may need the same roles
+            await self._credentials.prepare(section)
+        generation = await self._builder.ensure(
+            self.sources.recipe(template), lambda step: self._tell(template, step), anew=build.anew
         )
+        await self._server_changes.accept()
+        return generation
 
-    async def _insist(self, template: str) -> None:
-        """Build one; if it is not settled then, it is wanted still, and has its turn again."""
-        for repeats in range(_MOST_REPEATS + 1):
-            end = await self._run_once(template, patient=repeats < _MOST_REPEATS)
-            if end is not _End.OUTDATED or self._waits_for_lower(template):
-                return
-            await anyio.sleep(QUIET_SECONDS)
-            if repeats < _MOST_REPEATS:
-                self._gone.pop(template, None)
+    async def _changes_since(self, template: str, generation: Generation) -> list[str]:
+        """Say what was changed since the build looked at its sources for the last time.
 
-    async def _tidy(self) -> None:
-        """Drop generations that nobody will go back to: beyond a number, or too old."""
-        context = self._context
-        keep = {generation.database for generation in context.generations.values()}
-        try:
-            configured = set(context.generations) & set(context.config.templates)
-            found = await self._builder.generations.of(configured)
-            for template in configured:
-                section = context.config.templates[template]
-                since = time.time() - section.keep_generations_for
-                former = [
-                    each
-                    for each in found
-                    if each.identity.template == template and each.name not in keep
-                ]
-                keep |= {
-                    each.name
-                    for each in former[: section.keep_generations]
-                    if built_at(each) >= since
-                }
-            for name in await self._builder.generations.drop_others(configured, keep):
-                log.info("template.stale_dropped", database=name)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.failures.begin("template.stale_kept", "", error)
-
-    async def _run_once(self, template: str, *, patient: bool) -> _End:
-        """Find or build one.
-
-        Args:
-            template: its name.
-            patient: a failure is not told of what was changed meanwhile.
+        It takes a while from then until the generation can be granted. What is edited in between
+        must not be forgotten when the template is called ready: nothing is awaited after this.
         """
-        context, began = self._context, self._context.now()
-        self._answering.setdefault(template, []).extend(self._asking.pop(template, []))
-        anew = template in self._anew
-        self._anew.discard(template)
-        self._edited.discard(template)
-        try:
-            generation, changed = await self._build(template, anew=anew)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            context.server_changes.leave(template)
-            if isinstance(error, DamagedError):
-                self.replace(context.config.templates[template].extends)
-            if _is_passing(error):
-                self._postpone(template, context.failures.begin(BUILD_POSTPONED, template, error))
-                self._anew |= {template} if anew else set()
-                return self._try_again(template, _End.POSTPONED)
-            if template in self._accompanied:
-                log.info("template.disturbed", template=template, error=str(error))
-                self._anew |= {template} if anew else set()
-                self._alone.add(template)
-                return self._try_again(template, _End.DISTURBED)
-            told = context.failures.begin(BUILD_FAILED, template, error)
-            tried = self._builder.tried.pop(template, "")
-            if patient and template in self._edited:
-                return self._begin_again(template, ["it was changed while it was built"])
-            self._seen[template] = tried or str(error)
-            if tried:  # otherwise there is nothing to be compared with what the files say now
-                self.settled()
-            self._fail(template, told)
-            self._answer(template, Built(None, told, context.now() - began))
-            return _End.SETTLED
-        context.server_changes.leave(template)
-        context.failures.end(BUILD_POSTPONED, template)
-        self._postpone(template, None)
-        context.failures.end(BUILD_FAILED, template)
-        seconds = context.now() - began
-        context.metrics.of[template].build_seconds.observe(seconds)
+        while self._schedule.take_edited(template):
+            try:
+                changes = await self.sources.changes_since(template, generation)
+            except ServerUnavailableError:
+                raise
+            except ClonepoolError as error:
+                return [str(error)]  # the next build tells it to whoever asks
+            if changes:
+                return changes
+        return []
+
+    async def _built(
+        self, template: str, generation: Generation, changed: list[str], seconds: float
+    ) -> None:
+        for event in (BUILD_POSTPONED, BUILD_FAILED):
+            self._failures.end(event, template)
+        self._metrics.of[template].build_seconds.observe(seconds)
         log.info(
             "template.reused" if generation.reused else "template.built",
             template=template,
@@ -447,122 +320,102 @@ class TemplateBuilder:
         )
         for warning in generation.warnings:
             log.warning("template.doubtful", template=template, place=warning)
-        if changed:
-            return self._begin_again(template, changed)
-        await self._settle(template, generation, seconds)
-        return _End.SETTLED
-
-    async def _build(self, template: str, *, anew: bool) -> tuple[Generation, list[str]]:
-        """Find or build a generation; say what was changed since its sources were looked at."""
-        context, section = self._context, self._context.config.templates[template]
-        self._check_lower(section.extends)
-        if template in self._damaged:
-            damaged = context.generations[template].database
-            await databases.drop(context.gateway, damaged, sealed=True)
-            self._damaged.discard(template)
-        context.server_changes.enter(template)
-        async with self._preparing:  # several may need the same roles
-            await context.credentials.prepare(section)
-        generation = await self._builder.ensure(
-            self._recipe(template), lambda step: self._tell(template, step), anew=anew
-        )
-        await context.server_changes.accept()
-        return generation, await self._changed_since(template, generation)
-
-    async def _settle(self, template: str, generation: Generation, seconds: float) -> None:
-        """Have clones of a generation made and granted; it is awaited for nothing before."""
-        context = self._context
-        before = context.generations.get(template)
-        context.generations[template] = generation
-        self._seen[template] = generation.full
-        self.settled()
-        if not generation.reused:
-            context.rewinder.built(generation.database)
-        context.carry_out(
-            context.fleet.pools[template].template_ready(generation.short, context.now())
-        )
-        self._answer(template, Built(generation, None, seconds))
-        if before is None or before.short != generation.short:
-            for upper in self._uppers(template):
-                self._stale(upper, [f"extends: {template} was changed"])
-        if before is not None and before.short != generation.short:
+        before = self._table.generations.get(template)
+        names = generation.full, generation.short
+        outcomes = self._schedule.built(template, names, changed, self._now())
+        is_served = any(isinstance(each, decided.Serve) for each in outcomes)
+        if is_served:
+            self._found[template] = generation
+        if is_served and not generation.reused:
+            self._rewinder.built(generation.database)
+        self._carry_out(outcomes)
+        if is_served and before is not None and before.short != generation.short:
             await self._retire(before)
 
-    def _try_again(self, template: str, end: _End) -> _End:
-        """Let a build be tried again, in its turn and after a pause if the server is away."""
-        pause = _PAUSE_SECONDS if end is _End.POSTPONED else 0.0
-        self._not_before[template] = self._context.now() + pause
-        self._gone.setdefault(template)
-        return end
+    def _failed(self, template: str, error: Exception) -> None:
+        """Have the build tried again, or tell why it failed."""
+        now = self._now()
+        if isinstance(error, DamagedError):
+            self.lost(self._sections[template].extends, damaged=True)
+        if _is_passing(error):
+            told = self._failures.begin(BUILD_POSTPONED, template, error)
+            self._carry_out(self._schedule.postponed(template, told, now))
+        elif self._schedule.is_disturbed(template):
+            log.info("template.disturbed", template=template, error=str(error))
+            self._schedule.disturbed(template, now)
+            self._woken.set()
+        else:
+            told = self._failures.begin(BUILD_FAILED, template, error)
+            tried = self._builder.tried.pop(template, "")
+            seen = tried or str(error)
+            self._carry_out(self._schedule.failed(template, told, seen, now, tried=bool(tried)))
 
-    def _begin_again(self, template: str, reasons: list[str]) -> _End:
-        """Let who asked wait for another build."""
-        self._asking.setdefault(template, []).extend(self._answering.pop(template, []))
-        self._stale(template, reasons)
-        return _End.OUTDATED
-
-    def _check_lower(self, lower: str) -> None:
-        """See that the template that is extended, if there is one, is not one that failed.
-
-        Raises:
-            TemplateFailedError: what there is of it is not what it should be.
-        """
-        pool = self._context.fleet.pools.get(lower)
-        if pool is not None and pool.phase is Phase.FAILED:
-            raise TemplateFailedError(f"extends: {lower} failed: {pool.failure}")
-
-    async def _changed_since(self, template: str, generation: Generation) -> list[str]:
-        """Say what was changed since a build looked at its sources for the last time.
-
-        It takes a while from then until the generation can be granted. What the watcher sees in
-        between must not be forgotten by calling the template ready: nothing is awaited after this.
-        """
-        while template in self._edited:
-            self._edited.discard(template)
-            try:
-                inputs = await self._builder.inputs(self._recipe(template))
-            except ServerUnavailableError:
-                raise
-            except ClonepoolError as error:
-                return [str(error)]  # the next build will say so to whoever asks
-            if inputs.full != generation.full:
-                return differences(generation.inputs, inputs.entries) or ["it was changed"]
-        if self._waits_for_lower(template):
-            return [f"extends: {self._context.config.templates[template].extends} was changed"]
-        return ["somebody asked for it"] if template in self._anew else []
-
-    def _postpone(self, template: str, obstacle: ClonepoolError | None) -> None:
-        """Tell whoever waits for a build why it doesn't go on; None when it does."""
-        self._context.fleet.pools[template].build_postponed(obstacle)
-
-    async def _retire(self, generation: Generation) -> None:
-        """Forget what is only needed to rewind clones of that generation."""
-        try:
-            await self._context.rewinder.retire(generation.database)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            self._context.failures.begin("template.stale_kept", "", error)
-
-    def _fail(self, template: str, error: ClonepoolError) -> None:
-        """Refuse acquires with the cause, or go on with what there was if that is wanted."""
-        context, pool = self._context, self._context.fleet.pools[template]
-        former = context.generations.get(template)
-        if context.config.templates[template].on_failure == "serve_previous" and former:
-            log.warning("template.previous_served", template=template, database=former.database)
-            context.carry_out(pool.template_ready(former.short, context.now()))
-            return
-        context.carry_out(pool.template_failed(error))
+    # The requests -------------------------------------------------------------------------
 
     def _tell(self, template: str, step: Step) -> None:
         self.under_way[template] = step
         if step.number > 1:  # it has connected, and done something
-            self._postpone(template, None)
-        for asker in [*self._answering.get(template, []), *self._asking.get(template, [])]:
-            asker.tell(step)
+            self._carry_out(self._schedule.progressed(template))
+        for number in self._schedule.listeners(template):
+            call, progress = self._requests[number]
+            if progress:
+                seconds = round(step.seconds, 3)
+                told = BuildProgress(call.request, step.what, step.number, step.steps, seconds)
+                call.notify("progress", told)
 
-    def _answer(self, template: str, built: Built) -> None:
-        self.under_way.pop(template, None)
-        for asker in self._answering.pop(template, []):
-            asker.answer(built)
+    def _answer(self, answer: decided.Answer) -> None:
+        self.under_way.pop(answer.template, None)
+        for number in answer.requests:
+            call = self._requests.pop(number).call
+            if answer.error is not None:
+                call.fail(answer.error)
+            else:
+                generation = self._table.generations[answer.template]
+                call.reply(
+                    BuildResult(
+                        answer.template,
+                        generation.short,
+                        generation.database,
+                        generation.reused,
+                        round(answer.seconds, 3),
+                    )
+                )
+
+    # What is left over --------------------------------------------------------------------
+
+    async def _retire(self, generation: Generation) -> None:
+        """Forget what is needed only to rewind clones of that generation."""
+        try:
+            await self._rewinder.retire(generation.database)
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            self._failures.begin(STALE_KEPT, "", error)
+
+    async def _tidy(self) -> None:
+        """Drop generations that nobody will go back to: beyond a number, or too old."""
+        generations = self._builder.generations
+        try:
+            configured = set(self._table.generations) & set(self._sections)
+            found = await generations.of(configured)
+            keep = {generation.database for generation in self._table.generations.values()}
+            for template in configured:
+                keep |= self._kept_former(template, found, keep)
+            for name in await generations.drop_others(configured, keep):
+                log.info("template.stale_dropped", database=name)
+        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
+            self._failures.begin(STALE_KEPT, "", error)
+
+    def _kept_former(
+        self, template: str, found: list[databases.Database], current: set[str]
+    ) -> set[str]:
+        """Return the generations to which a template may go back; `found` has the newest first."""
+        section = self._sections[template]
+        since = time.time() - section.keep_generations_for
+        former = [
+            each
+            for each in found
+            if each.identity.template == template and each.name not in current
+        ]
+        return {each.name for each in former[: section.keep_generations] if built_at(each) >= since}
 
 
 def _is_passing(error: Exception) -> bool:

@@ -1,79 +1,129 @@
 """Templates that clients make: entered, found again after a restart, given up when not used.
 
-How a client makes one is in `snapshots` and `definer`; how a database becomes a generation is in
-`postgres.handmade`.
+How many there may be and which one is given up is decided by `core.client_templates`. How a client
+makes one is in `snapshots` and `fills`; how a database becomes a generation is in
+`postgres.templates.client_generation`.
 """
 
 from __future__ import annotations
 
 import math
-from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import anyio
 import msgspec
 import structlog
 
 from clonepool.config import made_by_client
+from clonepool.core.client_templates import ClientTemplateBook, Method, Use
+from clonepool.core.events import ReadyDistrusted, Retire, TemplateFailed, TemplateReady
 from clonepool.core.naming import Kind
 from clonepool.core.refusals import shutting_down
-from clonepool.errors import (
-    ClientLimitError,
-    ClonepoolError,
-    NotAllowedError,
-    TemplateFailedError,
-)
+from clonepool.errors import ClonepoolError, NotAllowedError, TemplateFailedError
 from clonepool.postgres import databases
 from clonepool.postgres.templates.generations import built_at, contents_of
 from clonepool.postgres.templates.recipe import Generation, Recipe
 from clonepool.service.tasks import guarded
-from clonepool.service.templates.registry import Made, Registry
+from clonepool.service.templates.registry import Origin
+from clonepool.service.templates.turns import Turns
+from clonepool.service.wakeup import WakeUp
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
 
     from anyio.abc import TaskGroup
 
-    from clonepool.config import TemplateSection
+    from clonepool.config import ClientTemplatesSection, TemplateSection
+    from clonepool.core.fleet import Fleet
+    from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.databases import Database
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.templates.generations import Generations
-    from clonepool.service.context import Context
+    from clonepool.service.condition import Condition
+    from clonepool.service.credentials import Credentials
+    from clonepool.service.failures import Failures
+    from clonepool.service.server_changes import ServerChanges
+    from clonepool.service.templates.interfaces import Events, TemplateTable
+    from clonepool.service.templates.registry import Registry
 
 log = structlog.get_logger()
 
 GIVE_UP_FAILED, FIND_FAILED = "template.give_up_failed", "template.find_failed"
 _OWNER = "an owner"
-"""What is new while one is made, stands for no lease's."""
-_LOOK_SECONDS = 0.02
+"""The name under which the roles of owners are made; leases have others."""
+_FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 5.0
-_TURN_SECONDS = 30.0
-_AGAIN_SECONDS = 30.0
-"""When to look again at a template that is due to go and still in use."""
+"""Seconds between two tries to drop a generation that is not used any more."""
 
 
 class ClientTemplates:
     """The life of templates that clients made.
 
     Args:
-        context: the rooms.
+        capabilities: of the server.
+        changed: is notified after every event of the pools.
+        configured: the configured templates.
+        credentials: make the owners of templates.
+        events: is told what can be had of a template.
+        failures: logs and counts what fails.
+        fleet: is asked whether the daemon is stopping.
+        gateway: the way to the server.
         generations: on the server.
+        now: returns monotonic seconds.
+        options: what clients may make.
+        registry: enters and removes templates.
+        rewinder: forgets generations that are not used any more.
+        server_changes: learns which roles are made.
+        table: the current generations.
         tasks: where work that takes time is done.
-
-    Attributes:
-        registry: which there are.
     """
 
-    def __init__(self, context: Context, generations: Generations, tasks: TaskGroup) -> None:
-        self._context = context
-        self._options = context.config.client_templates
+    def __init__(  # noqa: PLR0913 - each by name, and made in one place
+        self,
+        *,
+        capabilities: Capabilities,
+        changed: Condition,
+        configured: Mapping[str, TemplateSection],
+        credentials: Credentials,
+        events: Events,
+        failures: Failures,
+        fleet: Fleet,
+        gateway: Gateway,
+        generations: Generations,
+        now: Callable[[], float],
+        options: ClientTemplatesSection,
+        registry: Registry,
+        rewinder: Rewinder,
+        server_changes: ServerChanges,
+        table: TemplateTable,
+        tasks: TaskGroup,
+    ) -> None:
+        self._capabilities = capabilities
+        self._changed = changed
+        self._configured = configured
+        self._credentials = credentials
+        self._events = events
+        self._failures = failures
+        self._fleet = fleet
+        self._gateway = gateway
         self._generations = generations
+        self._now = now
+        self._options = options
+        self._registry = registry
+        self._rewinder = rewinder
+        self._server_changes = server_changes
+        self._table = table
         self._tasks = tasks
-        self._turns: dict[str, anyio.Lock] = {}
-        self._under_way: set[str] = set()
-        self._found: dict[str, tuple[Database, Generation]] = {}
-        self._stirred = anyio.Event()
-        self.registry = Registry(context)
+        self._book = ClientTemplateBook(options.max_templates, options.unused_for, self._use_of)
+        self._found: dict[str, tuple[Origin, Generation]] = {}
+        self._woken = WakeUp()
+        self._turns = Turns(self._until_gone)
+
+    def __contains__(self, template: str) -> bool:
+        return template in self._book
 
     # Making one ---------------------------------------------------------------------------
 
@@ -83,7 +133,7 @@ class ClientTemplates:
         Raises:
             NotAllowedError, ShuttingDownError: they may not.
         """
-        if self._context.fleet.stopping:
+        if self._fleet.stopping:
             raise shutting_down()
         if not self._options.allow:
             raise NotAllowedError(
@@ -91,113 +141,86 @@ class ClientTemplates:
                 remedy="set client_templates.allow in the daemon's configuration",
             )
 
-    def begin(self, template: str) -> None:
-        """Take a place for one that is about to be made, until `done` is called.
+    def turn(self, template: str) -> AbstractAsyncContextManager[None]:
+        """Work on a template while no other task does; see `Turns.take`."""
+        return self._turns.take(template)
 
-        Where there is none, the one that nobody has used for longest is given up. To be called in
+    def begin(self, template: str) -> None:
+        """Take a place for a template that is about to be made, until `end` is called.
+
+        Where there is none, the template is given up that was unused for longest. To be called in
         the template's turn.
 
         Raises:
             ClientLimitError: all of them are in use; none was given up.
         """
-        others = (self._under_way | set(self.registry.living())) - {template}
-        surplus = len(others) + 1 - self._options.max_templates
-        idle = [name for name in self.registry.living() if self._is_idle(name)]
-        if len(idle) < surplus:
-            raise ClientLimitError(
-                f"clients have made {len(others)} templates, and all are in use",
-                remedy="release leases, or raise client_templates.max_templates",
-            )
-        for name in idle[: max(0, surplus)]:
-            self._give_up(name)
-        self._under_way.add(template)
-        self._context.server_changes.enter(template)
+        for given_up in self._book.begin(template):
+            self._give_up(given_up)
+        self._server_changes.enter(template)
 
-    def done(self, template: str) -> None:
+    def end(self, template: str) -> None:
         """The template is made, or will not be."""
-        self._under_way.discard(template)
-        self._context.server_changes.leave(template)
+        self._book.end(template)
+        self._server_changes.leave(template)
+
+    def origin(self, template: str) -> Origin | None:
+        """Return how a client made that template; None if none did."""
+        return self._registry.origins.get(template)
+
+    def is_ready(self, template: str) -> bool:
+        """Say whether a client made that template and it can be leased."""
+        return self._registry.is_ready(template)
 
     def root_of(self, template: str) -> str:
         """Return the configured template whose options a template has; empty for the defined."""
-        made = self.registry.made.get(template)
-        return made.of if made is not None else template
+        origin = self.origin(template)
+        return origin.of if origin is not None else template
 
     def options_of(self, root: str) -> TemplateSection:
         """Return the options of what is made of that template, or defined when it is empty."""
-        config = self._context.config
-        return made_by_client(config.templates[root] if root else config.client_templates)
+        return made_by_client(self._configured[root] if root else self._options)
 
     def recipe(self, template: str, section: TemplateSection) -> Recipe:
         """Return a recipe without sources."""
-        rewinds = self._context.capabilities.rewinds and section.recycle == "auto"
-        ownership = self._context.credentials.ownership(section)
-        return Recipe(template, section, Path(), rewindable=rewinds, ownership=ownership)
+        ownership = self._credentials.ownership(section)
+        rewindable = self._capabilities.rewinds and section.recycle == "auto"
+        return Recipe(template, section, Path(), rewindable=rewindable, ownership=ownership)
 
-    def how(self, by: Literal["define", "snapshot"], of: str, section: TemplateSection) -> Made:
-        """Return how a template was made, for the next daemon."""
-        ownership = self._context.credentials.ownership(section)
-        return Made(by, of, ownership.owner, ownership.rights)
+    def origin_of(self, by: Method, of: str, section: TemplateSection) -> Origin:
+        """Return how a template is made, to be told to the next daemon."""
+        ownership = self._credentials.ownership(section)
+        return Origin(by, of, ownership.owner, ownership.rights)
 
     async def prepare(self, section: TemplateSection) -> None:
         """Make the role that is to own what has these options."""
-        wide = self._context.server_changes
-        wide.enter(_OWNER)
+        self._server_changes.enter(_OWNER)
         try:
-            await self._context.credentials.prepare(section)
-            await wide.accept()
+            await self._credentials.prepare(section)
+            await self._server_changes.accept()
         finally:
-            wide.leave(_OWNER)
-
-    @asynccontextmanager
-    async def turn(self, template: str) -> AsyncIterator[None]:
-        """Make a template, or give it up, while nobody else does either.
-
-        Raises:
-            TemplateFailedError: somebody else does for long.
-        """
-        lock = self._turns.setdefault(template, anyio.Lock())
-        held = False
-        try:
-            try:
-                with anyio.fail_after(_TURN_SECONDS):
-                    await lock.acquire()
-                    held = True
-                    while self.registry.is_retired(template):
-                        await anyio.sleep(_LOOK_SECONDS)
-            except TimeoutError:
-                raise TemplateFailedError(
-                    f"the template {template} is being made or given up for long",
-                    remedy="try again",
-                ) from None
-            yield
-        finally:
-            if held:
-                lock.release()
-            if not lock.locked() and not lock.statistics().tasks_waiting:
-                self._turns.pop(template, None)
+            self._server_changes.leave(_OWNER)
 
     def settle(
-        self, template: str, section: TemplateSection, made: Made, generation: Generation
+        self, template: str, section: TemplateSection, origin: Origin, generation: Generation
     ) -> None:
         """Lend clones of a generation from now on; to be called in the template's turn."""
-        before = self._context.generations.get(template)
-        self._enter(template, section, made, generation)
+        before = self._table.generations.get(template)
+        self._enter(template, section, origin, generation)
         log.info(
-            "template.made", template=template, by=made.by, database=generation.database,
+            "template.made", template=template, by=origin.by, database=generation.database,
             relations=generation.contents.relations,
         )  # fmt: skip
         if before is not None:
             self._tasks.start_soon(guarded, self._drop, template, before)
 
     def _enter(
-        self, template: str, section: TemplateSection, made: Made, generation: Generation
+        self, template: str, section: TemplateSection, origin: Origin, generation: Generation
     ) -> None:
-        context = self._context
-        pool = self.registry.enter(template, section, made)
-        context.generations[template] = generation
-        context.carry_out(pool.template_ready(generation.short, context.now()))
-        self._stirred.set()
+        self._registry.enter(template, section, origin)
+        self._book.enter(template, self._now())
+        self._table.generations[template] = generation
+        self._events.handle(TemplateReady(template, generation.short))
+        self._woken.set()
 
     # What an earlier daemon left ----------------------------------------------------------
 
@@ -210,139 +233,141 @@ class ClientTemplates:
             return
         for database in sorted(ours, key=built_at, reverse=True):
             template = database.identity.template
-            if database.identity.kind is not Kind.GENERATION or template in self._found:
+            if template in self._found or template in self._configured:
                 continue
-            made, contents = _made(database.comment), contents_of(database)
-            configured = self._context.config.templates
-            if template in configured or made is None or contents is None:
+            origin = _origin_in(database.comment)
+            if origin is None or not self._can_go_on(origin):
                 continue
-            if made.of and made.of not in configured:
+            generation = _generation_in(database, origin)
+            if generation is None:
                 continue
-            section = self.options_of(made.of)
-            if made != self.how(made.by, made.of, section):
-                continue  # its leases would have another owner's rights
-            facts = database.comment
-            generation = Generation(
-                database.identity.generation,
-                str(facts.get("fingerprint")),
-                database.name,
-                contents,
-                0,
-                reused=True,
-                inputs=facts.get("inputs") or {},
-                owner=made.owner,
-            )
-            self._found[template] = database, generation
-            self.registry.enter(template, section, made)
+            self._found[template] = origin, generation
+            self._registry.enter(template, self.options_of(origin.of), origin)
+            self._book.enter(template, self._now())
+
+    def _can_go_on(self, origin: Origin) -> bool:
+        """Say whether leases have the rights that they had when the template was made."""
+        if origin.of and origin.of not in self._configured:
+            return False
+        return origin == self.origin_of(origin.by, origin.of, self.options_of(origin.of))
 
     async def restore(self) -> None:
-        """Let those be leased that were found."""
-        for template, (database, generation) in self._found.items():
-            made = _made(database.comment)
-            if made is None:
-                continue
-            section = self.options_of(made.of)
+        """Let those templates be leased that `find` found."""
+        for template, (origin, generation) in self._found.items():
+            section = self.options_of(origin.of)
             try:
                 await self.prepare(section)
-                size = await self._generations.size(database.name)
-                await self._generations.drop_others({template}, {database.name})
+                size = await self._generations.size(generation.database)
+                await self._generations.drop_others({template}, {generation.database})
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-                told = self._context.failures.begin(FIND_FAILED, template, error)
-                pool = self.registry.pool(template)
-                self._context.carry_out(pool.template_failed(told))
+                told = self._failures.begin(FIND_FAILED, template, error)
+                self._events.handle(TemplateFailed(template, told))
                 continue
             whole = msgspec.structs.replace(generation, size_bytes=size)
-            self._enter(template, section, made, whole)
-            log.info("template.found", template=template, database=database.name)
+            self._enter(template, section, origin, whole)
+            log.info("template.found", template=template, database=generation.database)
         self._found.clear()
 
     # The end of one -----------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Give up what nobody has used for so long, for ever."""
+        """Give up templates that have not been used for long, until cancelled."""
         while True:
-            self._stirred = anyio.Event()
-            now, due = self._context.now(), math.inf
-            for template in self.registry.living():
-                left = self.registry.used_at(template) + self._options.unused_for - now
-                if left > 0:
-                    due = min(due, left)
-                elif self._is_idle(template):
-                    self._give_up(template)
-                else:
-                    due = min(due, _AGAIN_SECONDS)
-            with anyio.move_on_after(due):
-                await self._stirred.wait()
+            now = self._now()
+            for template in self._book.expire(now):
+                self._give_up(template)
+            due = self._book.next_timer(now)
+            await self._woken.wait(math.inf if due is None else due - now)
 
-    def lost(self, template: str, *, damaged: bool = False) -> None:
-        """Its database is gone, or not what it was: nobody but a client can make it again."""
-        if self.registry.is_ready(template):
+    def lost(self, template: str, *, damaged: bool) -> None:
+        """The database is gone, or `damaged`: only a client can make the template again."""
+        if self.is_ready(template):
             self._tasks.start_soon(guarded, self._look_for, template, damaged)
 
     async def _look_for(self, template: str, damaged: bool) -> None:
-        context = self._context
         async with self.turn(template):
-            generation = context.generations.get(template)
-            if generation is None or not self.registry.is_ready(template):
+            generation = self._table.generations.get(template)
+            if generation is None or not self.is_ready(template):
                 return
             try:
                 there = {each.name for each in await self._generations.of({template})}
                 if generation.database in there and not damaged:
                     return
-                await databases.drop(context.gateway, generation.database, sealed=True)
+                await databases.drop(self._gateway, generation.database, sealed=True)
             except ClonepoolError:
-                return  # the server is away: it is looked again when a clone cannot be made
+                return  # the server is away: it is looked for again when no clone can be made
             log.warning("template.lost", template=template)
-            pool = self.registry.pool(template)
             error = TemplateFailedError(
                 f"the database of {template}, which a client made, is gone", remedy="make it again"
             )
-            context.carry_out([*pool.template_failed(error), *pool.distrust()])
+            self._events.handle(TemplateFailed(template, error))
+            self._events.handle(ReadyDistrusted(template))
 
-    def _is_idle(self, template: str) -> bool:
-        """Say whether nobody uses it, and nobody makes it anew."""
-        busy = template in self._turns or template in self._under_way
-        return self.registry.pool(template).is_idle and not busy
+    def _use_of(self, template: str) -> Use:
+        pool = self._registry.pool(template)
+        is_idle = pool.is_idle and template not in self._turns
+        return Use(pool.tenancy.last_begun, is_idle)
 
     def _give_up(self, template: str) -> None:
         """Lend it no more, and remove it when its clones are gone."""
         log.info("template.given_up", template=template)
-        self._context.carry_out(self.registry.pool(template).retire())
+        self._events.handle(Retire(template))
         self._tasks.start_soon(guarded, self._remove, template)
 
     async def _remove(self, template: str) -> None:
-        pool = self.registry.pool(template)
-        while pool.databases:
-            await anyio.sleep(_LOOK_SECONDS)
-        generation = self._context.generations.get(template)
-        self.registry.remove(template)
+        pool = self._registry.pool(template)
+        await self._changed.wait_for(lambda: not pool.databases)
+        generation = self._table.generations.get(template)
+        self._book.remove(template)
+        self._registry.remove(template)
         if generation is not None:
             await self._drop(template, generation)
 
+    async def _until_gone(self, template: str) -> None:
+        """Return when a template of that name that was given up is gone."""
+        await self._changed.wait_for(lambda: not self._book.is_given_up(template))
+
     async def _drop(self, template: str, generation: Generation) -> None:
         """Drop a generation, again and again until it is gone."""
-        context, pause = self._context, _LOOK_SECONDS
+        pause = _FIRST_PAUSE_SECONDS
         while True:
             try:
-                await context.rewinder.retire(generation.database)
-                await databases.drop(context.gateway, generation.database, sealed=True)
+                await self._rewinder.retire(generation.database)
+                await databases.drop(self._gateway, generation.database, sealed=True)
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-                context.failures.begin(GIVE_UP_FAILED, template, error)
+                self._failures.begin(GIVE_UP_FAILED, template, error)
             else:
-                context.failures.end(GIVE_UP_FAILED, template)
+                self._failures.end(GIVE_UP_FAILED, template)
                 return
             await anyio.sleep(pause)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
-def facts_of(made: Made) -> dict[str, Any]:
-    """Return what a generation's comment tells the next daemon."""
-    return {"made": msgspec.to_builtins(made)}
+def facts_of(origin: Origin) -> dict[str, Any]:
+    """Return what the comment of a generation tells the next daemon."""
+    return {"made": msgspec.to_builtins(origin)}
 
 
-def _made(comment: dict[str, Any]) -> Made | None:
+def _origin_in(comment: dict[str, Any]) -> Origin | None:
     """Return how a client made a generation; None when none did."""
     try:
-        return msgspec.convert(comment.get("made"), Made)
+        return msgspec.convert(comment.get("made"), Origin)
     except msgspec.ValidationError:
         return None
+
+
+def _generation_in(database: Database, origin: Origin) -> Generation | None:
+    """Return the generation that a database is, its size left out; None if it is none."""
+    contents, facts = contents_of(database), database.comment
+    if database.identity.kind is not Kind.GENERATION or contents is None:
+        return None
+    return Generation(
+        database.identity.generation,
+        str(facts.get("fingerprint")),
+        database.name,
+        contents,
+        0,
+        reused=True,
+        inputs=facts.get("inputs") or {},
+        owner=origin.owner,
+    )

@@ -1,133 +1,139 @@
 """Lets clients fill templates: a database for one of them, the finished template for all.
 
-Who fills which is decided in `core.definitions`.
+Which client fills which template is decided in `core.fills`; this carries the decisions out.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 import structlog
 
-from clonepool.core.definitions import Answer, Definitions, Discard, Make
+from clonepool.core.client_templates import Method
+from clonepool.core.fills import Answer, Discard, Fills, Prepare, Stage
 from clonepool.core.refusals import shutting_down
 from clonepool.errors import BadRequestError, ClientLimitError
 from clonepool.postgres.templates.file_digests import generation_name
+from clonepool.protocol.messages import DefineResult
 from clonepool.service.tasks import guarded
 from clonepool.service.templates.client_templates import facts_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from anyio.abc import TaskGroup
 
     from clonepool.core.decisions import Request
-    from clonepool.core.definitions import Definition, Verdict
-    from clonepool.errors import ClonepoolError
+    from clonepool.core.fills import Fill, FillDecision
     from clonepool.postgres.templates.client_generation import ClientGenerations, Fillable
     from clonepool.postgres.templates.recipe import Generation, Inputs
-    from clonepool.service.context import Context
+    from clonepool.service.failures import Failures
+    from clonepool.service.server_changes import ServerChanges
     from clonepool.service.templates.client_templates import ClientTemplates
+    from clonepool.service.templates.interfaces import Caller
 
 log = structlog.get_logger()
 
 DEFINE_FAILED = "template.define_failed"
 
 
-class _Filled(NamedTuple):
-    """A database that is being filled."""
+class _Database(NamedTuple):
+    """A database that is being filled, and the generation that it becomes."""
 
-    database: str
+    name: str
     short: str
     inputs: Inputs
 
 
-class Told(Protocol):
-    """Who asked."""
+class _Waiter(NamedTuple):
+    """A request that is to be answered, and the connection that made it."""
 
-    @property
-    def gone(self) -> bool:
-        """Whether the connection has ended, or the request was taken back."""
-
-    def there(self, template: str) -> None:
-        """The template is there: lease it."""
-
-    def fill(self, definition: Definition, database: Fillable) -> None:
-        """Fill this database."""
-
-    def refused(self, error: ClonepoolError) -> None:
-        """Neither will come."""
+    holder: int
+    call: Caller
 
 
 class FillCoordinator:
-    """Carries out what the definitions decide.
+    """Carries out what the fills decide.
 
     Args:
-        context: the rooms.
-        templates: what becomes of those that are finished.
-        handmade: makes databases.
+        call_later: calls back after so many seconds.
+        failures: logs and counts databases that could not be made.
+        fill_seconds: how long a client may take to fill a template.
+        generations: makes the databases, and generations of them.
+        now: returns monotonic seconds.
+        server_changes: learns which roles were made with a template.
         tasks: where work that takes time is done.
-        later: calls back after so many seconds.
+        templates: what becomes of those that are finished.
     """
 
     def __init__(
         self,
-        context: Context,
-        templates: ClientTemplates,
-        handmade: ClientGenerations,
+        *,
+        call_later: Callable[[float, Callable[[], None]], object],
+        failures: Failures,
+        fill_seconds: float,
+        generations: ClientGenerations,
+        now: Callable[[], float],
+        server_changes: ServerChanges,
         tasks: TaskGroup,
-        later: Callable[[float, Callable[[], None]], None],
+        templates: ClientTemplates,
     ) -> None:
-        self._context = context
-        self._templates = templates
-        self._handmade = handmade
+        self._call_later = call_later
+        self._failures = failures
+        self._fill_seconds = fill_seconds
+        self._generations = generations
+        self._now = now
+        self._server_changes = server_changes
         self._tasks = tasks
-        self._later = later
+        self._templates = templates
+        self._fills = Fills(fill_seconds)
         self._due = math.inf
-        self._askers: dict[int, tuple[int, Told]] = {}
-        self._filled: dict[str, _Filled] = {}
-        self._definitions = Definitions(context.config.client_templates.fill_timeout)
+        self._calls: dict[int, _Waiter] = {}
+        self._databases: dict[str, _Database] = {}
 
-    async def define(self, name: str, asked: Request, told: Told) -> None:
-        """Have a client fill a template, or wait for who does, or tell it that it is there.
+    # Clients ------------------------------------------------------------------------------
+
+    async def define(self, name: str, request: Request, call: Caller) -> None:
+        """Have a client fill a template, or wait for another one, or learn that it is there.
 
         Args:
-            name: with which the template's begins.
-            asked: by whom; its label is what stands for the content.
-            told: is told once, unless the connection ends before.
+            name: the template's name begins with it.
+            request: its label is what stands for the content.
+            call: is answered once.
 
         Raises:
-            TemplateFailedError, ServerUnavailableError, BadRequestError: nothing was begun.
+            TemplateFailedError, ServerUnavailableError, BadRequestError: the call was not answered,
+                nothing was begun.
         """
         recipe = self._templates.recipe(name, self._templates.options_of(""))
-        inputs = await self._handmade.identify(recipe, asked.label)
-        if told.gone:
+        inputs = await self._generations.identify(recipe, request.label)
+        if call.is_gone:
             return
         template = f"{name}_{inputs.short}"
         self._check_free(template)
-        if self._templates.registry.is_ready(template):
-            told.there(template)
+        if self._templates.is_ready(template):
+            call.reply(DefineResult(template, filled=True))
             return
-        self._askers[asked.waiter] = asked.holder, told
-        self._carry_out(self._definitions.seek(template, asked))
+        self._calls[request.waiter] = _Waiter(request.holder, call)
+        self._carry_out(self._fills.ask(template, request))
 
     async def finalize(self, token: str) -> tuple[str, Generation]:
         """Make a template of what was filled; return its name and generation.
 
         Raises:
             NotYourDefinitionError: nothing was done.
-            TemplateFailedError, StatementError, ServerUnavailableError: it is given up, and another
-                may fill it.
+            TemplateFailedError, StatementError, ServerUnavailableError: the fill is over, and the
+                next waiter may try.
         """
-        definition = self._definitions.finalize(token)
+        fill = self._fills.finalize(token)
         try:
-            generation = await self._finish(definition)
+            generation = await self._finish(fill)
         except BaseException:
-            self._carry_out(self._definitions.not_sealed(definition, self._context.now()))
+            self._carry_out(self._fills.not_sealed(fill, self._now()))
             raise
-        self._carry_out(self._definitions.sealed(definition))
-        return definition.template, generation
+        self._carry_out(self._fills.sealed(fill))
+        return fill.template, generation
 
     def abandon(self, token: str) -> None:
         """Give up filling.
@@ -135,132 +141,150 @@ class FillCoordinator:
         Raises:
             NotYourDefinitionError: nothing was done.
         """
-        self._carry_out(self._definitions.abandon(token, self._context.now()))
+        self._carry_out(self._fills.give_up(token, self._now()))
 
-    def cancel(self, waiter: int) -> None:
-        """Take one request back, which is told nothing any more."""
-        self._askers.pop(waiter, None)
-        self._definitions.forget(waiter)
+    def cancel(self, number: int) -> None:
+        """Take one request back, which is not answered any more."""
+        self._calls.pop(number, None)
+        self._fills.forget(number)
 
     def disconnect(self, holder: int) -> None:
-        """A connection ended: it waits no more, and what it was to fill is another's to fill."""
-        for waiter in [waiter for waiter, (whose, _) in self._askers.items() if whose == holder]:
-            del self._askers[waiter]
-        self._carry_out(self._definitions.holder_gone(holder, self._context.now()))
+        """A connection ended: it waits no more, and the next waiter fills what it was to fill."""
+        for number in [number for number, each in self._calls.items() if each.holder == holder]:
+            del self._calls[number]
+        self._carry_out(self._fills.holder_gone(holder, self._now()))
 
     def stop(self) -> None:
-        """Refuse who waits: the daemon is stopping."""
-        askers, self._askers = self._askers, {}
-        for _, told in askers.values():
-            told.refused(shutting_down())
+        """Refuse the waiters: the daemon is stopping."""
+        waiters, self._calls = self._calls, {}
+        for waiter in waiters.values():
+            waiter.call.fail(shutting_down())
 
     async def close(self) -> None:
         """Drop what is being filled."""
-        for filled in list(self._filled.values()):
-            await self._handmade.generations.remove(filled.database)
+        for database in list(self._databases.values()):
+            await self._generations.generations.remove(database.name)
 
-    async def _finish(self, definition: Definition) -> Generation:
-        template = definition.template
-        section = self._templates.options_of("")
-        made = self._templates.how("define", "", section)
-        filled = self._filled.pop(definition.request.token)
-        try:
-            async with self._templates.turn(template):
-                self._check_free(template)
-                await self._templates.prepare(section)
-                recipe = self._templates.recipe(template, section)
-                generation = await self._handmade.finish(
-                    filled.database,
-                    recipe,
-                    filled.short,
-                    filled.inputs,
-                    facts_of(made),
-                    filled=recipe.ownership.has_logins,
-                )
-                await self._context.server_changes.accept()
-                self._templates.settle(template, section, made, generation)
-        except BaseException:
-            await self._handmade.generations.remove(filled.database)
-            raise
-        finally:
-            self._templates.done(template)
-        return generation
+    # Decisions ----------------------------------------------------------------------------
 
-    def _check_free(self, template: str) -> None:
-        made = self._templates.registry.made.get(template)
-        if made is not None and made.by != "define":
-            raise BadRequestError(
-                f"the template {template} is a snapshot that a client made",
-                remedy="use another `name`",
-            )
-
-    def _carry_out(self, verdicts: list[Verdict]) -> None:
-        for verdict in verdicts:
-            match verdict:
-                case Make():
-                    self._tasks.start_soon(guarded, self._make, verdict.definition)
-                case Discard():
-                    self._tasks.start_soon(guarded, self._discard, verdict.definition)
+    def _carry_out(self, decisions: Sequence[FillDecision]) -> None:
+        for decision in decisions:
+            match decision:
+                case Prepare(fill):
+                    self._tasks.start_soon(guarded, self._prepare, fill)
+                case Discard(fill):
+                    self._tasks.start_soon(guarded, self._discard, fill)
                 case Answer():
-                    self._answer(verdict)
+                    self._answer(decision)
+                case _:
+                    assert_never(decision)
         self._set_timer()
 
     def _answer(self, answer: Answer) -> None:
-        asker = self._askers.pop(answer.request.waiter, None)
-        if asker is None:
+        waiter = self._calls.pop(answer.request.waiter, None)
+        if waiter is None:
             return
-        _, told = asker
         if answer.error is not None:
-            told.refused(answer.error)
+            waiter.call.fail(answer.error)
         else:
-            told.there(answer.template)
+            waiter.call.reply(DefineResult(answer.template, filled=True))
 
-    async def _make(self, definition: Definition) -> None:
-        """Make a database for the filler and tell it, unless it has gone."""
-        context, template = self._context, definition.template
+    async def _prepare(self, fill: Fill) -> None:
+        """Make a database for the client and tell it, unless it has gone."""
+        template = fill.template
         section = self._templates.options_of("")
         recipe = self._templates.recipe(template, section)
         try:
             async with self._templates.turn(template):
                 self._templates.begin(template)
                 await self._templates.prepare(section)
-                inputs = await self._handmade.identify(recipe, definition.request.label)
-                short = generation_name(f"{inputs.full} {self._handmade.next_serial()}")
-                database = await self._handmade.empty(recipe, short)
-                self._filled[definition.request.token] = _Filled(database.name, short, inputs)
-                self._hand_over(definition, database)
+                inputs = await self._generations.identify(recipe, fill.request.label)
+                short = generation_name(f"{inputs.full} {self._generations.next_serial()}")
+                database = await self._generations.empty(recipe, short)
+                self._databases[fill.request.token] = _Database(database.name, short, inputs)
+                self._hand_over(fill, database)
         except ClientLimitError as error:
-            self._carry_out(self._definitions.not_made(definition, error))
+            self._carry_out(self._fills.not_prepared(fill, error))
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            told = context.failures.begin(DEFINE_FAILED, template, error)
-            self._templates.done(template)
-            self._carry_out(self._definitions.not_made(definition, told))
+            told = self._failures.begin(DEFINE_FAILED, template, error)
+            self._templates.end(template)
+            self._carry_out(self._fills.not_prepared(fill, told))
         else:
-            context.failures.end(DEFINE_FAILED, template)
+            self._failures.end(DEFINE_FAILED, template)
 
-    def _hand_over(self, definition: Definition, database: Fillable) -> None:
-        self._carry_out(self._definitions.made(definition, self._context.now()))
-        asker = self._askers.pop(definition.request.waiter, None)
-        if asker is not None and not definition.abandoned:
-            log.info("template.being_filled", template=definition.template, database=database.name)
-            asker[1].fill(definition, database)
+    def _hand_over(self, fill: Fill, database: Fillable) -> None:
+        self._carry_out(self._fills.prepared(fill, self._now()))
+        waiter = self._calls.pop(fill.request.waiter, None)
+        if waiter is not None and fill.stage is Stage.FILLING:
+            log.info("template.being_filled", template=fill.template, database=database.name)
+            login, name = database.login, database.name
+            waiter.call.reply(
+                DefineResult(
+                    fill.template,
+                    filled=False,
+                    definition=fill.request.token,
+                    database=name,
+                    url=login.url(name),
+                    host=login.host,
+                    port=login.port,
+                    user=login.user,
+                    password=login.password,
+                    env=login.env(name),
+                    expires_in_seconds=self._fill_seconds,
+                )
+            )
 
-    async def _discard(self, definition: Definition) -> None:
-        filled = self._filled.pop(definition.request.token, None)
-        if filled is not None:
-            log.info("template.not_filled", template=definition.template)
-            await self._handmade.generations.remove(filled.database)
-            if definition.template not in self._definitions:
-                self._templates.done(definition.template)
+    async def _discard(self, fill: Fill) -> None:
+        database = self._databases.pop(fill.request.token, None)
+        if database is not None:
+            log.info("template.not_filled", template=fill.template)
+            await self._generations.generations.remove(database.name)
+            if fill.template not in self._fills:
+                self._templates.end(fill.template)
+
+    async def _finish(self, fill: Fill) -> Generation:
+        template = fill.template
+        section = self._templates.options_of("")
+        origin = self._templates.origin_of(Method.DEFINE, "", section)
+        database = self._databases.pop(fill.request.token)
+        try:
+            async with self._templates.turn(template):
+                self._check_free(template)
+                await self._templates.prepare(section)
+                recipe = self._templates.recipe(template, section)
+                generation = await self._generations.finish(
+                    database.name,
+                    recipe,
+                    database.short,
+                    database.inputs,
+                    facts_of(origin),
+                    filled=recipe.ownership.has_logins,
+                )
+                await self._server_changes.accept()
+                self._templates.settle(template, section, origin, generation)
+        except BaseException:
+            await self._generations.generations.remove(database.name)
+            raise
+        finally:
+            self._templates.end(template)
+        return generation
+
+    def _check_free(self, template: str) -> None:
+        origin = self._templates.origin(template)
+        if origin is not None and origin.by is not Method.DEFINE:
+            raise BadRequestError(
+                f"the template {template} is a snapshot that a client made",
+                remedy="use another `name`",
+            )
 
     # Time ---------------------------------------------------------------------------------
 
     def _set_timer(self) -> None:
-        due = self._definitions.next_timer()
+        due = self._fills.next_timer()
         if due is not None and due < self._due:
             self._due = due
-            self._later(max(0.0, due - self._context.now()), self._time_is_up)
+            self._call_later(max(0.0, due - self._now()), self._time_came)
 
-    def _time_is_up(self) -> None:
+    def _time_came(self) -> None:
         self._due = math.inf
-        self._carry_out(self._definitions.expire(self._context.now()))
+        self._carry_out(self._fills.expire(self._now()))

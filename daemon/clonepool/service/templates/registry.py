@@ -1,35 +1,41 @@
-"""Which templates there are beside those of the configuration: entered and removed as one.
+"""Which templates there are beside the configured ones: entered and removed as one.
 
-A template has a section, a pool, a copier, metrics and a login; whoever enters one enters all.
+A template has options, a pool, a copier and metrics; whoever enters one enters all of them.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import msgspec
 
+from clonepool.core.client_templates import Method  # noqa: TC001 - msgspec reads the annotation
+from clonepool.core.events import TemplateEntered, TemplateRemoved
 from clonepool.core.limits import Limits
 from clonepool.core.pool import Phase
 from clonepool.postgres.roles import Rights  # noqa: TC001 - msgspec reads the annotation
 
 if TYPE_CHECKING:
     from clonepool.config import TemplateSection
+    from clonepool.core.fleet import Fleet
     from clonepool.core.pool import Pool
-    from clonepool.service.context import Context
+    from clonepool.observe.metrics import Metrics
+    from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.clones.copier import Copiers
+    from clonepool.service.templates.interfaces import Events, TemplateTable
 
 
-class Made(msgspec.Struct, frozen=True):
-    """How a client made a template; its generation's comment tells it to the next daemon.
+class Origin(msgspec.Struct, frozen=True):
+    """How a client made a template; the comment of its generation tells it to the next daemon.
 
     Attributes:
         by: the method.
         of: the configured template whose options it has; empty for those of `client_templates`.
-        owner: who owns it.
+        owner: the role that owns it.
         rights: of its leases.
     """
 
-    by: Literal["define", "snapshot"]
+    by: Method
     of: str
     owner: str
     rights: Rights
@@ -50,57 +56,60 @@ def limits_of(section: TemplateSection, *, rewinds: bool) -> Limits:
 
 
 class Registry:
-    """The templates that clients made.
+    """The templates that clients made, in all places that know of templates.
+
+    Args:
+        capabilities: of the server.
+        copiers: have a copier for each template.
+        events: is told of templates that come and go.
+        fleet: has a pool for each template.
+        metrics: have labels for each template.
+        table: has the options of each template.
 
     Attributes:
-        made: by name, how.
+        origins: how each template was made, by its name.
     """
 
-    def __init__(self, context: Context) -> None:
-        self._context = context
-        self._entered_at: dict[str, float] = {}
-        self.made: dict[str, Made] = {}
+    def __init__(
+        self,
+        *,
+        capabilities: Capabilities,
+        copiers: Copiers,
+        events: Events,
+        fleet: Fleet,
+        metrics: Metrics,
+        table: TemplateTable,
+    ) -> None:
+        self._capabilities = capabilities
+        self._copiers = copiers
+        self._events = events
+        self._fleet = fleet
+        self._metrics = metrics
+        self._table = table
+        self.origins: dict[str, Origin] = {}
 
-    def enter(self, template: str, section: TemplateSection, made: Made) -> Pool:
+    def enter(self, template: str, section: TemplateSection, origin: Origin) -> None:
         """Have a template, or have it made anew; it can be leased when its generation is told."""
-        context = self._context
-        context.copiers.enter(template, section.copy)
-        self.made[template] = made
-        self._entered_at[template] = context.now()
-        context.sections[template] = section
-        context.metrics.enter(template)
-        limits = limits_of(section, rewinds=context.capabilities.rewinds)
-        return context.fleet.enter(template, limits)
+        self._copiers.enter(template, section.copy)
+        self.origins[template] = origin
+        self._table.sections[template] = section
+        self._metrics.enter(template)
+        limits = limits_of(section, rewinds=self._capabilities.rewinds)
+        self._events.handle(TemplateEntered(template, limits))
 
     def remove(self, template: str) -> None:
         """Forget a template whose pool holds nothing any more."""
-        context = self._context
-        context.fleet.remove(template)
-        context.copiers.remove(template)
-        context.metrics.remove(template)
-        context.generations.pop(template, None)
-        context.distrusted.discard(template)
-        del context.sections[template], self.made[template], self._entered_at[template]
-
-    def is_ready(self, template: str) -> bool:
-        """Say whether a client made that template, and it can be leased."""
-        return template in self.made and self.pool(template).phase is Phase.READY
-
-    def is_retired(self, template: str) -> bool:
-        """Say whether a template is given up, and not gone yet."""
-        return template in self.made and self.pool(template).phase is Phase.RETIRED
+        self._events.handle(TemplateRemoved(template))
+        self._copiers.remove(template)
+        self._metrics.remove(template)
+        self._table.generations.pop(template, None)
+        self._table.distrusted.discard(template)
+        del self._table.sections[template], self.origins[template]
 
     def pool(self, template: str) -> Pool:
         """Return the pool of a template that a client made."""
-        return self._context.fleet.pools[template]
+        return self._fleet.pools[template]
 
-    def living(self) -> list[str]:
-        """Return those that were not given up, the one unused for longest first."""
-        return sorted(
-            (name for name in self.made if self.pool(name).phase is not Phase.RETIRED),
-            key=self.used_at,
-        )
-
-    def used_at(self, template: str) -> float:
-        """Return when a template was last leased or made, in monotonic seconds."""
-        return max(self._entered_at[template], self.pool(template).tenancy.last_begun)
+    def is_ready(self, template: str) -> bool:
+        """Say whether a client made that template and it can be leased."""
+        return template in self.origins and self.pool(template).phase is Phase.READY

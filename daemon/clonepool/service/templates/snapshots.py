@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from clonepool.core.client_templates import Method
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.core.refusals import not_your_lease
 from clonepool.errors import BadRequestError, ClonepoolError, TemplateFailedError
@@ -15,33 +16,71 @@ from clonepool.postgres.templates.recipe import Inputs
 from clonepool.service.templates.client_templates import facts_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
     from clonepool.config import TemplateSection
     from clonepool.core.decisions import Lease
+    from clonepool.core.fleet import Fleet
+    from clonepool.postgres.capabilities import Capabilities
+    from clonepool.postgres.clones.copier import Copiers
+    from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.templates.client_generation import ClientGenerations
     from clonepool.postgres.templates.recipe import Generation
-    from clonepool.service.context import Context
+    from clonepool.service.storage import StorageGuard
     from clonepool.service.templates.client_templates import ClientTemplates
-    from clonepool.service.templates.registry import Made
+    from clonepool.service.templates.interfaces import TemplateTable
+    from clonepool.service.templates.registry import Origin
 
 
 class Snapshots:
-    """Copies the clone while nobody is connected to it; the lease goes on."""
+    """Copies a clone while nobody is connected to it; its lease goes on.
 
-    def __init__(
-        self, context: Context, templates: ClientTemplates, handmade: ClientGenerations
+    Args:
+        capabilities: of the server.
+        configured: the names of the configured templates.
+        copiers: know the quickest strategy.
+        fleet: knows the leases.
+        generations: copies the clone, and makes a generation of the copy.
+        rewinder: ends the daemon's own session on the clone.
+        storage: refuses a copy that there is no room for.
+        storage_taken: returns what all clones take, in bytes.
+        table: the current generations.
+        templates: what becomes of the template.
+    """
+
+    def __init__(  # noqa: PLR0913 - each by name, and made in one place
+        self,
+        *,
+        capabilities: Capabilities,
+        configured: Collection[str],
+        copiers: Copiers,
+        fleet: Fleet,
+        generations: ClientGenerations,
+        rewinder: Rewinder,
+        storage: StorageGuard,
+        storage_taken: Callable[[], int],
+        table: TemplateTable,
+        templates: ClientTemplates,
     ) -> None:
-        self._context = context
+        self._capabilities = capabilities
+        self._configured = configured
+        self._copiers = copiers
+        self._fleet = fleet
+        self._generations = generations
+        self._rewinder = rewinder
+        self._storage = storage
+        self._storage_taken = storage_taken
+        self._table = table
         self._templates = templates
-        self._handmade = handmade
 
     def check(self, token: str, template: str) -> Lease:
-        """Return the lease whose clone is to be copied, if that may be.
+        """Return the lease whose clone is to be copied, if that is allowed.
 
         Raises:
-            NotAllowedError, ShuttingDownError, NotYourLeaseError, BadRequestError: it may not.
+            NotAllowedError, ShuttingDownError, NotYourLeaseError, BadRequestError: it is not.
         """
         self._templates.check_allowed()
-        lease = self._context.fleet.lease(token)
+        lease = self._fleet.lease(token)
         if not re.fullmatch(TEMPLATE_PATTERN, template):
             raise BadRequestError(
                 f"{template!r} cannot be a template's name",
@@ -54,7 +93,7 @@ class Snapshots:
         """Make the template, or make it anew: clones of what it was are lent no more.
 
         Args:
-            lease: whose clone is copied.
+            lease: its clone is copied.
             template: its name.
             end_sessions: whether sessions on the clone are ended.
 
@@ -65,73 +104,76 @@ class Snapshots:
             TemplateFailedError: the lease's own template is not there any more.
             StatementError, ServerUnavailableError: as PostgreSQL said. Nothing is left in any case.
         """
-        context = self._context
         root = self._templates.root_of(lease.template)
         section = self._templates.options_of(root)
         async with self._templates.turn(template):
             self._check_free(lease, template)
             self._check_held(lease)
-            of = context.generations.get(lease.template)
+            of = self._table.generations.get(lease.template)
             if of is None:
                 raise TemplateFailedError(
                     f"the template {lease.template} is not there", remedy="build it first"
                 )
             await self._templates.prepare(section)
-            context.storage.begin(of.size_bytes, context.reckoned_storage() + of.size_bytes)
+            self._storage.begin(of.size_bytes, self._storage_taken() + of.size_bytes)
             try:
-                made = self._templates.how("snapshot", root, section)
-                generation = await self._copy(lease, template, section, made, end_sessions)
-                self._templates.settle(template, section, made, generation)
+                origin = self._templates.origin_of(Method.SNAPSHOT, root, section)
+                generation = await self._copy(lease, template, section, origin, end_sessions)
+                self._templates.settle(template, section, origin, generation)
             finally:
-                context.storage.end(of.size_bytes)
-                self._templates.done(template)
+                self._storage.end(of.size_bytes)
+                self._templates.end(template)
         return generation
 
     async def _copy(
-        self, lease: Lease, template: str, section: TemplateSection, made: Made, end_sessions: bool
+        self,
+        lease: Lease,
+        template: str,
+        section: TemplateSection,
+        origin: Origin,
+        end_sessions: bool,
     ) -> Generation:
-        context = self._context
-        chooser = context.copiers.of(lease.template).chooser
+        chooser = self._copiers.of(lease.template).chooser
         source = Source(
             lease.clone,
-            context.rewinder.backend(lease.clone),
-            orders(chooser.chosen or chooser.candidates[0], context.capabilities),
+            self._rewinder.backend(lease.clone),
+            orders(chooser.chosen or chooser.candidates[0], self._capabilities),
             end_sessions,
         )
-        short = generation_name(f"snapshot {template} {self._handmade.next_serial()}")
+        short = generation_name(f"snapshot {template} {self._generations.next_serial()}")
         self._check_held(lease)
         try:
-            await self._handmade.leave_alone(source)
+            await self._generations.leave_alone(source)
         finally:
             self._check_held(lease)  # else those connected may be somebody else's sessions
         self._templates.begin(template)
-        context.rewinder.step_aside(lease.clone)
+        self._rewinder.step_aside(lease.clone)
         recipe = self._templates.recipe(template, section)
-        database = await self._handmade.copy(source, recipe, short)
+        database = await self._generations.copy(source, recipe, short)
         try:
             self._check_held(lease)
         except ClonepoolError:
-            await self._handmade.generations.remove(database)
+            await self._generations.generations.remove(database)
             raise
         inputs = Inputs([], [], {"snapshot": {lease.template: lease.generation}})
-        return await self._handmade.finish(
-            database, recipe, short, inputs, facts_of(made), filled=False
+        return await self._generations.finish(
+            database, recipe, short, inputs, facts_of(origin), filled=False
         )
 
     def _check_free(self, lease: Lease, template: str) -> None:
         """See that a snapshot of that lease may have that name."""
-        made = self._templates.registry.made.get(template)
-        if template in self._context.config.templates or (made and made.by == "define"):
-            how = "defined by a client" if made else "configured"
+        origin = self._templates.origin(template)
+        if template in self._configured or (origin and origin.by is Method.DEFINE):
+            how = "defined by a client" if origin else "configured"
             raise BadRequestError(f"the template {template} is {how}", remedy="use another name")
-        if made and made.of != self._templates.root_of(lease.template):
+        if origin and origin.of != self._templates.root_of(lease.template):
             raise BadRequestError(
-                f"the template {template} was made of {made.of or 'a defined one'}",
+                f"the template {template} was made of {origin.of or 'a defined one'}",
                 remedy="use another name",
             )
 
     def _check_held(self, lease: Lease) -> None:
-        """See that the clone is this lease's still, and so was all the time."""
-        now = self._context.fleet.lease(lease.token)
+        """See that the clone still is this lease's, and was all the time."""
+        now = self._fleet.lease(lease.token)
         if (now.clone, now.resets) != (lease.clone, lease.resets):
             raise not_your_lease()

@@ -1,0 +1,61 @@
+"""What the templates need of the rest of the service, where no class of theirs says it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from clonepool.config import TemplateSection
+    from clonepool.core.events import Event
+    from clonepool.errors import ClonepoolError
+    from clonepool.postgres.templates.recipe import Generation
+    from clonepool.protocol.server import RequestId
+
+
+class Caller(Protocol):
+    """A request of a client that is answered once, by a result or an error."""
+
+    @property
+    def number(self) -> int:
+        """Unique among the requests of this run."""
+
+    @property
+    def request(self) -> RequestId:
+        """The id that the client gave it."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether nobody waits for an answer any more."""
+
+    def reply(self, result: object) -> None:
+        """Answer with a result; dropped if the request has been answered."""
+
+    def fail(self, error: ClonepoolError) -> None:
+        """Answer with an error; dropped if the request has been answered."""
+
+    def notify(self, method: str, params: object) -> None:
+        """Send a notification while the request is open."""
+
+
+class Events(Protocol):
+    """Takes what happened to templates: the dispatcher."""
+
+    def handle(self, event: Event) -> None:
+        """Give the event to the fleet and carry out what it decides."""
+
+
+class TemplateTable(Protocol):
+    """The options and the current generation of each template.
+
+    Attributes:
+        sections: the options of every template, those that clients made included.
+        generations: the current generation of each template that was built.
+        distrusted: templates with a clone that was rewound wrongly.
+    """
+
+    sections: dict[str, TemplateSection]
+    generations: dict[str, Generation]
+    distrusted: set[str]
+
+    def is_rewindable(self, template: str) -> bool:
+        """Say whether the options ask for rewinds and this server allows them."""
