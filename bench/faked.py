@@ -38,7 +38,7 @@ from clonepool.service.api.results import LeaseResults
 from clonepool.service.credentials import Credentials
 from clonepool.service.dispatcher import Dispatcher
 from clonepool.service.job_queue import JobQueue
-from clonepool.service.monitors.resources import ResourceMonitor
+from clonepool.service.monitors.resources import Resources
 
 if TYPE_CHECKING:
     from clonepool.service.api.builds import Builds
@@ -143,7 +143,7 @@ async def main(path: Path, ready: int) -> None:
         board=cast("StatusBoard", FakeBoard(fleet)),
         max_pending=config.access.max_pending_per_client,
     )
-    listener.open(methods, ResourceMonitor(time.monotonic))
+    listener.open(methods, Resources(time.monotonic))
     await executor
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 import anyio
 
 from clonepool.cli import main as clonepool
-from clonepool.core.decisions import Renewed
 from clonepool.postgres import databases
 from clonepool.postgres.rewind.restore import Undo
 from clonepool.postgres.rewind.rewinder import Rewinder
@@ -31,9 +30,11 @@ from clonepool.postgres.templates.client_generation import ClientGenerations
 from clonepool.postgres.templates.generations import Generations
 from clonepool.postgres.templates.psql import runner
 from clonepool.service.dispatcher import Dispatcher
-from clonepool.service.jobs import persist
+from clonepool.service.jobs import park
+from clonepool.service.jobs.adopt import AdoptJob
 from clonepool.service.jobs.create import CreateJob
 from clonepool.service.jobs.drop import DropJob
+from clonepool.service.jobs.leaks import Leaks
 from clonepool.service.jobs.recycle import RecycleJob
 from support.servers import ROOT
 
@@ -73,23 +74,23 @@ def _of_clone(*arguments: Any, **options: Any) -> bool:
 WORK = {
     "grant": Work(Dispatcher, "_grant"),
     "refuse": Work(Dispatcher, "_refuse"),
-    "renewed": Work(Dispatcher, "_answer", lambda _, __, outcome: isinstance(outcome, Renewed)),
-    "notice": Work(Dispatcher, "_tell"),
+    "renewed": Work(Dispatcher, "_renewed"),
+    "notice": Work(Dispatcher, "_notify"),
     "record": Work(databases, "annotate", _writes("state", "leased")),
-    "create": Work(CreateJob, "_run_once"),
+    "create": Work(CreateJob, "run_once"),
     "create.copy": Work(databases, "create", _of_clone),
-    "sessions": Work(RecycleJob, "_name_strays"),
+    "sessions": Work(Leaks, "_sessions"),
     "recycle": Work(RecycleJob, "run"),
     "recycle.write": Work(RecycleJob, "_write_end"),
     "recycle.clean": Work(RecycleJob, "_rewind"),
     "rewind": Work(Rewinder, "rewind"),
     "rewind.undo": Work(Undo, "run"),
     "keep": Work(databases, "annotate", _writes("state", "kept")),
-    "park": Work(persist, "park"),
+    "park": Work(park, "park"),
     "park.seal": Work(databases, "close"),
-    "adopt": Work(CreateJob, "_adopt_once"),
+    "adopt": Work(AdoptJob, "_adopt"),
     "adopt.unseal": Work(databases, "unseal"),
-    "drop": Work(DropJob, "_run_once"),
+    "drop": Work(DropJob, "run_once"),
     "build.create": Work(databases, "create", _of_build),
     "build.file": Work(runner, "run_file"),
     "build.copy": Work(databases, "create", _of_generation),

@@ -10,14 +10,17 @@ from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 import anyio.to_thread
+from prometheus_client import CollectorRegistry
 
 from clonepool.config import Config, TemplateSection
 from clonepool.core.pool import Phase
 from clonepool.errors import ClonepoolError
+from clonepool.observe.metrics import Metrics
 from clonepool.postgres.templates.file_digests import Digests
 from clonepool.postgres.templates.recipe import Generation, Inputs, Recipe, read_files
+from clonepool.service.failures import Failures
 from clonepool.service.monitors.files import FileMonitor, Pace
-from clonepool.service.monitors.resources import ResourceMonitor
+from clonepool.service.monitors.resources import Resources
 from support.building import Workplace
 
 if TYPE_CHECKING:
@@ -94,7 +97,9 @@ class World:
         self._pace = pace
 
     def new_watcher(self) -> FileMonitor:
-        return FileMonitor(self.templates, ResourceMonitor(time.monotonic), self._pace)
+        resources = Resources(time.monotonic)
+        failures = Failures(Metrics(CollectorRegistry(), []), resources)
+        return FileMonitor(failures, builder=self.templates, resources=resources, pace=self._pace)
 
     @property
     def served(self) -> object:

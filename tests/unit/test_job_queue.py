@@ -22,7 +22,7 @@ from clonepool.service.api.access import Gatekeeper
 from clonepool.service.api.listener import Listener
 from clonepool.service.api.peer import CALLS_AT_A_TIME
 from clonepool.service.job_queue import LONGEST_HOLD_SECONDS, QUIET_SECONDS, JobQueue
-from clonepool.service.monitors.resources import ResourceMonitor
+from clonepool.service.monitors.resources import Resources
 from support.api import make_api
 from support.pools import make_fleet
 
@@ -180,7 +180,7 @@ class Clients:
         self._stack = stack
         self._executor = asyncio.create_task(self._run(queue, self.dispatcher))
         stack.callback(self._executor.cancel)
-        self.listener.open(methods, ResourceMonitor(lambda: 0.0))
+        self.listener.open(methods, Resources(lambda: 0.0))
         self.dispatcher.handle(events.TemplateReady("blog", "abcdefgh"))
 
     async def connect(self) -> socket.socket:

@@ -15,7 +15,7 @@ from clonepool.core.events import CloneDropped, CloneUnusable
 from clonepool.errors import ServerUnavailableError
 from clonepool.observe.metrics import Metrics
 from clonepool.service.failures import Failures
-from clonepool.service.jobs.base import Job, JobTools
+from clonepool.service.jobs.base import Job, JobTools, PersistentJob
 from clonepool.service.monitors.base import Monitor, Pause
 from clonepool.service.monitors.resources import Resources
 from clonepool.service.wakeup import WakeUp
@@ -46,46 +46,69 @@ def make_failures() -> Failures:
     return Failures(Metrics(CollectorRegistry(), ["blog"]), Resources(time.monotonic))
 
 
+def tools_with(heard: Heard) -> JobTools:
+    unused = cast("Any", None)
+    return JobTools(
+        comments=unused,
+        events=heard,
+        failures=make_failures(),
+        gateway=unused,
+        metrics=unused,
+        now=time.monotonic,
+        templates=unused,
+    )
+
+
+class Script:
+    """The passes of a job: exceptions are raised, anything else is returned."""
+
+    def __init__(self, *passes: Event | BaseException) -> None:
+        self._passes = list(passes)
+
+    def next(self) -> Event:
+        outcome = self._passes.pop(0)
+        if isinstance(outcome, BaseException):
+            raise outcome
+        return outcome
+
+
 class ScriptedJob(Job["Drop"]):
-    """Makes the passes that it is given: exceptions are raised, anything else is returned."""
+    """Makes one pass of a script."""
 
     failed_event = "test.failed"
-    first_pause = longest_pause = 0.0
 
     def __init__(self, heard: Heard, *passes: Event | BaseException) -> None:
-        unused = cast("Any", None)
-        super().__init__(
-            JobTools(
-                comments=unused,
-                events=heard,
-                failures=make_failures(),
-                gateway=unused,
-                metrics=unused,
-                now=time.monotonic,
-                templates=unused,
-            )
-        )
-        self._passes = list(passes)
+        super().__init__(tools_with(heard))
+        self._script = Script(*passes)
 
     def target(self, decision: Drop) -> Drop:
         return decision
 
     async def run_once(self, decision: Drop) -> Event:
         del decision
-        outcome = self._passes.pop(0)
-        if isinstance(outcome, BaseException):
-            raise outcome
-        return outcome
+        return self._script.next()
 
     def failed(self, decision: Drop, attempt: Attempt) -> Event:
         assert attempt.failed
         return CloneUnusable(decision.template, decision.clone)
 
 
-class PersistentJob(ScriptedJob):
-    """Tries again until it succeeds."""
+class ScriptedPersistentJob(PersistentJob["Drop"]):
+    """Makes passes of a script until one succeeds."""
 
-    tries_again = True
+    failed_event = "test.failed"
+    first_pause = longest_pause = 0.0
+
+    def __init__(self, heard: Heard, *passes: Event | BaseException) -> None:
+        super().__init__(tools_with(heard))
+        self._script = Script(*passes)
+
+    def target(self, decision: Drop) -> Drop:
+        return decision
+
+    async def run_once(self, decision: Drop) -> Event:
+        del decision
+        return self._script.next()
 
 
 async def test_the_pools_are_told_what_a_job_did() -> None:
@@ -107,7 +130,7 @@ async def test_a_pass_that_fails_is_logged_and_the_pools_are_told(error: Excepti
 async def test_a_job_that_tries_again_tells_of_its_success_alone() -> None:
     heard, away = Heard(), ServerUnavailableError("away")
     with capture_logs() as logs:
-        await PersistentJob(heard, away, away, CloneDropped("blog", "clone_1")).run(DROP)
+        await ScriptedPersistentJob(heard, away, away, CloneDropped("blog", "clone_1")).run(DROP)
     assert heard.events == [CloneDropped("blog", "clone_1")]
     assert [entry["event"] for entry in logs] == ["test.failed", "trouble.ended"]
 
@@ -116,7 +139,7 @@ async def test_a_job_that_is_cancelled_tells_nothing() -> None:
     heard = Heard()
     with anyio.CancelScope() as scope:
         scope.cancel()
-        await PersistentJob(heard, ServerUnavailableError("away")).run(DROP)
+        await ScriptedPersistentJob(heard, ServerUnavailableError("away")).run(DROP)
     assert scope.cancelled_caught
     assert heard.events == []
 

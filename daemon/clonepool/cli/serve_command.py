@@ -29,9 +29,20 @@ from clonepool.cli.options import socket_option
     metavar="ADDRESS:PORT",
     help='Where to serve metrics and health instead of http.listen; "" for nowhere.',
 )
+@click.option(
+    "--record",
+    "recording",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Record all events and decisions in this file, for `clonepool replay`.",
+)
 @socket_option
 def command(
-    config_path: Path | None, state: Path | None, listen: str | None, socket_path: str | None
+    config_path: Path | None,
+    state: Path | None,
+    listen: str | None,
+    recording: Path | None,
+    socket_path: str | None,
 ) -> None:
     """Run the daemon until SIGTERM or SIGINT."""
     import anyio
@@ -48,5 +59,6 @@ def command(
         settings,
         Path(paths.default_socket(socket_path)),
         (state or locations.default_state_dir()).absolute(),
+        recording,
         backend_options={"use_uvloop": True},
     )

@@ -25,7 +25,7 @@ from clonepool.errors import AlreadyRunningError, ClonepoolError
 from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.postgres import databases
 from clonepool.postgres.capabilities import inspect
-from clonepool.service import file_budget, loop, systemd, wiring
+from clonepool.service import file_budget, loop, systemd
 from clonepool.service.api.access import Gatekeeper
 from clonepool.service.api.listener import Listener
 from clonepool.service.condition import Condition
@@ -36,6 +36,9 @@ from clonepool.service.sentinel import Sentinel
 from clonepool.service.server import open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
 from clonepool.service.state_files import hold_lock, reserve_serials
+from clonepool.service.wiring.daemon import make_daemon
+from clonepool.service.wiring.parts import Ground
+from clonepool.service.wiring.tools import make_tools
 
 if TYPE_CHECKING:
     import socket as sockets
@@ -46,7 +49,7 @@ if TYPE_CHECKING:
     from clonepool.config import Config
     from clonepool.postgres.databases import Database
     from clonepool.postgres.gateway import Gateway
-    from clonepool.service.wiring import Daemon, Ground
+    from clonepool.service.wiring.parts import Daemon
 
 log = structlog.get_logger()
 
@@ -56,13 +59,14 @@ HANG_UP_SECONDS = 1.0
 """Seconds that clients may take to read the last replies when the daemon stops."""
 
 
-async def serve(config: Config, socket: Path, state: Path) -> None:
+async def serve(config: Config, socket: Path, state: Path, recording: Path | None = None) -> None:
     """Run the daemon until SIGTERM or SIGINT.
 
     Args:
         config: checked.
         socket: where to listen.
         state: directory for what outlives the daemon; made if missing.
+        recording: file to record all events of the pools in.
 
     Raises:
         ClonepoolError: the daemon could not start, or not go on; what was started is stopped again.
@@ -74,7 +78,7 @@ async def serve(config: Config, socket: Path, state: Path) -> None:
             outermost.start_soon(stop.listen, signals)
             try:
                 with stop.starting:
-                    await _serve(config, socket, state, stop)
+                    await _serve(config, socket, state, recording, stop)
             except* ClonepoolError as group:
                 failure = _first(group)  # raised outside of the task group, which would wrap it
             outermost.cancel_scope.cancel()
@@ -88,7 +92,9 @@ def _first(group: BaseExceptionGroup[ClonepoolError]) -> ClonepoolError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) -> None:
+async def _serve(
+    config: Config, socket: Path, state: Path, recording: Path | None, stop: StopSignal
+) -> None:
     began = time.monotonic()
     resources = Resources(time.monotonic)
     asyncio.get_running_loop().set_exception_handler(loop.handler(resources))
@@ -125,12 +131,13 @@ async def _serve(config: Config, socket: Path, state: Path, stop: StopSignal) ->
         server.gateway.share(own_connections(config, capabilities.max_connections))
         namer = Namer(config.instance, capabilities.system_identifier)
         found = await _find_databases(server.gateway, namer)
-        ground = wiring.Ground(
+        ground = Ground(
             capabilities=capabilities,
             config=config,
             listener=listener,
             metrics=metrics,
             namer=namer,
+            recording=recording,
             resources=resources,
             sentinel=sentinel,
             serials=_serials(found, server.state),
@@ -191,12 +198,12 @@ class _Application:
             began: when the start began, in monotonic seconds.
         """
         ground = self._ground
-        tools = wiring.make_tools(ground)
+        tools = make_tools(ground)
         for role in await tools.roles.sweep(ground.namer):
             log.info("role.swept", role=role)
         await tools.server_changes.begin(ground.capabilities.system_identifier)
         async with anyio.create_task_group() as background:
-            daemon = wiring.make_daemon(ground, tools, background)
+            daemon = make_daemon(ground, tools, background)
             await self._start(daemon, found, background)
             async with anyio.create_task_group() as front:
                 self._open(daemon, front, began)
@@ -207,6 +214,8 @@ class _Application:
             await self._clean_up(daemon)
             background.cancel_scope.cancel()
         tools.storage.close()
+        if tools.recorder is not None:
+            tools.recorder.close()
 
     async def _start(self, daemon: Daemon, found: list[Database], background: TaskGroup) -> None:
         """Take over what an earlier daemon left, and start the background work."""

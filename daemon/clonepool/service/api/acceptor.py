@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from clonepool.service.monitors.resources import ResourceMonitor
+    from clonepool.service.monitors.resources import Resources
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class Acceptor:
         self,
         bound: socket.socket,
         factory: Callable[[], asyncio.BaseProtocol],
-        shortages: ResourceMonitor,
+        shortages: Resources,
         *,
         turn: int,
         rest: float = 0.0,

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clonepool.observe.metrics import Metrics
     from clonepool.service.api.access import Caller, Gatekeeper
     from clonepool.service.api.peer import Methods
-    from clonepool.service.monitors.resources import ResourceMonitor
+    from clonepool.service.monitors.resources import Resources
 
 log = structlog.get_logger()
 
@@ -94,7 +94,7 @@ class Listener:
     def open(
         self,
         methods: Methods,
-        shortages: ResourceMonitor,
+        shortages: Resources,
         on_first_client: Callable[[], None] | None = None,
     ) -> None:
         """Begin to accept connections, those that were made earlier first.

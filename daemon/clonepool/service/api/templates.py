@@ -1,10 +1,10 @@
-"""Templates that clients ask to be made: their requests checked, the outcome answered."""
+"""The methods about templates: build, explain, snapshot, define, finalize."""
 
 from __future__ import annotations
 
 import re
 import secrets
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import structlog
 
@@ -21,12 +21,14 @@ from clonepool.protocol.messages import FinalizeResult, SnapshotResult
 from clonepool.service.api.call import internal_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Container
 
     from anyio.abc import TaskGroup
 
     from clonepool.core.decisions import Lease
-    from clonepool.protocol.messages import Define, Finalize, Snapshot
+    from clonepool.core.fleet import Fleet
+    from clonepool.protocol.messages import Build, Define, Explain, Finalize, Snapshot
+    from clonepool.service.api.builds import Builds
     from clonepool.service.api.call import Call
     from clonepool.service.templates.client_templates import ClientTemplates
     from clonepool.service.templates.fills import FillCoordinator
@@ -36,10 +38,13 @@ log = structlog.get_logger()
 
 
 class TemplateMethods:
-    """Checks what clients ask about templates that they make, has it done, and answers.
+    """Checks what clients ask about templates, has it done, and answers.
 
     Args:
         acquire_timeout: seconds that a request waits which names no timeout.
+        builds: builds the configured templates.
+        configured: the names of the configured templates.
+        fleet: knows all templates.
         fills: lets clients fill templates.
         now: returns monotonic seconds.
         snapshots: makes templates of leased clones.
@@ -47,13 +52,13 @@ class TemplateMethods:
         templates: says what clients may make.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each by name, and made in one place
         self,
         *,
         acquire_timeout: float,
-        builds: Any,
-        configured: Any,
-        fleet: Any,
+        builds: Builds,
+        configured: Container[str],
+        fleet: Fleet,
         fills: FillCoordinator,
         now: Callable[[], float],
         snapshots: Snapshots,
@@ -70,11 +75,23 @@ class TemplateMethods:
         self._tasks = tasks
         self._templates = templates
 
-    def build(self, call: Call, params: Any) -> None:
+    # Configured templates -------------------------------------------------------------------
+
+    def build(self, call: Call, params: Build) -> None:
+        """Have a template looked at, and built if need be or if the client wants that anyway.
+
+        Raises:
+            UnknownTemplateError, BadRequestError: nothing was done.
+        """
         self._check_configured(params.template)
         self._builds.build(call, params)
 
-    def explain(self, call: Call, params: Any) -> None:
+    def explain(self, call: Call, params: Explain) -> None:
+        """Answer what goes into a template, and why a build is due.
+
+        Raises:
+            UnknownTemplateError, BadRequestError: nothing was done.
+        """
         self._check_configured(params.template)
         self._builds.explain(call, params.template)
 
@@ -84,6 +101,8 @@ class TemplateMethods:
             raise BadRequestError(
                 f"the template {template} was made by a client", remedy="make it again"
             )
+
+    # Templates that clients make ------------------------------------------------------------
 
     def snapshot(self, call: Call, params: Snapshot) -> None:
         """Make a template of a leased clone's present state, then answer.

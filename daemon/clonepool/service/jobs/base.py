@@ -81,7 +81,7 @@ class JobTools(NamedTuple):
 DecisionT = TypeVar("DecisionT")
 
 
-class Job(ABC, Generic[DecisionT]):
+class _Skeleton(ABC, Generic[DecisionT]):
     """Carries out decisions of one kind, each in a task of its own.
 
     How many work at once is up to the limiters, not to the job.
@@ -89,11 +89,6 @@ class Job(ABC, Generic[DecisionT]):
 
     failed_event: ClassVar[str]
     """The log event of a pass that failed."""
-    tries_again: ClassVar[bool] = False
-    """Whether a pass that failed is made again, on the same clone, until it succeeds."""
-    first_pause: ClassVar[float] = 0.2
-    longest_pause: ClassVar[float] = 2.0
-    """Seconds between two passes for the same decision."""
 
     def __init__(self, tools: JobTools) -> None:
         self._comments = tools.comments
@@ -109,31 +104,49 @@ class Job(ABC, Generic[DecisionT]):
 
         Only cancellation ends this before the pools are told.
         """
-        backoff = Backoff(self.first_pause, self.longest_pause)
-        while (ended := await self._attempt(decision)) is None:
-            await anyio.sleep(backoff.next_pause())
-        self._events.handle(ended)
+        self._events.handle(await self._carry_out(decision))
 
     @abstractmethod
     async def run_once(self, decision: DecisionT) -> Event:
         """Make one pass; return what happened. Any exception counts as a failed pass."""
 
     @abstractmethod
-    def failed(self, decision: DecisionT, attempt: Attempt) -> Event:
-        """Return what a failed pass means for the pools; not asked of jobs that try again."""
-
-    @abstractmethod
     def target(self, decision: DecisionT) -> Target:
         """Return the clone that the decision is about."""
 
-    async def _attempt(self, decision: DecisionT) -> Event | None:
-        """Make a pass; return how it ended, None when another one is to follow."""
+    @abstractmethod
+    async def _carry_out(self, decision: DecisionT) -> Event:
+        """Make as many passes as it takes; return how that ended."""
+
+
+class Job(_Skeleton[DecisionT]):
+    """A job that makes one pass for a decision."""
+
+    @abstractmethod
+    def failed(self, decision: DecisionT, attempt: Attempt) -> Event:
+        """Return what a failed pass means for the pools."""
+
+    async def _carry_out(self, decision: DecisionT) -> Event:
         target = self.target(decision)
         with self._failures.attempt(
-            self.failed_event,
-            target.template,
-            subject=target.clone if self.tries_again else "",
-            clone=target.clone,
+            self.failed_event, target.template, clone=target.clone
         ) as attempt:
             return await self.run_once(decision)
-        return None if self.tries_again else self.failed(decision, attempt)
+        return self.failed(decision, attempt)
+
+
+class PersistentJob(_Skeleton[DecisionT]):
+    """A job that makes passes for a decision until one succeeds."""
+
+    first_pause: ClassVar[float] = 0.2
+    longest_pause: ClassVar[float] = 2.0
+    """Seconds between two passes."""
+
+    async def _carry_out(self, decision: DecisionT) -> Event:
+        target, backoff = self.target(decision), Backoff(self.first_pause, self.longest_pause)
+        while True:
+            with self._failures.attempt(
+                self.failed_event, target.template, subject=target.clone, clone=target.clone
+            ):
+                return await self.run_once(decision)
+            await anyio.sleep(backoff.next_pause())

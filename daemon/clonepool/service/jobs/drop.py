@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -11,7 +11,7 @@ from clonepool.core.backoff import Backoff
 from clonepool.core.events import CloneDropped
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import databases
-from clonepool.service.jobs.base import Job
+from clonepool.service.jobs.base import PersistentJob
 from clonepool.service.limiter import Rank
 
 if TYPE_CHECKING:
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.service.condition import Condition
     from clonepool.service.credentials import Credentials
-    from clonepool.service.failures import Attempt
     from clonepool.service.jobs.base import JobTools
     from clonepool.service.limiter import PriorityLimiter
 
@@ -43,7 +42,7 @@ class _StillInUseError(ClonepoolError):
     code = "clone_in_use"
 
 
-class DropJob(Job["Drop"]):
+class DropJob(PersistentJob["Drop"]):
     """Carries out `Drop`, again and again until the database is gone.
 
     Args:
@@ -57,7 +56,6 @@ class DropJob(Job["Drop"]):
     """
 
     failed_event = DROP_FAILED
-    tries_again = True
 
     def __init__(
         self,
@@ -108,10 +106,6 @@ class DropJob(Job["Drop"]):
             self._schedule.cost = self._now() - began
             self._metrics.of[template].drop_seconds.observe(self._schedule.cost)
         return CloneDropped(template, clone)
-
-    def failed(self, decision: Drop, attempt: Attempt) -> NoReturn:
-        """Never asked: a drop is tried until it succeeds."""
-        raise NotImplementedError
 
     @asynccontextmanager
     async def _turn(self, template: str) -> AsyncIterator[None]:

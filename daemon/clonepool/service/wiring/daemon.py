@@ -1,0 +1,112 @@
+"""Makes the daemon from its parts."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from clonepool.service.api.admin import AdminMethods
+from clonepool.service.api.leases import LeaseMethods
+from clonepool.service.api.methods import Methods
+from clonepool.service.api.progress import Drains
+from clonepool.service.api.results import LeaseResults
+from clonepool.service.api.status import StatusBoard
+from clonepool.service.condition import Condition
+from clonepool.service.dispatcher import Dispatcher
+from clonepool.service.executor import Executor
+from clonepool.service.job_queue import JobQueue
+from clonepool.service.recovery import Recovery
+from clonepool.service.templates.losses import GenerationLosses
+from clonepool.service.wiring.parts import NOW, Daemon, Ground, Pools, Templates, Tools
+from clonepool.service.wiring.templates import make_templates
+from clonepool.service.wiring.work import make_jobs, make_monitors
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskGroup
+
+
+def make_daemon(ground: Ground, tools: Tools, tasks: TaskGroup) -> Daemon:
+    """Make everything that works on the server.
+
+    Args:
+        ground: what is there.
+        tools: as `make_tools` returned them.
+        tasks: where work that takes time is done.
+    """
+    pools = make_pools(ground, tools)
+    losses = GenerationLosses()
+    templates = make_templates(ground, tools, pools, losses, tasks)
+    jobs = make_jobs(ground, tools, pools, losses)
+    board = _make_board(ground, tools)
+    return Daemon(
+        board=board,
+        executor=Executor(jobs, queue=pools.queue, changed=pools.changed, tasks=tasks),
+        methods=_make_methods(ground, pools, templates, board),
+        monitors=make_monitors(ground, tools, pools, templates),
+        pools=pools,
+        recovery=Recovery(
+            comments=tools.comments,
+            credentials=tools.credentials,
+            events=pools.dispatcher,
+            failures=tools.failures,
+            fleet=tools.fleet,
+            gateway=ground.server.gateway,
+            now=NOW,
+        ),
+        templates=templates,
+        tools=tools,
+    )
+
+
+def make_pools(ground: Ground, tools: Tools) -> Pools:
+    """Make the dispatcher, and what stands between it and the jobs."""
+    loop, changed = asyncio.get_running_loop(), Condition()
+    queue = JobQueue(ground.listener, loop, NOW)
+    drains = Drains(tools.fleet, loop)
+    dispatcher = Dispatcher(
+        fleet=tools.fleet,
+        jobs=queue,
+        results=LeaseResults(ground.server.clients, tools.credentials, NOW),
+        connections=ground.listener,
+        metrics=ground.metrics,
+        loop=loop,
+        clock=NOW,
+        changing=tools.table.changes_server,
+        observers=(changed.notify, drains.look),
+        recorder=tools.recorder,
+    )
+    return Pools(changed, dispatcher, drains, queue)
+
+
+def _make_board(ground: Ground, tools: Tools) -> StatusBoard:
+    return StatusBoard(
+        fleet=tools.fleet,
+        capabilities=ground.capabilities,
+        gateway=ground.server.gateway,
+        storage=tools.storage,
+        copiers=tools.copiers,
+        instance=ground.config.instance,
+        configured=ground.config.templates.keys(),
+        recreated_because=tools.table.recreated_because,
+        server_problem=lambda: ground.sentinel.problem,
+        short_of=ground.resources.current,
+        now=NOW,
+    )
+
+
+def _make_methods(
+    ground: Ground, pools: Pools, templates: Templates, board: StatusBoard
+) -> Methods:
+    config = ground.config
+    return Methods(
+        leases=LeaseMethods(
+            pools.dispatcher,
+            templates.builds,
+            acquire_timeout=config.pool.acquire_timeout,
+            max_leases=config.access.max_leases_per_client,
+        ),
+        templates=templates.methods,
+        admin=AdminMethods(pools.dispatcher, pools.drains, config.instance),
+        board=board,
+        max_pending=config.access.max_pending_per_client,
+    )
