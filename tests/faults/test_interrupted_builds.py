@@ -51,13 +51,22 @@ STEPS = ["before:build.create:1"] + [  # after one step is before the next
         "settings:1", "freeze:2", "annotate:2", "seal:2", "rename:2",
     )
 ]  # fmt: skip
-MAKING = ["before:made.empty:1"] + [
+FILLING = ["before:made.empty:1"] + [
     f"after:{step}"
     for step in (
-        "made.empty:1", "made.copy:1", "made.finish:1", "made.finish:2", "build.seal:3",
-        "build.rename:3", "build.rename:4",
+        "made.empty:1", "build.rename:3", "build.freeze:3", "build.annotate:3", "build.seal:3",
+        "build.rename:4", "made.finish:1",
     )
 ]  # fmt: skip
+"""A client fills a template: base and whole were built before. It is hidden, then finished."""
+COPYING = ["before:made.copy:1"] + [
+    f"after:{step}"
+    for step in (
+        "made.copy:1", "build.rename:5", "build.freeze:4", "build.annotate:4", "build.seal:4",
+        "build.rename:6", "made.finish:2",
+    )
+]  # fmt: skip
+"""A snapshot is made after that."""
 WHOLE = "SELECT base.v + by_dump.v + by_command.v + last.v FROM base, by_dump, by_command, last"
 UNFINISHED = "SELECT count(*) FROM pg_database WHERE datname ~ '^cp_.*_b[0-9a-z]+_[a-z2-7]+$'"
 SEALED = "SELECT count(*) FROM pg_database WHERE datname ~ '^cp_.*_t0_' AND datistemplate"
@@ -124,7 +133,7 @@ def test_a_daemon_killed_at_any_step_of_a_build_leaves_none_or_a_whole_template(
     assert ask(daemon, SEALED) == 2
 
 
-@pytest.mark.parametrize("killed_at", MAKING)
+@pytest.mark.parametrize("killed_at", [*FILLING, *COPYING])
 def test_a_daemon_killed_while_a_client_makes_a_template_leaves_none_or_a_whole_one(
     daemon: Daemon, killed_at: str
 ) -> None:
