@@ -29,9 +29,11 @@ if TYPE_CHECKING:
     from clonepool.postgres.templates.recipe import Recipe
 
 LEAVING_SECONDS = 1.0
-"""How long sessions may take to go that were closed just before."""
+"""Seconds that sessions may take to end which were closed just before."""
 _LOOK_SECONDS = 0.02
+"""Seconds between two looks at the sessions."""
 _NAMED_SESSIONS = 3
+"""Sessions that an error names; the others are counted."""
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -39,7 +41,8 @@ class Source(msgspec.Struct, frozen=True):
 
     Attributes:
         name: of its database.
-        own_backend: process id of our session to it, which goes away when it is copied; 0 for none.
+        own_backend: process id of the daemon's session on it, which ends when it is copied; 0 for
+            none.
         orders: how to copy.
         end_sessions: whether sessions on it are ended.
     """
@@ -51,7 +54,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Fillable(msgspec.Struct, frozen=True):
-    """An empty database for a client to fill, and as whom it logs in there."""
+    """An empty database for a client to fill, and the login that fills it."""
 
     name: str
     login: Endpoint
@@ -63,8 +66,8 @@ class ClientGenerations:
     Args:
         gateway: the way to the server.
         capabilities: of the server.
-        generations: on it.
-        steps: by which an empty database is made.
+        generations: on the server.
+        steps: make an empty database.
         next_serial: gives databases their numbers.
     """
 
@@ -83,14 +86,14 @@ class ClientGenerations:
         self.next_serial = next_serial
 
     async def identify(self, recipe: Recipe, text: str) -> Inputs:
-        """Return what decides what a client will fill in: what it says, and the options.
+        """Return what decides the content of a template: what its client says, and the options.
 
         Args:
             recipe: without sources.
-            text: stands for all that the client will fill in.
+            text: stands for everything that the client will fill in.
 
         Raises:
-            TemplateFailedError: an extension is not to be had.
+            TemplateFailedError: an extension is not available.
         """
         inputs = Inputs([], [], {"defined": {"hash": text}})
         return await add_options(inputs, recipe, self._gateway, self._capabilities)
@@ -114,10 +117,10 @@ class ClientGenerations:
         return Fillable(name, login)
 
     async def leave_alone(self, source: Source) -> None:
-        """See that nobody but us is connected to a clone.
+        """See that nobody but the daemon is connected to a clone.
 
         Raises:
-            CloneInUseError: somebody is, and is not to be ended.
+            CloneInUseError: somebody is connected, and sessions are not to be ended.
         """
         if source.end_sessions:
             await databases.end_sessions(
@@ -130,10 +133,10 @@ class ClientGenerations:
             await anyio.sleep(_LOOK_SECONDS)
 
     async def copy(self, source: Source, recipe: Recipe, short: str) -> str:
-        """Copy a clone that nobody is connected to, as it is; return the copy's name.
+        """Copy a clone as it is; nobody may be connected to it. Return the name of the copy.
 
         Raises:
-            CloneInUseError: somebody has connected again.
+            CloneInUseError: somebody has connected meanwhile.
             StatementError, ServerUnavailableError: there is no copy.
         """
         name = self.generations.temporary_name(recipe.template, short, self.next_serial())
@@ -172,19 +175,19 @@ class ClientGenerations:
         *,
         filled: bool,
     ) -> Generation:
-        """Make a generation of it; after an error it is gone.
+        """Make a generation of a database; after an error the database is gone.
 
         Args:
             name: of the database.
             recipe: its template and options.
             short: stands for the generation in names.
-            inputs: what is told of it.
+            inputs: what decided its content, for people and the next daemon.
             facts: for the next daemon.
-            filled: whether a client filled it, by a login of its own.
+            filled: whether a client filled it through a login of its own.
 
         Raises:
             TemplateFailedError: a prepared transaction was left in it.
-            StatementError, ServerUnavailableError: it is dropped, or will be at the next start.
+            StatementError, ServerUnavailableError: it is dropped now or at the next start.
         """
         finish = Finish(
             recipe.template,
@@ -215,7 +218,7 @@ class ClientGenerations:
         )
 
     async def _withdraw(self, name: str, template: str, short: str) -> str:
-        """Rename what a client knows by name, so that it cannot come back while it is sealed."""
+        """Rename a database that a client knows, so that nobody reconnects while it is sealed."""
         hidden = self.generations.temporary_name(template, short, self.next_serial())
         await databases.close(self._gateway, name)
         await databases.end_sessions(self._gateway, name)
@@ -229,10 +232,11 @@ class ClientGenerations:
         return hidden
 
     async def _reassign(self, clone: str, copy: str, ownership: Ownership) -> None:
-        """Give what the clone's own login has in the copy to the template's owner.
+        """Give what the login of the clone owns in the copy to the owner of the template.
 
-        The two statements reach beyond the database that they run in: the clone itself can be that
-        login's too. It is given back within the same transaction, so that nobody sees it gone.
+        REASSIGN OWNED and DROP OWNED reach beyond the database that they run in: the clone itself
+        may belong to that login. Its ownership is given back within the same transaction, so that
+        nobody sees it gone.
         """
         lease, owner = identifier(clone), identifier(ownership.owner)
         back = ""
@@ -245,7 +249,7 @@ class ClientGenerations:
 
 
 def _without(properties: Properties, role: str) -> Properties:
-    """Leave out what belongs to a role that will be gone."""
+    """Leave out what belongs to a role that will be dropped."""
     privileges = properties.privileges
     return msgspec.structs.replace(
         properties,
