@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clonepool.core import build_decisions as d
-from clonepool.core.build_schedule import BuildSchedule, Rule
+from clonepool.core.build_entries import Rule
+from clonepool.core.build_schedule import BuildSchedule
 from clonepool.errors import ClonepoolError
 
 if TYPE_CHECKING:

@@ -20,8 +20,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from clonepool.core.build_decisions import (
     Answer,
     BuildOutcome,
@@ -37,6 +35,7 @@ from clonepool.core.build_decisions import (
     StartBuild,
     Tidy,
 )
+from clonepool.core.build_entries import Entry, Rule
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -53,65 +52,6 @@ PAUSE_SECONDS = 1.0
 """Seconds until a build is tried again that could not go on."""
 
 
-class Rule(msgspec.Struct, frozen=True):
-    """What the configuration says about building one template.
-
-    Attributes:
-        extends: the template that it extends; empty for none.
-        serves_previous: whether a build that fails leaves the generation in use that was there.
-    """
-
-    extends: str = ""
-    serves_previous: bool = False
-
-
-class _Entry(msgspec.Struct, eq=False):
-    """One template.
-
-    Attributes:
-        seen: the fingerprint that was last built or is to be built, or the reason why there is
-            none; None before anything was seen.
-        current: the short name of the generation in use; empty for none.
-        is_settled: whether the generation in use is the wanted one.
-        failure: of the last build, if its outcome is what is told of the template.
-        is_edited: whether it may have changed since its last build began.
-        is_anew: whether the next build is to build even if nothing is seen to have changed.
-        is_damaged: whether the generation in use is to be dropped before the next build.
-        is_building: whether it has a place.
-        builds_anew: what `is_anew` was when its build began.
-        repeat_at: when its build is repeated, in the place that it has.
-        not_before: when its build may be tried again, in monotonic seconds.
-        repeats: how often its build was repeated in this place.
-        is_accompanied: whether another template was built at the same time.
-        is_alone: whether it is to be built while no other is.
-        is_postponed: whether its waiters have been told of an obstacle.
-        began: when its build began.
-        asked: requests that the next build answers.
-        answered: requests that the build under way answers.
-    """
-
-    template: str
-    rule: Rule
-    seen: str | None = None
-    current: str = ""
-    is_settled: bool = False
-    failure: ClonepoolError | None = None
-    is_edited: bool = False
-    is_anew: bool = False
-    is_damaged: bool = False
-    is_building: bool = False
-    builds_anew: bool = False
-    repeat_at: float | None = None
-    not_before: float = 0.0
-    repeats: int = 0
-    is_accompanied: bool = False
-    is_alone: bool = False
-    is_postponed: bool = False
-    began: float = 0.0
-    asked: list[int] = []
-    answered: list[int] = []
-
-
 class BuildSchedule:
     """The configured templates, and which of them are due.
 
@@ -121,7 +61,7 @@ class BuildSchedule:
     """
 
     def __init__(self, rules: Mapping[str, Rule], places: int) -> None:
-        self._entries = {name: _Entry(name, rule) for name, rule in rules.items()}
+        self._entries = {name: Entry(name, rule) for name, rule in rules.items()}
         self._places = places
         self._due: dict[str, None] = dict.fromkeys(self.in_order(rules))
         """In the order in which they became due."""
@@ -140,7 +80,7 @@ class BuildSchedule:
             now: monotonic seconds.
             waiters: returns how many requests wait for a template's clones.
         """
-        repeated = [self._start(each, now) for each in self._building() if _is_over(each, now)]
+        repeated = [self._start(each, now) for each in self._building() if each.is_due_again(now)]
         if not self._due:
             return [*repeated, *self._tidy()]
         if self._unrest_since is None:
@@ -331,10 +271,10 @@ class BuildSchedule:
         lower = self._entries[template].rule.extends
         return 1 + self._depth(lower) if lower else 0
 
-    def _building(self) -> list[_Entry]:
+    def _building(self) -> list[Entry]:
         return [each for each in self._entries.values() if each.is_building]
 
-    def _startable(self, now: float, waiters: Callable[[str], int]) -> list[_Entry]:
+    def _startable(self, now: float, waiters: Callable[[str], int]) -> list[Entry]:
         """Return what can be built now, as many as there are places for."""
         building = self._building()
         ready = [
@@ -353,19 +293,19 @@ class BuildSchedule:
                 entry.is_accompanied = True
         return started
 
-    def _waits_for(self, entry: _Entry) -> bool:
+    def _waits_for(self, entry: Entry) -> bool:
         """Say whether a template that this one extends, at any depth, is to be built first."""
         lower = self._entries.get(entry.rule.extends)
         if lower is None:
             return False
         return lower.template in self._due or lower.is_building or self._waits_for(lower)
 
-    def _waiters(self, entry: _Entry, waiters: Callable[[str], int]) -> int:
+    def _waiters(self, entry: Entry, waiters: Callable[[str], int]) -> int:
         """Return how many requests wait for a template and for those that extend it."""
         uppers = [each for each in self._entries.values() if each.rule.extends == entry.template]
         return waiters(entry.template) + sum(self._waiters(each, waiters) for each in uppers)
 
-    def _built_uppers(self, entry: _Entry) -> list[_Entry]:
+    def _built_uppers(self, entry: Entry) -> list[Entry]:
         """Return the templates that extend this one, of those that were built before."""
         return [
             each
@@ -373,11 +313,11 @@ class BuildSchedule:
             if each.rule.extends == entry.template and each.seen is not None
         ]
 
-    def _want(self, entry: _Entry, now: float) -> None:
+    def _want(self, entry: Entry, now: float) -> None:
         self._changed_at, self._has_looked = now, False
         self._due.setdefault(entry.template)
 
-    def _mark_stale(self, entry: _Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
+    def _mark_stale(self, entry: Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
         """Have another generation built, of this template and of those that extend it."""
         entry.is_edited, entry.is_settled, entry.failure = True, False, None
         self._want(entry, now)
@@ -387,7 +327,7 @@ class BuildSchedule:
             decisions += self._mark_stale(upper, why, now)
         return decisions
 
-    def _start(self, entry: _Entry, now: float) -> StartBuild:
+    def _start(self, entry: Entry, now: float) -> StartBuild:
         """Begin a build: what is asked for from now on is the next one's."""
         self._due.pop(entry.template, None)
         entry.is_building, entry.repeat_at, entry.not_before = True, None, 0.0
@@ -398,13 +338,13 @@ class BuildSchedule:
         self._is_tidy = False
         return StartBuild(entry.template, entry.builds_anew, entry.is_damaged)
 
-    def _reasons_to_repeat(self, entry: _Entry) -> list[str]:
+    def _reasons_to_repeat(self, entry: Entry) -> list[str]:
         """Say why what was built is not what is wanted any more; empty if it is."""
         if self._waits_for(entry):
             return [f"extends: {entry.rule.extends} was changed"]
         return ["somebody asked for it"] if entry.is_anew else []
 
-    def _begin_again(self, entry: _Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
+    def _begin_again(self, entry: Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
         """Let the requests wait for another build, in the same place if that can be."""
         entry.asked += entry.answered
         entry.answered = []
@@ -416,12 +356,12 @@ class BuildSchedule:
             self._end(entry)
         return stale
 
-    def _try_again(self, entry: _Entry, at: float) -> None:
+    def _try_again(self, entry: Entry, at: float) -> None:
         entry.not_before, entry.is_anew = at, entry.is_anew or entry.builds_anew
         self._due.setdefault(entry.template)
         self._end(entry)
 
-    def _fail(self, entry: _Entry, error: ClonepoolError, now: float) -> list[BuildOutcome]:
+    def _fail(self, entry: Entry, error: ClonepoolError, now: float) -> list[BuildOutcome]:
         """Refuse acquires with the cause, or go on with what there was if that is wanted."""
         previous = entry.rule.serves_previous and bool(entry.current)
         entry.is_settled, entry.failure = previous, None if previous else error
@@ -434,12 +374,12 @@ class BuildSchedule:
         return [told, *answers]
 
     def _answer(
-        self, entry: _Entry, now: float, error: ClonepoolError | None = None
+        self, entry: Entry, now: float, error: ClonepoolError | None = None
     ) -> list[BuildOutcome]:
         requests, entry.answered = entry.answered, []
         return [Answer(entry.template, tuple(requests), error, now - entry.began)]
 
-    def _end(self, entry: _Entry) -> None:
+    def _end(self, entry: Entry) -> None:
         """Give the place of a build back."""
         entry.is_building, entry.is_accompanied, entry.repeats = False, False, 0
         entry.is_alone = entry.is_alone and entry.template in self._due
@@ -449,8 +389,3 @@ class BuildSchedule:
             return []
         self._is_tidy = True
         return [Tidy()]
-
-
-def _is_over(entry: _Entry, now: float) -> bool:
-    """Say whether the pause before a repeated build is over."""
-    return entry.repeat_at is not None and entry.repeat_at <= now

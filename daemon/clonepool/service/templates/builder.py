@@ -7,8 +7,7 @@ Which template is built, when, and which requests a build answers is decided by
 from __future__ import annotations
 
 import math
-import time
-from typing import TYPE_CHECKING, NamedTuple, assert_never
+from typing import TYPE_CHECKING, assert_never
 
 import anyio
 import structlog
@@ -16,13 +15,14 @@ import structlog
 from clonepool import resource_errors
 from clonepool.core import build_decisions as decided
 from clonepool.core import events
-from clonepool.core.build_schedule import PAUSE_SECONDS, BuildSchedule, Rule
+from clonepool.core.build_entries import Rule
+from clonepool.core.build_schedule import PAUSE_SECONDS, BuildSchedule
 from clonepool.core.limits import is_refused
 from clonepool.errors import ClonepoolError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import databases
 from clonepool.postgres.clones.lifecycle import DamagedError
-from clonepool.postgres.templates.generations import built_at
-from clonepool.protocol.messages import BuildProgress, BuildResult
+from clonepool.service.templates.build_requests import BuildRequests
+from clonepool.service.templates.former_generations import FormerGenerations
 from clonepool.service.wakeup import WakeUp
 
 if TYPE_CHECKING:
@@ -48,16 +48,9 @@ log = structlog.get_logger()
 
 BUILD_POSTPONED, BUILD_FAILED = "template.build_postponed", "template.build_failed"
 DAMAGED, LOST = "template.damaged", "template.lost"
-LOOK_POSTPONED, STALE_KEPT = "template.look_postponed", "template.stale_kept"
+LOOK_POSTPONED = "template.look_postponed"
 _MOST_REASONS = 5
 """Reasons for a build that are logged; the others are counted."""
-
-
-class _Request(NamedTuple):
-    """A request for a build, and whether it is notified of the steps."""
-
-    call: Caller
-    progress: bool
 
 
 class TemplateBuilder:
@@ -125,7 +118,14 @@ class TemplateBuilder:
         self._woken = WakeUp()
         self._preparing = anyio.Lock()
         self._looking = anyio.Lock()
-        self._requests: dict[int, _Request] = {}
+        self._requests = BuildRequests()
+        self._former = FormerGenerations(
+            failures=failures,
+            generations=builder.generations,
+            rewinder=rewinder,
+            sections=sections,
+            table=table,
+        )
         self._found: dict[str, Generation] = {}
         self.sources = sources
         self.files_due = WakeUp()
@@ -142,7 +142,7 @@ class TemplateBuilder:
             anew: build it although nothing is seen to have changed.
             progress: notify the client of each step.
         """
-        self._requests[call.number] = _Request(call, progress)
+        self._requests.enter(call, progress=progress)
         self._carry_out(self._schedule.ask(template, call.number, self._now(), anew=anew))
 
     def lost(self, template: str, *, damaged: bool) -> None:
@@ -194,7 +194,7 @@ class TemplateBuilder:
                     await self.look(set(templates))
                 self._schedule.look_over()
             case decided.Tidy():
-                await self._tidy()
+                await self._former.tidy()
             case _:
                 assert_never(step)
 
@@ -330,7 +330,7 @@ class TemplateBuilder:
             self._rewinder.built(generation.database)
         self._carry_out(outcomes)
         if is_served and before is not None and before.short != generation.short:
-            await self._retire(before)
+            await self._former.retire(before)
 
     def _failed(self, template: str, error: Exception) -> None:
         """Have the build tried again, or tell why it failed."""
@@ -350,72 +350,15 @@ class TemplateBuilder:
             seen = tried or str(error)
             self._carry_out(self._schedule.failed(template, told, seen, now, tried=bool(tried)))
 
-    # The requests -------------------------------------------------------------------------
-
     def _tell(self, template: str, step: Step) -> None:
         self.under_way[template] = step
         if step.number > 1:  # it has connected, and done something
             self._carry_out(self._schedule.progressed(template))
-        for number in self._schedule.listeners(template):
-            call, progress = self._requests[number]
-            if progress:
-                seconds = round(step.seconds, 3)
-                told = BuildProgress(call.request, step.what, step.number, step.steps, seconds)
-                call.notify("progress", told)
+        self._requests.tell(self._schedule.listeners(template), step)
 
     def _answer(self, answer: decided.Answer) -> None:
         self.under_way.pop(answer.template, None)
-        for number in answer.requests:
-            call = self._requests.pop(number).call
-            if answer.error is not None:
-                call.fail(answer.error)
-            else:
-                generation = self._table.generations[answer.template]
-                call.reply(
-                    BuildResult(
-                        answer.template,
-                        generation.short,
-                        generation.database,
-                        generation.reused,
-                        round(answer.seconds, 3),
-                    )
-                )
-
-    # What is left over --------------------------------------------------------------------
-
-    async def _retire(self, generation: Generation) -> None:
-        """Forget what is needed only to rewind clones of that generation."""
-        try:
-            await self._rewinder.retire(generation.database)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            self._failures.begin(STALE_KEPT, "", error)
-
-    async def _tidy(self) -> None:
-        """Drop generations that nobody will go back to: beyond a number, or too old."""
-        generations = self._builder.generations
-        try:
-            configured = set(self._table.generations) & set(self._sections)
-            found = await generations.of(configured)
-            keep = {generation.database for generation in self._table.generations.values()}
-            for template in configured:
-                keep |= self._kept_former(template, found, keep)
-            for name in await generations.drop_others(configured, keep):
-                log.info("template.stale_dropped", database=name)
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            self._failures.begin(STALE_KEPT, "", error)
-
-    def _kept_former(
-        self, template: str, found: list[databases.Database], current: set[str]
-    ) -> set[str]:
-        """Return the generations to which a template may go back; `found` has the newest first."""
-        section = self._sections[template]
-        since = time.time() - section.keep_generations_for
-        former = [
-            each
-            for each in found
-            if each.identity.template == template and each.name not in current
-        ]
-        return {each.name for each in former[: section.keep_generations] if built_at(each) >= since}
+        self._requests.answer(answer, self._table.generations.get(answer.template))
 
 
 def _is_passing(error: Exception) -> bool:
