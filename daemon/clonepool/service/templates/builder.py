@@ -173,14 +173,15 @@ class TemplateBuilder:
         """Build every template, then those that are due, until cancelled."""
         async with anyio.create_task_group() as builds:
             while True:
-                if not await self._run_once(builds):
-                    due, now = self._schedule.next_timer(self._now()), self._now()
-                    await self._woken.wait(math.inf if due is None else due - now)
+                now = self._now()
+                if not await self._run_once(now, builds):
+                    due = self._schedule.next_timer(now)  # what came due since is not left out
+                    await self._woken.wait(math.inf if due is None else due - self._now())
 
-    async def _run_once(self, builds: TaskGroup) -> bool:
+    async def _run_once(self, now: float, builds: TaskGroup) -> bool:
         """Do what is due; say whether there may be more to do at once."""
         looked = False
-        for step in self._schedule.plan(self._now(), self._waiters):
+        for step in self._schedule.plan(now, self._waiters):
             looked |= isinstance(step, decided.Look)
             await self._begin(step, builds)
         return looked
