@@ -236,7 +236,7 @@ async def test_a_checkout_of_many_files_is_built_once(here: Path) -> None:
 async def test_what_changes_for_ever_is_built_all_the_same(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("clonepool.service.templates.builder.LONGEST_UNREST_SECONDS", 0.5)
+    monkeypatch.setattr("clonepool.core.build_schedule.LONGEST_UNREST_SECONDS", 0.5)
     async with shop(here, "mig/*.sql") as world:
         with anyio.fail_after(20):
             number = 0

@@ -75,7 +75,6 @@ class Machine(RuleBasedStateMachine):
                 case d.Look(templates, seconds):
                     assert seconds > 0
                     self.look(templates)
-                    self.schedule.look_over()
                 case d.Serve(template, generation):
                     self.condition[template] = "ready"
                     self.served[template] = self.built_inputs, generation

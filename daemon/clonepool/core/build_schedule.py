@@ -18,6 +18,7 @@ The rules:
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from clonepool.core.build_decisions import (
@@ -50,6 +51,7 @@ LONGEST_UNREST_SECONDS = 5.0
 """Seconds after which a build begins although files go on changing."""
 PAUSE_SECONDS = 1.0
 """Seconds until a build is tried again that could not go on."""
+_LONG_AGO = -math.inf
 
 
 class BuildSchedule:
@@ -65,7 +67,7 @@ class BuildSchedule:
         self._places = places
         self._due: dict[str, None] = dict.fromkeys(self.in_order(rules))
         """In the order in which they became due."""
-        self._changed_at = 0.0
+        self._changed_at = _LONG_AGO
         self._unrest_since: float | None = None
         self._has_looked = False
         """Whether the files of the due templates were looked at since the last change."""
@@ -75,6 +77,8 @@ class BuildSchedule:
 
     def plan(self, now: float, waiters: Callable[[str], int]) -> list[BuildStep]:
         """Return which builds begin now, and what is to be done before others can.
+
+        A look that is returned is to be carried out before this is called again.
 
         Args:
             now: monotonic seconds.
@@ -89,13 +93,10 @@ class BuildSchedule:
         if unrest_left > 0 and now < self._changed_at + QUIET_SECONDS:
             return [*repeated]
         if unrest_left > 0 and not self._has_looked:
+            self._has_looked = True  # unless the look finds another change
             return [*repeated, Look(tuple(self._due), unrest_left)]
         self._unrest_since, self._has_looked = None, False
         return [*repeated, *(self._start(each, now) for each in self._startable(now, waiters))]
-
-    def look_over(self) -> None:
-        """The look that `plan` asked for has ended; changes have been told by `looked`."""
-        self._has_looked = True
 
     def next_timer(self, now: float) -> float | None:
         """When `plan` has something to do next unless something happens, in monotonic seconds."""
@@ -122,7 +123,7 @@ class BuildSchedule:
         entry.is_anew |= anew
         stale = self._mark_stale(entry, ["somebody asked for it"], now) if anew else []
         self._want(entry, now)
-        self._changed_at = 0.0  # nothing is being edited: there is nothing to wait for
+        self._changed_at = _LONG_AGO  # nothing is being edited: there is nothing to wait for
         return stale
 
     def lost(self, template: str, now: float, *, damaged: bool = False) -> list[BuildOutcome]:

@@ -193,7 +193,6 @@ class TemplateBuilder:
             case decided.Look(templates, seconds):
                 with anyio.move_on_after(seconds):
                     await self.look(set(templates))
-                self._schedule.look_over()
             case decided.Tidy():
                 await self._former.tidy()
             case _:
