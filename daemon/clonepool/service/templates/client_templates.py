@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from clonepool.config import made_by_client
+from clonepool.core.backoff import Backoff
 from clonepool.core.client_templates import ClientTemplateBook, Method, Use
 from clonepool.core.events import ReadyDistrusted, Retire, TemplateFailed, TemplateReady
 from clonepool.core.naming import Kind
@@ -255,13 +256,12 @@ class ClientTemplates:
         """Let those templates be leased that `find` found."""
         for template, (origin, generation) in self._found.items():
             section = self.options_of(origin.of)
-            try:
+            with self._failures.attempt(FIND_FAILED, template) as attempt:
                 await self.prepare(section)
                 size = await self._generations.size(generation.database)
                 await self._generations.drop_others({template}, {generation.database})
-            except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-                told = self._failures.begin(FIND_FAILED, template, error)
-                self._events.handle(TemplateFailed(template, told))
+            if attempt.failed:
+                self._events.handle(TemplateFailed(template, attempt.error))
                 continue
             whole = msgspec.structs.replace(generation, size_bytes=size)
             self._enter(template, section, origin, whole)
@@ -329,18 +329,13 @@ class ClientTemplates:
 
     async def _drop(self, template: str, generation: Generation) -> None:
         """Drop a generation, again and again until it is gone."""
-        pause = _FIRST_PAUSE_SECONDS
+        backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
-            try:
+            with self._failures.attempt(GIVE_UP_FAILED, template):
                 await self._rewinder.retire(generation.database)
                 await databases.drop(self._gateway, generation.database, sealed=True)
-            except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-                self._failures.begin(GIVE_UP_FAILED, template, error)
-            else:
-                self._failures.end(GIVE_UP_FAILED, template)
                 return
-            await anyio.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
+            await anyio.sleep(backoff.next_pause())
 
 
 def facts_of(origin: Origin) -> dict[str, Any]:
