@@ -83,7 +83,7 @@ class Pool(FormerCalls):
                 self.lifecycle.postpone(obstacle)
                 return []
             case ev.ReadyDistrusted():
-                return [*self.inventory.drop_ready()]
+                return [*self.inventory.drop_ready(), *self.plan(now)]
             case ev.Retire():
                 return self.retire()
             case ev.FoundUnknown(_, clone):
