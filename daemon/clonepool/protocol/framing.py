@@ -6,14 +6,14 @@ MAX_LINE_BYTES = 1024 * 1024
 
 
 class LineTooLongError(Exception):
-    """A line passed the limit: where the next one begins cannot be known."""
+    """A line is longer than the limit: where the next one begins cannot be known."""
 
 
 class LineReader:
     r"""Cut a stream into lines that end in `\n`, whatever pieces it arrives in.
 
     Args:
-        limit: bytes that a line may have, its end not counted.
+        limit: bytes that a line may have, not counting its end.
     """
 
     def __init__(self, limit: int = MAX_LINE_BYTES) -> None:
@@ -24,7 +24,8 @@ class LineReader:
         """Return the lines that `data` completes, without their ends.
 
         Raises:
-            LineTooLongError: after the lines before it were lost; the stream is of no use then.
+            LineTooLongError: a line is too long. The lines before it in `data` are lost as well,
+                and the stream cannot be read on.
         """
         end = data.find(b"\n")
         if end < 0:

@@ -23,7 +23,7 @@ Lifetime = Annotated[float, msgspec.Meta(gt=0, le=MAX_TTL_SECONDS)]
 
 
 class Params(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Base of what a request may carry."""
+    """Base of the parameters of all requests."""
 
 
 class Hello(Params, frozen=True):
@@ -50,7 +50,7 @@ class Release(Params, frozen=True):
 
     Attributes:
         keep: set the clone aside for a person; answered when that is written down.
-        report: answer when it is known what the lease left, and not at once.
+        report: answer only when it is known what the lease left.
     """
 
     lease: Text
@@ -73,7 +73,7 @@ class Reset(Params, frozen=True):
 
 
 class Reserve(Params, frozen=True):
-    """Announce tests, `parallelism` of them at a time; 0 `tests` take that back."""
+    """Announce tests, `parallelism` of them at a time; 0 `tests` takes that back."""
 
     template: Text
     tests: Tests
@@ -81,7 +81,7 @@ class Reserve(Params, frozen=True):
 
 
 class Drain(Params, frozen=True):
-    """Grant no new leases, of one template or of any; `off` ends that."""
+    """Grant no new leases of one template, or of any; `off` grants them again."""
 
     template: Text | None = None
     off: bool = False
@@ -90,19 +90,19 @@ class Drain(Params, frozen=True):
 
 
 class Status(Params, frozen=True):
-    """What the pools hold."""
+    """Ask what the pools hold."""
 
 
 class Leases(Params, frozen=True):
-    """Who holds what."""
+    """Ask who holds which lease."""
 
 
 class Templates(Params, frozen=True):
-    """What can be leased."""
+    """Ask which templates can be leased."""
 
 
 class Build(Params, frozen=True):
-    """Look whether a template is to be built, and build it; in any case with `anew`."""
+    """Build a template if anything that goes into it has changed, or in any case with `anew`."""
 
     template: Text
     anew: bool = False
@@ -110,13 +110,13 @@ class Build(Params, frozen=True):
 
 
 class Explain(Params, frozen=True):
-    """What goes into a template."""
+    """Ask what goes into a template."""
 
     template: Text
 
 
 class Snapshot(Params, frozen=True):
-    """Make a template of a leased clone as it is; `end_sessions` ends who is connected to it."""
+    """Make a template of a leased clone as it is; `end_sessions` ends the sessions on it."""
 
     lease: Text
     template: Text
@@ -124,7 +124,7 @@ class Snapshot(Params, frozen=True):
 
 
 class Define(Params, frozen=True):
-    """Have a template whose content `hash` stands for, or fill it; its name begins with `name`."""
+    """Ask for the template whose content `hash` stands for, or fill it; `name` begins its name."""
 
     hash: Text
     name: Text = "made"
@@ -132,20 +132,20 @@ class Define(Params, frozen=True):
 
 
 class Finalize(Params, frozen=True):
-    """Make a template of the database that was filled; `abandon` gives it up instead."""
+    """Make a template of the database that was filled; `abandon` drops it instead."""
 
     definition: Text
     abandon: bool = False
 
 
 class Cancel(Params, frozen=True):
-    """Take back an earlier request of the same connection, by its id."""
+    """Take back an earlier request of the same connection, named by its id."""
 
     request: int | Text
 
 
 class Ping(Params, frozen=True):
-    """Liveness."""
+    """Ask whether the daemon answers."""
 
 
 METHODS: dict[str, type[Params]] = {
@@ -170,7 +170,7 @@ METHODS: dict[str, type[Params]] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A JSON-RPC request; `jsonrpc` may be left out by those who type by hand."""
+    """A JSON-RPC request; `jsonrpc` may be left out, for people who type by hand."""
 
     id: int | Annotated[str, msgspec.Meta(max_length=200)]
     method: str
@@ -179,7 +179,7 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HelloResult(msgspec.Struct, frozen=True):
-    """Who answers."""
+    """The daemon that answers."""
 
     protocol: int
     daemon: str
@@ -187,7 +187,7 @@ class HelloResult(msgspec.Struct, frozen=True):
 
 
 class AcquireResult(msgspec.Struct, frozen=True):
-    """A lease and all that is needed to connect."""
+    """A lease, and everything that is needed to connect to its clone."""
 
     lease: str
     template: str
@@ -211,7 +211,7 @@ class Leaked(msgspec.Struct, frozen=True):
         pid: of the session's backend; 0 for a change of the server.
         state: the session's.
         query: the session's last one.
-        what: the change of the server, and what became of it, in words; empty for a session.
+        what: the change of the server and whether it was undone, in words; empty for a session.
     """
 
     pid: int = 0
@@ -225,9 +225,9 @@ class ReleaseResult(msgspec.Struct, frozen=True):
     """How the lease ended.
 
     Attributes:
-        leaked: what the lease left; None when that is not known: the server was not asked yet,
-            or could not be.
-        kept: the database that is kept, None when it is not.
+        leaked: what the lease left; None when that is not known, because the server has not been
+            asked yet or did not answer.
+        kept: the database that is kept; None when none is.
         kept_seconds: for how long; None also when that could not be written down, so that the
             next daemon will drop it.
     """
@@ -244,7 +244,7 @@ class RenewResult(msgspec.Struct, frozen=True):
 
 
 class ReserveResult(msgspec.Struct, frozen=True):
-    """How many clones are to be ready now, and how many are."""
+    """How many clones are to be ready from now on, and how many are."""
 
     target: int
     ready: int
@@ -257,7 +257,7 @@ class DrainResult(msgspec.Struct, frozen=True):
 
 
 class BuildResult(msgspec.Struct, frozen=True):
-    """What a build left: the generation, whether it was there already, and the seconds."""
+    """The generation that a build found or made, whether it was reused, and the seconds."""
 
     template: str
     generation: str
@@ -313,20 +313,20 @@ class DefineResult(msgspec.Struct, frozen=True):
 
 
 class FinalizeResult(msgspec.Struct, frozen=True):
-    """The template that can be leased from now on; empty when it was given up."""
+    """The template that can be leased from now on; empty when it was abandoned."""
 
     template: str = ""
     generation: str = ""
 
 
 class CancelResult(msgspec.Struct, frozen=True):
-    """Whether the request was taken back; if not, it is answered as ever, or has been."""
+    """Whether the request was taken back; if not, it has its own answer, now or later."""
 
     cancelled: bool
 
 
 class BuildProgress(msgspec.Struct, frozen=True):
-    """Where a build is: `step` of `steps`, and what is done in it."""
+    """How far a build is: `step` of `steps`, and what is done in it."""
 
     request: int | str | None
     what: str
@@ -336,9 +336,10 @@ class BuildProgress(msgspec.Struct, frozen=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How an acquire fares that waits; `ahead` are served before it.
+    """How far a waiting acquire is; `ahead` waiters are served before it.
 
-    While its template is built, the rest is what `BuildProgress` has, and empty otherwise.
+    The last four fields are those of `BuildProgress` while the template is built, and empty
+    otherwise.
     """
 
     request: int | str | None
@@ -353,14 +354,14 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 class DrainProgress(msgspec.Struct, frozen=True):
-    """How a drain fares that waits."""
+    """How many leases a waiting drain waits for."""
 
     request: int | str | None
     leases: int
 
 
 class LeaseNews(msgspec.Struct, frozen=True):
-    """What happens to a lease without its holder having asked."""
+    """Something that time has done to a lease: it is about to expire, or has expired."""
 
     lease: str
     template: str
@@ -370,7 +371,7 @@ class LeaseNews(msgspec.Struct, frozen=True):
 
 
 class LeaseLeaks(msgspec.Struct, frozen=True):
-    """What a lease left that was released without a report, or that time has ended."""
+    """What was left by a lease that expired, or was released without asking for a report."""
 
     template: str
     database: str
@@ -386,7 +387,7 @@ NOTIFICATIONS: dict[str, tuple[type[msgspec.Struct], ...]] = {
 
 
 class ErrorData(msgspec.Struct, frozen=True):
-    """The stable part of an error."""
+    """The part of an error that programs may rely on."""
 
     code: str
     remedy: str
