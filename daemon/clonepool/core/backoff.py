@@ -1,6 +1,6 @@
 """How long to pause between tries: each pause is twice as long as the one before, up to a limit.
 
-Everything in the daemon that is tried again goes by this. Pure: whoever tries says when it is.
+All work of the daemon that is tried again goes by this. Pure: the time comes in as an argument.
 """
 
 from __future__ import annotations

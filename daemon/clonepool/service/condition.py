@@ -1,9 +1,9 @@
 """Waiting inside the process until something holds, instead of looking again and again.
 
-As with `asyncio.Condition`, whoever changes the state notifies and whoever waits names a predicate.
-Here the predicates are checked in a callback of the event loop: a notification costs next to
-nothing, however often it comes and whatever the predicates cost, and a waiting task is woken only
-when its predicate holds.
+As with `asyncio.Condition`, a change of the state is notified, and a waiter names a predicate. Here
+the predicates are checked in a callback of the event loop: a notification costs next to nothing,
+however often it comes and whatever the predicates cost, and a waiting task is woken only when its
+predicate holds.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What the machine is short of: logged once when a shortage begins and once when it is over.
 
-Work that fails for want of files, memory or processes is tried again by whoever tried it, and none
-of them logs the failure: it has one cause, which is known here.
+Work that fails for want of files, memory or processes is tried again where it was tried, and the
+failure is not logged there: it has one cause, which is known here.
 """
 
 from __future__ import annotations
