@@ -24,6 +24,7 @@ class FakeConnection:
         self.is_gone = False
         self.open_calls: set[Call] = set()
         self.cancellable: dict[RequestId, Call] = {}
+        self.most_leases = 0
         self.sent: list[dict[str, Any]] = []
 
     def send(self, line: bytes) -> None:

@@ -32,6 +32,7 @@ class Connection(Protocol):
         is_gone: whether the connection has ended.
         open_calls: the calls that have not been answered yet.
         cancellable: those of them that can be taken back, by their ids.
+        most_leases: an upper bound of the leases that the connection holds; see `LeaseMethods`.
     """
 
     number: int
@@ -39,6 +40,7 @@ class Connection(Protocol):
     is_gone: bool
     open_calls: set[Call]
     cancellable: dict[RequestId, Call]
+    most_leases: int
 
     def send(self, line: bytes) -> None:
         """Send a line; a connection that has ended drops it."""

@@ -53,12 +53,9 @@ class LeaseMethods:
         After a pause each Python call costs microseconds, so a hit makes few.
         """
         dispatcher, connection = self._dispatcher, call.connection
-        held = dispatcher.fleet.held_by(connection.number)
-        if held >= self._max_leases:
-            raise ClientLimitError(
-                f"this connection holds {held} leases",
-                remedy="release some, or raise access.max_leases_per_client",
-            )
+        if connection.most_leases >= self._max_leases:
+            connection.most_leases = self._count_leases(connection.number)
+        connection.most_leases += 1
         now = dispatcher.now()
         timeout = self._acquire_timeout if params.timeout is None else params.timeout
         request = Request(
@@ -111,6 +108,23 @@ class LeaseMethods:
     def disconnect(self, holder: int, open_calls: Iterable[Call]) -> None:
         """End the leases of a connection, and take back what its open calls wait for."""
         self._dispatcher.disconnect(holder, open_calls)
+
+    def _count_leases(self, holder: int) -> int:
+        """Count the leases of a connection, which may hold one more.
+
+        Each acquire adds one to an upper bound, and the leases of all templates are counted only
+        when that reaches the limit.
+
+        Raises:
+            ClientLimitError: the connection holds as many as it may.
+        """
+        held = self._dispatcher.fleet.held_by(holder)
+        if held >= self._max_leases:
+            raise ClientLimitError(
+                f"this connection holds {held} leases",
+                remedy="release some, or raise access.max_leases_per_client",
+            )
+        return held
 
     def _request(self, call: Call, timeout: float) -> Request:
         """Return a request about a lease that the call names by its token."""

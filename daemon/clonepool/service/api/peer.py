@@ -94,6 +94,7 @@ class Peer(asyncio.BufferedProtocol):
         self.is_gone = False
         self.open_calls: set[Call] = set()
         self.cancellable: dict[RequestId, Call] = {}
+        self.most_leases = 0
         self._methods = methods
         self._house = house
         self._protocol = ServerConnection()
