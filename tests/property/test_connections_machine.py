@@ -7,12 +7,15 @@ each request is answered once, and every clone comes back.
 
 from __future__ import annotations
 
+import logging
 from functools import partial
 from itertools import count
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, assert_never, cast
 
 import msgspec
+import pytest
+import structlog
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
@@ -34,7 +37,7 @@ from support.pools import make_fleet
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from clonepool.service.job_queue import Job
 
@@ -43,6 +46,15 @@ TEMPLATES = ("blog", "shop")
 MOST_CONNECTIONS = 4
 TIMEOUT = st.sampled_from([0, 1, 5])
 TTL = st.sampled_from([None, None, 1, 3])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _only_warnings() -> Iterator[None]:
+    """Log what should not happen alone: rendering every decision takes longer than deciding."""
+    quiet = structlog.make_filtering_bound_logger(logging.WARNING)
+    structlog.configure(wrapper_class=quiet)
+    yield
+    structlog.reset_defaults()
 
 
 class Jobs:
