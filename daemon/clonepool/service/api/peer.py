@@ -52,7 +52,7 @@ class Methods(Protocol):
         """End what a connection held and waited for."""
 
 
-class House(Protocol):
+class ListenerState(Protocol):
     """What the connections have in common; `listener.Listener` in the daemon.
 
     Attributes:
@@ -85,10 +85,10 @@ class Peer(asyncio.BufferedProtocol):
     Args:
         number: unique among the connections of this daemon's run.
         methods: what is done with its calls.
-        house: what it has in common with the other connections.
+        listener: what the connection has in common with the others.
     """
 
-    def __init__(self, number: int, methods: Methods, house: House) -> None:
+    def __init__(self, number: int, methods: Methods, listener: ListenerState) -> None:
         self.number = number
         self.client = ""
         self.is_gone = False
@@ -96,7 +96,7 @@ class Peer(asyncio.BufferedProtocol):
         self.cancellable: dict[RequestId, Call] = {}
         self.most_leases = 0
         self._methods = methods
-        self._house = house
+        self._listener = listener
         self._protocol = ServerConnection()
         self._transport: asyncio.Transport | None = None
         self._patience: asyncio.TimerHandle | None = None
@@ -112,13 +112,13 @@ class Peer(asyncio.BufferedProtocol):
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=UNREAD_BYTES)
         caller = identify(transport.get_extra_info("socket"))
-        refusal = self._house.refusal(caller)
+        refusal = self._listener.refusal(caller)
         if refusal is None:
             self.client = f"pid {caller.pid}, uid {caller.uid}"
-            self._house.enter(self)
+            self._listener.enter(self)
             return
         self.is_gone = True
-        self._house.metrics.connections_refused.labels(refusal.code).inc()
+        self._listener.metrics.connections_refused.labels(refusal.code).inc()
         log.warning(
             "connection.refused",
             code=refusal.code, uid=caller.uid, gid=caller.gid, pid=caller.pid,
@@ -128,13 +128,13 @@ class Peer(asyncio.BufferedProtocol):
 
     def get_buffer(self, _: int) -> bytearray:
         """Return where the bytes are put."""
-        return self._house.buffer
+        return self._listener.buffer
 
     def buffer_updated(self, size: int) -> None:
         """Answer what can be answered now, and queue the rest."""
         if self.is_gone:
             return
-        data = bytes(memoryview(self._house.buffer)[:size])
+        data = bytes(memoryview(self._listener.buffer)[:size])
         self._backlog.extend(self._protocol.receive(data))
         self._work()
 
@@ -143,7 +143,7 @@ class Peer(asyncio.BufferedProtocol):
         self._leaves_replies_unread = True
         self._read_or_not()
         loop = asyncio.get_running_loop()
-        self._patience = loop.call_later(self._house.unread_timeout, self._lose_patience)
+        self._patience = loop.call_later(self._listener.unread_timeout, self._lose_patience)
 
     def resume_writing(self) -> None:
         """The client reads again."""
@@ -157,10 +157,10 @@ class Peer(asyncio.BufferedProtocol):
         if self._patience is not None:
             self._patience.cancel()
         self._backlog.clear()
-        self._house.busy.discard(self)
+        self._listener.busy.discard(self)
         if not self.is_gone:
             self.is_gone = True
-            self._house.leave(self)
+            self._listener.leave(self)
             open_calls, self.open_calls = self.open_calls, set()
             self.cancellable.clear()
             self._methods.disconnect(self.number, open_calls)
@@ -189,12 +189,12 @@ class Peer(asyncio.BufferedProtocol):
 
     def _work(self) -> None:
         """Answer requests for as long as the client reads; let others have their turn between."""
-        busy = self._house.busy
+        busy = self._listener.busy
         for _ in range(max(1, CALLS_AT_A_TIME // (len(busy) + 1))):
             if not self._backlog or self._leaves_replies_unread:
                 break
             message = self._backlog.popleft()
-            self._house.requests_read += 1
+            self._listener.requests_read += 1
             if isinstance(message, Message):
                 self._handle(message)
             else:
@@ -218,7 +218,7 @@ class Peer(asyncio.BufferedProtocol):
             self._transport.pause_reading()
 
     def _handle(self, message: Message) -> None:
-        call = Call(self, self._house.requests_read, message.id)
+        call = Call(self, self._listener.requests_read, message.id)
         try:
             self._methods.call(call, message)
         except ClonepoolError as error:
@@ -235,6 +235,6 @@ class Peer(asyncio.BufferedProtocol):
 
     def _lose_patience(self) -> None:
         """Cut off a client that never reads: its replies take memory, its leases clones."""
-        self._house.metrics.connections_cut.inc()
+        self._listener.metrics.connections_cut.inc()
         log.warning("connection.cut", client=self.client, reason="it does not read its replies")
         self.cut_off()
