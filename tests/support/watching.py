@@ -13,7 +13,7 @@ import anyio.to_thread
 from prometheus_client import CollectorRegistry
 
 from clonepool.config import Config, TemplateSection
-from clonepool.core.pool import Phase
+from clonepool.core.template import Condition
 from clonepool.errors import ClonepoolError
 from clonepool.observe.metrics import Metrics
 from clonepool.postgres.templates.file_digests import Digests
@@ -104,9 +104,9 @@ class World:
     @property
     def served(self) -> object:
         """What a lease would get: the files' digests, or that it failed; None while it waits."""
-        if self.pool.phase is Phase.READY:
+        if self.pool.phase is Condition.READY:
             return self.generations["shop"].inputs
-        return FAILED if self.pool.phase is Phase.FAILED else None
+        return FAILED if self.pool.phase is Condition.FAILED else None
 
     def said(self) -> object:
         """What the files say, read anew."""

@@ -11,7 +11,7 @@ import anyio.lowlevel
 import pytest
 
 from clonepool.config import Config, PoolSection, TemplateSection
-from clonepool.core.pool import Phase
+from clonepool.core.template import Condition
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
 from clonepool.postgres.templates.recipe import Generation, Inputs
 from support.building import Workplace
@@ -79,11 +79,11 @@ class Room(Workplace):
     def note(self) -> None:
         """Remember what would be granted now."""
         for name, pool in self.fleet.pools.items():
-            if pool.phase is Phase.READY and not pool.stale:
+            if pool.phase is Condition.READY and not pool.lifecycle.is_stale:
                 self.granted.append((name, pool.generation))
 
-    def phase(self, template: str = "shop") -> Phase:
-        phase: Phase = self.fleet.pools[template].phase
+    def phase(self, template: str = "shop") -> Condition:
+        phase: Condition = self.fleet.pools[template].phase
         return phase
 
     async def edit(self, text: str) -> None:
@@ -95,7 +95,7 @@ class Room(Workplace):
         """Say whether what is granted of both templates is what the files say."""
         recipe = self.templates.sources.recipe("shop")
         inputs = await self.builder.inputs(recipe)
-        return self.phase() is self.phase("upper") is Phase.READY and (
+        return self.phase() is self.phase("upper") is Condition.READY and (
             self.fleet.pools["shop"].generation == inputs.short
             and self.generations["upper"].inputs["extends"]["shop"] == inputs.short
         )
@@ -124,7 +124,7 @@ async def test_an_edit_after_the_last_look_of_a_build_is_not_forgotten_by_its_be
         first = room.granted_of()
         room.builder.after_last_look["shop"] = lambda: room.edit("3")
         await room.edit("2")
-        assert room.phase() is Phase.BUILDING
+        assert room.phase() is Condition.BUILDING
         await room.settles()
         assert room.builder.text == "3"
         assert room.granted_of() == [*first, room.generations["shop"].short]  # never of "2"
@@ -159,19 +159,19 @@ async def test_an_edit_that_was_taken_back_builds_nothing_more() -> None:
 async def test_a_failure_of_what_was_mended_meanwhile_is_told_to_nobody() -> None:
     async with working() as room:
         await room.settles()
-        phases: list[Phase] = []
+        phases: list[Condition] = []
         room.after_event = lambda: phases.append(room.phase())
         room.builder.after_last_look["shop"] = lambda: room.edit("2")
         await room.edit("nonsense")
         await room.settles()
-        assert Phase.FAILED not in phases
+        assert Condition.FAILED not in phases
 
 
 async def test_what_extends_a_template_is_stale_from_the_moment_that_one_is() -> None:
     async with working() as room:
         await room.settles()
         await room.edit("2")
-        assert room.phase("upper") is Phase.BUILDING
+        assert room.phase("upper") is Condition.BUILDING
         await room.settles()
 
 
@@ -179,7 +179,7 @@ async def test_what_extends_a_template_that_fails_fails_with_it_and_comes_back_w
     async with working() as room:
         await room.settles()
         await room.edit("nonsense")
-        while room.phase("upper") is not Phase.FAILED:
+        while room.phase("upper") is not Condition.FAILED:
             await anyio.sleep(0.01)
         assert "nonsense" in str(room.fleet.pools["upper"].failure)
         await room.edit("1")
@@ -192,7 +192,7 @@ async def test_what_extends_a_template_that_was_never_built_is_not_built_without
     with anyio.fail_after(30):
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(room.templates.run)
-            while room.phase("upper") is not Phase.FAILED:
+            while room.phase("upper") is not Condition.FAILED:
                 await anyio.sleep(0.01)
             assert "upper" not in room.builder.built
             await room.edit("1")

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from clonepool.core.queue import WaiterCount
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from clonepool.core.decisions import Lease, Request
     from clonepool.core.pool_state import PoolState
@@ -42,7 +42,6 @@ class Budget(WaiterCount):
         pools: all that share the places.
         changed: pools whose clones have changed state since these were counted last.
         server_problem: what is wrong with the server while it is away.
-        problem: returns the same; to go when the server monitor tells it by `ServerLost`.
     """
 
     def __init__(self, limit: int) -> None:
@@ -57,7 +56,6 @@ class Budget(WaiterCount):
         self._leaving = self._owed = 0
         self.pools: Mapping[str, PoolState] = {}
         self.server_problem = ""
-        self.problem: Callable[[], str] = lambda: ""
 
     @property
     def grants(self) -> bool:

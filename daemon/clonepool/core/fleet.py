@@ -40,59 +40,57 @@ class Fleet(FleetState):
             UnknownTemplateError, NotYourLeaseError, LeaseBusyError, TemplateFailedError,
             DrainingError, ShuttingDownError: a client asked for what cannot be; nothing changed.
         """
-        decisions = [*self._dispatch(event, now), *self._make_way(now)]
-        self._by_events = True
-        return decisions
+        return [*self._dispatch(event, now), *self._make_way(now)]
 
     def _dispatch(self, event: Event, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
         match event:
             case ev.Release(token):
-                return self.release(token)
+                return self._release(token)
             case ev.OfPool(template):
                 return self._changed_pool(template).handle(event, now)
             case ev.Acquire(template, request):
                 return self.acquire(template, request, now)
             case ev.HolderGone(holder, waiters):
-                return self.holder_gone(holder, waiters, now)
+                return self._holder_gone(holder, waiters, now)
             case ev.TimeCame():
-                return self.expire(now)
+                return self._expire(now)
             case ev.Reset(token, request):
-                return self.reset(token, request, now)
+                return self._reset(token, request, now)
             case ev.Renew(token, ttl, request):
-                return self.renew(token, ttl, request)
+                return self._renew(token, ttl, request)
             case ev.Keep(token, seconds):
-                return self.keep(token, seconds, now)
+                return self._keep(token, seconds, now)
             case ev.Reserve(template, holder, tests, parallelism):
-                return self.reserve(template, holder, tests, parallelism, now)
+                return self._reserve(template, holder, tests, parallelism, now)
             case ev.Cancel(waiter):
-                return self.cancel(waiter, now)
+                return self._cancel(waiter, now)
             case ev.Drain(template, on):
-                return self.drain(template, now, on=on)
+                return self._drain(template, now, on=on)
             case ev.CloneDropped(template, clone):
-                return self.dropped(template, clone, now)
+                return self._dropped(template, clone, now)
             case ev.ClonesLost(template, clones):
-                return self.lost(template, clones, now)
+                return self._lost(template, clones, now)
             case ev.CreateDeclined(template, clone, error):
-                return self.create_declined(template, clone, error, now)
+                return self._create_declined(template, clone, error, now)
             case ev.FoundLeased(lease):
                 return self._changed_pool(lease.template).handle(event, now)
             case ev.TemplateEntered(template, limits):
-                self.enter(template, limits)
+                self._enter(template, limits)
                 return []
             case ev.TemplateRemoved(template):
-                return self.remove(template)
+                return self._remove(template)
             case ev.ServerLost(problem):
-                return self.pause(problem)
+                return self._pause(problem)
             case ev.ServerFound():
-                return self.resume(now)
+                return self._resume(now)
             case ev.GrantsHeld():
-                return self.hold()
+                return self._hold()
             case ev.GrantsResumed():
-                return self.let_go(now)
+                return self._let_go(now)
             case ev.Stop():
-                return self.stop()
+                return self._stop()
             case ev.EndLeases():
-                return self.end_leases()
+                return self._end_leases()
             case _:
                 assert_never(event)
 
@@ -109,10 +107,9 @@ class Fleet(FleetState):
         if self.stopping:
             raise refusals.shutting_down()
         self._timers.changed((pool,))
-        self._by_events = True
         return [*pool.acquire(request, now), *self._make_way(now)]
 
-    def release(self, token: str) -> list[Decision]:
+    def _release(self, token: str) -> list[Decision]:
         """End a lease: whoever knows the token may.
 
         Raises:
@@ -121,7 +118,7 @@ class Fleet(FleetState):
         pool, lease = self._take(token)
         return pool.leasing.release(lease)
 
-    def keep(self, token: str, seconds: float, now: float) -> list[Decision]:
+    def _keep(self, token: str, seconds: float, now: float) -> list[Decision]:
         """End a lease and keep its clone for a person.
 
         Raises:
@@ -132,7 +129,7 @@ class Fleet(FleetState):
         pool, lease = self._take(token)
         return pool.leasing.keep(lease, seconds, now)
 
-    def renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
+    def _renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
         """Let a lease last longer.
 
         Raises:
@@ -143,7 +140,7 @@ class Fleet(FleetState):
         pool, lease = self._take(token)
         return [pool.leasing.renew(lease, ttl, request)]
 
-    def reset(self, token: str, request: Request, now: float) -> list[Decision]:
+    def _reset(self, token: str, request: Request, now: float) -> list[Decision]:
         """Give a lease a clean clone.
 
         Raises:
@@ -174,10 +171,9 @@ class Fleet(FleetState):
     def plan_after_grant(self, template: str, now: float) -> list[Decision]:
         """Decide what follows from a grant at once; `now` is the time of the grant."""
         pool = self._changed_pool(template)
-        self._by_events = True
         return [*pool.plan(now), *self._make_way(now)]
 
-    def reserve(
+    def _reserve(
         self, template: str, holder: int, tests: int, parallelism: int, now: float
     ) -> list[Decision]:
         """Hold clones ready for tests that a connection announced; see `Pool.reserve`.
@@ -190,7 +186,7 @@ class Fleet(FleetState):
         self._timers.changed((pool,))
         return pool.reserve(holder, tests, parallelism, now)
 
-    def holder_gone(self, holder: int, waiters: Collection[int], now: float) -> list[Decision]:
+    def _holder_gone(self, holder: int, waiters: Collection[int], now: float) -> list[Decision]:
         """End the leases of a connection that ended, and take back what it asked for."""
         decisions: list[Decision] = []
         self._timers.changed(self.pools.values())
@@ -200,15 +196,15 @@ class Fleet(FleetState):
             for waiter in waiters:
                 decisions += pool.leasing.forget(waiter)
             pool.demand.holder_gone(holder)
-        return [*decisions, *self.plan(now)]
+        return [*decisions, *self._plan(now)]
 
-    def cancel(self, waiter: int, now: float) -> list[Decision]:
+    def _cancel(self, waiter: int, now: float) -> list[Decision]:
         """Take one request back that its own connection does not want; see `Leasing.cancel`."""
         self._timers.changed(self.pools.values())
         decisions = [each for pool in self.pools.values() for each in pool.leasing.cancel(waiter)]
-        return [*decisions, *self.plan(now)]
+        return [*decisions, *self._plan(now)]
 
-    def drain(self, template: str | None, now: float, *, on: bool) -> list[Decision]:
+    def _drain(self, template: str | None, now: float, *, on: bool) -> list[Decision]:
         """Grant no new leases of one template, or of any; or do so again.
 
         Raises:
@@ -219,30 +215,30 @@ class Fleet(FleetState):
         pools = self.pools.values() if template is None else [self.pool(template)]
         self._timers.changed(pools)
         refused = [decision for pool in pools for decision in pool.drain(on=on)]
-        return [*refused, *self.plan(now)]
+        return [*refused, *self._plan(now)]
 
     # Clones whose places come free ----------------------------------------------------------
 
-    def dropped(self, template: str, name: str, now: float) -> list[Decision]:
+    def _dropped(self, template: str, name: str, now: float) -> list[Decision]:
         """A database is gone: its place may be another pool's gain."""
         self._changed_pool(template).inventory.forget(name)
-        return self.plan(now)
+        return self._plan(now)
 
-    def lost(self, template: str, names: Iterable[str], now: float) -> list[Decision]:
+    def _lost(self, template: str, names: Iterable[str], now: float) -> list[Decision]:
         """Clones were dropped or renamed by somebody else: make others."""
         self._changed_pool(template).inventory.lose(names)
-        return self.plan(now)
+        return self._plan(now)
 
-    def create_declined(
+    def _create_declined(
         self, template: str, name: str, error: ClonepoolError, now: float
     ) -> list[Decision]:
         """A copy was not even begun: its place may be another pool's gain."""
         self._changed_pool(template).create_declined(name, error, now)
-        return self.plan(now)
+        return self._plan(now)
 
     # Templates ----------------------------------------------------------------------------
 
-    def enter(self, template: str, limits: Limits) -> Pool:
+    def _enter(self, template: str, limits: Limits) -> Pool:
         """Return the pool of a template, which is made if there is none."""
         if template not in self.pools:
             pool = self._add_pool(template, limits)
@@ -251,7 +247,7 @@ class Fleet(FleetState):
                 pool.stop()
         return self.pools[template]
 
-    def remove(self, template: str) -> list[Decision]:
+    def _remove(self, template: str) -> list[Decision]:
         """Forget a pool that holds nothing any more."""
         pool = self.pools.pop(template)
         self._timers.forget(pool)
@@ -260,13 +256,13 @@ class Fleet(FleetState):
 
     # Time and the server --------------------------------------------------------------------
 
-    def expire(self, now: float) -> list[Decision]:
+    def _expire(self, now: float) -> list[Decision]:
         """Do what is due, then retry what failed a while ago."""
         self._timers.changed(self.pools.values())
         due = [decision for pool in self.pools.values() for decision in pool.expire(now)]
-        return [*due, *self.plan(now)]
+        return [*due, *self._plan(now)]
 
-    def plan(self, now: float) -> list[Decision]:
+    def _plan(self, now: float) -> list[Decision]:
         """Let every pool start what it misses: what was waited for longest first, then refills."""
         if self.stopping:
             return []
@@ -281,46 +277,41 @@ class Fleet(FleetState):
                 decisions += self._note(pool, pool.plan(now))
         return [*decisions, *self._make_way(now)]
 
-    def make_way(self, now: float) -> list[Decision]:
-        """As `handle` does at the end, after pools were changed without it."""
-        self._timers.changed(self.pools.values())
-        return self._make_way(now)
-
-    def pause(self, problem: str = "") -> list[Decision]:
+    def _pause(self, problem: str = "") -> list[Decision]:
         """Grant and start nothing: the server is away. Leases and waiters stay."""
         self.budget.paused = True
         self.budget.server_problem = problem
         self._timers.changed(self.pools.values())
         return []
 
-    def resume(self, now: float) -> list[Decision]:
+    def _resume(self, now: float) -> list[Decision]:
         """Go on: the server is back."""
         self.budget.paused = False
         self.budget.server_problem = ""
         self._timers.changed(self.pools.values())
         for pool in self.pools.values():
             pool.retries.now()
-        return self.plan(now)
+        return self._plan(now)
 
-    def hold(self) -> list[Decision]:
+    def _hold(self) -> list[Decision]:
         """Grant nothing for the moment: what a lease left in the server is to be gone before."""
         self.budget.held += 1
         return []
 
-    def let_go(self, now: float) -> list[Decision]:
+    def _let_go(self, now: float) -> list[Decision]:
         """Take back one `hold`."""
         self.budget.held -= 1
-        return [] if self.budget.held else self.plan(now)
+        return [] if self.budget.held else self._plan(now)
 
     # The end ------------------------------------------------------------------------------
 
-    def stop(self) -> list[Decision]:
+    def _stop(self) -> list[Decision]:
         """Grant nothing from now on, refuse the waiters, and park what is ready; leases go on."""
         self.stopping = True
         self._timers.changed(self.pools.values())
         return [decision for pool in self.pools.values() for decision in pool.stop()]
 
-    def end_leases(self) -> list[Decision]:
+    def _end_leases(self) -> list[Decision]:
         """End the leases that do not outlive the daemon."""
         self._timers.changed(self.pools.values())
         pools = self.pools.values()

@@ -48,7 +48,6 @@ class FleetState:
         self._draining = False
         self._template_of: dict[str, str] = {}  # by the tokens of all leases
         self._timers = Timers()
-        self._by_events = False
         self.budget.pools = self.pools
         for name, limit in limits.items():
             self._add_pool(name, limit)
@@ -112,9 +111,6 @@ class FleetState:
 
     def next_timer(self) -> float | None:
         """When `events.TimeCame` has something to do next, in monotonic seconds."""
-        if not self._by_events:  # a pool was told directly; to go when none is any more
-            self._timers.changed(self.pools.values())
-        self._by_events = False
         return self._timers.first()
 
     # Inside -------------------------------------------------------------------------------

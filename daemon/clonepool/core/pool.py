@@ -32,17 +32,14 @@ from clonepool.core import events as ev
 from clonepool.core import refusals
 from clonepool.core.clone import CloneEvent, State
 from clonepool.core.decisions import Decision, Drop, Lease, Request, Source
-from clonepool.core.former_calls import FormerCalls
+from clonepool.core.pool_state import PoolState
 from clonepool.core.template import Condition, TemplateEvent
 
 if TYPE_CHECKING:
     from clonepool.errors import ClonepoolError
 
-Phase = Condition
-"""To go when nothing imports it any more."""
 
-
-class Pool(FormerCalls):
+class Pool(PoolState):
     """The clones of one template and the requests for them."""
 
     def handle(self, event: ev.PoolEvent, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
@@ -54,27 +51,27 @@ class Pool(FormerCalls):
         """
         match event:
             case ev.CloneCreated(_, clone):
-                return self.created(clone, now)
+                return self._created(clone, now)
             case ev.CloneRewound(_, clone, locked_out):
-                return self.rewound(clone, now, locked_out=locked_out)
+                return self._rewound(clone, now, locked_out=locked_out)
             case ev.CloneUnusable(_, clone):
-                return self.unusable(clone, now)
+                return self._unusable(clone, now)
             case ev.CloneAdopted(_, clone):
                 return self._became_ready(clone, CloneEvent.OPEN, now)
             case ev.CloneParked(_, clone):
                 return self.inventory.end_parking(clone)
             case ev.CloneSuspect(_, clone, seconds):
-                return self.suspect(clone, seconds, now)
+                return self._suspect(clone, seconds, now)
             case ev.CreateFailed(_, clone, error):
-                return self.create_failed(clone, error, now)
+                return self._create_failed(clone, error, now)
             case ev.LeaseRecorded(_, waiter):
                 return self.leasing.recorded(waiter, now)
             case ev.LeaseNotRecorded(_, waiter, error):
                 return self.leasing.not_recorded(waiter, error)
             case ev.TemplateReady(_, generation):
-                return self.template_ready(generation, now)
+                return self._template_ready(generation, now)
             case ev.TemplateFailed(_, error):
-                return self.template_failed(error)
+                return self._template_failed(error)
             case ev.TemplateStale():
                 return self._apply(TemplateEvent.CHANGE)
             case ev.TemplateLost():
@@ -85,7 +82,7 @@ class Pool(FormerCalls):
             case ev.ReadyDistrusted():
                 return [*self.inventory.drop_ready(), *self.plan(now)]
             case ev.Retire():
-                return self.retire()
+                return self._retire()
             case ev.FoundUnknown(_, clone):
                 self.inventory.enter(clone)
                 return [self.inventory.drop(clone)]
@@ -172,7 +169,7 @@ class Pool(FormerCalls):
 
     # The template --------------------------------------------------------------------------
 
-    def template_ready(self, generation: str, now: float) -> list[Decision]:
+    def _template_ready(self, generation: str, now: float) -> list[Decision]:
         """Begin to make clones of this generation; parked ones of it are taken over first.
 
         Clones of an earlier one are granted to nobody any more.
@@ -184,7 +181,7 @@ class Pool(FormerCalls):
         adopted = self.inventory.adopt_parked(generation, self.limits.max_clones)
         return [*stale, *adopted, *self.plan(now)]
 
-    def template_failed(self, error: ClonepoolError) -> list[Decision]:
+    def _template_failed(self, error: ClonepoolError) -> list[Decision]:
         """Refuse all waiters and all that will ask, with the cause."""
         if self.lifecycle.is_over:
             return []
@@ -208,7 +205,7 @@ class Pool(FormerCalls):
         reset = self.leasing.refuse_all(refusals.stopped_while_reset())
         return [*new, *reset, *self.inventory.park_ready()]
 
-    def retire(self) -> list[Decision]:
+    def _retire(self) -> list[Decision]:
         """Refuse the waiters, drop what is ready, and make no more: the template is given up."""
         self._apply(TemplateEvent.RETIRE)
         refused = self.leasing.refuse_all(refusals.retired(self.template))
@@ -216,12 +213,12 @@ class Pool(FormerCalls):
 
     # What became of decisions --------------------------------------------------------------
 
-    def created(self, name: str, now: float) -> list[Decision]:
+    def _created(self, name: str, now: float) -> list[Decision]:
         """The clone exists, was checked, and is warm."""
         self.retries.succeeded()
         return self._became_ready(name, CloneEvent.CREATE, now)
 
-    def rewound(self, name: str, now: float, *, locked_out: bool = True) -> list[Decision]:
+    def _rewound(self, name: str, now: float, *, locked_out: bool = True) -> list[Decision]:
         """The clone is provably in its generation's state again.
 
         Unless its former holder is `locked_out`, nobody but that one can have it.
@@ -242,7 +239,7 @@ class Pool(FormerCalls):
         self.inventory.move(name, CloneEvent.REWIND, CloneEvent.GRANT)
         return [self.leasing.begin(request, Source.READY, name, self.generation, now)]
 
-    def create_failed(self, name: str, error: ClonepoolError, now: float) -> list[Decision]:
+    def _create_failed(self, name: str, error: ClonepoolError, now: float) -> list[Decision]:
         """The copy failed: remove what may be there, and try again after a pause."""
         self.retries.failed(error, now)
         return [self.inventory.drop(name)]
@@ -253,14 +250,14 @@ class Pool(FormerCalls):
         self.inventory.drop(name)
         self.inventory.forget(name)
 
-    def unusable(self, name: str, now: float) -> list[Decision]:
+    def _unusable(self, name: str, now: float) -> list[Decision]:
         """A clone cannot be recycled, adopted or parked: drop it, make another."""
         if self.inventory.state(name) is State.RECYCLING:
             self.demand.recycled(rewound=False)
         waits = self._give_up_reset(name)
         return [*waits, self.inventory.drop(name), *self.plan(now)]
 
-    def suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
+    def _suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
         """A rewound clone is not what it should be: keep it for a person, make another."""
         waits = self._give_up_reset(name)
         if self.lifecycle.condition is Condition.RETIRED:

@@ -145,7 +145,7 @@ def timed_out(pool: PoolState, request: Request, now: float) -> ClonepoolError:
     if pool.lifecycle.is_being_built:
         return still_building(waited, pool.lifecycle.obstacle)
     if pool.budget.paused:
-        return server_away(waited, pool.budget.server_problem or pool.budget.problem())
+        return server_away(waited, pool.budget.server_problem)
     limit = pool.limited_by(asking=1)
     if limit is Limit.TEMPLATE and len(pool.leases):
         held, most = list(pool.leases.values()), pool.limits.max_clones

@@ -306,7 +306,7 @@ class ClientTemplates:
     def _use_of(self, template: str) -> Use:
         pool = self._registry.pool(template)
         is_idle = pool.is_idle and template not in self._turns
-        return Use(pool.tenancy.last_begun, is_idle)
+        return Use(pool.leasing.last_begun, is_idle)
 
     def _give_up(self, template: str) -> None:
         """Lend it no more, and remove it when its clones are gone."""

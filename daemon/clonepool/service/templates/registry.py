@@ -12,7 +12,7 @@ import msgspec
 from clonepool.core.client_templates import Method  # noqa: TC001 - msgspec reads the annotation
 from clonepool.core.events import TemplateEntered, TemplateRemoved
 from clonepool.core.limits import Limits
-from clonepool.core.pool import Phase
+from clonepool.core.template import Condition
 from clonepool.postgres.roles import Rights  # noqa: TC001 - msgspec reads the annotation
 
 if TYPE_CHECKING:
@@ -112,4 +112,4 @@ class Registry:
 
     def is_ready(self, template: str) -> bool:
         """Say whether a client made that template and it can be leased."""
-        return template in self.origins and self.pool(template).phase is Phase.READY
+        return template in self.origins and self.pool(template).phase is Condition.READY
