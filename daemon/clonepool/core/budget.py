@@ -1,9 +1,9 @@
-"""The common limit: how many clones all pools together may hold, and who is first to have a place.
+"""The common limit: how many clones all pools may hold, and which request has the next place.
 
-A *claim* is a request that waits for a clone of which nothing is on its way, though its own pool's
-limit has room for one. Claims are served in the order in which they were made, whatever their
-template: by a place that is free, by one that a leaving clone makes free, by that of a clone which
-lies idle, and at last by that of one which came back to a pool whose own waiters came later.
+A *claim* is a waiting request for which no clone is on its way, though its own pool's limit has
+room for one. Claims are served in the order in which they were made, whatever their template: by a
+free place, by one that a leaving clone makes free, by the place of an idle clone, and at last by
+that of a clone which came back to a pool whose own waiters came later.
 
 The last costs a drop and a copy where a rewind would have done, so it takes a claim that is older
 by `HANDOVER_SECONDS`: a pool serves its waiters from the places that it has for that long before
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clonepool.core.pool_state import PoolState
 
 HANDOVER_SECONDS = 0.25
+"""Seconds by which a claim must be older than a pool's own waiters to take a place from them."""
 _FIRST_OF_ALL = float("-inf")
 
 
@@ -35,7 +36,7 @@ class Budget(WaiterCount):
     Attributes:
         limit: how many clones may exist at a time.
         used: how many exist or may exist.
-        waiting: requests in the lines of all pools.
+        waiting: requests in the queues of all pools.
         idle: clones that are ready.
         paused: whether the server is away: nothing is granted or started.
         held: how many reasons there are to grant nothing for the moment.

@@ -17,7 +17,7 @@ class Source(StrEnum):
 
 
 class Request(msgspec.Struct, frozen=True):
-    """One acquire.
+    """One acquire, reset or renewal.
 
     Attributes:
         waiter: number that names the request, unique among those that wait.
@@ -30,7 +30,7 @@ class Request(msgspec.Struct, frozen=True):
             the connection.
         fresh: whether the clone must be one that nobody had before.
         stale_ok: whether a clone of a generation will do whose successor is being built.
-        continues: the lease that is to get another clone; it goes before who has none.
+        continues: the lease that is to get another clone; it goes before requests without a lease.
     """
 
     waiter: int
@@ -73,7 +73,7 @@ class Lease(msgspec.Struct, frozen=True):
 
 
 class Grant(msgspec.Struct, frozen=True, tag=True):
-    """Hand the lease to the waiter, who asked at `asked_at`, in monotonic seconds."""
+    """Hand the lease to the waiter; `asked_at` is when it asked, in monotonic seconds."""
 
     waiter: int
     lease: Lease
@@ -83,7 +83,7 @@ class Grant(msgspec.Struct, frozen=True, tag=True):
 
 
 class Refuse(msgspec.Struct, frozen=True, tag=True):
-    """Tell the waiter why it gets none."""
+    """Tell the waiter why it gets no lease."""
 
     waiter: int
     template: str
@@ -91,7 +91,7 @@ class Refuse(msgspec.Struct, frozen=True, tag=True):
 
 
 class Record(msgspec.Struct, frozen=True, tag=True):
-    """Write the lease down, then tell the pool: before that nobody hears of it."""
+    """Write the lease down, then tell the pool; until then nobody is told of the lease."""
 
     waiter: int
     lease: Lease
@@ -131,7 +131,7 @@ class Recycle(msgspec.Struct, frozen=True, tag=True):
     """End what is left of the lease and make the clone good again, or say that it cannot be.
 
     When the lease was `written_down`, its end is written down before anything else. Where it is
-    reset and is to have the clone again, `same_holder`, whoever had it is not locked out.
+    reset and is to have the clone again, `same_holder`, its holder is not locked out.
     """
 
     template: str
@@ -185,6 +185,8 @@ class PoolSnapshot(msgspec.Struct, frozen=True):
     """One template's pool at one moment; counts of clones.
 
     Attributes:
+        returned: always 0: a returned clone is recycling at once. Clients may still read it.
+        parked: sealed between two daemons, or being parked or adopted.
         target: how many are to be ready, between `min_ready` and `max_clones`.
     """
 

@@ -1,4 +1,7 @@
-"""What a limit is called when it is reached. Apart from the limits, so that it costs no import."""
+"""What a limit is called when it is reached.
+
+Not in `limits`, whose import of msgspec would cost the client and every command.
+"""
 
 from __future__ import annotations
 

@@ -16,11 +16,11 @@ __all__ = ["Limit", "Limits", "is_refused", "limit_of"]
 
 
 _LOGIN_REFUSED = "28"
-"""The class of the SQLSTATEs with which a server does not let somebody in."""
+"""Class of the SQLSTATEs with which a server refuses a login."""
 
 
 def is_refused(error: Exception | None) -> bool:
-    """Say whether the server does not let the daemon in: a matter of it, not of what was tried."""
+    """Say whether the server refuses the daemon's login, so that everything fails."""
     return isinstance(error, StatementError) and error.sqlstate.startswith(_LOGIN_REFUSED)
 
 
@@ -40,7 +40,7 @@ class Limits(msgspec.Struct, frozen=True):
         max_waiting: acquires that may wait at a time.
         max_kept: clones that may be set aside for people; beyond that the oldest goes.
         max_lease: seconds after which a lease ends whatever its holder does; None for never.
-        shrink_after: seconds after which clones beyond min_ready go that nobody needed meanwhile.
+        shrink_after: seconds after which surplus clones that nobody needed are dropped.
         keep_for: seconds for which a clone that is set aside is kept.
         rewinds: whether returned clones are expected to be made good in place.
     """

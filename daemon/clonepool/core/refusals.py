@@ -45,7 +45,7 @@ def template_failed(template: str, failure: ClonepoolError | None) -> TemplateFa
 
 
 def queue_full(template: str, waiting: int) -> QueueFullError:
-    """As many wait as may wait."""
+    """The queue is as long as it may be."""
     return QueueFullError(
         f"{waiting} acquires of {template} wait already",
         remedy=f"start fewer tests at a time, or raise templates.{template}.max_waiting",

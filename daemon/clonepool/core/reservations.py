@@ -1,9 +1,9 @@
-"""What runners have announced: so many tests, so many at a time. A hint, and no promise."""
+"""Tests that runners have announced: a number, and how many run at a time. A hint, no promise."""
 
 from __future__ import annotations
 
 LASTS_SECONDS = 600.0
-"""How long a reservation lasts on which nobody draws: a runner that hangs holds up nobody."""
+"""Seconds after which an unused reservation ends, so that a runner that hangs holds no clones."""
 
 
 class _Reservation:
@@ -23,7 +23,7 @@ class _Reservation:
 
 
 class Reservations:
-    """Those of one template, by connection, the oldest first.
+    """The reservations of one template, by connection, the oldest first.
 
     Attributes:
         ready: how many clones all of them may want at once.
@@ -64,7 +64,7 @@ class Reservations:
             self.end(holder)
 
     def end(self, holder: int) -> bool:
-        """Strike out what the holder announced; say whether there was anything."""
+        """Forget what the holder announced; say whether there was anything."""
         ended = self._of.pop(holder, None)
         if ended is None:
             return False
@@ -74,7 +74,7 @@ class Reservations:
         return True
 
     def expire(self, now: float) -> bool:
-        """Strike out those on which nobody drew for long; say whether there were any."""
+        """Forget the reservations that were unused for long; say whether there were any."""
         if self.next_time is None or now < self.next_time:
             return False
         over = [holder for holder, it in self._of.items() if it.until <= now]

@@ -37,7 +37,7 @@ class Shortage:
 
     @property
     def fresh(self) -> int:
-        """How many wait for a clone that nobody had, beyond those that come."""
+        """How many requests wait for a fresh clone, beyond the clones that are on their way."""
         return self._line.fresh - self._inventory.fresh - self._inventory.coming
 
     @property
@@ -67,8 +67,8 @@ class Shortage:
 
         Args:
             refill: whether up to `min_ready`, beyond those that somebody waits for.
-            shelf: whether up to the target: then who waits now comes first, and what min_ready
-                promises, of this template and of all others.
+            shelf: whether up to the target: after the waiters, and after what min_ready promises
+                of this template and of all others.
         """
         room = self.room
         missing = self._missing(self._limits.min_ready if refill else 0, room)
@@ -80,7 +80,7 @@ class Shortage:
         return missing
 
     def wanted(self, asking: int = 0) -> int:
-        """Return how many clones min_ready, who waits and `asking` more lack, limits or not."""
+        """Return how many clones min_ready, waiters and `asking` more lack, limits or not."""
         return self._needed(asking) - self._inventory.ready - self._inventory.coming
 
     def limited_by(self, error: ClonepoolError | None, asking: int = 0) -> Limit | None:

@@ -21,13 +21,15 @@ if TYPE_CHECKING:
     from clonepool.core.queue import WaitQueue
 
 SPARE_SHARE = 4
-"""One in so many is held beyond what was needed: the next burst may be larger than the last."""
+"""Clones that were needed for each one held beyond them: the next burst may be larger."""
 DROP_AT_A_TIME = 4
+"""Surplus clones that are dropped at once."""
 DROP_EVERY_SECONDS = 1.0
-"""How quickly a surplus goes: slowly, for dropping takes from the server what tests could use."""
+"""Seconds between two such drops: tests could use what dropping takes from the server."""
 MOSTLY = 0.5
+"""Share of rewinds above which a clone that is being recycled is expected to be rewound."""
 LESSON = 0.125
-"""How much the last clone that was recycled counts, against all before it, in what is expected."""
+"""Weight of the latest recycled clone in that share."""
 
 
 def clones_to_create(*, min_ready: int, waiting: int, ready: int, coming: int, room: int) -> int:
@@ -54,7 +56,7 @@ class Demand:
     Args:
         limits: between which the target stays.
         inventory: the pool's clones; read only.
-        line: who waits for them; read only.
+        line: requests that wait for them; read only.
 
     Attributes:
         target: clones to hold ready when nobody waits.
