@@ -182,14 +182,9 @@ class PoolState:
             times += [self.leasing.next_time(), self.resets.first_deadline()]
         if self.line:
             times.append(self.line.first_deadline())
-        if self.is_retrying and self.missing(refill=True) > 0:
+        if self.retries.at is not None and self.can_create and self.missing(refill=True) > 0:
             times.append(self.retries.at)
         return min((time for time in times if time is not None), default=None)
-
-    @property
-    def is_retrying(self) -> bool:
-        """Whether a clone could not be made and is to be made; places decide when, too."""
-        return self.retries.at is not None and self.can_create
 
     # What is missing ----------------------------------------------------------------------
 

@@ -36,9 +36,11 @@ class Timers:
     def first(self) -> float | None:
         """Return when the first of the pools has something to do, in monotonic seconds."""
         if self._changed:
-            for pool in self._changed:
+            changed, self._changed = self._changed, set()
+            for pool in changed:
                 self._set(pool, pool.next_timer())
-            self._changed = {pool for pool in self._changed if pool.is_retrying}
+                if pool.retries.at is not None:
+                    self._changed.add(pool)
         return self._times.first()
 
     def _set(self, pool: PoolState, at: float | None) -> None:
