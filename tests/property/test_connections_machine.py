@@ -311,7 +311,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             return
         connected = {peer.number for peer in self.peers}
         for pool in self.fleet.pools.values():
-            assert all(waiter.holder in connected or waiter.continues for waiter in pool.line)
+            assert all(waiter.holder in connected or waiter.continues for waiter in pool.queue)
 
     def teardown(self) -> None:
         """Let everything come to its end: what was asked is answered, what was lent is back."""

@@ -354,7 +354,7 @@ class PoolMachine(RuleBasedStateMachine):
 
     def queue_reset(self, template: str, waiter: int) -> None:
         """Let a lease wait for another clone, behind others that wait for one, before all else."""
-        line = self.fleet.pools[template].line
+        line = self.fleet.pools[template].queue
         self.queued[template].insert(len(line._continuing), waiter)
 
     @rule(place=st.sampled_from(PLACES))
@@ -556,7 +556,7 @@ class PoolMachine(RuleBasedStateMachine):
     def nobody_waits_while_a_clone_is_ready(self) -> None:
         for pool in self.fleet.pools.values():
             if pool.lifecycle.is_granting and self.fleet.budget.grants:
-                assert not (pool.ready and pool.waiting > pool.line.fresh)
+                assert not (pool.ready and pool.waiting > pool.queue.fresh)
                 assert not (pool.inventory.fresh and pool.waiting)
 
     @invariant()
@@ -617,10 +617,10 @@ class PoolMachine(RuleBasedStateMachine):
             assert pool.leases.mortal == sum(
                 not lease.outlives_connection for lease in pool.leases.values()
             )
-            first = pool.line.first(fresh=False)
+            first = pool.queue.first(fresh=False)
             if first is not None and not first.fresh:
-                before = itertools.takewhile(lambda each: each is not first, pool.line)  # noqa: B023 - used at once
-                assert pool.line.fresh_before(first) == sum(each.fresh for each in before)
+                before = itertools.takewhile(lambda each: each is not first, pool.queue)  # noqa: B023 - used at once
+                assert pool.queue.fresh_before(first) == sum(each.fresh for each in before)
 
     @invariant()
     def nobody_waits_for_a_place_that_an_idle_clone_takes(self) -> None:

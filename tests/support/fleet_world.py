@@ -130,7 +130,7 @@ class FleetWorld:
 
     def unserved(self) -> float:
         """Return for how long the longest of those waits that were not served yet."""
-        lines = (pool.line for pool in self.fleet.pools.values())
+        lines = (pool.queue for pool in self.fleet.pools.values())
         return max((self.now - waiter.asked_at for line in lines for waiter in line), default=0.0)
 
     # Inside -------------------------------------------------------------------------------

@@ -82,7 +82,7 @@ class World:
     def __init__(self, limits: Limits, server: Server, demand: type[Demand] = Demand) -> None:
         self.fleet = Fleet({"blog": limits}, 10_000, Namer("test", 1), Serials(0))
         self.pool = self.fleet.pools["blog"]
-        self.pool.demand = demand(limits, self.pool.inventory, self.pool.line)
+        self.pool.demand = demand(limits, self.pool.inventory, self.pool.queue)
         self.pool.shortage._demand = self.pool.demand
         self.server = server
         self.now = 0.0

@@ -117,7 +117,7 @@ def test_a_waiter_behind_a_thousand_that_want_fresh_clones_costs_no_more_than_be
         return fleet
 
     def looks(fleet: Fleet) -> int:
-        line = fleet.pools["t"].line
+        line = fleet.pools["t"].queue
         first = line.first(fresh=False)
         assert first is not None
         assert line.fresh_before(first) == len(line) - 1

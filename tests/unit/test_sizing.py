@@ -327,7 +327,7 @@ def test_a_surplus_goes_a_few_at_a_time_the_longest_unused_first() -> None:
 
 def test_nothing_is_dropped_while_anybody_waits() -> None:
     run = swollen()
-    demand, line = run.pool.demand, run.pool.line
+    demand, line = run.pool.demand, run.pool.queue
     for now in (100.0, 200.0):
         demand.review(now)
     waits = request(1, at=250.0)

@@ -93,7 +93,7 @@ class Budget(WaiterCount):
         """
         if places <= 0 or not self.waiting:
             return []
-        ranked = merge(*(_ranked(pool, now) for pool in self.pools.values() if pool.line))
+        ranked = merge(*(_ranked(pool, now) for pool in self.pools.values() if pool.queue))
         return [template for _, template in islice(ranked, places)]
 
     def to_evict(self, now: float) -> int:
@@ -109,10 +109,10 @@ class Budget(WaiterCount):
         That is when more claims of others, each older by `HANDOVER_SECONDS`, are to be served than
         places come free.
         """
-        if self.waiting <= len(pool.line):
+        if self.waiting <= len(pool.queue):
             return False
         limit = rank(request) - HANDOVER_SECONDS
-        others = (other for other in self.pools.values() if other is not pool and other.line)
+        others = (other for other in self.pools.values() if other is not pool and other.queue)
         older = sum(_count(_until(other.claims(now), limit)) for other in others)
         return older > 0 and older > max(0, self.coming_free)
 

@@ -266,7 +266,7 @@ class Fleet(FleetState):
         """Let every pool start what it misses: what was waited for longest first, then refills."""
         if self.stopping:
             return []
-        waited_for = [pool for pool in self.pools.values() if pool.line]
+        waited_for = [pool for pool in self.pools.values() if pool.queue]
         decisions = [d for pool in waited_for for d in self._note(pool, pool.serve(now))]
         first = self.budget.claimants(self.budget.room, now)
         decisions += [self._changed_pool(template).start_one() for template in first]

@@ -111,7 +111,7 @@ class Pool(PoolState):
             return self.leasing.refuse(request, refusal)
         if request.deadline <= now:
             return self._refuse_late(request, now)
-        self.line.add(request)
+        self.queue.add(request)
         if self.can_create and not self.budget.paused:
             self.demand.asked(now)
         return self.plan(now)
@@ -122,7 +122,7 @@ class Pool(PoolState):
         What follows from it, `plan` decides: it must be asked before anything else happens.
         """
         suitable = self.inventory.fresh if request.fresh else self.inventory.ready
-        first = request.stale_ok if self.lifecycle.is_stale else not self.line
+        first = request.stale_ok if self.lifecycle.is_stale else not self.queue
         if suitable and first and self.budget.grants and not self._refusal(request):
             return self._grant(request, Source.READY, now)
         return None
@@ -155,7 +155,7 @@ class Pool(PoolState):
         Clones go that were kept long enough, and some that nobody needs any more. A lease that is
         being written down past the deadline of its request is taken back.
         """
-        late = [*self.resets.pop_overdue(now), *self.line.pop_overdue(now)]
+        late = [*self.resets.pop_overdue(now), *self.queue.pop_overdue(now)]
         decisions = [decision for request in late for decision in self._refuse_late(request, now)]
         for request in self.leasing.pop_overdue(now):
             error = refusals.timed_out(self, request, now)
@@ -279,16 +279,16 @@ class Pool(PoolState):
     def serve(self, now: float) -> list[Decision]:
         """Grant the ready clones to the waiters, unless another pool's have waited for longer."""
         decisions: list[Decision] = []
-        if not self.line or not self.lifecycle.is_granting or not self.budget.grants:
+        if not self.queue or not self.lifecycle.is_granting or not self.budget.grants:
             return decisions
-        while self.inventory.ready and (request := self.line.first(fresh=self.inventory.fresh > 0)):
+        while self.inventory.ready and (request := self.queue.first(fresh=self.inventory.fresh > 0)):
             if request.deadline <= now:
-                self.line.remove(request.waiter)
+                self.queue.remove(request.waiter)
                 decisions += self._refuse_late(request, now)
             elif self.budget.is_overtaken(self, request, now) or self.shortage.owes_fresh(request):
                 decisions += self.give_up_ready()
             else:
-                self.line.remove(request.waiter)
+                self.queue.remove(request.waiter)
                 decisions.append(self._grant(request, Source.WAITED, now))
         return decisions
 
@@ -319,9 +319,9 @@ class Pool(PoolState):
         """Say why the request cannot even wait, if so."""
         continues = request.continues is not None
         closed = self._closed(continues=continues)
-        if closed or continues or len(self.line) < self.limits.max_waiting:
+        if closed or continues or len(self.queue) < self.limits.max_waiting:
             return closed
-        return refusals.queue_full(self.template, len(self.line))
+        return refusals.queue_full(self.template, len(self.queue))
 
     def _closed(self, *, continues: bool = False) -> ClonepoolError | None:
         """Say why there is nothing to be had of the template, if so."""
@@ -343,7 +343,7 @@ class Pool(PoolState):
             return self.leasing.refuse(request, refusals.stopped_while_reset())
         if closed := self._closed(continues=True):
             return self.leasing.refuse(request, closed)
-        self.line.add(request)
+        self.queue.add(request)
         return []
 
     def _apply(self, event: TemplateEvent) -> list[Decision]:

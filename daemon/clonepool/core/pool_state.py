@@ -47,7 +47,7 @@ class PoolState:
         lifecycle: the condition of the template.
         leases: who holds what.
         leasing: how leases begin and end.
-        line: requests that wait for a clone.
+        queue: requests that wait for a clone.
         resets: leases that wait for a clean clone.
         inventory: the clones.
         demand: how many are to be ready.
@@ -72,14 +72,14 @@ class PoolState:
         self.budget = budget
         self.lifecycle = Template(template)
         self.leases = LeaseBook(template, templates)
-        self.line = WaitQueue(budget)
+        self.queue = WaitQueue(budget)
         self.resets = Resets(changed)
         self.inventory = Inventory(template, budget, namer, serials, changed)
         self.leasing = Leasing(
-            template, limits, self.leases, self.line, self.resets, self.inventory
+            template, limits, self.leases, self.queue, self.resets, self.inventory
         )
-        self.demand = Demand(limits, self.inventory, self.line)
-        self.shortage = Shortage(limits, budget, self.inventory, self.line, self.demand)
+        self.demand = Demand(limits, self.inventory, self.queue)
+        self.shortage = Shortage(limits, budget, self.inventory, self.queue, self.demand)
         self.retries = Backoff()
         changed()
 
@@ -110,7 +110,7 @@ class PoolState:
     @property
     def waiting(self) -> int:
         """How many requests are in the queue."""
-        return len(self.line)
+        return len(self.queue)
 
     @property
     def ready(self) -> int:
@@ -158,18 +158,18 @@ class PoolState:
         """Whether nobody holds, waits for or has announced anything."""
         announced = self.demand.reservations.ready
         kept = self.inventory.count[State.KEPT]
-        return not (len(self.leases) or self.line or announced or kept)
+        return not (len(self.leases) or self.queue or announced or kept)
 
     def claims(self, now: float) -> Iterator[float]:
         """Yield the ranks of the waiters for whom no clone is on its way, though one could be.
 
         In order; see `budget.rank`.
         """
-        if not self.line or not self.can_create or self.retries.is_pausing(now):
+        if not self.queue or not self.can_create or self.retries.is_pausing(now):
             return iter(())
-        served = self.inventory.coming + min(self.returning, len(self.line) - self.line.fresh)
+        served = self.inventory.coming + min(self.returning, len(self.queue) - self.queue.fresh)
         possible = max(0, self.limits.max_clones - len(self.inventory))
-        return (rank(request) for request in islice(self.line, served, served + possible))
+        return (rank(request) for request in islice(self.queue, served, served + possible))
 
     # Time ---------------------------------------------------------------------------------
 
@@ -180,8 +180,8 @@ class PoolState:
             times.append(self.demand.next_time())
         if len(self.leases):
             times += [self.leasing.next_time(), self.resets.first_deadline()]
-        if self.line:
-            times.append(self.line.first_deadline())
+        if self.queue:
+            times.append(self.queue.first_deadline())
         if self.retries.at is not None and self.can_create and self.missing(refill=True) > 0:
             times.append(self.retries.at)
         return min((time for time in times if time is not None), default=None)
@@ -220,7 +220,7 @@ class PoolState:
             kept=states[State.KEPT],
             parked=self.inventory.parked,
             dropping=states[State.DROPPING],
-            waiting=len(self.line),
+            waiting=len(self.queue),
             last_error=error.sentence() if error else "",
             limited_by=self.limited_by() or "",
         )

@@ -22,12 +22,12 @@ class Shortage:
     """Compares what a pool has with what it should have."""
 
     def __init__(
-        self, limits: Limits, budget: Budget, inventory: Inventory, line: WaitQueue, demand: Demand
+        self, limits: Limits, budget: Budget, inventory: Inventory, queue: WaitQueue, demand: Demand
     ) -> None:
         self._limits = limits
         self._budget = budget
         self._inventory = inventory
-        self._line = line
+        self._queue = queue
         self._demand = demand
 
     @property
@@ -38,7 +38,7 @@ class Shortage:
     @property
     def fresh(self) -> int:
         """How many requests wait for a fresh clone, beyond the clones that are on their way."""
-        return self._line.fresh - self._inventory.fresh - self._inventory.coming
+        return self._queue.fresh - self._inventory.fresh - self._inventory.coming
 
     @property
     def owed(self) -> int:
@@ -48,7 +48,7 @@ class Shortage:
     @property
     def used_in_the_way_of_fresh(self) -> int:
         """How many used clones are to go, since the limits leave no room for fresh ones."""
-        if not self._line.fresh:
+        if not self._queue.fresh:
             return 0
         count = self._inventory.count
         leaving = count[State.DROPPING] + count[State.RECYCLING]
@@ -56,11 +56,11 @@ class Shortage:
 
     def owes_fresh(self, request: Request) -> bool:
         """Say whether waiters before this one want fresh clones, for which used ones must go."""
-        if request.fresh or not self._line.fresh:
+        if request.fresh or not self._queue.fresh:
             return False
         dropping = self._inventory.count[State.DROPPING]
         coming = self._inventory.coming + max(0, self.room) + dropping
-        return self._line.fresh_before(request) > coming
+        return self._queue.fresh_before(request) > coming
 
     def to_create(self, *, refill: bool, shelf: bool) -> int:
         """Return how many clones to start.
@@ -72,9 +72,9 @@ class Shortage:
         """
         room = self.room
         missing = self._missing(self._limits.min_ready if refill else 0, room)
-        if self._line.fresh:
+        if self._queue.fresh:
             missing = max(missing, min(self.fresh, room))
-        if shelf and (target := self._demand.target) > self._limits.min_ready and not self._line:
+        if shelf and (target := self._demand.target) > self._limits.min_ready and not self._queue:
             spare = room - max(0, self._budget.owed - missing)
             missing = max(missing, self._missing(target, spare))
         return missing
@@ -97,12 +97,12 @@ class Shortage:
         return Limit.POOL if self._budget.room <= 0 else None
 
     def _needed(self, asking: int) -> int:
-        return self._limits.min_ready + len(self._line) + asking
+        return self._limits.min_ready + len(self._queue) + asking
 
     def _missing(self, min_ready: int, room: int) -> int:
         return clones_to_create(
             min_ready=min_ready,
-            waiting=len(self._line),
+            waiting=len(self._queue),
             ready=self._inventory.ready,
             coming=self._inventory.coming,
             room=room,

@@ -56,7 +56,7 @@ class Demand:
     Args:
         limits: between which the target stays.
         inventory: the pool's clones; read only.
-        line: requests that wait for them; read only.
+        queue: requests that wait for them; read only.
 
     Attributes:
         target: clones to hold ready when nobody waits.
@@ -71,10 +71,10 @@ class Demand:
         "_least",
         "_least_before",
         "_limits",
-        "_line",
         "_out",
         "_peak",
         "_peak_before",
+        "_queue",
         "_rewound",
         "_shelf",
         "_turn_at",
@@ -83,13 +83,13 @@ class Demand:
         "target",
     )  # fmt: skip
 
-    def __init__(self, limits: Limits, inventory: Inventory, line: WaitQueue) -> None:
+    def __init__(self, limits: Limits, inventory: Inventory, queue: WaitQueue) -> None:
         self.target = self._shelf = limits.min_ready
         self.needed = 0
         self.reservations = Reservations()
         self._limits = limits
         self._inventory = inventory
-        self._line = line
+        self._queue = queue
         self._out = 0
         self._peak = self._peak_before = 0
         self._least = self._least_before = 0
@@ -113,7 +113,7 @@ class Demand:
         if now >= self._turn_at:
             self._turn(now)
         self._aim()
-        ready, waiting = self._inventory.ready, len(self._line)
+        ready, waiting = self._inventory.ready, len(self._queue)
         self._least = min(self._least, ready)
         if ready >= self._shelf and not waiting:
             self._out = 0  # the shelf is full all the same
@@ -125,7 +125,7 @@ class Demand:
         """A clone has become ready."""
         self._aim()
         ready = self._inventory.ready
-        full = ready >= self._shelf and not self._line
+        full = ready >= self._shelf and not self._queue
         self._out = 0 if full else max(0, self._out - 1)
         if ready > self.target or self.needed > self._limits.min_ready:
             self._awake = True
@@ -184,7 +184,7 @@ class Demand:
 
     def _turn(self, now: float) -> None:
         """Begin a new period; sleep if it can bring nothing new by itself."""
-        out, ready = self._out + len(self._line), self._inventory.ready
+        out, ready = self._out + len(self._queue), self._inventory.ready
         self._peak_before, self._peak = self._peak, out
         self._least_before, self._least = self._least, ready
         self._turn_at = now + self._limits.shrink_after
@@ -215,6 +215,6 @@ class Demand:
 
     def _surplus(self) -> int:
         """Return how many clones lay there all the time beyond the target; 0 if anybody waits."""
-        if self._least <= self.target or self._line:
+        if self._least <= self.target or self._queue:
             return 0
         return max(0, min(self._inventory.ready, self._least, self._least_before) - self.target)

@@ -57,7 +57,7 @@ class AcquireProgress:
         told = Progress(
             self._call.request,
             round(self._dispatcher.now() - self._began, 3),
-            self._pool.line.position(self._call.number) or 0,
+            self._pool.queue.position(self._call.number) or 0,
             pool.phase,
             pool.limited_by,
             *self._build(),
