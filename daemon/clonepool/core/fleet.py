@@ -233,7 +233,10 @@ class Fleet(FleetState):
         self, template: str, name: str, error: ClonepoolError, now: float
     ) -> list[Decision]:
         """A copy was not even begun: its place may be another pool's gain."""
-        self._changed_pool(template).create_declined(name, error, now)
+        pool = self._changed_pool(template)
+        pool.retries.failed(error, now)
+        pool.inventory.drop(name)
+        pool.inventory.forget(name)
         return self._plan(now)
 
     # Templates ----------------------------------------------------------------------------
@@ -330,7 +333,7 @@ class Fleet(FleetState):
             return decisions
         for _ in range(self.budget.to_evict(now)):
             richest = max(self.pools.values(), key=lambda pool: pool.ready)
-            decisions += self._note(richest, richest.give_up_ready())
+            decisions += self._note(richest, richest.inventory.drop_idlest())
         return decisions
 
     def _take(self, token: str) -> tuple[Pool, Lease]:

@@ -31,7 +31,7 @@ import msgspec
 from clonepool.core import events as ev
 from clonepool.core import refusals
 from clonepool.core.clone import CloneEvent, State
-from clonepool.core.decisions import Decision, Drop, Lease, Request, Source
+from clonepool.core.decisions import Decision, Lease, Request, Source
 from clonepool.core.pool_state import PoolState
 from clonepool.core.template import Condition, TemplateEvent
 
@@ -164,7 +164,7 @@ class Pool(PoolState):
         decisions += self.inventory.drop_overdue(now)
         if not self.lifecycle.is_over and not self.budget.paused:
             surplus = self.demand.review(now)
-            decisions += [drop for _ in range(surplus) for drop in self.give_up_ready()]
+            decisions += [drop for _ in range(surplus) for drop in self.inventory.drop_idlest()]
         return decisions
 
     # The template --------------------------------------------------------------------------
@@ -244,12 +244,6 @@ class Pool(PoolState):
         self.retries.failed(error, now)
         return [self.inventory.drop(name)]
 
-    def create_declined(self, name: str, error: ClonepoolError, now: float) -> None:
-        """The copy was not even begun: there is nothing to remove."""
-        self.retries.failed(error, now)
-        self.inventory.drop(name)
-        self.inventory.forget(name)
-
     def _unusable(self, name: str, now: float) -> list[Decision]:
         """A clone cannot be recycled, adopted or parked: drop it, make another."""
         if self.inventory.state(name) is State.RECYCLING:
@@ -272,7 +266,7 @@ class Pool(PoolState):
         decisions = self.serve(now)
         if self.can_create and not self.budget.paused and not self.retries.is_pausing(now):
             too_many = self.shortage.used_in_the_way_of_fresh
-            decisions += [drop for _ in range(too_many) for drop in self.give_up_ready()]
+            decisions += [drop for _ in range(too_many) for drop in self.inventory.drop_idlest()]
             decisions += [self.start_one() for _ in range(self.missing(refill=refill))]
         return decisions
 
@@ -281,12 +275,14 @@ class Pool(PoolState):
         decisions: list[Decision] = []
         if not self.queue or not self.lifecycle.is_granting or not self.budget.grants:
             return decisions
-        while self.inventory.ready and (request := self.queue.first(fresh=self.inventory.fresh > 0)):
+        while self.inventory.ready and (
+            request := self.queue.first(fresh=self.inventory.fresh > 0)
+        ):
             if request.deadline <= now:
                 self.queue.remove(request.waiter)
                 decisions += self._refuse_late(request, now)
             elif self.budget.is_overtaken(self, request, now) or self.shortage.owes_fresh(request):
-                decisions += self.give_up_ready()
+                decisions += self.inventory.drop_idlest()
             else:
                 self.queue.remove(request.waiter)
                 decisions.append(self._grant(request, Source.WAITED, now))
@@ -295,10 +291,6 @@ class Pool(PoolState):
     def start_one(self) -> Decision:
         """Start a clone."""
         return self.inventory.create(self.generation)
-
-    def give_up_ready(self) -> list[Drop]:
-        """Drop the ready clone that nobody has used for longest."""
-        return self.inventory.drop_idlest()
 
     def _grant(self, request: Request, source: Source, now: float) -> Decision:
         clone = self.inventory.take(CloneEvent.GRANT, fresh=request.fresh)
