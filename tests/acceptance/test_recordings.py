@@ -110,8 +110,7 @@ def test_a_daemon_that_is_killed_and_the_next_that_takes_over() -> None:
     with recorded_daemon() as (daemon, path):
         with daemon.client() as client:
             kept = client.lease("blog", timeout=20, ttl=600.0)
-            client.lease("blog", timeout=20)
-            daemon.stop(signal.SIGKILL)
+        daemon.stop(signal.SIGKILL)
         daemon.start()
         with daemon.client() as client:
             client.call("renew", lease=kept.token, ttl=500.0)

@@ -123,6 +123,21 @@ def test_a_decision_too_few_or_too_many_is_found(change: str) -> None:
     assert ("NotYourLeaseError" in difference.replayed) == (change == "raised")
 
 
+def test_a_grant_at_once_and_what_follows_it_are_what_an_acquire_decides() -> None:
+    run = Run()
+    (create,) = run.happens(ev.TemplateReady("blog", "abcdefgh"))
+    assert isinstance(create, CreateClone)
+    run.happens(ev.CloneCreated("blog", create.clone))
+    granted = run.fleet.grant_at_once("blog", request(1), 2.0)
+    assert isinstance(granted, Grant)
+    decisions = [granted, *run.fleet.plan_after_grant("blog", 2.0)]
+    assert any(isinstance(each, CreateClone) for each in decisions)
+    step = recording.step(2.0, ev.Acquire("blog", request(1)), decisions, run.serials)
+    run.lines.append(recording.encode(step))
+    run.happens(ev.Release("token-1"), now=3.0)
+    assert recording.replay(run.lines).difference is None
+
+
 def test_no_token_is_in_a_recording() -> None:
     text = b"".join(eventful().lines)
     for token in (SECRET, "token-1", "token-2"):
