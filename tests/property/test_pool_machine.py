@@ -640,7 +640,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert known - unwritten == (self.held.keys() | self.being_reset.keys()) - unwritten
 
     @invariant()
-    def whoever_waits_has_something_to_wait_for(self) -> None:
+    def waiters_have_something_to_wait_for(self) -> None:
         for pool in self.fleet.pools.values():
             if pool.waiting and pool.phase == "ready":
                 under_way = bool(self.creating or self.recycling or self.dropping)

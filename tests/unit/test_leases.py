@@ -107,7 +107,7 @@ def test_writing_down_that_takes_past_the_deadline_is_given_up() -> None:
     assert isinstance(recycle, Recycle)
 
 
-def test_who_vanishes_while_the_lease_is_written_down_costs_no_clone() -> None:
+def test_a_client_that_vanishes_while_the_lease_is_written_down_costs_no_clone() -> None:
     fleet, _ = ready_fleet()
     fleet.acquire("blog", durable(1), 0.0)
     (recycle,) = fleet.handle(ev.HolderGone(1, (1,)), 0.0)
@@ -233,7 +233,7 @@ def test_a_lease_found_after_a_restart_is_known_by_its_token_and_by_nothing_else
     assert not fleet.leases()
 
 
-def test_reset_gives_another_clone_under_the_same_token_before_anybody_who_waits() -> None:
+def test_reset_gives_another_clone_under_the_same_token_before_any_waiter() -> None:
     fleet, first = make_fleet(blog=(1, 1))
     finish_creates(fleet, first)
     lease = held(fleet)
@@ -452,7 +452,7 @@ def test_a_clone_that_was_rewound_wrongly_is_nobodys_until_a_person_has_seen_it(
     assert [d.clone for d in drops(fleet.handle(ev.TimeCame(), 61.0))] == [recycle.clone]
 
 
-def test_who_wants_a_fresh_clone_waits_for_one_and_a_used_one_makes_room() -> None:
+def test_a_request_for_a_fresh_clone_waits_for_one_and_a_used_one_makes_room() -> None:
     fleet, first = make_fleet(blog=(1, 1))
     finish_creates(fleet, first)
     (recycle,) = fleet.handle(ev.Release(held(fleet).token), 0.0)

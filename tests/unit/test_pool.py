@@ -53,7 +53,7 @@ def test_waiters_are_served_in_the_order_in_which_they_came() -> None:
     assert served == [1, 2, 3]
 
 
-def test_a_newcomer_does_not_overtake_who_waits() -> None:
+def test_a_newcomer_does_not_overtake_the_waiters() -> None:
     fleet, _ = make_fleet(blog=(0, 1))
     (clone,) = creates(fleet.acquire("blog", request(1), 0.0))
     fleet.acquire("blog", request(2), 0.1)
@@ -77,7 +77,7 @@ def test_no_time_to_wait_means_an_answer_at_once() -> None:
     assert refusal.error.code == "acquire_timeout"
 
 
-def test_whoever_waits_for_a_build_that_cannot_go_on_is_told_why() -> None:
+def test_a_request_that_waits_for_a_build_that_cannot_go_on_is_told_why() -> None:
     fleet, _ = make_fleet(blog=(0, 1))
     pool = fleet.pools["blog"]
     fleet.handle(ev.TemplateLost("blog"), 0.0)
@@ -98,7 +98,7 @@ def test_whoever_waits_for_a_build_that_cannot_go_on_is_told_why() -> None:
     assert pool.snapshot().limited_by == ""
 
 
-def test_whoever_waits_while_the_server_is_away_is_told_in_which_way() -> None:
+def test_a_request_that_waits_while_the_server_is_away_is_told_in_which_way() -> None:
     fleet, _ = make_fleet(blog=(0, 1))
     fleet.handle(ev.ServerLost("pg_hba.conf rejects connection"), 0.0)
     (refusal,) = refusals(fleet.acquire("blog", request(1, timeout=0.0), 0.0))
@@ -128,7 +128,7 @@ def test_a_full_fleet_says_how_many_are_leased_and_by_whom_whatever_their_templa
     assert "raise pool.max_clones" in refusal.error.remedy
 
 
-def test_a_clone_that_comes_back_gives_its_place_to_whoever_has_waited_longer() -> None:
+def test_a_clone_that_comes_back_gives_its_place_to_the_request_that_has_waited_longer() -> None:
     fleet, first = make_fleet(1, rewinds=True, blog=(1, 1), shop=(0, 1))
     finish_creates(fleet, first)
     (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
@@ -286,7 +286,7 @@ def test_a_timeout_names_the_failure_that_caused_it() -> None:
     assert "down" in str(refusal.error)
 
 
-def test_who_asks_while_the_template_is_built_waits_for_it() -> None:
+def test_a_request_waits_for_the_template_that_is_being_built() -> None:
     fleet, _ = make_fleet(ready_templates=False, blog=(1, 1))
     assert not fleet.acquire("blog", request(1), 0.0)
     made = fleet.handle(ev.TemplateReady("blog", "abcdefgh"), 1.0)
@@ -294,7 +294,7 @@ def test_who_asks_while_the_template_is_built_waits_for_it() -> None:
     assert grant.waiter == 1
 
 
-def test_a_failed_template_is_told_to_who_waits_and_who_comes() -> None:
+def test_a_failed_template_is_told_to_waiters_and_to_later_requests() -> None:
     fleet, _ = make_fleet(ready_templates=False, blog=(1, 1))
     fleet.acquire("blog", request(1), 0.0)
     told = fleet.handle(
@@ -338,7 +338,7 @@ def test_only_as_many_give_way_as_wait() -> None:
     assert len(dropped) == 2
 
 
-def test_stopping_refuses_who_waits_parks_what_is_ready_and_grants_nothing_more() -> None:
+def test_stopping_refuses_the_waiters_parks_what_is_ready_and_grants_nothing_more() -> None:
     fleet, first = make_fleet(blog=(1, 2))
     finish_creates(fleet, first)
     fleet.acquire("blog", request(1), 0.0)
@@ -412,7 +412,7 @@ def test_while_the_server_is_away_nobody_is_given_a_clone_that_cannot_be_reached
     assert grant.waiter == 1
 
 
-def test_a_template_that_is_given_up_refuses_who_waits_and_drops_all_that_nobody_holds() -> None:
+def test_a_template_that_is_given_up_refuses_the_waiters_and_drops_all_that_nobody_holds() -> None:
     fleet, first = make_fleet(blog=(2, 4))
     finish_creates(fleet, first)
     pool = fleet.pools["blog"]

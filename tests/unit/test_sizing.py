@@ -262,7 +262,7 @@ def test_a_reservation_ends_with_its_connection_and_its_clones_later() -> None:
     assert run.now < 30.0 + 3 * SHRINK_AFTER
 
 
-def test_a_reservation_ends_when_so_many_acquires_were_served_whoever_asked() -> None:
+def test_a_reservation_ends_when_so_many_acquires_were_served_of_any_connection() -> None:
     fleet, first = make_fleet(blog=(0, 20))
     finish_creates(fleet, [*first, *fleet.handle(ev.Reserve("blog", 1, 3, 3), 0.0)])
     pool = fleet.pools["blog"]
@@ -359,7 +359,7 @@ def test_while_a_template_is_drained_no_shelf_is_filled_and_afterwards_it_is() -
     assert len(creates(fleet.handle(ev.Drain("blog", False), 3.0))) == 5
 
 
-def test_who_goes_away_leaves_the_shelf_to_be_filled() -> None:
+def test_a_client_that_goes_away_leaves_the_shelf_to_be_filled() -> None:
     fleet, first = make_fleet(4, blog=(0, 4))
     finish_creates(fleet, first)
     fleet.acquire("blog", request(1, holder=1), 0.0)

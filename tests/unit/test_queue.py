@@ -1,4 +1,4 @@
-"""Who waits: order, deadlines, and what a long line costs."""
+"""The queue: order, deadlines, and what a long one costs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def popped(line: WaitQueue) -> int:
     return request.waiter
 
 
-def test_who_wants_a_fresh_clone_is_passed_over_while_there_is_none() -> None:
+def test_a_request_for_a_fresh_clone_is_passed_over_while_there_is_none() -> None:
     line = WaitQueue()
     line.add(msgspec.structs.replace(request(1), fresh=True))
     line.add(request(2))
@@ -37,7 +37,7 @@ def test_the_first_come_is_the_first_served() -> None:
     assert [popped(line) for _ in range(3)] == [3, 1, 2]
 
 
-def test_who_continues_a_lease_goes_before_who_has_none() -> None:
+def test_a_request_that_continues_a_lease_goes_before_those_that_do_not() -> None:
     line = WaitQueue()
     line.add(request(1))
     line.add(msgspec.structs.replace(request(2), continues=LEASE))
