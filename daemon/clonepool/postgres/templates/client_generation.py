@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.capabilities import Capabilities
-    from clonepool.postgres.clones.copy_strategy import Orders
+    from clonepool.postgres.clones.copy_strategy import CopyOptions
     from clonepool.postgres.endpoint import Endpoint
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.roles import Ownership
@@ -46,7 +46,7 @@ class Source(msgspec.Struct, frozen=True):
 
     name: str
     own_backend: int
-    orders: Orders
+    orders: CopyOptions
     end_sessions: bool
 
 
@@ -143,7 +143,7 @@ class ClientGenerations:
                 self._gateway,
                 name,
                 source.name,
-                source.orders.words,
+                source.orders.options,
                 recipe.section.create_timeout,
                 owner=ownership.owner,
                 settings=source.orders.settings,

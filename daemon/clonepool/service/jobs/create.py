@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from clonepool.errors import ResourceError, StatementError
-from clonepool.postgres.clones.copier import Wanted
+from clonepool.postgres.clones.copier import CloneSpec
 from clonepool.postgres.clones.lifecycle import IncompleteCloneError, adopt
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
 from clonepool.postgres.rewind.errors import PinError
@@ -101,7 +101,7 @@ class CreateJob:
         context = self._context
         generation = context.generations[decision.template]
         section = context.sections[decision.template]
-        wanted = Wanted(
+        spec = CloneSpec(
             name=decision.clone,
             generation=generation.database,
             contents=generation.contents,
@@ -110,7 +110,7 @@ class CreateJob:
             owner=generation.owner,
         )
         waiting = context.fleet.pools[decision.template].waiting
-        await context.copiers.of(decision.template).make(wanted, urgent=waiting > 0)
+        await context.copiers.of(decision.template).make(spec, urgent=waiting > 0)
         await context.credentials.give(decision.clone, section)
         await self._measure(decision.template, decision.clone)
 

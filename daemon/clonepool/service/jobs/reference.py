@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clonepool.core.naming import Identity, Kind
-from clonepool.postgres.clones.copier import Wanted
+from clonepool.postgres.clones.copier import CloneSpec
 from clonepool.postgres.rewind.errors import CannotRewindError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ class ReferenceJob:
         async with context.limiter.place(lambda: LAST):
             context.storage.begin(current.size_bytes, context.reckoned_storage())
             try:
-                wanted = Wanted(
+                spec = CloneSpec(
                     name=name,
                     generation=generation,
                     contents=current.contents,
@@ -48,7 +48,7 @@ class ReferenceJob:
                     seconds=context.sections[template].create_timeout,
                     owner=current.owner,
                 )
-                await context.copiers.of(template).make(wanted)
+                await context.copiers.of(template).make(spec)
             finally:
                 context.storage.end(current.size_bytes)
         return name

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.core.refusals import not_your_lease
 from clonepool.errors import BadRequestError, ClonepoolError, TemplateFailedError
-from clonepool.postgres.clones.copy_strategy import orders
+from clonepool.postgres.clones.copy_strategy import copy_options
 from clonepool.postgres.templates.client_generation import Source
 from clonepool.postgres.templates.file_digests import generation_name
 from clonepool.postgres.templates.recipe import Inputs
@@ -95,7 +95,7 @@ class Snapshots:
         source = Source(
             lease.clone,
             context.rewinder.backend(lease.clone),
-            orders(chooser.chosen or chooser.candidates[0], context.capabilities),
+            copy_options(chooser.chosen or chooser.candidates[0], context.capabilities),
             end_sessions,
         )
         short = generation_name(f"snapshot {template} {self._handmade.next_serial()}")
