@@ -76,7 +76,7 @@ async def _make_clone(gateway: Gateway, source: str) -> Rewinder:
     capabilities = await inspect(gateway)
     await databases.create(gateway, CLONE, source, "", 60.0)
     rewinder = Rewinder(gateway, _make_reference, capabilities.major)
-    await rewinder.measure(CLONE, source)
+    await rewinder.track(CLONE, source)
     return rewinder
 
 

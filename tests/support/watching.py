@@ -170,7 +170,9 @@ class World:
                     enter=lambda _: None, leave=lambda _: None, accept=nothing
                 ),
                 metrics=SimpleNamespace(of={"shop": observed}),
-                rewinder=SimpleNamespace(built=lambda _: None, retire=nothing),
+                rewinder=SimpleNamespace(
+                    generation_rebuilt=lambda _: None, generation_retired=nothing
+                ),
                 failures=SimpleNamespace(
                     begin=lambda *facts, **_: facts[2], end=lambda *_, **__: None
                 ),

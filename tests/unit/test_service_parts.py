@@ -162,7 +162,7 @@ class FakeRoles:
     def __init__(self) -> None:
         self.passwords: dict[str, list[str]] = {}
 
-    async def give(self, clone: str, _: Ownership, password: str) -> None:
+    async def create_login(self, clone: str, _: Ownership, password: str) -> None:
         self.passwords[clone] = [password]
 
     async def renew(

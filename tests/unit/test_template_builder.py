@@ -93,7 +93,9 @@ class Room:
             server_changes=SimpleNamespace(
                 enter=lambda _: None, leave=lambda _: None, accept=self._accept
             ),
-            rewinder=SimpleNamespace(built=lambda _: None, retire=self._accept),
+            rewinder=SimpleNamespace(
+                generation_rebuilt=lambda _: None, generation_retired=self._accept
+            ),
             metrics=SimpleNamespace(of=dict.fromkeys(config.templates, observed)),
             failures=SimpleNamespace(
                 begin=lambda _event, _of, error, **_: error, end=lambda *_: None

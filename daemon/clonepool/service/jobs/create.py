@@ -56,7 +56,7 @@ class CreateJob:
         context.failures.end(CREATE_FAILED, template)
         seconds = context.now() - began
         context.metrics.of[template].create_seconds.observe(seconds)
-        context.rewinder.recreated(context.generations[template].database, seconds)
+        context.rewinder.record_recreate(context.generations[template].database, seconds)
         log.debug("clone.created", clone=decision.clone, duration_seconds=round(seconds, 4))
         context.carry_out(pool.created(decision.clone, context.now()))
 
@@ -67,7 +67,7 @@ class CreateJob:
         try:
             if context.can_rewind(template):
                 # Copies in its turn, and so before there is a place for this.
-                await context.rewinder.know(context.generations[template].database)
+                await context.rewinder.ensure_baseline(context.generations[template].database)
             async with context.limiter.place(lambda: URGENT):
                 await self._adopt_once(decision)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
@@ -120,7 +120,7 @@ class CreateJob:
         if not context.can_rewind(template):
             return
         try:
-            await context.rewinder.measure(clone, context.generations[template].database)
+            await context.rewinder.track(clone, context.generations[template].database)
         except PinError as error:
             raise IncompleteCloneError(str(error)) from error
         except StatementError as error:
@@ -144,4 +144,4 @@ class CreateJob:
             section.create_timeout,
         )
         if context.can_rewind(decision.template):
-            await context.rewinder.measure_found(decision.clone, current.database)
+            await context.rewinder.track_adopted(decision.clone, current.database)

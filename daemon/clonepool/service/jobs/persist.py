@@ -47,7 +47,7 @@ class PersistJob:
         comment = context.comments.parked(
             decision.template, pool.generation, decision.clone, used=decision.used
         )
-        provable = context.rewinder.is_provable(decision.clone)
+        provable = context.rewinder.can_be_adopted(decision.clone)
         context.rewinder.forget(decision.clone)
         if decision.used and not provable:
             # The next daemon could not see that it is clean, or not where its rows are.

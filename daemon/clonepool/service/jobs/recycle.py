@@ -11,7 +11,7 @@ from clonepool.errors import ServerUnavailableError
 from clonepool.postgres import databases
 from clonepool.postgres.clones.stray_sessions import (
     ENDING_SECONDS,
-    look_at_returned,
+    inspect_returned,
     stray_sessions,
 )
 from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from clonepool.core.decisions import Keep, Recycle
-    from clonepool.postgres.rewind.inspection import Look
+    from clonepool.postgres.rewind.inspection import Inspection
     from clonepool.postgres.rewind.rewinder import Rewound
     from clonepool.service.context import Context
 
@@ -87,7 +87,7 @@ class RecycleJob:
         else:
             context.carry_out(pool.unusable(decision.clone, context.now()))
 
-    async def _look(self, decision: Recycle) -> tuple[bool, Look | None]:
+    async def _look(self, decision: Recycle) -> tuple[bool, Inspection | None]:
         """See that nobody comes in any more who had the clone, then look at it.
 
         A holder that is to have the clone again is let in again afterwards.
@@ -100,13 +100,13 @@ class RecycleJob:
         section = context.sections[template]
         try:
             with anyio.fail_after(ASKING_SECONDS):
-                seen = await look_at_returned(
+                seen = await inspect_returned(
                     context.rewinder,
                     decision.clone,
-                    first=context.credentials.lock_out(
+                    lock_out=context.credentials.lock_out(
                         decision.clone, section, suspended=decision.same_holder
                     ),
-                    at_server=self._may_change_server(template),
+                    with_shared=self._may_change_server(template),
                 )
         except LockOutError as error:
             context.failures.begin(LOCK_OUT_FAILED, template, error, clone=decision.clone)
@@ -125,7 +125,7 @@ class RecycleJob:
         return True, seen
 
     async def _name_leaks(
-        self, decision: Recycle, seen: Look | None, *, asked: bool
+        self, decision: Recycle, seen: Inspection | None, *, asked: bool
     ) -> list[dict[str, Any]] | None:
         """Return what the lease left: in the server as a whole, and sessions if that is asked."""
         changes = await self._look_at_server(decision.template, decision.clone, seen)
@@ -139,7 +139,7 @@ class RecycleJob:
         return ownership.rights is Rights.SUPERUSER
 
     async def _look_at_server(
-        self, template: str, clone: str, seen: Look | None
+        self, template: str, clone: str, seen: Inspection | None
     ) -> list[dict[str, Any]]:
         """Take back what the lease left in the server as a whole; return what that was."""
         context = self._context
@@ -163,13 +163,15 @@ class RecycleJob:
             context.changes_server.add(template)
         return [{"what": what} for what in found]
 
-    async def _name_strays(self, decision: Recycle, seen: Look | None) -> Sessions:
+    async def _name_strays(self, decision: Recycle, seen: Inspection | None) -> Sessions:
         """Return the sessions that are left, for the answer to the release."""
         if seen is None:
             return await self._strays(decision.template, decision.clone)
         return self._count_strays(decision.clone, seen.facts.sessions)
 
-    async def _rewind(self, decision: Recycle, seen: Look | None, *, rewindable: bool) -> bool:
+    async def _rewind(
+        self, decision: Recycle, seen: Inspection | None, *, rewindable: bool
+    ) -> bool:
         """Rewind the clone if that can be; say whether it is clean.
 
         Args:
@@ -205,7 +207,7 @@ class RecycleJob:
                 decision.clone,
                 seconds=ENDING_SECONDS,
                 clients_only=True,
-                but=context.rewinder.backend(decision.clone),
+                but=context.rewinder.backend_pid(decision.clone),
             )
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             context.failures.begin(RECYCLE_FAILED, template, error, clone=decision.clone)
@@ -213,7 +215,7 @@ class RecycleJob:
         context.failures.end(RECYCLE_FAILED, template)
         return gone
 
-    async def _try_to_rewind(self, decision: Recycle, seen: Look | None) -> Rewound | None:
+    async def _try_to_rewind(self, decision: Recycle, seen: Inspection | None) -> Rewound | None:
         """Rewind, or return None; whatever goes wrong, the clone can still be recreated."""
         context, template = self._context, decision.template
         section = context.sections[template]
@@ -222,7 +224,7 @@ class RecycleJob:
             done = await context.rewinder.rewind(
                 decision.clone,
                 comment,
-                seen=seen,
+                inspection=seen,
                 verify_every=section.verify_every,
                 stay_connected=context.stays_connected(template),
             )
@@ -297,7 +299,7 @@ class RecycleJob:
             context.failures.begin(RECYCLE_FAILED, decision.template, error, clone=decision.clone)
 
     async def _strays(self, template: str, clone: str) -> Sessions:
-        gateway, ours = self._context.gateway, self._context.rewinder.backend(clone)
+        gateway, ours = self._context.gateway, self._context.rewinder.backend_pid(clone)
         found = await self._ask(template, clone, lambda: stray_sessions(gateway, clone, ours))
         return self._count_strays(clone, found)
 

@@ -49,7 +49,7 @@ class LockWatch:
 
     def _in_the_way(self) -> set[str]:
         """Return the leased clones on which a session of ours stays."""
-        kept = self._context.rewinder.kept
+        kept = self._context.rewinder.clones_with_session
         return {
             clone
             for pool in (self._context.fleet.pools.values() if kept else ())
@@ -59,7 +59,7 @@ class LockWatch:
 
     async def _run_once(self, clones: set[str]) -> None:
         try:
-            wanted = await databases.wanted_alone(self._context.gateway, clones)
+            wanted = await databases.awaited_databases(self._context.gateway, clones)
         except ClonepoolError:
             return  # the keeper tells what is wrong with the server
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
@@ -67,4 +67,4 @@ class LockWatch:
             return
         for clone in wanted:
             log.debug("clone.stepped_aside", clone=clone)
-            self._context.rewinder.step_aside(clone)
+            self._context.rewinder.close_session(clone)

@@ -477,7 +477,7 @@ class TemplateBuilder:
         self._seen[template] = generation.full
         self.settled()
         if not generation.reused:
-            context.rewinder.built(generation.database)
+            context.rewinder.generation_rebuilt(generation.database)
         context.carry_out(
             context.fleet.pools[template].template_ready(generation.short, context.now())
         )
@@ -538,7 +538,7 @@ class TemplateBuilder:
     async def _retire(self, generation: Generation) -> None:
         """Forget what is only needed to rewind clones of that generation."""
         try:
-            await self._context.rewinder.retire(generation.database)
+            await self._context.rewinder.generation_retired(generation.database)
         except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
             self._context.failures.begin("template.stale_kept", "", error)
 

@@ -324,7 +324,7 @@ class ClientTemplates:
         context, pause = self._context, _LOOK_SECONDS
         while True:
             try:
-                await context.rewinder.retire(generation.database)
+                await context.rewinder.generation_retired(generation.database)
                 await databases.drop(context.gateway, generation.database, sealed=True)
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
                 context.failures.begin(GIVE_UP_FAILED, template, error)

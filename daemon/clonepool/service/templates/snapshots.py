@@ -94,7 +94,7 @@ class Snapshots:
         chooser = context.copiers.of(lease.template).chooser
         source = Source(
             lease.clone,
-            context.rewinder.backend(lease.clone),
+            context.rewinder.backend_pid(lease.clone),
             copy_options(chooser.chosen or chooser.candidates[0], context.capabilities),
             end_sessions,
         )
@@ -105,7 +105,7 @@ class Snapshots:
         finally:
             self._check_held(lease)  # else those connected may be somebody else's sessions
         self._templates.begin(template)
-        context.rewinder.step_aside(lease.clone)
+        context.rewinder.close_session(lease.clone)
         recipe = self._templates.recipe(template, section)
         database = await self._handmade.copy(source, recipe, short)
         try:

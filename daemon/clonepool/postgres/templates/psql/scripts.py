@@ -1,7 +1,7 @@
-r"""A script taken apart as psql does it: comments, strings, rows of COPY, and psql's own commands.
+r"""Splits a script as psql does: comments, strings, rows of COPY, and psql's own commands.
 
-Only what can be told from the text alone; what the commands come to is found in `reading.py`. The
-model is psqlscan.l and psqlscanslash.l of PostgreSQL's sources.
+Only what can be told from the text alone is found here; `includes` follows the commands. The model
+is psqlscan.l and psqlscanslash.l of PostgreSQL's sources.
 """
 
 from __future__ import annotations
@@ -19,45 +19,45 @@ if TYPE_CHECKING:
 
 
 class Kind(Enum):
-    """What a piece of a script is; between pieces there is SQL of no interest."""
+    """What a piece of a script is; between pieces there is plain SQL."""
 
     COMMENT = auto()
     STRING = auto()
     NAME = auto()
-    """In double quotes."""
+    """A name in double quotes."""
     BODY = auto()
-    """In dollar quotes."""
+    """A string in dollar quotes."""
     ROWS = auto()
-    """Of COPY FROM STDIN, with the line that ends them."""
+    """The rows after COPY FROM STDIN, with the line that ends them."""
     COMMAND = auto()
-    r"""One of psql's, from its backslash to the end of its arguments."""
+    r"""A command of psql's, from its backslash to the end of its arguments."""
     END = auto()
-    """Of a statement."""
+    """The end of a statement."""
     VARIABLE = auto()
-    """One of psql's, whose value is read as if it stood there."""
+    """A reference to a variable of psql's, whose value is parsed in its place."""
     NOTHING = auto()
-    """What only looks like one of these."""
+    """Something that only looks like one of these."""
 
 
 class Piece(NamedTuple):
-    """A part of a script."""
+    """A part of a script, from `start` to before `end`."""
 
     kind: Kind
     start: int
     end: int
 
 
-class Said(msgspec.Struct, frozen=True, array_like=True):
-    r"""What a script says that concerns files, its database, or how psql goes on.
+class ScriptEvent(msgspec.Struct, frozen=True, array_like=True):
+    r"""Something in a script that concerns files, its database, or how psql goes on.
 
     Attributes:
-        line: from 1.
-        what: a command of psql's with its backslash; `leaves` for a statement that makes or drops a
-            database; `file` and `program` for what the server reads; `variable` for SQL that stands
-            in one.
-        text: the command's arguments as they stand there; the statement's words; the file's name as
-            it stands there; the variable's name.
-        statement: which the command sends, where that matters.
+        line: its number, from 1.
+        what: a command of psql's with its backslash; `leaves` for a statement that creates or drops
+            a database; `file` and `program` for what the server reads; `variable` for a reference
+            to a variable.
+        text: the command's arguments, the statement's first words, the file's name, or the
+            variable's name, as they are written.
+        statement: that the command sends, if that matters.
     """
 
     line: int
@@ -69,12 +69,12 @@ class Said(msgspec.Struct, frozen=True, array_like=True):
 SENDING = frozenset(
     {"g", "gx", "gset", "gexec", "gdesc", "crosstabview", "watch", "parse", "sendpipeline"}
 )
-r"""Commands that end a statement."""
+r"""Commands that send the statement before them."""
 _WHOLE_LINE = frozenset({"copy", "!", "h", "help", "ef", "ev", "sf", "sv"})
 _TO_PROGRAM = frozenset({"g", "gx", "o", "out", "w", "write"})
 _NAMES = r"\w$\x80-\U0010ffff"
 _START = re.compile(r"""'|"|\$|;|\\|:|--|/\*""")
-"""With what a piece may begin; a set of first characters, by which re skips most of a script."""
+"""How a piece may begin. `re` skips most of a script by the set of first characters."""
 _STRING = re.compile(r"'(?:[^']|'')*(?:'|\Z)")
 _BACKSLASHES = re.compile(r"'(?:[^'\\]|\\.|'')*(?:'|\Z)", re.DOTALL)
 _ESCAPING = re.compile(rf"(?<![{_NAMES}])[eE]'")
@@ -97,10 +97,10 @@ _OLD_STRINGS = re.compile(
     re.IGNORECASE,
 )
 _OF_ROWS = ("copy", "standard_conforming")
-"""Statements without any of these leave it as it is how the script is read."""
+"""Words without which a statement does not change how the script is parsed."""
 _OF_FILES = ("copy", "pg_read_", "pg_ls_dir", "lo_import")
 _WORDS = ("database", "standard_conforming", *_OF_FILES)
-"""Statements without any of these do nothing of interest."""
+"""Words without which a statement causes no event."""
 _SAYS = re.compile(r"\\[A-Za-z!]")
 _MAY_BE_VARIABLE = re.compile(r":[A-Za-z_]")
 _LEAVES = re.compile(r"\s*((?:CREATE|DROP)\s+DATABASE)\b", re.IGNORECASE)
@@ -119,46 +119,46 @@ _NO_LINE_END = re.compile(r"[^\n]")
 def blank(text: str, *, keep_names: bool = False) -> str:
     """Return the script with comments, strings and the rows of COPY blanked out.
 
-    It is as long as before, and has its lines where they were.
+    The result has the same length and the same lines.
 
     Args:
         text: the script.
-        keep_names: leave names in double quotes as they are.
+        keep_names: whether names in double quotes stay.
     """
     hidden = {Kind.COMMENT, Kind.STRING, Kind.BODY, Kind.ROWS}
     return _without(text, pieces(text), hidden if keep_names else hidden | {Kind.NAME})
 
 
-def listen(text: str) -> list[Said]:
-    """Return what a script says, in order."""
-    if not _is_worth_it(text):  # as a large file of rows
+def events_of(text: str) -> list[ScriptEvent]:
+    """Return the events of a script, in order."""
+    if not _may_have_events(text):  # a large file of rows, for example
         return []
-    return list(_Listener(text).said())
+    return list(_EventReader(text).events())
 
 
 def pieces(text: str, *, plain: bool = False) -> Iterator[Piece]:
-    r"""Yield what a script consists of, in order.
+    r"""Yield the pieces of a script, in order.
 
     Args:
         text: the script.
-        plain: it is SQL alone, as in the body of a function: psql does not see it.
+        plain: whether it is SQL alone, such as the body of a function, which psql does not parse.
     """
     return _Scanner(text, plain=plain).run()
 
 
 class _Scanner:
-    """Goes through one script."""
+    """Splits one script into pieces."""
 
     def __init__(self, text: str, *, plain: bool) -> None:
         self._text = text
         self._plain = plain
         self._old_strings = False
         self._strings_due: tuple[int, bool] | None = None
-        """From where on strings are read otherwise, and how: psql asks once a line."""
+        """From where on strings are parsed in another way, and how; psql asks once per line."""
         self._statement: list[Piece] = []
         self._began = 0
         self._due = 0
-        """COPY statements of the present line whose rows are still to come."""
+        """Number of COPY statements on the present line, whose rows follow it."""
 
     def run(self) -> Iterator[Piece]:
         text, position = self._text, 0
@@ -196,7 +196,7 @@ class _Scanner:
         self._due = 0
 
     def _piece(self, start: int, first: str, stop: int) -> Piece:
-        """Return the piece that begins here; NOTHING where it only looks like one."""
+        """Return the piece that begins here; NOTHING if it only looks like one."""
         text = self._text
         match first:
             case ";":
@@ -235,7 +235,7 @@ class _Scanner:
 
     def _backslash(self, start: int) -> Piece:
         second = self._text[start + 1 : start + 2]
-        if second in (";", ":"):  # told to psql to be SQL
+        if second in (";", ":"):  # an escape: psql passes the character on as SQL
             return Piece(Kind.END if second == ";" else Kind.NOTHING, start, start + 2)
         command = _COMMAND.match(self._text, start)
         end = command.end() if command else start + 1
@@ -247,7 +247,7 @@ class _Scanner:
         return _found(Kind.VARIABLE, _VARIABLE.match(self._text, start), start)
 
     def _note(self, piece: Piece) -> None:
-        """Remember what decides how the script goes on."""
+        """Remember what decides how the rest of the script is parsed."""
         if self._plain:
             return
         name = command_of(self._text, piece)[0] if piece.kind is Kind.COMMAND else ""
@@ -273,14 +273,14 @@ class _Scanner:
             self._strings_due = (len(self._text) if line_end < 0 else line_end), old
 
 
-class _Listener:
-    """Makes of the pieces of one script what it says."""
+class _EventReader:
+    """Turns the pieces of one script into events."""
 
     def __init__(self, text: str) -> None:
         self._text = text.removeprefix("\ufeff")
         self._lines = [match.start() for match in re.finditer("\n", self._text)]
 
-    def said(self) -> Iterator[Said]:
+    def events(self) -> Iterator[ScriptEvent]:
         statement: list[Piece] = []
         began = 0
         for piece in pieces(self._text):
@@ -296,7 +296,7 @@ class _Listener:
                 statement.append(piece)
                 name = self._text[piece.start + 1 : piece.end]
                 if name[0] not in "'\"":
-                    yield Said(self._line(piece.start), "variable", name)
+                    yield ScriptEvent(self._line(piece.start), "variable", name)
                 continue
             elif piece.kind is Kind.ROWS:
                 pass
@@ -308,7 +308,7 @@ class _Listener:
             statement, began = [], piece.end
         yield from self._statement(began, len(self._text), statement)
 
-    def _command(self, piece: Piece, began: int, statement: list[Piece]) -> Said:
+    def _command(self, piece: Piece, began: int, statement: list[Piece]) -> ScriptEvent:
         name, arguments = command_of(self._text, piece)
         sent = ""
         if name in ("gset", "gexec"):
@@ -319,15 +319,17 @@ class _Listener:
             )
         if name in ("q", "quit", "exit"):
             arguments = "more" if self._last_word > piece.end else ""
-        return Said(self._line(piece.start), f"\\{name}", arguments, sent)
+        return ScriptEvent(self._line(piece.start), f"\\{name}", arguments, sent)
 
-    def _statement(self, began: int, end: int, inside: list[Piece]) -> Iterator[Said]:
-        """Yield what a statement does with databases and the server's files."""
+    def _statement(self, began: int, end: int, inside: list[Piece]) -> Iterator[ScriptEvent]:
+        """Yield what a statement does to databases and with files of the server."""
         if not _has(self._text[began:end], _WORDS):
             return
         bare = sql_of(self._text, began, end, inside)
         if found := _LEAVES.match(bare):
-            yield Said(self._line(began + found.start(1)), "leaves", " ".join(found[1].split()))
+            yield ScriptEvent(
+                self._line(began + found.start(1)), "leaves", " ".join(found[1].split())
+            )
         yield from self._server_reads(self._text[began:end], bare, began)
         for piece in inside:
             if piece.kind is Kind.BODY:
@@ -337,26 +339,26 @@ class _Listener:
                 bare = sql_of(body, 0, len(body), list(pieces(body, plain=True)))
                 yield from self._server_reads(body, bare, start)
 
-    def _server_reads(self, text: str, bare: str, offset: int) -> Iterator[Said]:
+    def _server_reads(self, text: str, bare: str, offset: int) -> Iterator[ScriptEvent]:
         for match in _SERVER_READS.finditer(bare) if _has(bare, _OF_FILES) else ():
             line = self._line(offset + match.start())
             if match["program"]:
-                yield Said(line, "program", "COPY FROM PROGRAM")
+                yield ScriptEvent(line, "program", "COPY FROM PROGRAM")
                 continue
             group = "file" if match["file"] else "argument"
-            yield Said(line, "file", text[match.start(group) : match.end(group)].strip())
+            yield ScriptEvent(line, "file", text[match.start(group) : match.end(group)].strip())
 
     def _line(self, position: int) -> int:
         return bisect_right(self._lines, position - 1) + 1
 
     @cached_property
     def _last_word(self) -> int:
-        """The end of the last that is no comment."""
+        """The position after the last text that is no comment."""
         return len(_without(self._text, pieces(self._text), {Kind.COMMENT}).rstrip())
 
 
 def command_of(text: str, piece: Piece) -> tuple[str, str]:
-    r"""Return a command's name without its backslash, and its arguments as they stand there."""
+    r"""Return a command's name without its backslash, and its arguments as they are written."""
     whole = text[piece.start + 1 : piece.end]
     name = _COMMAND_NAME.match(whole)
     end = name.end() if name else 0
@@ -364,7 +366,7 @@ def command_of(text: str, piece: Piece) -> tuple[str, str]:
 
 
 def sql_of(text: str, began: int, end: int, inside: Iterable[Piece]) -> str:
-    """Return a statement with what is quoted blanked, but for the quotes, and comments gone."""
+    """Return a statement with comments and quoted text blanked, except for the quotes."""
     part, parts, position = text[began:end], [], 0
     for piece in _moved(inside, -began):
         start, stop = piece.start, piece.end
@@ -379,12 +381,12 @@ def sql_of(text: str, began: int, end: int, inside: Iterable[Piece]) -> str:
 
 
 def makes_database(statement: str) -> str:
-    """Return CREATE or DROP DATABASE where a query's text has it, strings included."""
+    """Return CREATE or DROP DATABASE if a query's text has it, in strings too; else nothing."""
     found = _MAKES_DATABASE.search(statement)
     return " ".join(found[1].split()) if found else ""
 
 
-def _is_worth_it(text: str) -> bool:
+def _may_have_events(text: str) -> bool:
     if _has(text, _WORDS) or _SAYS.search(text):
         return True
     before = (text[match.start() - 1 : match.start()] for match in _MAY_BE_VARIABLE.finditer(text))
@@ -405,7 +407,7 @@ def _moved(found: Iterable[Piece], by: int) -> Iterator[Piece]:
 
 
 def _without(text: str, found: Iterable[Piece], kinds: set[Kind]) -> str:
-    """Return the text with pieces of these kinds blanked, ends of lines kept."""
+    """Return the text with pieces of these kinds blanked; ends of lines stay."""
     parts, position = [], 0
     for piece in found:
         if piece.kind in kinds:
@@ -425,7 +427,7 @@ def _comment_end(text: str, position: int) -> int:
 
 
 def _command_end(text: str, start: int, position: int) -> int:
-    r"""Return where a command's arguments end: at another backslash, or with the line."""
+    r"""Return where a command's arguments end: at the next backslash, or with the line."""
     name = text[start + 1 : position]
     line_end = text.find("\n", position)
     line_end = len(text) if line_end < 0 else line_end
