@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
+from typing import assert_never
 
 import anyio
 import anyio.to_thread
@@ -78,11 +79,16 @@ async def _sweep_if_abandoned(root: Path) -> None:
     if claim is None or memory_name(os.geteuid(), claim.state) != root.name:
         _log_unclaimed(root, "it has no claim: an earlier version made it")
         return
-    match claims.look_for(claim):
+    whereabouts = claims.look_for(claim)
+    match whereabouts:
         case Whereabouts.DELETED:
             await _sweep_one(root, claim)
         case Whereabouts.OUT_OF_SIGHT:
             _log_unclaimed(root, f"its state directory {claim.state} cannot be seen from here")
+        case Whereabouts.THERE:
+            pass
+        case _:
+            assert_never(whereabouts)
 
 
 async def _sweep_one(root: Path, claim: claims.Claim) -> None:

@@ -93,7 +93,7 @@ async def run_file(
 
     Args:
         psql: the program.
-        endpoint: of the server, and as whom to log in.
+        endpoint: of the server, and the role to log in as.
         database: in which the file is run.
         file: an absolute path.
         seconds: time limit of the whole file.
