@@ -18,7 +18,7 @@ from clonepool.postgres.gateway import Gateway
 from clonepool.postgres.rewind.rewinder import Rewinder
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 CLONE = "bench_breakdown"
 SCRIPTS = {"read_only": work.READS, "four_tables": work.WRITES}

@@ -12,7 +12,7 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
 from clonepool.postgres.clones.copy_strategy import CopyOptions
 from clonepool.postgres.clones.lifecycle import make_clone
-from clonepool.postgres.gateway import literal
+from clonepool.postgres.quoting import literal
 from clonepool.postgres.templates.client_generation import ClientGenerations, Source
 from clonepool.postgres.templates.recipe import Inputs, Recipe
 from support.rewinding import open_bench

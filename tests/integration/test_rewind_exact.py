@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonepool.postgres.gateway import Session
+from clonepool.postgres.session import Session
 from support.health import ailments
 from support.rewinding import Bench, open_bench
 

@@ -16,10 +16,11 @@ import asyncpg
 import pytest
 
 from clonepool.postgres.clones.lifecycle import make_clone
-from clonepool.postgres.gateway import Session, identifier
+from clonepool.postgres.quoting import identifier
 from clonepool.postgres.rewind import restore, restore_sql, touched_pages, walinspect
 from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
 from clonepool.postgres.rewind.relations import RelationKind
+from clonepool.postgres.session import Session
 from clonepool.postgres.templates import generations
 from support.kitchen_sink import run_script
 from support.rewinding import Bench, open_bench

@@ -33,8 +33,8 @@ from clonepool.service.storage import MEBIBYTE, StorageGuard
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.roles import Ownership, Roles
+    from clonepool.postgres.session import Session
 
 LEASE = Lease("secret", "blog", "abcdefgh", "clone_1", 1, "me", 10.0, 60.0, 70.0)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.errors import CapabilityError, StatementError
-from clonepool.postgres.gateway import CONNECT_REMEDIES
+from clonepool.postgres.server_errors import CONNECT_REMEDIES
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway

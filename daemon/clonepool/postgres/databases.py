@@ -11,7 +11,9 @@ import msgspec
 
 from clonepool.errors import StatementError
 from clonepool.postgres.clones import leftovers
-from clonepool.postgres.gateway import NO_SETTINGS, STATEMENT_SECONDS, identifier, literal
+from clonepool.postgres.gateway import NO_SETTINGS
+from clonepool.postgres.quoting import identifier, literal
+from clonepool.postgres.session import STATEMENT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

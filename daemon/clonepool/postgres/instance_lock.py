@@ -12,7 +12,8 @@ from clonepool.errors import AlreadyRunningError, ServerUnavailableError, Statem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 CONNECT_SECONDS = 2.0
 """Time limit of connecting; short, so that a server that is back is found soon."""

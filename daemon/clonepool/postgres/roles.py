@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.errors import ConfigError, StatementError
-from clonepool.postgres.gateway import identifier, literal
 from clonepool.postgres.passwords import ITERATIONS, ITERATIONS_OF_RANDOM, scram_verifier
+from clonepool.postgres.quoting import identifier, literal
 
 if TYPE_CHECKING:
     from clonepool.core.naming import Namer
     from clonepool.postgres.capabilities import Capabilities
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 LOGINS = "clonepool_logins"
 """Group of logins that pg_hba.conf of the embedded server lets into their own databases only."""

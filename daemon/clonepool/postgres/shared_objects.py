@@ -16,11 +16,12 @@ import msgspec
 from clonepool.core.naming import PREFIX
 from clonepool.errors import StatementError
 from clonepool.postgres.clones.properties import elements
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.quoting import identifier, literal
 from clonepool.postgres.roles import SUPERUSER_OWNER
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 
 class Kind(StrEnum):

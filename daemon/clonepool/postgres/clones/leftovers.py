@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.quoting import identifier, literal
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway

@@ -20,7 +20,8 @@ from clonepool.postgres.gateway import NO_SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 _QUERY_CANCELED = "57014"
 _RELATIONS = """\

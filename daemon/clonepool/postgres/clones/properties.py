@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.quoting import identifier, literal
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 
 class Setting(msgspec.Struct, frozen=True):

@@ -34,7 +34,8 @@ from clonepool.postgres.embedded.storage import (
     roots_of,
 )
 from clonepool.postgres.endpoint import Endpoint
-from clonepool.postgres.gateway import Gateway, identifier
+from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.quoting import identifier
 from clonepool.postgres.roles import prepare_embedded
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from clonepool.config import EmbeddedSection
     from clonepool.postgres.embedded.cluster import Marker
     from clonepool.postgres.embedded.postmaster import Postmaster
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 log = structlog.get_logger()
 

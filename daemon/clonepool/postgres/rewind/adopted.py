@@ -10,9 +10,9 @@ from clonepool.postgres.rewind.row_locations import batched, page_ranges, read_c
 from clonepool.postgres.rewind.verify import VerificationError
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline
     from clonepool.postgres.rewind.clean_state import RowHistory
+    from clonepool.postgres.session import Session
 
 
 async def locate_rows(session: Session, baseline: Baseline, history: RowHistory) -> None:

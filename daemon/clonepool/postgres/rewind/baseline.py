@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.quoting import identifier
 from clonepool.postgres.rewind.digests import (
     ROWS_DIGEST,
     read_catalogs,
@@ -30,8 +30,8 @@ from clonepool.postgres.rewind.untrusted_code import read_untrusted_owners
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.relations import Files
+    from clonepool.postgres.session import Session
 
 LARGEST_IN_MEMORY_BYTES = 128 * 1024
 """Largest table whose rows are kept in memory."""

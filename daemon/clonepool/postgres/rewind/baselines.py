@@ -21,9 +21,10 @@ from clonepool.postgres.rewind.reference import References
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.baseline import Baseline
     from clonepool.postgres.rewind.reference import Reference
+    from clonepool.postgres.session import Session
 
 PINNED = "pinned"
 """Key of the pin in a generation's comment."""

@@ -8,9 +8,9 @@ from clonepool.postgres.rewind.digests import read_digests
 from clonepool.postgres.rewind.errors import CannotRewindError
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline
     from clonepool.postgres.rewind.changes import Changes
+    from clonepool.postgres.session import Session
 
 
 async def check_catalogs(session: Session, baseline: Baseline, changes: Changes) -> None:

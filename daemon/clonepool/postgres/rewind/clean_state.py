@@ -11,11 +11,11 @@ from clonepool.postgres.rewind.layout import Layout
 from clonepool.postgres.rewind.relations import PAGE_BYTES
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline, Table
     from clonepool.postgres.rewind.baselines import Build
     from clonepool.postgres.rewind.database_facts import DatabaseFacts
     from clonepool.postgres.rewind.relations import Files
+    from clonepool.postgres.session import Session
 
 
 class RowHistory(msgspec.Struct):

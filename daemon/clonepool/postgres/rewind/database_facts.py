@@ -13,7 +13,7 @@ import msgspec
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 NOTHING_SHARED = "NULL::text"
 """SQL to be used where there is no digest of the state that all databases share."""

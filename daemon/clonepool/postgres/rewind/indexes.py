@@ -11,7 +11,7 @@ from clonepool.errors import StatementError
 from clonepool.postgres.rewind.digests import DIGEST_SECONDS
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 _CHECK_BTREE = "pg_catalog.clonepool_bt_index_check"
 _CHECK_GIN = "pg_catalog.clonepool_gin_index_check"

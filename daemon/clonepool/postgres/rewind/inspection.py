@@ -25,8 +25,9 @@ from clonepool.postgres.rewind.wal_reader import WAL_LOST, WalReader, wal_end
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.database_facts import Activity
+    from clonepool.postgres.session import Session
 
 log = structlog.get_logger()
 

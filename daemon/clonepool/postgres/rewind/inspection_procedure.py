@@ -21,7 +21,7 @@ from clonepool.postgres.rewind.database_facts import (
 )
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 _PROCEDURE = """\
 CREATE PROCEDURE pg_temp.clonepool_inspect(lock_outs text[], clones text[], ours int[],

@@ -18,7 +18,7 @@ import msgspec
 from clonepool.postgres.rewind.relations import FIRST_USER_OID, PAGE_BYTES
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 ALL_FROZEN_MAJOR = 18
 """First version in which pg_class counts the pages that are all-frozen."""

@@ -35,9 +35,10 @@ if TYPE_CHECKING:
         Mapping,
     )
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.baseline import Table
     from clonepool.postgres.rewind.layout import Ctid
+    from clonepool.postgres.session import Session
 
     Make = Callable[[str], Awaitable[str]]
 

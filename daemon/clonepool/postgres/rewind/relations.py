@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from clonepool.postgres.rewind.touched_pages import File
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 FIRST_USER_OID = 16_384
 """Least OID of an object that initdb did not make (FirstNormalObjectId)."""

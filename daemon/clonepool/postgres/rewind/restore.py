@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline, Table
     from clonepool.postgres.rewind.changes import Changes
     from clonepool.postgres.rewind.clean_state import RowHistory
     from clonepool.postgres.rewind.layout import Ctid
     from clonepool.postgres.rewind.reference import Reference
     from clonepool.postgres.rewind.row_locations import PageRange, Sizes
+    from clonepool.postgres.session import Session
 
     LendReference = Callable[[], AbstractAsyncContextManager[Reference]]
 

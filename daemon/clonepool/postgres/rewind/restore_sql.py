@@ -20,9 +20,9 @@ from clonepool.postgres.rewind.walinspect import parse_lsn
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Table
     from clonepool.postgres.rewind.layout import Ctid, Difference
+    from clonepool.postgres.session import Session
 
 _SMALLEST_BATCH = 16
 """Least number of rows in a batch; when one of them is missing later, all are put back again."""

@@ -23,7 +23,7 @@ from clonepool.postgres.rewind.verify import verify
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.baseline import Table
     from clonepool.postgres.rewind.baselines import Baselines
     from clonepool.postgres.rewind.changes import Changes
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.inspection import Inspection, Inspector
     from clonepool.postgres.rewind.restore import Restored
     from clonepool.postgres.rewind.touched_pages import File
+    from clonepool.postgres.session import Session
 
     TouchedFiles = dict[File, set[int] | None]
 

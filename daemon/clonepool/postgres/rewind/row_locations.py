@@ -20,9 +20,9 @@ from clonepool.postgres.rewind.relations import PAGE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Set
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Table
     from clonepool.postgres.rewind.layout import Ctid
+    from clonepool.postgres.session import Session
 
 LARGEST_WHOLE_BYTES = 8 * 1024 * 1024
 """Most bytes by which a table may have grown for all of its pages to be read."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from clonepool.postgres.rewind.relations import FIRST_USER_OID
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 _CATALOGS = {
     "relation": "pg_class",

@@ -15,9 +15,9 @@ from clonepool.postgres.rewind.indexes import broken_indexes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline, Table
     from clonepool.postgres.rewind.database_facts import DatabaseFacts
+    from clonepool.postgres.session import Session
 
 
 class VerificationError(ClonepoolError):

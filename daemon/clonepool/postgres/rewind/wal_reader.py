@@ -13,8 +13,8 @@ from clonepool.postgres.rewind import walinspect
 from clonepool.postgres.rewind.touched_pages import TouchedPages
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.shared_catalogs import SharedCatalogs
+    from clonepool.postgres.session import Session
 
 log = structlog.get_logger()
 

@@ -19,7 +19,7 @@ from clonepool.postgres.rewind.touched_pages import File, FileWrites
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 WINDOW_BYTES, LARGEST_WINDOW_BYTES = 1024 * 1024, 16 * 1024 * 1024
 """Bytes of WAL that are read at a time, as the event loop does nothing else while the result is

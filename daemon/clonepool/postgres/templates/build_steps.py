@@ -24,7 +24,8 @@ from clonepool.postgres.clones.properties import (
     properties_of,
 )
 from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, without_secrets
-from clonepool.postgres.gateway import OWN_NAMES, identifier, literal
+from clonepool.postgres.gateway import OWN_NAMES
+from clonepool.postgres.quoting import identifier, literal
 from clonepool.postgres.roles import Rights
 from clonepool.postgres.templates.commands import run_command
 from clonepool.postgres.templates.dumps import Restorer

@@ -11,7 +11,7 @@ from clonepool.errors import CloneInUseError, StatementError, TemplateFailedErro
 from clonepool.postgres import databases
 from clonepool.postgres.clones import leftovers
 from clonepool.postgres.clones.properties import Properties, give_properties, properties_of
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.quoting import identifier
 from clonepool.postgres.roles import Rights
 from clonepool.postgres.templates.generations import Finish
 from clonepool.postgres.templates.recipe import Generation, Inputs, add_options

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from clonepool import resource_errors
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import programs
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.quoting import identifier, literal
 from clonepool.postgres.templates import globbing
 from clonepool.postgres.templates.file_digests import Digests
 from clonepool.postgres.templates.psql import guard, includes, runner, scripts

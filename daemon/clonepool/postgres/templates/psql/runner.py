@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from clonepool.core.limit import Limit
 from clonepool.errors import ResourceError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import programs
-from clonepool.postgres.gateway import CONNECT_REMEDIES, is_unavailable
+from clonepool.postgres.server_errors import CONNECT_REMEDIES, is_unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
