@@ -23,7 +23,7 @@ from clonepool.postgres.embedded.postmaster import find_running
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
 from clonepool.postgres.templates.file_digests import Digests
-from clonepool.postgres.templates.psql.scripts import ScriptEvent
+from clonepool.postgres.templates.psql.script_events import ScriptEvent
 from clonepool.service.state_files import load_secret, reserve_serials
 from support import binaries
 from support.daemons import Daemon

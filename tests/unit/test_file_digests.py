@@ -11,7 +11,7 @@ from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates import file_digests
 from clonepool.postgres.templates.analyze import split
 from clonepool.postgres.templates.file_digests import Digests, fingerprint, generation_name, resolve
-from clonepool.postgres.templates.psql.scripts import ScriptEvent
+from clonepool.postgres.templates.psql.script_events import ScriptEvent
 from clonepool.postgres.templates.recipe import Recipe, differences, read_files
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from clonepool.config import TemplateSection
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates.file_digests import Digests
 from clonepool.postgres.templates.psql.includes import Findings, first_missing, read
-from clonepool.postgres.templates.psql.scripts import events_of
+from clonepool.postgres.templates.psql.script_events import events_of
 from clonepool.postgres.templates.recipe import Recipe, read_files, watched_files
 
 if TYPE_CHECKING:

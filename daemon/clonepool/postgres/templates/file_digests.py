@@ -19,7 +19,7 @@ from clonepool import resource_errors, trusted_files
 from clonepool.core.naming import short_digest
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates import globbing
-from clonepool.postgres.templates.psql.scripts import ScriptEvent  # noqa: TC001 - for msgspec
+from clonepool.postgres.templates.psql.script_events import ScriptEvent  # noqa: TC001 - for msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from clonepool.postgres.templates.psql.scripts import ScriptEvent
+    from clonepool.postgres.templates.psql.script_events import ScriptEvent
 
 BRANCHING = frozenset({r"\if", r"\elif", r"\else", r"\endif"})
 

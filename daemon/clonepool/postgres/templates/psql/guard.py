@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates.file_digests import Digests
-from clonepool.postgres.templates.psql import includes, scripts
+from clonepool.postgres.templates.psql import includes, script_events
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,7 +50,7 @@ def refuse_leaving(found: Findings) -> None:
 
 def find_escapes(text: str) -> Iterator[Escape]:
     """Yield where a script leaves its database, in order."""
-    for event in scripts.events_of(text):
+    for event in script_events.events_of(text):
         if event.what == "leaves":
             yield Escape(event.line, event.text)
         elif event.what in (r"\c", r"\connect"):

@@ -14,7 +14,7 @@ import msgspec
 from clonepool import resource_errors
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates import globbing
-from clonepool.postgres.templates.psql import arguments, scripts
+from clonepool.postgres.templates.psql import arguments, script_events
 from clonepool.postgres.templates.psql.arguments import Argument, Variables
 from clonepool.postgres.templates.psql.branches import BRANCHING, Branches
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from clonepool.postgres.templates.file_digests import Digests
-    from clonepool.postgres.templates.psql.scripts import ScriptEvent
+    from clonepool.postgres.templates.psql.script_events import ScriptEvent
 
 _DEEPEST = 64
 """Most files that may be nested. A cycle that `\\if` ends needs fewer; psql itself allows more."""
@@ -126,7 +126,7 @@ class _Reader:
             surely: whether it is certain that the file is run.
         """
         try:
-            events = self._digests.events(path, scripts.events_of)
+            events = self._digests.events(path, script_events.events_of)
         except OSError as error:
             failure = TemplateFailedError(f"{path}: {error.strerror}")
             raise resource_errors.told(error, path) or failure from error
@@ -303,7 +303,7 @@ class _Reader:
         if value is None or f":{name}" in value:
             return
         line, surely = self._line, self._surely
-        for event in scripts.events_of(value):
+        for event in script_events.events_of(value):
             self._line, self._surely = line, surely
             if event.what != "variable" and event.what not in BRANCHING:
                 self._one(event)
@@ -324,7 +324,7 @@ class _Reader:
         self.found.leaves.append(self._here(event.text if event.what == "leaves" else event.what))
 
     def _execute(self, event: ScriptEvent) -> None:
-        if statement := scripts.makes_database(event.statement):
+        if statement := script_events.makes_database(event.statement):
             self.found.leaves.append(self._here(rf"{statement} by \gexec"))
 
     def _run_program(self, event: ScriptEvent) -> None:
