@@ -51,8 +51,9 @@ async def touched(bench: Bench, clone: str) -> set[str]:
     """Return which tables the log says were written to since the clone was clean."""
     rewinder = bench.rewinder
     await rewinder.inspect(clone)
-    state = rewinder._states[clone]
-    files = rewinder._inspector.reader.touched_pages.touched(state.facts.oid, state.clean_lsn)
+    state = rewinder.clean_state(clone)
+    assert state is not None
+    files = rewinder.inspector.reader.touched_pages.touched(state.facts.oid, state.clean_lsn)
     assert files is not None
     relations = [state.files[file] for file in files if file in state.files]
     tables = state.baseline.tables
@@ -228,7 +229,7 @@ async def test_a_log_that_was_thrown_away_unread_means_recreate_and_no_more(
             await anyio.to_thread.run_sync(
                 run_script, bench.server.psql, bench.server.endpoint, bench.clone, "CHECKPOINT"
             )
-        bench.rewinder._inspector.reader.position = FIRST_POSITION  # a reader that fell behind
+        bench.rewinder.inspector.reader.position = FIRST_POSITION  # a reader that fell behind
         assert not await bench.lease("UPDATE m.t1 SET v = 'x'")
         assert "WAL is gone" in bench.why
         assert await bench.look() == bench.pristine
@@ -244,13 +245,12 @@ async def test_what_a_long_lease_writes_is_read_as_it_goes_and_does_not_pile_up(
         rewinder = bench.rewinder
         for _ in range(6):
             await write_much(bench, bench.clone, 4)
-            before = rewinder._inspector.reader.position
+            before = rewinder.inspector.reader.position
             await rewinder.catch_up()
-            assert rewinder._inspector.reader.position != before
-        files = rewinder._inspector.reader.touched_pages._databases[
-            rewinder._states[bench.clone].facts.oid
-        ].files
-        assert sum(len(pages.last) for pages in files.values()) < 2000
+            assert rewinder.inspector.reader.position != before
+        state = rewinder.clean_state(bench.clone)
+        assert state is not None
+        assert rewinder.inspector.reader.touched_pages.page_count(state.facts.oid) < 2000
         assert not await bench.recycle()
         assert await bench.look() == bench.pristine
 
@@ -285,7 +285,7 @@ async def test_copies_through_the_log_are_passed_over(any_server: EmbeddedServer
             await connection.execute("INSERT INTO m.t4 (v) VALUES ('x')")
             await connection.close()
             assert await touched(bench, bench.clone) == {"t3", "t4"}
-            assert len(bench.rewinder._inspector.reader.touched_pages.followed) == 1
+            assert len(bench.rewinder.inspector.reader.touched_pages.followed) == 1
         finally:
             for name in names:
                 await bench.shop.gateway.ddl(f"DROP DATABASE IF EXISTS {identifier(name)}")

@@ -332,7 +332,7 @@ async def test_each_way_to_break_the_rewind_is_caught_twice(
     for name, mutation in MUTATIONS.items():
         with monkeypatch.context() as patch:
             mutation.apply(patch)
-            await bench.rewinder._inspector.close()  # its procedure was made by the sound one
+            await bench.rewinder.inspector.close()  # its procedure was made by the sound one
             await bench.renew()  # measured as the broken one measures
             caught = False
             if mutation.before:

@@ -104,7 +104,7 @@ async def inspect(gateway: Gateway) -> Capabilities:
             identifier = await session.value("SELECT system_identifier FROM pg_control_system()")
     except StatementError as error:
         raise CapabilityError(f"server: {error}", remedy=_remedy(error.sqlstate)) from error
-    missing = _missing(row)
+    missing = missing_requirement(row)
     if missing:
         raise CapabilityError(f"server: {missing[0]}", remedy=missing[1])
     return Capabilities(
@@ -121,7 +121,7 @@ async def inspect(gateway: Gateway) -> Capabilities:
     )
 
 
-def _missing(row: dict[str, object]) -> tuple[str, str] | None:
+def missing_requirement(row: dict[str, object]) -> tuple[str, str] | None:
     """Return what is missing and the remedy, if anything is."""
     version, role = row["version"], row["role"]
     if not isinstance(version, int) or not OLDEST_MAJOR <= version // 10_000 <= NEWEST_MAJOR:

@@ -54,6 +54,9 @@ class Rewinder:
         most_kept: how many sessions may stay on clones.
         shared: SQL of the digest of the state that all databases share.
         is_idle: whether every clone is clean, so that what is written now need not be read.
+
+    Attributes:
+        inspector: of the server.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class Rewinder:
         self._gateway = gateway
         self._major = major
         self._settings = settings_of(major)
-        self._inspector = Inspector(gateway, major, self._settings, shared, is_idle)
+        self.inspector = Inspector(gateway, major, self._settings, shared, is_idle)
         self._baselines = Baselines(gateway, major, make_reference, self._settings)
         self._kept = KeptSessions(most_kept)
         self._states: dict[str, CleanState] = {}
@@ -80,7 +83,7 @@ class Rewinder:
     def server_lost(self) -> None:
         """Trust no clean state any more: the server may have crashed."""
         self._server_epoch += 1
-        self._inspector.reader.lose()
+        self.inspector.reader.lose()
 
     async def catch_up(self) -> None:
         """Read the WAL up to now if there is much of it, before the server removes it.
@@ -88,11 +91,11 @@ class Rewinder:
         Raises:
             ServerUnavailableError, StatementError: the server did not answer.
         """
-        await self._inspector.catch_up()
+        await self.inspector.catch_up()
 
     async def close(self) -> None:
         """Drop the reference clones, and stop reading the WAL."""
-        await self._inspector.close()
+        await self.inspector.close()
         await self._baselines.close()
 
     # Generations --------------------------------------------------------------------------
@@ -171,11 +174,11 @@ class Rewinder:
     async def _track(self, clone: str, build: Build, baseline: Baseline) -> None:
         server_epoch = self._server_epoch
         try:
-            inspection = await self._inspector.inspect(clone, follow=True)
+            inspection = await self.inspector.inspect(clone, follow=True)
         except BaseException:
             # Its touched pages may be followed already, and nobody would ever forget them.
             databases = {state.facts.oid for state in self._states.values()}
-            self._inspector.reader.touched_pages.retain(databases)
+            self.inspector.reader.touched_pages.retain(databases)
             raise
         self._states[clone] = CleanState(
             build=build,
@@ -188,12 +191,16 @@ class Rewinder:
             server_epoch=server_epoch,
         )
 
+    def clean_state(self, clone: str) -> CleanState | None:
+        """Return the state in which a clone was last clean; None if it is not known."""
+        return self._states.get(clone)
+
     def forget(self, clone: str) -> None:
         """Forget a clone that is gone, or about to go."""
         self.close_session(clone)
         state = self._states.pop(clone, None)
         if state is not None:
-            self._inspector.reader.touched_pages.forget(state.facts.oid)
+            self.inspector.reader.touched_pages.forget(state.facts.oid)
 
     def has_moved_rows(self, clone: str) -> bool:
         """Say whether rows of tables that are not kept in memory have moved in this clone.
@@ -240,7 +247,7 @@ class Rewinder:
             LockOutError: `lock_out` was refused.
             ServerUnavailableError, StatementError: the server did not answer.
         """
-        return await self._inspector.inspect(
+        return await self.inspector.inspect(
             clone, self.backend_pid(clone), lock_out=lock_out, with_shared=with_shared
         )
 
@@ -278,14 +285,14 @@ class Rewinder:
             raise CannotRewindError("its clean state is not known")
         pass_ = RewindPass(
             self._gateway,
-            self._inspector,
+            self.inspector,
             self._baselines,
             self._settings,
             self._major,
             clone,
             state,
         )
-        touched_pages = self._inspector.reader.touched_pages
+        touched_pages = self.inspector.reader.touched_pages
         try:
             inspection = await pass_.inspect_cleared(inspection)
             self._check_continuity(state)
@@ -311,5 +318,5 @@ class Rewinder:
     def _check_continuity(self, state: CleanState) -> None:
         """Check that the WAL was read without a gap since the clone was last clean."""
         lost = state.server_epoch != self._server_epoch
-        if lost or not self._inspector.reader.covers(state.clean_lsn):
+        if lost or not self.inspector.reader.covers(state.clean_lsn):
             raise CannotRewindError("the server was away since it was clean, or its WAL is gone")

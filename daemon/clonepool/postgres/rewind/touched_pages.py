@@ -124,6 +124,11 @@ class TouchedPages:
                 found[file] = recent
         return found
 
+    def page_count(self, database: int) -> int:
+        """Return how many pages of a database are remembered."""
+        known = self._databases.get(database)
+        return sum(len(pages.last) for pages in known.files.values()) if known else 0
+
     def forget_before(self, database: int, position: int) -> None:
         """Forget what was written to a database before a position: the clone is clean."""
         known = self._databases.get(database)
