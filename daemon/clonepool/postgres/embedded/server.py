@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +20,7 @@ from clonepool.errors import (
     ServerUnavailableError,
     StatementError,
 )
-from clonepool.postgres.databases import INVALID_CATALOG_NAME
-from clonepool.postgres.embedded import claims, cluster, postmaster, settings
+from clonepool.postgres.embedded import claims, cluster, own_objects, postmaster, settings
 from clonepool.postgres.embedded.account import choose_account, name_of
 from clonepool.postgres.embedded.binaries import find_binaries
 from clonepool.postgres.embedded.postmaster import UnusableClusterError
@@ -34,17 +32,11 @@ from clonepool.postgres.embedded.storage import (
     roots_of,
 )
 from clonepool.postgres.endpoint import Endpoint
-from clonepool.postgres.gateway import Gateway
-from clonepool.postgres.quoting import identifier
-from clonepool.postgres.roles import prepare_embedded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from clonepool.config import EmbeddedSection
     from clonepool.postgres.embedded.cluster import Marker
     from clonepool.postgres.embedded.postmaster import Postmaster
-    from clonepool.postgres.session import Session
 
 log = structlog.get_logger()
 
@@ -313,7 +305,7 @@ class EmbeddedServer:
 
     async def _probe(self) -> None:
         """Connect once; the daemon's own database may not exist yet, or not any more."""
-        async with self._any_session():
+        async with own_objects.any_session(self.endpoint):
             pass
 
     async def _reset_own_objects(self) -> None:
@@ -322,41 +314,11 @@ class EmbeddedServer:
         Raises:
             UnusableClusterError: the server does not allow it.
         """
-        changed = postmaster.forget_alter_system(self.storage)
-        name = identifier(cluster.MAINTENANCE)
+        reload = postmaster.forget_alter_system(self.storage)
         try:
-            async with self._any_session() as session:
-                if changed:
-                    await session.value("SELECT pg_reload_conf()")
-                await prepare_embedded(session, cluster.SUPERUSER, self._binaries.major)
-                if not await session.rows(
-                    "SELECT FROM pg_database WHERE datname = $1", cluster.MAINTENANCE
-                ):
-                    await session.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-                await session.execute(
-                    f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;"
-                    f" ALTER DATABASE {name} RESET ALL"
-                )
+            await own_objects.reset(self.endpoint, self._binaries.major, reload=reload)
         except (StatementError, ServerUnavailableError) as error:
             raise UnusableClusterError(f"the server cannot be set up: {error}") from error
-
-    @asynccontextmanager
-    async def _any_session(self) -> AsyncIterator[Session]:
-        """Connect to the daemon's own database or, if there is none, to one that initdb made."""
-        gateway = Gateway(self.endpoint, f"clonepool pid={os.getpid()}")
-        first, *others = (cluster.MAINTENANCE, "postgres", "template1")
-        for database in (first, *others):
-            try:
-                session = await gateway.connect(database)
-            except StatementError as error:
-                if error.sqlstate != INVALID_CATALOG_NAME or database == others[-1]:
-                    raise
-            else:
-                break
-        try:
-            yield session
-        finally:
-            await session.close()
 
     @property
     def _marker_path(self) -> Path:
