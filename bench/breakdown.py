@@ -18,7 +18,7 @@ from clonepool.postgres.gateway import Gateway
 from clonepool.postgres.rewind.rewinder import Rewinder
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 CLONE = "bench_breakdown"
 SCRIPTS = {"read_only": work.READS, "four_tables": work.WRITES}
@@ -76,7 +76,7 @@ async def _make_clone(gateway: Gateway, source: str) -> Rewinder:
     capabilities = await inspect(gateway)
     await databases.create(gateway, CLONE, source, "", 60.0)
     rewinder = Rewinder(gateway, _make_reference, capabilities.major)
-    await rewinder.measure(CLONE, source)
+    await rewinder.track(CLONE, source)
     return rewinder
 
 

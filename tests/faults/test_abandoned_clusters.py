@@ -18,7 +18,7 @@ from clonepool.errors import AlreadyRunningError
 from clonepool.postgres.embedded import claims, postmaster, storage
 from clonepool.postgres.embedded.abandoned import sweep
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
-from clonepool.postgres.embedded.storage import Storage, memory_name, place_in_memory
+from clonepool.postgres.embedded.storage import Storage, memory_name, root_in_memory
 from support import binaries
 from support.daemons import Daemon, clean_up, eventually, running_daemon
 from support.servers import open_directory
@@ -252,7 +252,7 @@ def test_a_start_meets_no_half_removed_cluster(memory: Path, gone: Path) -> None
     root = abandon(memory, gone)
     claim = claims.read(root)
     assert claim is not None
-    with claims.nobody_else(root) as alone:
+    with claims.locked(root) as alone:
         assert alone
         assert claims.take(root, claim) is None
         root.rename(memory / "aside")
@@ -260,7 +260,7 @@ def test_a_start_meets_no_half_removed_cluster(memory: Path, gone: Path) -> None
     root.mkdir()
     held = claims.take(root, claim)
     assert held is not None
-    with claims.nobody_else(root) as alone:
+    with claims.locked(root) as alone:
         assert not alone
     os.close(held)
 
@@ -281,7 +281,7 @@ def orphan(place: Path, memory: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     (place / "state").mkdir(mode=0o711)
     server = make(place / "state")
     anyio.run(server.start)
-    server.let_go()
+    server.release()
     shutil.rmtree(place / "state")
     yield server
     anyio.run(server.stop)
@@ -326,7 +326,7 @@ def test_a_daemon_whose_state_directory_was_deleted_keeps_its_server_from_its_su
         with first.client() as client:
             client.lease("blog", timeout=30).release()
         first.stop()
-        shutil.rmtree(place_in_memory(first.state))
+        shutil.rmtree(root_in_memory(first.state))
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -335,7 +335,7 @@ def test_the_next_start_of_any_daemon_sweeps_what_a_former_left(how: signal.Sign
         former = Daemon(directory)
         try:
             former.start()
-            root = place_in_memory(former.state)
+            root = root_in_memory(former.state)
             assert (root / "data").exists()
             former.stop(how)
             shutil.rmtree(former.state)
@@ -385,7 +385,7 @@ def state(place: Path) -> Iterator[Path]:
 def test_a_cluster_that_is_to_be_on_disk_leaves_nothing_in_memory(state: Path) -> None:
     in_memory = make(state)
     anyio.run(in_memory.start)
-    in_memory.let_go()  # its daemon is killed, and the server goes on
+    in_memory.release()  # its daemon is killed, and the server goes on
     on_disk = make(state, "disk")
     anyio.run(on_disk.start)
     anyio.run(on_disk.stop)

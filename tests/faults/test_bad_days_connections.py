@@ -29,7 +29,7 @@ from support.outages import (
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 OURS = "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'clonepool %'"
 

@@ -71,7 +71,7 @@ async def test_it_is_found_again_with_its_data_after_a_clean_stop(state: Path) -
 async def test_a_running_server_is_adopted(state: Path) -> None:
     first = make(state)
     await first.start()
-    first.let_go()  # as a daemon that was killed does
+    first.release()  # as a daemon that was killed does
     second = make(state)
     await second.start()
     assert second.alive()
@@ -83,7 +83,7 @@ async def test_a_running_server_is_adopted(state: Path) -> None:
 async def test_a_running_server_with_other_settings_is_started_anew(state: Path) -> None:
     first = make(state)
     await first.start()
-    first.let_go()  # as a daemon that was killed does
+    first.release()  # as a daemon that was killed does
     second = make(state, settings={"work_mem": "7MB"})
     await second.start()
     assert await query(second, "SHOW work_mem") == "7MB"
@@ -97,7 +97,7 @@ async def test_a_killed_server_is_recovered(state: Path) -> None:
     await execute(server, "CREATE DATABASE survivor")
     os.kill(pid_of(server), signal.SIGKILL)
     eventually(lambda: not server.alive())
-    server.let_go()
+    server.release()
     again = make(state)
     await again.start()
     assert await query(again, "SELECT count(*) FROM pg_database WHERE datname = 'survivor'") == 1

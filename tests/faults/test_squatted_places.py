@@ -23,7 +23,7 @@ from clonepool.postgres.embedded.postmaster import find_running
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
 from clonepool.postgres.templates.file_digests import Digests
-from clonepool.postgres.templates.psql.scripts import Said
+from clonepool.postgres.templates.psql.script_events import ScriptEvent
 from clonepool.service.state_files import load_secret, reserve_serials
 from support import binaries
 from support.daemons import Daemon
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ME = Account("me", os.geteuid(), os.getegid(), switch=False)
 SOMEBODY = 54_321
-KNOWN = Said(1, r"\i", "known.sql")
+KNOWN = ScriptEvent(1, r"\i", "known.sql")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files to others")
 
 
@@ -196,7 +196,7 @@ def test_digests_are_neither_read_from_nor_written_to_what_is_no_file_of_ours(
     source.write_text("SELECT 1")
     os.utime(source, (1, 1))
     digests = within(10, lambda: Digests(file))
-    digests.about(str(source), lambda _: [])
+    digests.events(str(source), lambda _: [])
     within(10, digests.save)
     assert victim.read_text() == "18\n"
     status = file.lstat()
@@ -211,11 +211,11 @@ def test_digests_that_another_user_wrote_are_not_believed(
     file, source = place / "digests.json", place / "a.sql"
     source.write_text("SELECT 1")
     first = Digests(file)
-    first.about(str(source), lambda _: [KNOWN])
+    first.events(str(source), lambda _: [KNOWN])
     first.save()
-    assert Digests(file).about(str(source), lambda _: []) == [KNOWN]
+    assert Digests(file).events(str(source), lambda _: []) == [KNOWN]
     os.chown(file, SOMEBODY, SOMEBODY)
-    assert Digests(file).about(str(source), lambda _: []) == []
+    assert Digests(file).events(str(source), lambda _: []) == []
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])

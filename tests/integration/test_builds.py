@@ -207,7 +207,7 @@ async def test_a_command_fills_the_template_by_arguments_or_by_the_shell(
 async def test_a_command_that_fails_or_hangs_says_how_and_leaves_nothing(
     shop: Workshop, place: Path
 ) -> None:
-    with pytest.raises(TemplateFailedError, match=r"exit code 3, and said last: out\nerr"):
+    with pytest.raises(TemplateFailedError, match=r"exit code 3; its last output: out\nerr"):
         await shop.make(TemplateSection(command="echo out; echo err >&2; exit 3"), place)
     with pytest.raises(TemplateFailedError, match="cannot be started"):
         await shop.make(TemplateSection(command=["./absent"]), place)

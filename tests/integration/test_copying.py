@@ -10,12 +10,12 @@ import msgspec
 import pytest
 from structlog.testing import capture_logs
 
+from clonepool.core.copy_choice import SAMPLES, WARM_UP, CopyChooser, Strategy
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import CapabilityError, StatementError
 from clonepool.postgres import databases
-from clonepool.postgres.clones.copier import MEASURING, Copier, Copiers, Wanted
-from clonepool.postgres.clones.copy_choice import SAMPLES, WARM_UP, Chooser
-from clonepool.postgres.clones.copy_strategy import Strategy, candidates
+from clonepool.postgres.clones.copier import MEASURING, CloneSpec, Copier, Copiers
+from clonepool.postgres.clones.copy_strategy import candidates
 from clonepool.postgres.clones.lifecycle import TooSlowError
 from clonepool.postgres.gateway import OWN_NAMES
 from support.servers import BLOG
@@ -43,16 +43,16 @@ class Desk:
         self.shop = shop
         self.generation = generation
 
-    def wanted(self, *, seconds: float = 30.0) -> Wanted:
+    def spec(self, *, seconds: float = 30.0) -> CloneSpec:
         """Return an order for one more clone."""
         serial = self.shop.serials.next()
         name = self.shop.namer.name(Identity(Kind.CLONE, "blog", self.generation.short, serial))
         contents = self.generation.contents
-        return Wanted(name, self.generation.database, contents, {"kind": "clone"}, seconds)
+        return CloneSpec(name, self.generation.database, contents, {"kind": "clone"}, seconds)
 
     def copier(self, *able: Strategy) -> Copier:
         """Return a copier that has these strategies to choose from."""
-        chooser = Chooser(able, set())
+        chooser = CopyChooser(able, set())
         return Copier(self.shop.gateway, self.shop.capabilities, "blog", chooser, time.monotonic)
 
     @property
@@ -82,9 +82,9 @@ async def desk(any_workshop: Workshop) -> AsyncIterator[Desk]:
 async def test_every_strategy_makes_the_same_clone(desk: Desk) -> None:
     digests = []
     for strategy in desk.able:
-        wanted = desk.wanted()
-        await desk.copier(strategy).make(wanted)
-        digests.append(await desk.digest(wanted.name))
+        spec = desk.spec()
+        await desk.copier(strategy).make(spec)
+        digests.append(await desk.digest(spec.name))
     assert len(digests) >= 2
     assert len(set(digests)) == 1
 
@@ -98,9 +98,9 @@ async def test_a_choice_is_made_after_so_many_clones_and_told_once(desk: Desk) -
     assert not any(chosen for _, _, chosen in copiers.strategies())
     with capture_logs() as logs:
         for _ in range(len(desk.able) * (WARM_UP + SAMPLES) + 2):
-            wanted = desk.wanted()
-            await copiers.of("blog").make(wanted)
-            await databases.drop(desk.shop.gateway, wanted.name)
+            spec = desk.spec()
+            await copiers.of("blog").make(spec)
+            await databases.drop(desk.shop.gateway, spec.name)
     (told,) = (entry for entry in logs if entry["event"] == "copy.strategy_chosen")
     assert copiers.shown("blog") == told["strategy"]
     assert set(told["seconds"]) == set(desk.able)
@@ -114,13 +114,13 @@ async def test_a_choice_is_made_after_so_many_clones_and_told_once(desk: Desk) -
 async def test_another_generation_is_measured_anew(desk: Desk) -> None:
     copier = desk.copier(*desk.able)
     for strategy in desk.able[:-1]:
-        copier.chooser.strike(strategy)
-    await copier.make(desk.wanted())
+        copier.chooser.refuse(strategy)
+    await copier.make(desk.spec())
     assert copier.chooser.chosen is desk.able[-1]
     other = await desk.shop.build(["examples/blog/1_schema.sql"], template="schema")
-    wanted = desk.wanted()
+    spec = desk.spec()
     name = desk.shop.namer.name(Identity(Kind.CLONE, "schema", other.short, 1))
-    await copier.make(Wanted(name, other.database, other.contents, wanted.facts, wanted.seconds))
+    await copier.make(CloneSpec(name, other.database, other.contents, spec.facts, spec.seconds))
     assert copier.chooser.chosen is None
 
 
@@ -129,7 +129,7 @@ async def test_sessions_that_were_kept_copy_as_they_are_told(desk: Desk) -> None
     if Strategy.CLONE not in desk.able:
         pytest.skip("before PostgreSQL 18 there is no such setting")
     for strategy in (Strategy.CLONE, Strategy.FILE_COPY, Strategy.CLONE):
-        await desk.copier(strategy).make(desk.wanted())
+        await desk.copier(strategy).make(desk.spec())
         async with desk.shop.gateway.control() as session:
             method = await session.value("SHOW file_copy_method")
         assert method == {"clone": "clone", "file_copy": "copy"}[strategy]
@@ -139,30 +139,30 @@ async def test_a_strategy_that_the_server_refuses_costs_nobody_a_clone(desk: Des
     if Strategy.CLONE in desk.able:
         pytest.skip("PostgreSQL 18 refuses none")
     newer = msgspec.structs.replace(desk.shop.capabilities, file_copy_methods=("copy", "clone"))
-    chooser = Chooser((Strategy.CLONE, Strategy.WAL_LOG), set())
+    chooser = CopyChooser((Strategy.CLONE, Strategy.WAL_LOG), set())
     copier = Copier(desk.shop.gateway, newer, "blog", chooser, time.monotonic)
-    wanted = desk.wanted()
+    spec = desk.spec()
     with capture_logs() as logs:
-        await copier.make(wanted)
-        await copier.make(desk.wanted())
-    assert wanted.name in await desk.names()
+        await copier.make(spec)
+        await copier.make(desk.spec())
+    assert spec.name in await desk.names()
     assert [entry["strategy"] for entry in logs if entry["log_level"] == "warning"] == ["clone"]
     assert chooser.chosen is Strategy.WAL_LOG
 
 
 async def test_what_fails_whatever_the_strategy_strikes_none_off(desk: Desk) -> None:
     copier = desk.copier(*desk.able)
-    wanted = desk.wanted()
-    await copier.make(wanted)
+    spec = desk.spec()
+    await copier.make(spec)
     with pytest.raises(StatementError, match="already exists"):
-        await copier.make(wanted)
+        await copier.make(spec)
     assert copier.chooser.has_other(desk.able[:-1])
     assert copier.chooser.has_other(desk.able[1:])
 
 
 async def test_a_trial_that_takes_too_long_is_made_good_in_the_same_try(desk: Desk) -> None:
     copier, late = desk.copier(*desk.able), desk.able[1]
-    await copier.make(desk.wanted())
+    await copier.make(desk.spec())
     begin = copier.chooser.begin
 
     def begin_in_a_hurry(**how: object) -> object:
@@ -171,24 +171,24 @@ async def test_a_trial_that_takes_too_long_is_made_good_in_the_same_try(desk: De
         return turn
 
     copier.chooser.begin = begin_in_a_hurry  # type: ignore[method-assign, assignment]
-    wanted = desk.wanted()
-    await copier.make(wanted)
-    assert wanted.name in await desk.names()
-    assert await desk.digest(wanted.name)
+    spec = desk.spec()
+    await copier.make(spec)
+    assert spec.name in await desk.names()
+    assert await desk.digest(spec.name)
 
 
 async def test_a_clone_that_takes_too_long_by_any_strategy_is_an_error(desk: Desk) -> None:
-    wanted = desk.wanted(seconds=0.001)
+    spec = desk.spec(seconds=0.001)
     with pytest.raises(TooSlowError):
-        await desk.copier(*desk.able).make(wanted)
-    await databases.drop(desk.shop.gateway, wanted.name)
+        await desk.copier(*desk.able).make(spec)
+    await databases.drop(desk.shop.gateway, spec.name)
 
 
 async def test_a_copy_that_is_cancelled_is_company_to_none(desk: Desk) -> None:
     copier = desk.copier(*desk.able)
     with anyio.move_on_after(0.001):
-        await copier.make(wanted := desk.wanted())
-    await databases.drop(desk.shop.gateway, wanted.name)
+        await copier.make(spec := desk.spec())
+    await databases.drop(desk.shop.gateway, spec.name)
     assert copier.chooser.begin().alone
 
 

@@ -10,9 +10,9 @@ import pytest
 from clonepool.config import TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
-from clonepool.postgres.clones.copy_strategy import Orders
+from clonepool.postgres.clones.copy_strategy import CopyOptions
 from clonepool.postgres.clones.lifecycle import make_clone
-from clonepool.postgres.gateway import literal
+from clonepool.postgres.quoting import literal
 from clonepool.postgres.templates.client_generation import ClientGenerations, Source
 from clonepool.postgres.templates.recipe import Inputs, Recipe
 from support.rewinding import open_bench
@@ -140,7 +140,7 @@ async def snapshot(shop: Workshop, name: str, place: Path) -> Generation:
         shop.serials.next,
     )  # fmt: skip
     recipe = Recipe("snapped", TemplateSection(), place, rewindable=True)
-    source = Source(name, 0, Orders("", {}), end_sessions=True)
+    source = Source(name, 0, CopyOptions("", {}), end_sessions=True)
     await handmade.leave_alone(source)
     copy = await handmade.copy(source, recipe, "snapshot")
     return await handmade.finish(copy, recipe, "snapshot", Inputs([], [], {}), {}, filled=False)

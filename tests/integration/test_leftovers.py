@@ -216,7 +216,7 @@ async def test_an_ordinary_role_makes_roles_for_its_clones(any_server: EmbeddedS
             shop.gateway, name, generation.database, generation.contents,
             options="", facts={}, seconds=30, owner="made_app",
         )  # fmt: skip
-        await roles.give(name, ownership, "pw-1")
+        await roles.create_login(name, ownership, "pw-1")
         await visits(endpoint, name)
         await roles.renew(name, ownership, "pw-2")
         with pytest.raises(Exception, match="password authentication failed"):

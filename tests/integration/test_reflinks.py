@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from clonepool.core.copy_choice import Strategy
 from clonepool.core.naming import Identity, Kind
 from clonepool.postgres import databases
-from clonepool.postgres.clones.copier import Copiers, Wanted
-from clonepool.postgres.clones.copy_strategy import Strategy, candidates
+from clonepool.postgres.clones.copier import CloneSpec, Copiers
+from clonepool.postgres.clones.copy_strategy import candidates
 from clonepool.postgres.gateway import OWN_NAMES
 from support import binaries
 from support.outages import running_victim
@@ -89,7 +90,9 @@ async def make(shop: Workshop, generation: Generation, strategy: Strategy) -> st
     )
     serial = shop.serials.next()
     name = shop.namer.name(Identity(Kind.CLONE, "much", generation.short, serial))
-    await copiers.of("much").make(Wanted(name, generation.database, generation.contents, {}, 60.0))
+    await copiers.of("much").make(
+        CloneSpec(name, generation.database, generation.contents, {}, 60.0)
+    )
     async with shop.gateway.session(name, OWN_NAMES) as session:
         assert await session.value("SELECT count(*) FROM much") == 40_000
         await session.execute("CHECKPOINT")

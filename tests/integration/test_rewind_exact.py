@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from clonepool.postgres.gateway import Session
+from clonepool.postgres.session import Session
 from support.health import ailments
 from support.rewinding import Bench, open_bench
 
@@ -90,7 +90,7 @@ async def test_what_was_computed_under_other_settings_stays_what_it_was(
     async with open_bench(any_server, *files) as bench:
         for number, name in enumerate([*COMPUTED, *INDEXES]):
             assert not await bench.lease(f"DELETE FROM m.t{number} WHERE id = 7"), name
-            assert "computed under settings" in bench.why, name
+            assert "depend on settings" in bench.why, name
             assert await bench.look() == bench.pristine, name
         assert await bench.lease("SELECT", verify_every=1)
 
@@ -266,14 +266,14 @@ async def test_nobody_takes_our_rights_by_a_function_of_his(
     schema = f"{ATTACKED}{attack};\nSET SESSION AUTHORIZATION app;\n{fill};\n"
     async with open_bench(any_server, schema) as bench:
         ask(bench, "ALTER ROLE app NOSUPERUSER")  # whatever the oracle did
-        bench.rewinder.built(bench.generation.database)
+        bench.rewinder.generation_rebuilt(bench.generation.database)
         await bench.renew()
         see_that_app_has_not_risen(bench)
         for script in ("INSERT INTO m.free VALUES (1)", "DELETE FROM m.t WHERE id = 7"):
             rewound = await bench.lease(f"SET SESSION AUTHORIZATION app; {script}", verify_every=1)
             assert rewound == ("free" in script), bench.why
             see_that_app_has_not_risen(bench)
-        assert "functions of app's run" in bench.why
+        assert "functions of app run" in bench.why
         pristine = ask(bench, "SELECT count(*) FROM m.t")
         ask(bench, "ALTER ROLE app NOSUPERUSER")
         assert pristine == "20"

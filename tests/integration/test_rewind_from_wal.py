@@ -16,10 +16,11 @@ import asyncpg
 import pytest
 
 from clonepool.postgres.clones.lifecycle import make_clone
-from clonepool.postgres.gateway import Session, identifier
-from clonepool.postgres.rewind import restore_sql, touched_pages, walinspect
+from clonepool.postgres.quoting import identifier
+from clonepool.postgres.rewind import restore, restore_sql, touched_pages, walinspect
 from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
-from clonepool.postgres.rewind.relations import Kind
+from clonepool.postgres.rewind.relations import RelationKind
+from clonepool.postgres.session import Session
 from clonepool.postgres.templates import generations
 from support.kitchen_sink import run_script
 from support.rewinding import Bench, open_bench
@@ -49,13 +50,18 @@ async def connect(bench: Bench, clone: str) -> asyncpg.Connection[asyncpg.Record
 async def touched(bench: Bench, clone: str) -> set[str]:
     """Return which tables the log says were written to since the clone was clean."""
     rewinder = bench.rewinder
-    await rewinder.look(clone)
-    measure = rewinder._measures[clone]
-    files = rewinder._lookout.ledger.touched(measure.facts.oid, measure.at)
+    await rewinder.inspect(clone)
+    state = rewinder.clean_state(clone)
+    assert state is not None
+    files = rewinder.inspector.reader.touched_pages.touched(state.facts.oid, state.clean_lsn)
     assert files is not None
-    relations = [measure.files[file] for file in files if file in measure.files]
-    tables = measure.pristine.tables
-    return {tables[one.oid].name.split(chr(34))[3] for one in relations if one.kind is Kind.TABLE}
+    relations = [state.files[file] for file in files if file in state.files]
+    tables = state.baseline.tables
+    return {
+        tables[one.oid].name.split(chr(34))[3]
+        for one in relations
+        if one.kind is RelationKind.TABLE
+    }
 
 
 async def test_each_of_many_clones_gets_its_own_however_their_leases_are_mixed(
@@ -92,7 +98,7 @@ async def test_each_of_many_clones_gets_its_own_however_their_leases_are_mixed(
                     await connection.execute(f"RESET synchronous_commit; {insert}")
                     written[clone].add(table)
                 case _:
-                    await bench.rewinder.look(choice.choice(clones))
+                    await bench.rewinder.inspect(choice.choice(clones))
         for clone in clones:
             assert await touched(bench, clone) == written[clone], f"seed {seed}"
 
@@ -223,9 +229,9 @@ async def test_a_log_that_was_thrown_away_unread_means_recreate_and_no_more(
             await anyio.to_thread.run_sync(
                 run_script, bench.server.psql, bench.server.endpoint, bench.clone, "CHECKPOINT"
             )
-        bench.rewinder._lookout._position = FIRST_POSITION  # a reader that fell behind
+        bench.rewinder.inspector.reader.position = FIRST_POSITION  # a reader that fell behind
         assert not await bench.lease("UPDATE m.t1 SET v = 'x'")
-        assert "log is gone" in bench.why
+        assert "WAL is gone" in bench.why
         assert await bench.look() == bench.pristine
         assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
         assert await bench.look() == bench.pristine
@@ -239,11 +245,12 @@ async def test_what_a_long_lease_writes_is_read_as_it_goes_and_does_not_pile_up(
         rewinder = bench.rewinder
         for _ in range(6):
             await write_much(bench, bench.clone, 4)
-            before = rewinder._lookout._position
+            before = rewinder.inspector.reader.position
             await rewinder.catch_up()
-            assert rewinder._lookout._position != before
-        files = rewinder._lookout.ledger._databases[rewinder._measures[bench.clone].facts.oid].files
-        assert sum(len(pages.last) for pages in files.values()) < 2000
+            assert rewinder.inspector.reader.position != before
+        state = rewinder.clean_state(bench.clone)
+        assert state is not None
+        assert rewinder.inspector.reader.touched_pages.page_count(state.facts.oid) < 2000
         assert not await bench.recycle()
         assert await bench.look() == bench.pristine
 
@@ -278,7 +285,7 @@ async def test_copies_through_the_log_are_passed_over(any_server: EmbeddedServer
             await connection.execute("INSERT INTO m.t4 (v) VALUES ('x')")
             await connection.close()
             assert await touched(bench, bench.clone) == {"t3", "t4"}
-            assert len(bench.rewinder._lookout.ledger.followed) == 1
+            assert len(bench.rewinder.inspector.reader.touched_pages.followed) == 1
         finally:
             for name in names:
                 await bench.shop.gateway.ddl(f"DROP DATABASE IF EXISTS {identifier(name)}")
@@ -291,7 +298,7 @@ async def test_the_reader_goes_on_where_it_was_when_a_lease_ends_its_session(
         for _ in range(2):
             assert await bench.lease(
                 "UPDATE m.t1 SET v = 'x'; SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE pid <> pg_backend_pid() AND query LIKE '%clonepool_look%'"
+                " WHERE pid <> pg_backend_pid() AND query LIKE '%clonepool_inspect%'"
             ), bench.why
             assert await bench.look() == bench.pristine
 
@@ -313,7 +320,7 @@ async def test_of_a_log_that_is_written_faster_than_it_is_read_nothing_is_read(
     async with open_bench(any_server, SCHEMA) as bench:
         await write_much(bench, await bench.another(), 4)
         assert not await bench.lease("UPDATE m.t1 SET v = 'x'")
-        assert "log is gone" in bench.why
+        assert "WAL is gone" in bench.why
         assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
         assert await bench.look() == bench.pristine
 
@@ -325,7 +332,7 @@ async def test_clones_that_come_back_together_are_looked_at_together(
     real = Session.rows
 
     async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
-        if "clonepool_look" in sql:
+        if "clonepool_inspect" in sql:
             looks.append(arguments[1])
             await anyio.sleep(0.05)
         return await real(self, sql, *arguments, **more)
@@ -340,7 +347,7 @@ async def test_clones_that_come_back_together_are_looked_at_together(
         found = {}
 
         async def look(clone: str) -> None:
-            found[clone] = (await bench.rewinder.look(clone)).facts.oid
+            found[clone] = (await bench.rewinder.inspect(clone)).facts.oid
 
         async with anyio.create_task_group() as tasks:
             for clone in clones:
@@ -363,7 +370,7 @@ async def test_a_look_that_is_given_up_is_not_the_end_of_those_beside_it(
         real, held = Session.rows, anyio.Event()
 
         async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
-            if "clonepool_look" in sql and not held.is_set():
+            if "clonepool_inspect" in sql and not held.is_set():
                 held.set()
                 await anyio.sleep_forever()
             return await real(self, sql, *arguments, **more)
@@ -374,11 +381,11 @@ async def test_a_look_that_is_given_up_is_not_the_end_of_those_beside_it(
 
             async def lead() -> None:
                 with leader:
-                    await bench.rewinder.look(bench.clone)
+                    await bench.rewinder.inspect(bench.clone)
 
             tasks.start_soon(lead)
             await held.wait()
-            tasks.start_soon(bench.rewinder.look, other)
+            tasks.start_soon(bench.rewinder.inspect, other)
             await anyio.wait_all_tasks_blocked()
             leader.cancel()
         assert await touched(bench, other) == {"t5"}
@@ -389,17 +396,19 @@ async def test_what_shared_catalogs_say_is_not_remembered_before_it_is_committed
 ) -> None:
     async with open_bench(any_server, SCHEMA, looks=False) as bench:
         rewinder, clone = bench.rewinder, bench.clone
-        before = (await rewinder.look(clone)).facts.entries.properties
+        before = (await rewinder.inspect(clone)).facts.entries.properties
         stray = await connect(bench, clone)
         await stray.execute(f"BEGIN; ALTER DATABASE {identifier(clone)} SET work_mem = '44MB'")
-        assert (await rewinder.look(clone)).facts.entries.properties == before, "nobody sees it yet"
-        await rewinder.look(clone)
+        assert (await rewinder.inspect(clone)).facts.entries.properties == before, (
+            "nobody sees it yet"
+        )
+        await rewinder.inspect(clone)
         await stray.execute("COMMIT")
         await stray.close()
-        seen = await rewinder.look(clone)
+        seen = await rewinder.inspect(clone)
         assert seen.facts.entries.properties != before
         with pytest.raises(CannotRewindError, match="properties"):
-            await rewinder.rewind(clone, {}, seen=seen)
+            await rewinder.rewind(clone, {}, inspection=seen)
 
 
 async def test_one_record_of_the_log_that_is_larger_than_any_window_is_got_over(
@@ -429,7 +438,7 @@ async def test_a_query_in_another_encoding_spoils_nothing_for_others(
         try:
             connection = await connect(bench, name)
             await connection.execute("SELECT 'é'")
-            seen = await bench.rewinder.look(name)
+            seen = await bench.rewinder.inspect(name)
             assert [session["state"] for session in seen.facts.sessions] == ["idle"]
             await connection.close()
             assert await bench.lease("UPDATE m.t1 SET v = 'x'"), bench.why
@@ -450,13 +459,13 @@ async def test_a_lock_out_that_has_to_wait_holds_up_nobody_else(
 
             async def look() -> None:
                 try:
-                    await bench.rewinder.look(bench.clone, first=f"ALTER ROLE {role} NOLOGIN")
+                    await bench.rewinder.inspect(bench.clone, lock_out=f"ALTER ROLE {role} NOLOGIN")
                 except LockOutError as error:
                     refused.append(error)
 
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(look)
-                tasks.start_soon(bench.rewinder.look, other)
+                tasks.start_soon(bench.rewinder.inspect, other)
             assert len(refused) == 1
             await holder.execute("ROLLBACK")
         finally:
@@ -467,9 +476,9 @@ async def test_a_lock_out_that_has_to_wait_holds_up_nobody_else(
 async def test_what_others_write_to_catalogs_while_a_clone_is_undone_is_seen_next_time(
     any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    real = restore_sql.restore
+    real = restore_sql.put_back
 
-    async def restore(*arguments: Any) -> Any:
+    async def put_back(*arguments: Any) -> Any:
         await anyio.to_thread.run_sync(
             run_script, bench.server.psql, bench.server.endpoint, bench.clone,
             "SET default_statistics_target = 1; ANALYZE m.t2",
@@ -477,7 +486,7 @@ async def test_what_others_write_to_catalogs_while_a_clone_is_undone_is_seen_nex
         return await real(*arguments)
 
     async with open_bench(any_server, SCHEMA) as bench:
-        monkeypatch.setattr(restore, "restore", restore)
+        monkeypatch.setattr(restore, "put_back", put_back)
         await bench.lease("UPDATE m.t1 SET v = 'x'")
         monkeypatch.undo()
         await bench.lease("SELECT 1")

@@ -12,15 +12,15 @@ from clonepool.postgres.rewind import (
     inspection,
     restore,
     restore_sql,
-    rewinder,
+    rewind_pass,
     row_locations,
     walinspect,
 )
-from clonepool.postgres.rewind.database_facts import Facts
+from clonepool.postgres.rewind.database_facts import DatabaseFacts
 from clonepool.postgres.rewind.layout import Layout
 from clonepool.postgres.rewind.planner_statistics import Estimates
-from clonepool.postgres.rewind.relations import Kind
-from clonepool.postgres.rewind.touched_pages import TouchedPages, Written
+from clonepool.postgres.rewind.relations import RelationKind
+from clonepool.postgres.rewind.touched_pages import FileWrites, TouchedPages
 from clonepool.postgres.rewind.verify import VerificationError
 from support.health import ailments
 from support.kitchen_sink import NOT_REWINDABLE, REWINDABLE
@@ -37,33 +37,33 @@ Patch = pytest.MonkeyPatch
 
 def of_touches(change: Callable[[Changes], object]) -> Callable[[Patch], None]:
     """Return a mutation of what the log is understood to say."""
-    real, again = changes.sort_out, changes.sort_out_again
+    real, again = changes.classify, changes.reclassify
 
     def changed(found: Changes) -> Changes:
         change(found)
         return found
 
     def apply(patch: Patch) -> None:
-        patch.setattr(rewinder, "sort_out", lambda *a: changed(real(*a)))
-        patch.setattr(rewinder, "sort_out_again", lambda *a: changed(again(*a)))
+        patch.setattr(rewind_pass, "classify", lambda *a: changed(real(*a)))
+        patch.setattr(rewind_pass, "reclassify", lambda *a: changed(again(*a)))
 
     return apply
 
 
-def of_log(change: Callable[[Written], Written | None]) -> Callable[[Patch], None]:
+def of_log(change: Callable[[FileWrites], FileWrites | None]) -> Callable[[Patch], None]:
     """Return a mutation of what is read in the log."""
-    real = TouchedPages.enter
+    real = TouchedPages.add
 
-    def enter(self: TouchedPages, written: list[Written]) -> None:
+    def add(self: TouchedPages, written: list[FileWrites]) -> None:
         real(self, [each for one in written if (each := change(one)) is not None])
 
-    return lambda patch: patch.setattr(TouchedPages, "enter", enter)
+    return lambda patch: patch.setattr(TouchedPages, "add", add)
 
 
-def without_page(at: int) -> Callable[[Written], Written]:
+def without_page(at: int) -> Callable[[FileWrites], FileWrites]:
     """Drop one page of each file."""
 
-    def change(written: Written) -> Written:
+    def change(written: FileWrites) -> FileWrites:
         pages, positions = list(written.pages), list(written.positions)
         if pages:
             number = pages.index(min(pages) if at == 0 else max(pages))
@@ -76,7 +76,7 @@ def without_page(at: int) -> Callable[[Written], Written]:
 def not_waiting_for_the_flush(patch: Patch) -> None:
     """Read as far as the log happens to be on the disk."""
     patch.setattr(
-        walinspect, "mark_plpgsql", lambda _, mark: f"{mark} := pg_current_wal_flush_lsn();"
+        walinspect, "flush_plpgsql", lambda _, mark: f"{mark} := pg_current_wal_flush_lsn();"
     )
 
 
@@ -84,12 +84,11 @@ def reading_before_looking(patch: Patch) -> None:
     """Take what was read before for all that there is."""
 
     async def ask(self: Any, session: Any, requests: list[Any]) -> None:
-        position = await self._locate(session)
+        pages = self.reader.touched_pages
         await real(self, session, requests)
-        self.ledger.settle(0, position)
-        for database in self.ledger.followed:
-            self.ledger.forget(database)
-            self.ledger.follow(database)
+        for database in pages.followed:
+            pages.forget(database)
+            pages.follow(database)
 
     real = inspection.Inspector._ask
     patch.setattr(inspection.Inspector, "_ask", ask)
@@ -99,29 +98,29 @@ def trusting_catalogs(patch: Patch) -> None:
     async def check(*_: object) -> None:
         """See nothing."""
 
-    patch.setattr(rewinder, "check_catalogs", check)
+    patch.setattr(rewind_pass, "check_catalogs", check)
 
 
 def trusting_the_database(patch: Patch) -> None:
-    patch.setattr(Facts, "check", lambda *_: None)
+    patch.setattr(DatabaseFacts, "check", lambda *_: None)
 
 
 def knowing_all_files(patch: Patch) -> None:
     """Never ask anew which file belongs to which relation."""
-    real = changes.sort_out
+    real = changes.classify
 
-    def sort_out(*arguments: Any) -> Changes:
+    def classify(*arguments: Any) -> Changes:
         found = real(*arguments)
-        found.strange = False
+        found.files_unknown = False
         return found
 
-    patch.setattr(rewinder, "sort_out", sort_out)
+    patch.setattr(rewind_pass, "classify", classify)
 
 
 def taking_new_files_for_old(patch: Patch) -> None:
     """Believe that a place in a new file means what it meant in the old one."""
     of_touches(lambda found: found.replaced.clear())(patch)
-    patch.setattr(rewinder, "check_tables", lambda *_: None)
+    patch.setattr(rewind_pass, "check_tables", lambda *_: None)
 
 
 def of_differences(**changed: Any) -> Callable[[Patch], None]:
@@ -136,15 +135,15 @@ def of_differences(**changed: Any) -> Callable[[Patch], None]:
 
 def taking_fresh_for_old(patch: Patch) -> None:
     """Take rows in the places of others for those."""
-    real = row_locations.read_pieces
+    real = row_locations.read_page_rows
 
-    async def pieces(*arguments: Any) -> tuple[list[Any], Any]:
+    async def page_rows(*arguments: Any) -> tuple[list[Any], Any]:
         found, sizes = await real(*arguments)
         return [
             msgspec.structs.replace(p, old=set(p.old) | set(p.fresh), fresh=set()) for p in found
         ], sizes
 
-    patch.setattr(restore, "read_pieces", pieces)
+    patch.setattr(restore, "read_page_rows", page_rows)
     real_expected = Layout.expected
     patch.setattr(
         Layout, "expected",
@@ -166,14 +165,14 @@ def forgetting_where_rows_are(patch: Patch) -> None:
 
 def and_then(script: str) -> Callable[[Patch], None]:
     """Return a mutation that does something to the clone behind everybody's back."""
-    real = restore_sql.restore
+    real = restore_sql.put_back
 
-    async def restore(session: Any, *arguments: Any) -> Any:
+    async def put_back(session: Any, *arguments: Any) -> Any:
         done = await real(session, *arguments)
         await session.execute(f"SET session_replication_role = origin; {script}")
         return done
 
-    return lambda patch: patch.setattr(restore, "restore", restore)
+    return lambda patch: patch.setattr(restore, "put_back", put_back)
 
 
 def forgetting_estimates(patch: Patch) -> None:
@@ -195,9 +194,13 @@ def behind_an_index(index: str, table: str, condition: str) -> str:
     )
 
 
-def blind_to(kind: Kind) -> Callable[[Patch], None]:
+def blind_to(kind: RelationKind) -> Callable[[Patch], None]:
     """Return a mutation that does not see files of that kind."""
-    fields = {Kind.TABLE: "tables", Kind.SEQUENCE: "sequences", Kind.CATALOG: "catalogs"}
+    fields = {
+        RelationKind.TABLE: "tables",
+        RelationKind.SEQUENCE: "sequences",
+        RelationKind.CATALOG: "catalogs",
+    }
     return of_touches(lambda found: getattr(found, fields[kind]).clear())
 
 
@@ -224,7 +227,7 @@ UNSEEN = "UPDATE m.leaf SET id = 18; SET synchronous_commit = off; INSERT INTO m
 MUTATIONS = {
     "the first table is skipped": Mutation(of_touches(without_table(0)), TWO_TABLES),
     "the last table is skipped": Mutation(of_touches(without_table(-1)), "DELETE FROM m.leaf"),
-    "no table is put back": Mutation(blind_to(Kind.TABLE), TWO_TABLES),
+    "no table is put back": Mutation(blind_to(RelationKind.TABLE), TWO_TABLES),
     "new rows of a small table stay": Mutation(
         of_differences(delete=set()), "INSERT INTO m.twins VALUES ('x')"
     ),
@@ -271,11 +274,11 @@ MUTATIONS = {
         taking_new_files_for_old, "DELETE FROM m.told WHERE id = 1; VACUUM FULL m.told"
     ),
     "unlogged tables are not looked at": Mutation(
-        lambda patch: patch.setattr(rewinder, "with_unlogged", lambda found, _: found),
+        lambda patch: patch.setattr(rewind_pass, "add_unlogged", lambda found, _: found),
         "UPDATE m.cache SET v = 9",
     ),
     "catalogs are not looked at": Mutation(
-        blind_to(Kind.CATALOG), "CREATE VIEW m.more AS SELECT 1"
+        blind_to(RelationKind.CATALOG), "CREATE VIEW m.more AS SELECT 1"
     ),
     "catalogs are trusted: a table": Mutation(trusting_catalogs, "CREATE VIEW m.more AS SELECT 1"),
     "catalogs are trusted: a column": Mutation(
@@ -302,7 +305,9 @@ MUTATIONS = {
     "the database is trusted: a privilege": Mutation(
         trusting_the_database, NOT_REWINDABLE["database grant"]
     ),
-    "sequences are not looked at": Mutation(blind_to(Kind.SEQUENCE), "SELECT nextval('m.free')"),
+    "sequences are not looked at": Mutation(
+        blind_to(RelationKind.SEQUENCE), "SELECT nextval('m.free')"
+    ),
     "statistics are not put back": Mutation(
         forgetting_estimates, "DELETE FROM m.told WHERE id > 1; VACUUM m.told"
     ),
@@ -327,7 +332,7 @@ async def test_each_way_to_break_the_rewind_is_caught_twice(
     for name, mutation in MUTATIONS.items():
         with monkeypatch.context() as patch:
             mutation.apply(patch)
-            await bench.rewinder._lookout.close()  # its procedure was made by the sound one
+            await bench.rewinder.inspector.close()  # its procedure was made by the sound one
             await bench.renew()  # measured as the broken one measures
             caught = False
             if mutation.before:

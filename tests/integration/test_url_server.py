@@ -15,7 +15,7 @@ from clonepool.errors import (
     ServerUnavailableError,
 )
 from clonepool.postgres import databases
-from clonepool.postgres.capabilities import _missing, inspect
+from clonepool.postgres.capabilities import inspect, missing_requirement
 from clonepool.postgres.clones.lifecycle import make_clone
 from clonepool.postgres.endpoint import Endpoint, from_url
 from clonepool.postgres.gateway import OWN_NAMES, Gateway
@@ -122,7 +122,7 @@ def test_versions_from_13_to_18_are_served(version: int, fits: bool) -> None:
         "createdb": True,
         "standby": False,
     }
-    assert (_missing(row) is None) is fits
+    assert (missing_requirement(row) is None) is fits
 
 
 async def test_a_second_daemon_of_the_instance_is_told_who_holds_the_lock(

@@ -8,20 +8,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from clonepool.postgres.rewind import touched_pages as ledger_module
-from clonepool.postgres.rewind.touched_pages import MOST_PAGES, File, TouchedPages, Written
+from clonepool.postgres.rewind import touched_pages
+from clonepool.postgres.rewind.touched_pages import MOST_PAGES, File, FileWrites, TouchedPages
 
 DATABASES, FILES, PAGES = range(1, 6), range(4), range(6)
 A, B = File(1663, 7), File(1663, 8)
 
 
-def piece(records: list[tuple[int, int, File, int]]) -> list[Written]:
+def piece(records: list[tuple[int, int, File, int]]) -> list[FileWrites]:
     """Return records as they are read: by database and file, each page with its last position."""
     last: defaultdict[tuple[int, File], dict[int, int]] = defaultdict(dict)
     for position, database, file, page in records:
         last[database, file][page] = position
     return [
-        Written(database, file, list(pages), list(pages.values()))
+        FileWrites(database, file, list(pages), list(pages.values()))
         for (database, file), pages in last.items()
     ]
 
@@ -31,7 +31,7 @@ class LogMachine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.ledger = TouchedPages()
+        self.pages = TouchedPages()
         self.log: list[tuple[int, int, File, int]] = []
         self.read = 0
         self.clean_at: dict[int, int] = {}
@@ -45,8 +45,8 @@ class LogMachine(RuleBasedStateMachine):
     def make(self, database: int) -> None:
         """A clone is made; what was written to its database before, its copy say, is nobody's."""
         self.read_on(1.0)
-        self.ledger.forget(database)
-        self.ledger.follow(database)
+        self.pages.forget(database)
+        self.pages.follow(database)
         self.clean_at[database] = len(self.log)
 
     @rule(
@@ -62,13 +62,13 @@ class LogMachine(RuleBasedStateMachine):
     def read_on(self, share: float) -> None:
         """The log is read up to anywhere, perhaps amid what one lease wrote."""
         until = self.read + round(share * (len(self.log) - self.read))
-        self.ledger.enter(piece(self.log[self.read : until]))
+        self.pages.add(piece(self.log[self.read : until]))
         self.read = until
 
     @rule(share=st.floats(0, 1))
     def read_again(self, share: float) -> None:
         """What was read is read once more, as after an error."""
-        self.ledger.enter(piece(self.log[round(share * self.read) : self.read]))
+        self.pages.add(piece(self.log[round(share * self.read) : self.read]))
 
     @rule(database=st.sampled_from(DATABASES), ahead=st.booleans())
     def clean(self, database: int, *, ahead: bool) -> None:
@@ -77,22 +77,22 @@ class LogMachine(RuleBasedStateMachine):
             self.clean_at[database] = len(self.log)
             if ahead:
                 self.read_on(1.0)
-            self.ledger.settle(database, self.clean_at[database])
+            self.pages.forget_before(database, self.clean_at[database])
 
     @rule(database=st.sampled_from(DATABASES))
     def drop(self, database: int) -> None:
-        self.ledger.forget(database)
+        self.pages.forget(database)
         self.clean_at.pop(database, None)
 
     @invariant()
     def each_has_its_own(self) -> None:
-        assert set(self.ledger.followed) == set(self.clean_at)
+        assert set(self.pages.followed) == set(self.clean_at)
         for database, since in self.clean_at.items():
             wanted: defaultdict[File, set[int]] = defaultdict(set)
             for _, whose, file, page in self.log[since : self.read]:
                 if whose == database:
                     wanted[file].add(page)
-            assert self.ledger.touched(database, since) == wanted
+            assert self.pages.touched(database, since) == wanted
 
 
 TestLog = LogMachine.TestCase
@@ -100,33 +100,33 @@ TestLog.settings = settings(max_examples=150, stateful_step_count=40)
 
 
 def test_nothing_is_known_of_what_is_not_followed() -> None:
-    ledger = TouchedPages()
-    ledger.enter([Written(1, A, [0], [5])])
-    assert ledger.touched(1, 0) is None
-    ledger.follow(1)
-    assert ledger.touched(1, 0) == {}
+    seen = TouchedPages()
+    seen.add([FileWrites(1, A, [0], [5])])
+    assert seen.touched(1, 0) is None
+    seen.follow(1)
+    assert seen.touched(1, 0) == {}
 
 
 @given(st.integers(1, 3 * MOST_PAGES))
 def test_what_is_remembered_of_a_file_is_bounded(pages: int) -> None:
-    ledger = TouchedPages()
-    ledger.follow(1)
+    seen = TouchedPages()
+    seen.follow(1)
     for first in range(0, pages, 5000):
         some = list(range(first, min(pages, first + 5000)))
-        ledger.enter([Written(1, A, some, [100 + page for page in some])])
-    ledger.enter([Written(1, B, [3], [7])])
-    found = ledger.touched(1, 50)
+        seen.add([FileWrites(1, A, some, [100 + page for page in some])])
+    seen.add([FileWrites(1, B, [3], [7])])
+    found = seen.touched(1, 50)
     assert found is not None
     assert found == {A: None if pages > MOST_PAGES else set(range(pages))}
-    ledger.settle(1, 100 + pages)
-    assert ledger.touched(1, 100 + pages) == {}
+    seen.forget_before(1, 100 + pages)
+    assert seen.touched(1, 100 + pages) == {}
 
 
 def test_of_a_database_with_too_many_files_nothing_is_known() -> None:
-    ledger, most = TouchedPages(), ledger_module.MOST_FILES
-    ledger.follow(1)
-    ledger.enter([Written(1, File(1663, number), [0], [number]) for number in range(most)])
-    assert ledger.touched(1, 0) is not None
-    ledger.enter([Written(1, File(1663, most), [0], [most])])
-    assert ledger.touched(1, 0) is None
-    assert ledger.touched(1, most + 1) == {}, "it was clean after that"
+    seen, most = TouchedPages(), touched_pages.MOST_FILES
+    seen.follow(1)
+    seen.add([FileWrites(1, File(1663, number), [0], [number]) for number in range(most)])
+    assert seen.touched(1, 0) is not None
+    seen.add([FileWrites(1, File(1663, most), [0], [most])])
+    assert seen.touched(1, 0) is None
+    assert seen.touched(1, most + 1) == {}, "it was clean after that"

@@ -22,7 +22,7 @@ import anyio
 
 from clonepool.cli import main as clonepool
 from clonepool.postgres import databases
-from clonepool.postgres.rewind.restore import Undo
+from clonepool.postgres.rewind.restore import Restore
 from clonepool.postgres.rewind.rewinder import Rewinder
 from clonepool.postgres.templates import build_steps
 from clonepool.postgres.templates.build_steps import Steps
@@ -84,7 +84,7 @@ WORK = {
     "recycle.write": Work(RecycleJob, "_write_end"),
     "recycle.clean": Work(RecycleJob, "_rewind"),
     "rewind": Work(Rewinder, "rewind"),
-    "rewind.undo": Work(Undo, "run"),
+    "rewind.restore": Work(Restore, "run"),
     "keep": Work(databases, "annotate", _writes("state", "kept")),
     "park": Work(park, "park"),
     "park.seal": Work(databases, "close"),

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from anyio.from_thread import BlockingPortal
 
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
     from support.daemons import Daemon
 
 RECOVERY_SECONDS = 5.0

@@ -52,12 +52,12 @@ class Bench:
 
     async def measure(self) -> None:
         """Take the measure of the new clone."""
-        await self.rewinder.measure(self.clone, self.generation.database)
+        await self.rewinder.track(self.clone, self.generation.database)
 
     async def another(self) -> str:
         """Make one more clone, measured, that somebody else has."""
         name = await self._make(Kind.CLONE)
-        await self.rewinder.measure(name, self.generation.database)
+        await self.rewinder.track(name, self.generation.database)
         self._others.append(name)
         return name
 
@@ -67,7 +67,7 @@ class Bench:
         Raises:
             VerificationError: it was rewound, and the next daemon says that it is not clean.
         """
-        provable = self.rewinder.is_provable(self.clone)
+        provable = self.rewinder.can_be_adopted(self.clone)
         self.rewinder.forget(self.clone)
         await self.rewinder.close()
         gateway = self.shop.gateway
@@ -76,13 +76,13 @@ class Bench:
             await self.renew()
             return
         await park(gateway, self.clone, {})
-        await self.rewinder.know(self.generation.database)
+        await self.rewinder.ensure_baseline(self.generation.database)
         try:
             await adopt(gateway, self.clone, self.generation.contents, {}, 30)
         except IncompleteCloneError:  # a file is another one, after TRUNCATE
             await self.renew()
             return
-        await self.rewinder.measure_found(self.clone, self.generation.database)
+        await self.rewinder.track_adopted(self.clone, self.generation.database)
 
     async def drop(self) -> None:
         """Leave nothing of the clone."""
@@ -130,15 +130,19 @@ class Bench:
         Of two rewinds one is by a session that stays, and the next is the one that finds it.
         """
         if not self.stays:
-            self.rewinder.step_aside(self.clone)
-        ours = self.rewinder.backend(self.clone)
+            self.rewinder.close_session(self.clone)
+        ours = self.rewinder.backend_pid(self.clone)
         assert await databases.end_sessions(self.shop.gateway, self.clone, but=ours)
         self.stays = not self.stays
         self.why = ""
         try:
-            seen = await self.rewinder.look(self.clone)
+            seen = await self.rewinder.inspect(self.clone)
             await self.rewinder.rewind(
-                self.clone, {}, seen=seen, verify_every=verify_every, stay_connected=self.stays
+                self.clone,
+                {},
+                inspection=seen,
+                verify_every=verify_every,
+                stay_connected=self.stays,
             )
         except CannotRewindError as reason:
             self.why = str(reason)

@@ -88,7 +88,7 @@ def test_memory_that_can_never_hold_a_clone_is_left_for_the_disk_by_auto(
     monkeypatch.setattr(storage, "_size_of", small.get)
     monkeypatch.setattr(storage, "_memory_has_room", lambda _: True)
     if used_before:
-        storage.place_in_memory(room / "state").mkdir()
+        storage.root_in_memory(room / "state").mkdir()
     assert not choose_storage("auto", room / "state", ME, 32).in_memory
 
 

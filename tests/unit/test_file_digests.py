@@ -11,7 +11,7 @@ from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates import file_digests
 from clonepool.postgres.templates.analyze import split
 from clonepool.postgres.templates.file_digests import Digests, fingerprint, generation_name, resolve
-from clonepool.postgres.templates.psql.scripts import Said
+from clonepool.postgres.templates.psql.script_events import ScriptEvent
 from clonepool.postgres.templates.recipe import Recipe, differences, read_files
 
 if TYPE_CHECKING:
@@ -128,15 +128,15 @@ def test_what_a_daemon_knows_of_files_the_next_one_knows_too(tmp_path: Path) -> 
     first = Digests(kept)
     asked: list[str] = []
 
-    def ask(text: str) -> list[Said]:
+    def ask(text: str) -> list[ScriptEvent]:
         asked.append(text)
-        return [Said(1, r"\i", "b.inc")]
+        return [ScriptEvent(1, r"\i", "b.inc")]
 
-    digest, about = first.of(file), first.about(str(file), ask)
+    digest, about = first.of(file), first.events(str(file), ask)
     first.save()
     again = Digests(kept)
     assert again.of(file) == digest
-    assert again.about(str(file), ask) == about
+    assert again.events(str(file), ask) == about
     assert len(asked) == 1
     file.write_text("changed")
     assert again.of(file) != digest

@@ -5,15 +5,15 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from clonepool.postgres.rewind.layout import Batch, Layout, Place, page_of, tid
+from clonepool.postgres.rewind.layout import Batch, Ctid, Layout, ctid_text, page_of
 
 
-def at(page: int, line: int) -> Place:
+def at(page: int, line: int) -> Ctid:
     return page.to_bytes(4) + line.to_bytes(2)
 
 
 def test_a_place_is_written_as_postgresql_does() -> None:
-    assert tid(at(70000, 291)) == "(70000,291)"
+    assert ctid_text(at(70000, 291)) == "(70000,291)"
     assert page_of(at(70000, 291)) == 70000
 
 
@@ -34,8 +34,8 @@ def test_rows_put_back_elsewhere_are_expected_there_and_nowhere_else() -> None:
 
 def test_when_one_row_of_a_batch_is_missing_all_of_it_is_put_back_again() -> None:
     layout = Layout()
-    originals, places = frozenset({at(0, 1), at(0, 2)}), frozenset({at(3, 7), at(3, 8)})
-    layout.remember([], [Batch(originals, places)])
+    originals, ctids = frozenset({at(0, 1), at(0, 2)}), frozenset({at(3, 7), at(3, 8)})
+    layout.remember([], [Batch(originals, ctids)])
     found = layout.difference(missing={at(3, 7), at(0, 5)}, fresh={at(4, 1)})
     assert found.delete == {at(3, 8), at(4, 1)}
     assert found.restore == {at(0, 1), at(0, 2), at(0, 5)}
@@ -57,7 +57,7 @@ LEASES = st.lists(
 def test_after_any_leases_every_row_is_there_once(
     leases: list[tuple[set[int], int, int]],
 ) -> None:
-    """A table of rows that know who they are is put back by places alone."""
+    """A table of rows that know who they are is put back by ctids alone."""
     originals = {at(n // 4, 1 + n % 4): n for n in range(12)}
     table, layout, last = dict(originals), Layout(), 100
     for changed, added, batch in leases:
@@ -76,10 +76,10 @@ def test_after_any_leases_every_row_is_there_once(
         restore = sorted(found.restore)
         for first in range(0, len(restore), batch):
             some = restore[first : first + batch]
-            places = [at(last + n, 2) for n in range(len(some))]
+            ctids = [at(last + n, 2) for n in range(len(some))]
             last += len(some)
             # Which row is in which place nobody is told.
-            table |= dict(zip(reversed(places), (originals[p] for p in some), strict=True))
-            batches.append(Batch(frozenset(some), frozenset(places)))
+            table |= dict(zip(reversed(ctids), (originals[p] for p in some), strict=True))
+            batches.append(Batch(frozenset(some), frozenset(ctids)))
         layout.remember(found.broken, batches)
         assert sorted(table.values()) == list(range(12))

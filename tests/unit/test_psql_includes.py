@@ -9,8 +9,8 @@ import pytest
 from clonepool.config import TemplateSection
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates.file_digests import Digests
-from clonepool.postgres.templates.psql.includes import Reading, first_missing, read
-from clonepool.postgres.templates.psql.scripts import listen
+from clonepool.postgres.templates.psql.includes import Findings, first_missing, read
+from clonepool.postgres.templates.psql.script_events import events_of
 from clonepool.postgres.templates.recipe import Recipe, read_files, watched_files
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ def main(tmp_path: Path) -> Path:
     return tmp_path / "main"
 
 
-def following(main: Path, text: str) -> Reading:
+def following(main: Path, text: str) -> Findings:
     (main / "main.sql").write_text(text, newline="")
     return read(str(main / "main.sql"), Digests())
 
@@ -111,7 +111,7 @@ def inputs(main: Path, text: str, watch: list[str] | None = None) -> dict[str, d
 def test_what_psql_would_include_decides(main: Path, text: str) -> None:
     found = following(main, text)
     name = "pa'rt.sql" if "''" in text else "part.sql"
-    assert (found.included, found.wrong) == ([str(main / name)], [])
+    assert (found.included, found.errors) == ([str(main / name)], [])
     before = inputs(main, text)
     (main / name).write_text("SELECT 1;")
     assert inputs(main, text) != before
@@ -158,7 +158,7 @@ def test_what_can_never_be_run_is_said_beforehand(main: Path, text: str) -> None
     ],
 )
 def test_what_only_writes_or_looks_like_it_is_let_be(main: Path, text: str) -> None:
-    assert following(main, text) == Reading()
+    assert following(main, text) == Findings()
 
 
 def test_names_begin_where_psql_runs_or_at_the_including_file(main: Path) -> None:
@@ -196,21 +196,21 @@ def test_a_branch_that_the_server_decides_is_followed_and_may_lack_its_files(mai
 
 def test_a_value_that_a_branch_may_have_set_is_not_known(main: Path) -> None:
     text = "\\set f part\n\\getenv x X\n\\if :x\n\\set f other\n\\endif\n\\i :f.sql"
-    with pytest.raises(TemplateFailedError, match="not known beforehand"):
+    with pytest.raises(TemplateFailedError, match="not known in advance"):
         inputs(main, text)
 
 
 def test_a_cycle_that_ends_is_followed(main: Path) -> None:
     text = "\\if :{?again}\n\\i part.sql\n\\else\n\\set again 1\n\\i main.sql\n\\endif"
     found = following(main, text)
-    assert (found.included, found.wrong) == ([str(main / "main.sql"), str(main / "part.sql")], [])
+    assert (found.included, found.errors) == ([str(main / "main.sql"), str(main / "part.sql")], [])
 
 
 def test_files_that_include_each_other_twice_are_given_up_soon(main: Path) -> None:
     for number in range(40):
         (main / f"{number}.sql").write_text(f"\\i {number + 1}.sql\n" * 2)
     found = following(main, "\\i 0.sql")
-    assert "without end" in found.wrong[0].what or "no such file" in found.wrong[0].what
+    assert "without end" in found.errors[0].what or "no such file" in found.errors[0].what
 
 
 @pytest.mark.parametrize(
@@ -241,7 +241,7 @@ def test_an_included_file_may_not_leave_the_database_either(main: Path, text: st
     ],
 )
 def test_what_may_leave_a_part_out_is_told(main: Path, text: str, line: int) -> None:
-    (place,) = following(main, text).doubtful
+    (place,) = following(main, text).warnings
     assert str(place).startswith(f"{main}/main.sql:{line}: ")
 
 
@@ -249,11 +249,11 @@ def test_what_may_leave_a_part_out_is_told(main: Path, text: str, line: int) -> 
     "text", ["SELECT 1;\n\\q\n-- that is all\n/* x */\n", "\\set ON_ERROR_STOP on\n"]
 )
 def test_what_leaves_nothing_out_is_not_told(main: Path, text: str) -> None:
-    assert following(main, text).doubtful == []
+    assert following(main, text).warnings == []
 
 
 def test_what_comes_after_the_end_of_a_file_decides_nothing(main: Path) -> None:
-    assert following(main, "\\q\n\\i absent.sql").wrong == []
+    assert following(main, "\\q\n\\i absent.sql").errors == []
     (main / "part.sql").write_text("\\q\n")
     assert following(main, "\\i part.sql\n\\copy t from part.csv").data == [str(main / "part.csv")]
 
@@ -287,7 +287,7 @@ def test_a_plain_dump_is_followed_like_any_script(main: Path) -> None:
 
 @pytest.mark.parametrize("text", ["'", "\\i '", "$a$", "/*", "\\", "\\if", "`", '"', ":", "E'\\"])
 def test_what_does_not_end_is_read_to_the_end(main: Path, text: str) -> None:
-    listen(text)
+    events_of(text)
     following(main, text)
 
 

@@ -33,8 +33,8 @@ from clonepool.service.storage import MEBIBYTE, NoRoomError, StorageGuard
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.roles import Ownership, Roles
+    from clonepool.postgres.session import Session
 
 LEASE = Lease("secret", "blog", "abcdefgh", "clone_1", 1, "me", 10.0, 60.0, 70.0)
 
@@ -173,7 +173,7 @@ class FakeRoles:
     def __init__(self) -> None:
         self.passwords: dict[str, list[str]] = {}
 
-    async def give(self, clone: str, _: Ownership, password: str) -> None:
+    async def create_login(self, clone: str, _: Ownership, password: str) -> None:
         self.passwords[clone] = [password]
 
     async def renew(

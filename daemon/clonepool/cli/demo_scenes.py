@@ -11,7 +11,8 @@ from rich.table import Table
 from clonepool.errors import ClonepoolError
 from clonepool.postgres import databases
 from clonepool.postgres.endpoint import from_url
-from clonepool.postgres.gateway import Gateway, identifier
+from clonepool.postgres.gateway import Gateway
+from clonepool.postgres.quoting import identifier
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What a server and our role on it can do, asked once at the start."""
+"""What a server, and the daemon's role on it, can do; read once at the start."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.errors import CapabilityError, StatementError
-from clonepool.postgres.gateway import CONNECT_REMEDIES
+from clonepool.postgres.server_errors import CONNECT_REMEDIES
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
 OLDEST_MAJOR = 13
-_OLDEST_REWINDABLE_MAJOR = 15
 NEWEST_MAJOR = 18
+"""Versions of PostgreSQL that are supported."""
+_OLDEST_REWINDABLE_MAJOR = 15
+"""First version that has pg_walinspect."""
 
 
 class Capabilities(msgspec.Struct, frozen=True):
@@ -22,9 +24,16 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     Attributes:
         version: as in `server_version_num`.
-        createrole: whether our role may make others; a superuser may in any case.
-        has_walinspect: whether contrib's pg_walinspect is there, which reads the server's log.
-        file_copy_methods: what its setting of that name may be; none where there is no such one.
+        version_text: as in `server_version`.
+        system_identifier: of the cluster.
+        superuser: whether the daemon's role is one.
+        max_connections: as in the setting.
+        encoding: of template0.
+        locale: of template0.
+        createrole: whether the daemon's role may create others; superusers may in any case.
+        has_walinspect: whether contrib's pg_walinspect is installed, which reads the WAL.
+        file_copy_methods: the values that file_copy_method may have; none if there is no such
+            setting.
     """
 
     version: int
@@ -45,16 +54,16 @@ class Capabilities(msgspec.Struct, frozen=True):
 
     @property
     def no_rewinds_because(self) -> str:
-        """Why clones can't be rewound on this server; empty where they can.
+        """Why clones cannot be rewound on this server; empty if they can.
 
-        The log is read, and triggers and foreign keys are kept out, by superusers only.
+        Only superusers can read the WAL, and disable triggers and foreign keys.
         """
         if not self.superuser:
-            return "the daemon's role is not a superuser, so it cannot read the server's log"
+            return "the daemon's role is not a superuser, so it cannot read the server's WAL"
         if self.major < _OLDEST_REWINDABLE_MAJOR:
             return (
-                f"PostgreSQL {self.major} does not let its log be read;"
-                f" {_OLDEST_REWINDABLE_MAJOR} and later do"
+                f"PostgreSQL {self.major} has no function to read its WAL;"
+                f" {_OLDEST_REWINDABLE_MAJOR} and later have one"
             )
         if not self.has_walinspect:
             return "pg_walinspect of PostgreSQL's contrib is not installed"
@@ -67,11 +76,11 @@ class Capabilities(msgspec.Struct, frozen=True):
 
 
 async def inspect(gateway: Gateway) -> Capabilities:
-    """Ask the server what it is and what we may do.
+    """Read the capabilities of a server.
 
     Raises:
         CapabilityError: version, database or role cannot be used; says what is missing.
-        ServerUnavailableError: not reached.
+        ServerUnavailableError: the server cannot be reached.
     """
     try:
         async with gateway.control() as session:
@@ -95,7 +104,7 @@ async def inspect(gateway: Gateway) -> Capabilities:
             identifier = await session.value("SELECT system_identifier FROM pg_control_system()")
     except StatementError as error:
         raise CapabilityError(f"server: {error}", remedy=_remedy(error.sqlstate)) from error
-    missing = _missing(row)
+    missing = missing_requirement(row)
     if missing:
         raise CapabilityError(f"server: {missing[0]}", remedy=missing[1])
     return Capabilities(
@@ -112,8 +121,8 @@ async def inspect(gateway: Gateway) -> Capabilities:
     )
 
 
-def _missing(row: dict[str, object]) -> tuple[str, str] | None:
-    """Return what stands in the way and its remedy, if anything does."""
+def missing_requirement(row: dict[str, object]) -> tuple[str, str] | None:
+    """Return what is missing and the remedy, if anything is."""
     version, role = row["version"], row["role"]
     if not isinstance(version, int) or not OLDEST_MAJOR <= version // 10_000 <= NEWEST_MAJOR:
         return (

@@ -1,4 +1,4 @@
-"""The databases of one instance on one server: listed, created, sealed, renamed, dropped."""
+"""The databases of one instance on one server: listing, creating, sealing, renaming, dropping."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ import msgspec
 
 from clonepool.errors import StatementError
 from clonepool.postgres.clones import leftovers
-from clonepool.postgres.gateway import NO_SETTINGS, STATEMENT_SECONDS, identifier, literal
+from clonepool.postgres.gateway import NO_SETTINGS
+from clonepool.postgres.quoting import identifier, literal
+from clonepool.postgres.session import STATEMENT_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -20,22 +22,24 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
 DROP_SECONDS = 120.0
+"""Time limit of DROP DATABASE."""
 OBJECT_IN_USE = "55006"
 DUPLICATE_DATABASE = "42P04"
 WRONG_OBJECT_TYPE = "42809"
 INVALID_CATALOG_NAME = "3D000"
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
+"""Seconds between two tries of a copy; each pause is twice as long as the one before."""
 _OF_CLIENTS = "coalesce(backend_type, 'client backend') = 'client backend'"
-"""Of other roles' sessions an ordinary role is told neither the kind nor the query."""
+"""SQL that is true of clients. An ordinary role does not see the type of other roles' backends."""
 
 _MOST_COMMENT = 65_536
 _COMMENT = f"left(shobj_description(oid, 'pg_database'), {_MOST_COMMENT})"
-"""Of what somebody else may have written there no more than we ever write."""
+"""SQL of a comment. Others may have written one that is longer than the daemon's ever are."""
 
 
 class Database(msgspec.Struct, frozen=True):
-    """One database that proved to be ours."""
+    """A database whose name proves that this instance made it."""
 
     name: str
     identity: Identity
@@ -46,14 +50,14 @@ class Database(msgspec.Struct, frozen=True):
 
 
 async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], list[str]]:
-    """Return our databases, and the names that only look like ours."""
+    """Return the instance's databases, and the names of others that only look like them."""
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT datname, datistemplate AND NOT datallowconn AS sealed, datallowconn AS open,"
             f" datconnlimit <> -2 AS valid, {_COMMENT} AS comment"
             " FROM pg_database ORDER BY datname"
         )
-    ours, strangers = [], []
+    ours, lookalikes = [], []
     for row in rows:
         identity = namer.parse(row["datname"])
         if identity is not None:
@@ -68,8 +72,8 @@ async def list_ours(gateway: Gateway, namer: Namer) -> tuple[list[Database], lis
                 )
             )
         elif namer.resembles(row["datname"]):
-            strangers.append(row["datname"])
-    return ours, strangers
+            lookalikes.append(row["datname"])
+    return ours, lookalikes
 
 
 async def create(
@@ -82,18 +86,18 @@ async def create(
     owner: str = "",
     settings: Mapping[str, str] = NO_SETTINGS,
 ) -> None:
-    """Copy `source` into the new database `name`, within `seconds`.
+    """Copy `source` into the new database `name`.
 
-    While somebody is connected to the source (SQLSTATE 55006) it is tried again with jitter,
-    holding nothing in between. After an error the database does not exist.
+    While somebody is connected to the source (SQLSTATE 55006) this is tried again, with jitter and
+    without holding a connection in between. After an error the database does not exist.
 
     Args:
         gateway: the way to the server.
         name: of the new database.
         source: a generation, or template0.
-        options: further words of CREATE DATABASE, such as a strategy; may be empty.
-        seconds: for all tries together.
-        owner: of the new database; empty for our own role.
+        options: further options of CREATE DATABASE, such as a strategy; may be empty.
+        seconds: time limit of all tries together.
+        owner: of the new database; empty for the daemon's own role.
         settings: of the session that copies.
     """
     if owner:
@@ -121,10 +125,10 @@ async def annotate(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
 
 
 async def vacuum_shared(gateway: Gateway) -> None:
-    """Give back the room of databases, logins and comments that are gone, where autovacuum is off.
+    """Vacuum the shared catalogs that databases and logins are in, where autovacuum is off.
 
     Raises:
-        StatementError, ServerUnavailableError: some of it may not be given back.
+        StatementError, ServerUnavailableError: some of them may not be vacuumed.
     """
     await gateway.ddl(
         "VACUUM pg_authid, pg_auth_members, pg_database, pg_db_role_setting, pg_shdepend,"
@@ -133,7 +137,7 @@ async def vacuum_shared(gateway: Gateway) -> None:
 
 
 async def read_comment(gateway: Gateway, name: str) -> dict[str, Any]:
-    """Return the facts in a database's comment; none where there is no such database."""
+    """Return the facts in a database's comment; none if there is no such database."""
     async with gateway.control() as session:
         rows = await session.rows(
             f"SELECT {_COMMENT} AS comment FROM pg_database WHERE datname = $1",
@@ -143,7 +147,7 @@ async def read_comment(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 async def seal(gateway: Gateway, name: str) -> None:
-    """Let nobody connect any more, and end who is."""
+    """Make a database a template that nobody can connect to, and end the sessions on it."""
     await gateway.ddl(
         f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false IS_TEMPLATE true"
     )
@@ -151,12 +155,12 @@ async def seal(gateway: Gateway, name: str) -> None:
 
 
 async def close(gateway: Gateway, name: str) -> None:
-    """Let nobody new connect to a clone; who is connected stays."""
+    """Let nobody new connect to a database; open sessions stay."""
     await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false")
 
 
 async def unseal(gateway: Gateway, name: str) -> None:
-    """Let clients connect again."""
+    """Let clients connect to a database again; it is no template any more."""
     await gateway.ddl(
         f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false"
     )
@@ -168,9 +172,9 @@ async def rename(gateway: Gateway, name: str, new_name: str) -> None:
 
 
 async def drop(gateway: Gateway, name: str, *, sealed: bool = False) -> None:
-    """Remove a database of ours and end its sessions; one that is gone already is no error.
+    """Drop a database of the instance and end its sessions; it may be gone already.
 
-    What a lease may have left to keep it is cleared away first: a template flag, prepared
+    What a lease may have left that prevents this is removed first: the template flag, prepared
     transactions, replication slots, subscriptions.
     """
     try:
@@ -196,9 +200,9 @@ async def _force_drop(gateway: Gateway, name: str) -> None:
 
 
 async def _unmark_template(gateway: Gateway, name: str) -> None:
-    """Let a database be dropped that is a template.
+    """Take the template flag off a database, so that it can be dropped.
 
-    One of which a drop was cut short is none any more, and whoever alters it is thrown out.
+    A database whose drop was interrupted is no template any more, and cannot be altered.
     """
     async with gateway.control() as session:
         marked = await session.rows(
@@ -209,14 +213,14 @@ async def _unmark_template(gateway: Gateway, name: str) -> None:
 
 
 async def sessions(gateway: Gateway, name: str, but: int = 0) -> list[dict[str, Any]]:
-    """Return who is connected to the database, or elsewhere as its login.
+    """Return the sessions on a database, and those of its login elsewhere.
 
-    Of each it is told: pid, application_name, state and query.
+    Each has pid, application_name, state and query.
 
     Args:
         gateway: the way to the server.
         name: of the database.
-        but: process id of a backend that is left out.
+        but: process id of a backend to leave out.
     """
     async with gateway.control() as session:
         return await session.rows(
@@ -237,16 +241,16 @@ async def end_sessions(
     clients_only: bool = False,
     but: int = 0,
 ) -> bool:
-    """End all sessions on the database and wait until they are gone; say whether they are.
+    """End all sessions on a database and wait until they are gone; say whether they are.
 
-    Those of its login, which is called like it, are ended wherever they are.
+    Sessions of its login, which has the same name, are ended on whichever database they are.
 
     Args:
         gateway: the way to the server.
         name: of the database.
         seconds: how long to wait.
-        clients_only: leave the server's own workers alone, which an ordinary role may not end.
-        but: process id of a backend that is left alone.
+        clients_only: whether to leave the server's own workers, which an ordinary role cannot end.
+        but: process id of a backend to leave.
     """
     which = "(datname = $1 OR usename = $1) AND pid <> $2"
     if clients_only:
@@ -267,8 +271,8 @@ async def end_sessions(
     return False
 
 
-async def wanted_alone(gateway: Gateway, names: Collection[str]) -> list[str]:
-    """Return those of these databases that somebody waits to have without any session on them."""
+async def awaited_databases(gateway: Gateway, names: Collection[str]) -> list[str]:
+    """Return those of these databases for which somebody waits until no session is on them."""
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT DISTINCT datname FROM pg_locks JOIN pg_database d ON d.oid = objid"
@@ -280,7 +284,7 @@ async def wanted_alone(gateway: Gateway, names: Collection[str]) -> list[str]:
 
 
 def _read(comment: str | None) -> dict[str, Any]:
-    """Return the facts in a comment, or none when somebody wrote something else there."""
+    """Return the facts in a comment; none if somebody wrote something else there."""
     try:
         facts = json.loads(comment or "{}")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""Where a server is and as whom to log in, as a URL and as `PG*` variables."""
+"""Where a server is and which role to log in as, as a URL and as `PG*` variables."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ ENCODING_REMEDY = "characters such as @ : / ? # in a name or password must be pe
 
 
 class UnreadableUrlError(ValueError):
-    """A URL cannot be taken apart; nothing of it is in the message, which anybody may see."""
+    """A URL cannot be parsed. The message may be shown to anybody: it has nothing of the URL."""
 
     def __init__(self) -> None:
         super().__init__("the URL cannot be read")
@@ -66,6 +66,9 @@ class Endpoint(msgspec.Struct, frozen=True):
 
     Attributes:
         host: a name, an address, or the directory of a Unix socket.
+        port: the port.
+        user: the role to log in as.
+        password: its password; empty for none.
         maintenance: the database from which others are created and dropped.
         parameters: further connection parameters, such as sslmode.
     """
@@ -78,7 +81,7 @@ class Endpoint(msgspec.Struct, frozen=True):
     parameters: dict[str, str] = {}
 
     def url(self, database: str) -> str:
-        """Return a libpq URL; a socket directory goes into the query, as libpq wants it."""
+        """Return a libpq URL; a socket directory goes into the query, as libpq expects it."""
         who = quote(self.user, safe="")
         if self.password:
             who += f":{quote(self.password, safe='')}"
@@ -90,7 +93,7 @@ class Endpoint(msgspec.Struct, frozen=True):
         return f"postgresql://{who}@{where}/{quote(database, safe='')}{tail}"
 
     def asyncpg_url(self, database: str) -> str:
-        """Return the URL without what only libpq understands."""
+        """Return the URL without parameters that only libpq understands."""
         known = {k: v for k, v in self.parameters.items() if k not in _LIBPQ_ONLY}
         return msgspec.structs.replace(self, parameters=known).url(database)
 
@@ -111,10 +114,10 @@ class Endpoint(msgspec.Struct, frozen=True):
 
 
 def from_url(url: str) -> Endpoint:
-    """Read a libpq URL; what it leaves out comes from `PG*` variables and the password file.
+    """Parse a libpq URL; what it leaves out comes from `PG*` variables and the password file.
 
     Raises:
-        ConfigError: the URL names several hosts or no port number.
+        ConfigError: the URL cannot be parsed, names several hosts, or its port is no number.
     """
     try:
         parts = split_url(url)
@@ -151,10 +154,10 @@ def _own_name() -> str:
 
 
 def split_url(url: str) -> SplitResult:
-    """Take a URL apart.
+    """Parse a URL.
 
     Raises:
-        UnreadableUrlError: part of a password would be taken for something else, or it is none.
+        UnreadableUrlError: it is no URL, or part of a password would be taken for something else.
     """
     try:
         parts = urlsplit(url)
@@ -166,7 +169,7 @@ def split_url(url: str) -> SplitResult:
 
 
 def without_secrets(url: str) -> tuple[str, dict[str, str]]:
-    """Return a libpq URL without its passwords, and these by the names of their parameters.
+    """Return a libpq URL without its passwords, and the passwords by their parameters' names.
 
     Raises:
         UnreadableUrlError: as from `split_url`.
@@ -191,7 +194,7 @@ def _from_passfile(host: str, port: int, database: str, user: str) -> str:
     try:
         path = Path(os.environ.get("PGPASSFILE") or Path.home() / ".pgpass")
         lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, RuntimeError):  # the latter: there is no home directory
+    except (OSError, RuntimeError):  # RuntimeError: there is no home directory
         return ""
     wanted = ("localhost" if host.startswith("/") else host, str(port), database, user)
     for line in lines:
@@ -204,7 +207,7 @@ def _from_passfile(host: str, port: int, database: str, user: str) -> str:
 
 
 def _split_passfile_line(line: str) -> list[str]:
-    r"""Cut at colons, those behind a backslash left alone: `\:` and `\\` stand for themselves."""
+    r"""Split a line at colons, except after a backslash: `\:` and `\\` are literal characters."""
     if line.startswith("#"):
         return [""]
     fields, field, characters = [], "", iter(line)

@@ -1,4 +1,4 @@
-"""The lock that keeps two daemons of one instance apart on one server."""
+"""Advisory locks: one daemon of an instance on a server, one builder of a generation."""
 
 from __future__ import annotations
 
@@ -12,19 +12,23 @@ from clonepool.errors import AlreadyRunningError, ServerUnavailableError, Statem
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 CONNECT_SECONDS = 2.0
-"""Short, so that a server that is back is found soon, whatever became of the try before."""
+"""Time limit of connecting; short, so that a server that is back is found soon."""
 BUILD_LOOK_SECONDS = 0.2
+"""Seconds between two tries to take a build lock."""
 COMMON_DATABASE = "postgres"
+"""Database in which daemons take their instance locks."""
 
 
 class BuildLock:
-    """Held while one generation is looked for and built: one builder at a time, of any daemon.
+    """Held while a generation is looked up and built, so that it is built once at a time.
 
-    Daemons of different instances make databases of different names, and do not wait for each
-    other; a daemon waits for itself, and for one of its instance that is on its way out.
+    Daemons of different instances create databases with different names, and do not wait for each
+    other. A daemon waits for its own builds, and for a daemon of the same instance that is
+    stopping.
 
     Args:
         gateway: the way to the server.
@@ -41,7 +45,7 @@ class BuildLock:
         """Wait for the lock.
 
         Raises:
-            ServerUnavailableError, StatementError: it is not held.
+            ServerUnavailableError, StatementError: the lock was not taken.
         """
         session = await self._gateway.connect(self._gateway.endpoint.maintenance)
         try:
@@ -53,21 +57,21 @@ class BuildLock:
         self._session = session
 
     async def __aexit__(self, *_: object) -> None:
-        """Let go, whatever happened."""
+        """Release the lock."""
         if self._session is not None:
             await self._session.close()
 
 
 class InstanceLock:
-    """An advisory lock on a connection of its own; it is held as long as that lives.
+    """An advisory lock on a connection of its own, held for as long as that is open.
 
-    Advisory locks are local to a database, so all daemons take theirs in the same one; only where
-    that does not exist or is closed to us, in the maintenance database.
+    Advisory locks are local to a database, so all daemons take theirs in the same one. If that does
+    not exist or refuses the daemon, it takes the lock in the maintenance database.
 
     Args:
         gateway: the way to the server.
         instance: the daemon's.
-        database: where the lock is taken.
+        database: in which the lock is taken.
     """
 
     def __init__(self, gateway: Gateway, instance: str, database: str = COMMON_DATABASE) -> None:
@@ -83,8 +87,8 @@ class InstanceLock:
         """Take the lock; `on_end` is called when its connection ends.
 
         Raises:
-            AlreadyRunningError: another daemon has it; says which.
-            ServerUnavailableError: not reached.
+            AlreadyRunningError: another daemon holds it; says which.
+            ServerUnavailableError: the server cannot be reached.
         """
         session = await self._connect()
         try:
@@ -97,10 +101,10 @@ class InstanceLock:
         session.on_end(on_end)
 
     async def databases(self, prefix: str, *, seconds: float) -> set[str]:
-        """Return the names of all databases that begin with `prefix`, asked on the lock's session.
+        """Return the names of all databases that begin with `prefix`, read on the lock's session.
 
         Raises:
-            ServerUnavailableError: there is no answer within `seconds`; the lock is given up.
+            ServerUnavailableError: there was no answer within `seconds`; the lock is released.
         """
         if self._session is None:
             raise ServerUnavailableError("the instance lock is not held")
@@ -116,24 +120,26 @@ class InstanceLock:
         return {row["datname"] for row in rows}
 
     async def close(self) -> None:
-        """Let go."""
+        """Release the lock."""
         if self._session is not None:
             await self._session.close()
 
     async def _take_on(self, session: Session) -> None:
         if not await session.value("SELECT pg_try_advisory_lock($1)", self._key):
-            if await self._end_former_self(session):
-                raise ServerUnavailableError("our former session still holds the instance lock")
+            if await self._end_former_backend(session):
+                raise ServerUnavailableError(
+                    "the daemon's former session still holds the instance lock"
+                )
             holder = await self._holder(session)
             raise AlreadyRunningError(
                 f"another daemon of instance {self._instance} uses this server: {holder}",
                 remedy="stop it, or give this one another `instance`",
             )
 
-    async def _end_former_self(self, session: Session) -> bool:
-        """End the backend of our last connection, which may not know yet that the line was cut.
+    async def _end_former_backend(self, session: Session) -> bool:
+        """End the backend of the former connection, which may not have noticed that it was cut.
 
-        Its process id alone could be a stranger's by now, so it must bear our name as well.
+        Its process id may belong to another backend by now, so application_name must match too.
         """
         rows = await session.rows(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"

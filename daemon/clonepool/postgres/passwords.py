@@ -1,4 +1,4 @@
-"""Passwords as PostgreSQL stores them: no statement, and no log of one, has them in clear."""
+"""Passwords in the form that PostgreSQL stores: no statement or log contains one in clear."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import hmac
 import os
 
 ITERATIONS = 4096
-"""What drivers of other languages expect at least (RFC 7677)."""
+"""Least number of iterations that drivers accept (RFC 7677)."""
 ITERATIONS_OF_RANDOM = 1
-"""On the embedded server: our passwords are random, stretching them only slows each login."""
+"""Number of iterations on the embedded server: stretching a random password only slows logins."""
 
 
 def scram_verifier(password: str, iterations: int) -> str:

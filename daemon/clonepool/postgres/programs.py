@@ -1,7 +1,7 @@
-"""Programs that work on a template's database: run with a deadline, their complaints kept short.
+"""Runs programs that work on a template's database, with a time limit and little output.
 
-Each runs in a process group of its own, which is ended as a whole when time is up or the build is
-given up: what a shell started would go on writing to the database otherwise.
+Each program runs in a process group of its own, which is ended as a whole when time is up or the
+build is cancelled. Otherwise, what a shell has started would go on writing to the database.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ if TYPE_CHECKING:
     from clonepool.postgres.endpoint import Endpoint
 
 SHOWN_BYTES = 2_000
-"""Of the end of what a program said."""
+"""Number of bytes of the end of a program's output that is kept."""
 GRACE_SECONDS = 2.0
+"""Time that a program has to end after a signal."""
 _LOOK_SECONDS = 0.005
+"""Seconds between two checks whether a program has ended."""
 _PIECE_BYTES = 65_536
+"""Most bytes of output that are read at a time."""
 
 
 class Finished(NamedTuple):
-    """What a program left.
+    """How a program ended.
 
     Attributes:
-        code: its exit code; minus the signal that ended it.
-        output: what it said on both of its streams, the last of it; the password that it was
-            given is taken out.
+        code: its exit code, or minus the number of the signal that ended it.
+        output: the end of its output on both streams, without secrets.
     """
 
     code: int
@@ -48,17 +50,17 @@ class Finished(NamedTuple):
 
 
 def inherited() -> dict[str, str]:
-    """Return our own environment without what would send a program to another server."""
+    """Return the daemon's environment without variables that name another server."""
     return {k: v for k, v in os.environ.items() if not k.startswith("PG") or "SSL" in k}
 
 
 def environment(endpoint: Endpoint, database: str, options: str = "") -> dict[str, str]:
-    """Return what PostgreSQL's own programs need, complaints in English among it.
+    """Return the environment of PostgreSQL's own programs, whose messages will be in English.
 
     Args:
-        endpoint: of the server, and as whom to log in.
-        database: where to work.
-        options: further ones for the server, as in PGOPTIONS.
+        endpoint: of the server, and the role to log in as.
+        database: to connect to.
+        options: settings of their sessions, as PGOPTIONS takes them.
     """
     found = {**inherited(), **endpoint.env(database), "LC_ALL": "C", "PGAPPNAME": "clonepool"}
     found["PGOPTIONS"] = f"{found.get('PGOPTIONS', '')} {options}".strip()
@@ -78,22 +80,22 @@ async def run(
 ) -> Finished:
     """Run a program to its end.
 
-    In a thread, by the standard library: uvloop takes 6 ms more to start one, and a template can
-    have hundreds of files.
+    This uses a thread and the standard library, because uvloop takes 6 ms more to start a program,
+    and a template may consist of hundreds of files.
 
     Args:
         command: arguments, or a line for the shell.
-        env: all of its environment.
-        directory: where it runs.
-        seconds: how long it may take.
-        what: names it in errors.
-        keep_all: return all that it said, not only the last of it.
-        complaints_only: leave out what it said on its standard output.
-        secrets: left out of what it said last, beside the password for the server.
+        env: its whole environment.
+        directory: in which it runs.
+        seconds: time limit.
+        what: names the program in errors.
+        keep_all: whether to return all of its output, instead of the end.
+        complaints_only: whether to leave out its standard output.
+        secrets: removed from the end of its output, as is the password for the server.
 
     Raises:
-        TemplateFailedError: it cannot be started, or took too long; it is ended then.
-        ResourceError: the machine is short of what it takes to start it.
+        TemplateFailedError: it cannot be started, or exceeded the time limit and was ended.
+        ResourceError: a resource of the machine that it takes to start it is exhausted.
     """
     secrets = [*secrets, env.get("PGPASSWORD", "")]
     program = _Program(keep_all=keep_all, complaints_only=complaints_only)
@@ -104,7 +106,7 @@ async def run(
             )
     except TimeoutError:
         raise TemplateFailedError(
-            f"{what}: took longer than {seconds:g} s, and was ended; it said last:"
+            f"{what}: took longer than {seconds:g} s, and was ended; its last output:"
             f" {hide(program.last, secrets)}",
             remedy="raise build_timeout",
         ) from None
@@ -120,7 +122,7 @@ async def run(
 
 
 def _await_end(pid: int) -> None:
-    """Give a child some time to end, and leave it to be waited for."""
+    """Wait a while for a child to end, without reaping it."""
     until = time.monotonic() + GRACE_SECONDS
     while time.monotonic() < until:
         if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
@@ -129,19 +131,19 @@ def _await_end(pid: int) -> None:
 
 
 class _Program:
-    """One program, started and heard in a thread, and ended by another if need be."""
+    """One program, which one thread starts and reads, and another may end."""
 
     def __init__(self, *, keep_all: bool, complaints_only: bool) -> None:
         self._keep_all = keep_all
         self._complaints_only = complaints_only
-        self._heard = bytearray()
+        self._output = bytearray()
         self._process: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
         self._ended = False
         self.code = 0
 
     def run(self, command: str | Sequence[str], env: Mapping[str, str], directory: Path) -> None:
-        """Start it and listen until it ends; not at all when it is to be ended already."""
+        """Start the program and read its output until it ends; do nothing after `end`."""
         with self._lock:
             if self._ended:
                 return
@@ -159,17 +161,17 @@ class _Program:
         descriptors.restore_limit(process.pid)
         stream = process.stderr if self._complaints_only else process.stdout
         while stream is not None and (piece := os.read(stream.fileno(), _PIECE_BYTES)):
-            self._heard += piece
+            self._output += piece
             if not self._keep_all:
-                del self._heard[: -4 * SHOWN_BYTES]
-        with contextlib.suppress(ChildProcessError):  # it was ended meanwhile
+                del self._output[: -4 * SHOWN_BYTES]
+        with contextlib.suppress(ChildProcessError):  # it has been reaped by `end`
             os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
     def end(self) -> None:
-        """See that nothing of it goes on, whatever it started.
+        """End the program and all that it started.
 
-        Its group is signalled by its number, which the kernel gives to others once the program was
-        waited for and its group is empty. So it is waited for last.
+        The process group is signalled by its number, which the kernel may use again once the
+        program was reaped and its group is empty. So the program is reaped last.
         """
         with self._lock:
             self._ended, process = True, self._process
@@ -178,7 +180,7 @@ class _Program:
         for number in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(process.pid, number)
-            except (ProcessLookupError, PermissionError):  # the latter: it has become another user
+            except (ProcessLookupError, PermissionError):  # the latter: it runs as another user
                 break
             _await_end(process.pid)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -189,10 +191,10 @@ class _Program:
 
     @property
     def whole(self) -> str:
-        """All that it said."""
-        return self._heard.decode("utf-8", "replace")
+        """All of its output."""
+        return self._output.decode("utf-8", "replace")
 
     @property
     def last(self) -> str:
-        """The last of it."""
+        """The end of its output."""
         return self.whole.strip()[-SHOWN_BYTES:] or "nothing"

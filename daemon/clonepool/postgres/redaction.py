@@ -1,4 +1,4 @@
-"""Secrets taken out of what people and other roles get to see: errors, logs, comments."""
+"""Removes secrets from texts that people and other roles see: errors, logs, comments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _GIVEN = re.compile(rf"((?:\b|--?){_KIND}=|--?{_KIND}\s+){_VALUE}", re.IGNORECAS
 
 
 def hide(text: str, secrets: Iterable[str] = ()) -> str:
-    """Return the text without these secrets, and without the passwords of URLs."""
+    """Return the text without these secrets, and without passwords in URLs."""
     for secret in secrets:
         if secret:
             text = text.replace(secret, HIDDEN)
@@ -24,8 +24,9 @@ def hide(text: str, secrets: Iterable[str] = ()) -> str:
 
 
 def hide_in_command(line: str) -> str:
-    """Return a command line to be shown, without what its options and variables call a secret.
+    """Return a command line without the values of options and variables that look like secrets.
 
-    A guess, made by names: where more people look than at errors, a digest must stand instead.
+    Secrets are recognized by the names of options. That is a guess, which suffices for errors;
+    where more people can read the text, use a digest instead.
     """
     return _GIVEN.sub(rf"\1{HIDDEN}", hide(line))

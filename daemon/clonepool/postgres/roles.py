@@ -1,12 +1,13 @@
-"""Roles: who owns what is in a template, and the login that each database has to itself.
+"""Roles: who owns what is in a template, and the login of each database.
 
-*The owner* of a template owns what is in it, and can't log in. *A login* is called like the
-database that it is for, a clone or a template that is being built, so that its name proves whose it
-is; its password is known to one leaseholder, or one build, and is another one for the next.
+The *owner* of a template owns what is in it, and cannot log in. A *login* has the same name as its
+database, which is a clone or a template that is being built, so its name proves whose it is. Its
+password is known to one leaseholder or one build, and is replaced for the next.
 
-What a login may do is the template's `rights`: with `owner` it has the privileges of the owner in
-its own database, can become nobody else, and on the embedded server pg_hba.conf lets it into the
-database of its own name alone. With `superuser` it may do whatever PostgreSQL lets superusers do.
+What a login may do is determined by the template's `rights`. With `owner` it has the privileges of
+the owner in its own database and cannot become another role, and on the embedded server pg_hba.conf
+lets it into the database of its own name alone. With `superuser` it may do whatever PostgreSQL lets
+superusers do.
 """
 
 from __future__ import annotations
@@ -19,23 +20,26 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from clonepool.errors import ConfigError, StatementError
-from clonepool.postgres.gateway import identifier, literal
 from clonepool.postgres.passwords import ITERATIONS, ITERATIONS_OF_RANDOM, scram_verifier
+from clonepool.postgres.quoting import identifier, literal
 
 if TYPE_CHECKING:
     from clonepool.core.naming import Namer
     from clonepool.postgres.capabilities import Capabilities
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 LOGINS = "clonepool_logins"
-"""On the embedded server: the group that pg_hba.conf lets into their own databases only."""
+"""Group of logins that pg_hba.conf of the embedded server lets into their own databases only."""
 SUPERUSERS = "clonepool_superusers"
-"""On the embedded server: the group that pg_hba.conf keeps out of the daemon's databases."""
+"""Group of superusers that pg_hba.conf of the embedded server keeps out of the daemon's
+databases."""
 OWNER = "clonepool_owner"
-"""Who owns a template whose leases are no superusers', unless another one is named."""
+"""Default owner of templates whose leases are not superusers."""
 SUPERUSER_OWNER = "postgres"
-"""Who owns a template whose leases are superusers': what dumps and scripts expect to find."""
+"""Default owner of templates whose leases are superusers; dumps and scripts expect this role."""
 _MARK = "made by clonepool"
+"""Comment of the roles that the daemon made."""
 _OWNED = """\
 SELECT CASE o.type WHEN 'statistics object' THEN 'STATISTICS' WHEN 'composite type' THEN 'type'
             ELSE o.type END AS type, o.identity
@@ -48,7 +52,7 @@ SELECT CASE o.type WHEN 'statistics object' THEN 'STATISTICS' WHEN 'composite ty
                       AND p.deptype IN ('i', 'e'))
  ORDER BY d.objid
 """
-"""What a role owns in a database and can be given to another, parts of something else left out."""
+"""Query of what a role owns in a database, without parts of other objects."""
 _UNDEFINED_OBJECT, _DEPENDENT_OBJECTS = "42704", "2BP01"
 _MEMBERSHIP_OPTIONS_MAJOR = 16
 _PARAMETER_PRIVILEGES_MAJOR = 15
@@ -65,7 +69,7 @@ class Ownership(msgspec.Struct, frozen=True):
     """Who owns a template, and what its logins may do.
 
     Attributes:
-        owner: a role's name; empty for the daemon's own role, where it can't make others.
+        owner: a role's name; empty for the daemon's own role, if that cannot create roles.
         rights: of leases and of builds.
     """
 
@@ -79,15 +83,15 @@ class Ownership(msgspec.Struct, frozen=True):
 
 
 OURS = Ownership("", Rights.OWNER)
-"""Where the daemon's own role can't make others: it owns everything, and leases log in as it."""
+"""Ownership where the daemon's role cannot create roles: it owns all, and leases log in as it."""
 
 
 def derived_password(secret: bytes, what: str) -> str:
-    """Return a password that only the holder of `secret` can derive, 160 bits of it.
+    """Return a password of 160 bits that only the holder of `secret` can derive.
 
     Args:
-        secret: of this daemon's state directory.
-        what: names the role and the occasion; another occasion has another password.
+        secret: of the state directory.
+        what: names the role and the occasion; each occasion has another password.
     """
     return hmac.digest(secret, what.encode(), hashlib.sha256).hex()[:40]
 
@@ -98,35 +102,36 @@ def choose_ownership(
     """Return who owns a template and what its leases may do.
 
     Args:
-        rights: as configured; empty for a superuser's on the embedded server, an owner's elsewhere.
-        owner: as configured; empty for the usual one.
-        capabilities: of the server and our role.
-        embedded: whether the server is the daemon's own.
+        rights: as configured; empty for those of a superuser on the embedded server, and of the
+            owner elsewhere.
+        owner: as configured; empty for the default.
+        capabilities: of the server and the daemon's role.
+        embedded: whether the server is the embedded one.
 
     Raises:
-        ConfigError: our role can't give that.
+        ConfigError: the daemon's role cannot grant that.
     """
     default = Rights.SUPERUSER if embedded else Rights.OWNER
     chosen = Rights(rights) if rights else default
     if chosen is Rights.SUPERUSER:
         if not capabilities.superuser:
             raise ConfigError(
-                "rights: the daemon's own role is no superuser and can't make superusers",
-                remedy='leave `rights` out or set it to "owner"',
+                "rights: the daemon's own role is no superuser and cannot create superusers",
+                remedy='remove `rights` or set it to "owner"',
             )
         return Ownership(owner or SUPERUSER_OWNER, chosen)
     if not (capabilities.superuser or capabilities.createrole):
         if owner:
             raise ConfigError(
-                f"owner: the daemon's own role lacks CREATEROLE, so {owner} can't own a template",
-                remedy="as a superuser: ALTER ROLE … CREATEROLE; or leave `owner` out",
+                f"owner: the daemon's own role lacks CREATEROLE, so {owner} cannot own a template",
+                remedy="as a superuser: ALTER ROLE … CREATEROLE; or remove `owner`",
             )
         return Ownership("", chosen)
     return Ownership(owner or OWNER, chosen)
 
 
 class Roles:
-    """Makes, renews and removes roles on one server."""
+    """Creates, renews and removes roles on one server."""
 
     def __init__(self, gateway: Gateway, capabilities: Capabilities, *, embedded: bool) -> None:
         self._gateway = gateway
@@ -135,11 +140,11 @@ class Roles:
         self._embedded = embedded
 
     async def ensure_owner(self, ownership: Ownership) -> None:
-        """Make the owner of a template, or see that the role of that name can be it.
+        """Create the owner of a template, or check that the existing role can be it.
 
         Raises:
-            ConfigError: the role can't serve; nothing was changed.
-            StatementError: our own role may not do this.
+            ConfigError: the role cannot be the owner; nothing was changed.
+            StatementError: the daemon's own role may not do this.
         """
         owner, superuser = ownership.owner, ownership.rights is Rights.SUPERUSER
         if not owner:
@@ -165,19 +170,19 @@ class Roles:
                 )
             elif superuser and not rows[0]["superuser"]:
                 raise ConfigError(
-                    f"owner: role {owner} is no superuser, and rights are a superuser's",
+                    f"owner: role {owner} is no superuser, and rights are those of a superuser",
                     remedy='name another as the template\'s `owner`, or set rights = "owner"',
                 )
             elif rows[0]["login"] and (rows[0]["ours"] or self._embedded):
-                # What is not a lease's own login never logs in on a server of ours.
+                # On the embedded server, no roles but logins can log in.
                 await session.execute(f"ALTER ROLE {identifier(owner)} NOLOGIN PASSWORD NULL")
 
-    async def give(self, database: str, ownership: Ownership, password: str) -> None:
-        """Make the login of a clone.
+    async def create_login(self, database: str, ownership: Ownership, password: str) -> None:
+        """Create the login of a clone.
 
-        One without a superuser's rights owns its database, which makes it `pg_database_owner` there
-        and nowhere else, and everybody else is locked out. A superuser's lets those roles in that
-        its holder makes.
+        A login that is no superuser owns its database, which makes it `pg_database_owner` there and
+        nowhere else, and no other role can connect. If it is a superuser, roles that it creates can
+        connect.
         """
         name = identifier(database)
         statements = self._create(database, ownership, password, become=False)
@@ -187,11 +192,11 @@ class Roles:
         async with self._gateway.control() as session:
             await session.execute("; ".join(statements))
 
-    async def give_builder(self, database: str, ownership: Ownership, password: str) -> None:
-        """Make the login by which a template is filled.
+    async def create_builder(self, database: str, ownership: Ownership, password: str) -> None:
+        """Create the login by which a template is filled.
 
-        It acts as the owner from the start, so that what it makes is the owner's, but there is
-        nothing that `RESET ROLE` could take it back to beyond the owner's own rights.
+        Its sessions act as the owner from the start, so the owner owns what they create. RESET ROLE
+        gives them no rights that the owner does not have.
         """
         statements = self._create(database, ownership, password, become=True)
         statements.append(
@@ -201,9 +206,9 @@ class Roles:
             await session.execute("; ".join(statements))
 
     async def hand_over(self, database: str, former: str, owner: str) -> None:
-        """Make what is one role's in a database another's; nothing outside of it changes hands.
+        """Give what a role owns in a database to another role.
 
-        REASSIGN OWNED would also hand over the databases that the role owns elsewhere.
+        REASSIGN OWNED would also give away the databases that the role owns.
         """
         if not (former and owner):
             return
@@ -217,7 +222,7 @@ class Roles:
                 await session.execute("; ".join(statements))
 
     async def take_back(self, database: str, builder: str, owner: str) -> None:
-        """Give what a builder's login has in a database to the owner, and remove the login."""
+        """Give what a builder's login owns in a database to the owner, and remove the login."""
         login = identifier(builder)
         async with self._gateway.session(database) as session:
             await session.execute(
@@ -226,9 +231,9 @@ class Roles:
         await self.remove(builder)
 
     def renewal(self, name: str, ownership: Ownership, password: str) -> str:
-        """Return SQL that makes a login as it was when it was made, with another password.
+        """Return SQL that resets a login's attributes and settings, with a new password.
 
-        From then on nobody comes in who knew the one before. What is in its settings is gone.
+        Nobody can log in with the former password afterwards.
 
         Args:
             name: the login's.
@@ -242,12 +247,12 @@ class Roles:
         )
 
     async def renew(self, name: str, ownership: Ownership, password: str) -> None:
-        """Do as `renewal` says."""
+        """Reset a login, by the SQL of `renewal`."""
         async with self._gateway.control() as session:
             await session.execute(self.renewal(name, ownership, password))
 
     async def remove(self, name: str) -> None:
-        """Remove the login of a database that is gone; there need not be one."""
+        """Remove the login of a database that is gone, if there is one."""
         try:
             await self._gateway.ddl(f"DROP ROLE IF EXISTS {identifier(name)}")
         except StatementError as error:
@@ -255,7 +260,7 @@ class Roles:
                 raise
 
     async def sweep(self, namer: Namer) -> list[str]:
-        """Remove logins of ours whose databases are gone; return their names."""
+        """Remove the instance's logins whose databases are gone; return their names."""
         async with self._gateway.control() as session:
             rows = await session.rows(
                 "SELECT rolname FROM pg_roles WHERE NOT EXISTS"
@@ -267,7 +272,7 @@ class Roles:
         return orphans
 
     def _create(self, name: str, ownership: Ownership, password: str, *, become: bool) -> list[str]:
-        """Return what makes a login that has the owner's rights, and may `become` the owner."""
+        """Return statements that create a login; `become`: whether it may SET ROLE to the owner."""
         role, owner = identifier(name), identifier(ownership.owner)
         attributes = self._attributes(ownership, password)
         statements = [f"CREATE ROLE {role} {attributes} {self._membership()}"]
@@ -275,7 +280,7 @@ class Roles:
             if self._embedded:
                 statements.append(f"GRANT {SUPERUSERS} TO {role}")
             return statements
-        # Before 16 every member may SET ROLE; but the owner can't log in, and so it leads nowhere.
+        # Before PostgreSQL 16 every member may SET ROLE, which gives it no further rights.
         options = f" WITH INHERIT TRUE, SET {become}" if self._options else ""
         statements.append(f"GRANT {owner} TO {role}{options}")
         if self._embedded:
@@ -283,31 +288,32 @@ class Roles:
         return statements
 
     def _attributes(self, ownership: Ownership, password: str) -> str:
-        """Return all attributes of a login, those too that are the default."""
+        """Return all attributes of a login, including defaults."""
         iterations = ITERATIONS_OF_RANDOM if self._embedded else ITERATIONS
         verifier = literal(scram_verifier(password, iterations))
         common = f"LOGIN INHERIT CONNECTION LIMIT -1 VALID UNTIL 'infinity' PASSWORD {verifier}"
         if not self._superuser:
-            return common  # an ordinary role may not even say what it can't give
+            return common  # an ordinary role may not even name the attributes that it cannot give
         if ownership.rights is Rights.SUPERUSER:
             return f"SUPERUSER CREATEDB CREATEROLE REPLICATION BYPASSRLS {common}"
         return f"NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS {common}"
 
     def _membership(self) -> str:
-        """Let an ordinary role of ours act for the roles that it makes; a superuser may anyway."""
+        """Return what lets the daemon's role, if it is no superuser, act for roles it creates."""
         if self._superuser:
             return ""
         return f"ROLE {identifier(self._gateway.endpoint.user)}"
 
 
-async def prepare_embedded(session: Session, itself: str, major: int) -> None:
-    """See that the roles are there that the embedded server's pg_hba.conf and templates name.
+async def prepare_embedded(session: Session, own_role: str, major: int) -> None:
+    """Create the roles that the embedded server's pg_hba.conf and templates name.
 
-    The daemon's own role is put right as well: a lease that is a superuser's may have changed it.
+    The daemon's own role and `postgres` are reset, because a superuser's lease may have changed
+    them.
 
     Args:
         session: the daemon's own, to any database.
-        itself: the daemon's own role.
+        own_role: the daemon's own role.
         major: the server's version.
     """
     found = {row["rolname"] for row in await session.rows("SELECT rolname FROM pg_roles")}
@@ -320,12 +326,14 @@ async def prepare_embedded(session: Session, itself: str, major: int) -> None:
         f"ALTER ROLE {SUPERUSER_OWNER} WITH NOLOGIN SUPERUSER CREATEDB CREATEROLE REPLICATION"
         " BYPASSRLS PASSWORD NULL"
     )
-    statements += [f"ALTER ROLE {identifier(role)} RESET ALL" for role in (itself, SUPERUSER_OWNER)]
+    statements += [
+        f"ALTER ROLE {identifier(role)} RESET ALL" for role in (own_role, SUPERUSER_OWNER)
+    ]
     statements.append(
-        f"ALTER ROLE {identifier(itself)} WITH LOGIN SUPERUSER PASSWORD NULL"
+        f"ALTER ROLE {identifier(own_role)} WITH LOGIN SUPERUSER PASSWORD NULL"
         " CONNECTION LIMIT -1 VALID UNTIL 'infinity'"
     )
     if major >= _PARAMETER_PRIVILEGES_MAJOR:
-        # Fixture loaders keep triggers and foreign keys out by this.
+        # Fixture loaders disable triggers and foreign keys with it.
         statements.append(f"GRANT SET ON PARAMETER session_replication_role TO {LOGINS}")
     await session.execute("; ".join(statements))

@@ -91,7 +91,7 @@ class Credentials:
         ownership = self.ownership(options)
         if ownership.has_logins:
             fresh = self._fresh(clone)
-            await self._roles.give(clone, ownership, fresh.password)
+            await self._roles.create_login(clone, ownership, fresh.password)
             self._known[clone] = fresh
 
     async def renew(self, clone: str, options: CloneOptions) -> None:

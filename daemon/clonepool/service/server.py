@@ -12,7 +12,7 @@ from clonepool.config import EMBEDDED
 from clonepool.postgres.embedded.abandoned import sweep
 from clonepool.postgres.embedded.binaries import find_psql
 from clonepool.postgres.embedded.server import EmbeddedServer
-from clonepool.postgres.embedded.storage import place_in_memory
+from clonepool.postgres.embedded.storage import root_in_memory
 from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
 
@@ -80,7 +80,7 @@ async def open_server(config: Config, state: Path, stack: AsyncExitStack) -> Ser
     embedded = None
     if config.server == EMBEDDED:
         # Before the storage is chosen: abandoned clusters may take the memory that it needs.
-        own = place_in_memory(state)
+        own = root_in_memory(state)
         await sweep(own.parent, own.name)
         embedded = EmbeddedServer(config.embedded, state, config.pool.max_clones)
         # Registered first, so that a start that fails halfway is stopped too.

@@ -20,7 +20,7 @@ import structlog
 from clonepool import resource_errors, trusted_files
 from clonepool.core.clone import State as CloneState
 from clonepool.errors import ClonepoolError
-from clonepool.postgres import shared_objects
+from clonepool.postgres import shared_object_reverts, shared_objects
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -257,14 +257,14 @@ class ServerChanges:
         suspects = self._suspects.setdefault(key, (self._out() | self._builds) - {clone})
         if not await self._may_be_taken_back(difference, clone, suspects):
             return []
-        done = await shared_objects.take_back(self._gateway, difference)
+        done = await shared_object_reverts.revert(self._gateway, difference)
         if not done and difference.is_new and difference.entry.kind is shared_objects.Kind.ROLE:
             try:
-                await shared_objects.disown(self._gateway, difference.entry.name, clone)
+                await shared_object_reverts.disown(self._gateway, difference.entry.name, clone)
             except ClonepoolError as error:
                 log.debug("server.role_not_disowned", role=difference.entry.name, error=str(error))
             else:
-                done = await shared_objects.take_back(self._gateway, difference)
+                done = await shared_object_reverts.revert(self._gateway, difference)
         return self._tell(key, difference, clone, done=done)
 
     async def _may_be_taken_back(

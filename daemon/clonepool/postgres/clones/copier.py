@@ -1,6 +1,6 @@
-"""Making clones by the strategy that is chosen, and by another where that one fails.
+"""Makes clones by the chosen copy strategy, and by another one where that fails.
 
-What is chosen, and why, is in `copying`; here it is done and timed.
+The choice itself is made in `core.copy_choice`; here clones are copied and timed.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import structlog
 
+from clonepool.core.copy_choice import CopyChooser
 from clonepool.errors import CapabilityError, StatementError
 from clonepool.postgres import databases
-from clonepool.postgres.clones.copy_choice import Chooser
-from clonepool.postgres.clones.copy_strategy import candidates, orders
+from clonepool.postgres.clones.copy_strategy import candidates, copy_options
 from clonepool.postgres.clones.lifecycle import TooSlowError, make_clone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from clonepool.core.copy_choice import CopyAttempt, Strategy
     from clonepool.postgres.capabilities import Capabilities
-    from clonepool.postgres.clones.copy_choice import Turn
-    from clonepool.postgres.clones.copy_strategy import Strategy
     from clonepool.postgres.clones.lifecycle import Contents
     from clonepool.postgres.gateway import Gateway
 
@@ -29,23 +28,26 @@ log = structlog.get_logger()
 
 STRATEGY_CHOSEN, STRATEGY_STRUCK = "copy.strategy_chosen", "copy.strategy_struck"
 MEASURING = "measuring"
-_NO_FAULT_OF_THE_STRATEGY = {
+_SHORTEST_SECONDS = 0.001
+"""Time that an attempt gets when its clone's deadline has passed."""
+_UNRELATED_TO_STRATEGY = {
     databases.DUPLICATE_DATABASE,
     databases.INVALID_CATALOG_NAME,
     databases.OBJECT_IN_USE,
 }
+"""SQLSTATEs with which CREATE DATABASE fails whatever the strategy."""
 
 
-class Wanted(msgspec.Struct, frozen=True):
-    """One clone that is to be made.
+class CloneSpec(msgspec.Struct, frozen=True):
+    """A clone to be made.
 
     Attributes:
         name: of its database.
         generation: the sealed database's name.
         contents: what the generation holds.
-        facts: what the clone's comment tells people.
-        seconds: for all of it.
-        owner: of the clone; empty for our own role.
+        facts: what the clone's comment says.
+        seconds: time limit of the whole.
+        owner: of the clone; empty for the daemon's own role.
     """
 
     name: str
@@ -64,7 +66,7 @@ class Copier:
         gateway: Gateway,
         capabilities: Capabilities,
         template: str,
-        chooser: Chooser,
+        chooser: CopyChooser,
         now: Callable[[], float],
     ) -> None:
         self._gateway = gateway
@@ -72,106 +74,102 @@ class Copier:
         self._template = template
         self._now = now
         self._generation = ""
-        self._told = chooser.chosen
+        self._logged = chooser.chosen
         self.chooser = chooser
 
-    async def make(self, wanted: Wanted, *, urgent: bool = False) -> None:
-        """Make a clone, whole or not at all.
+    async def make(self, spec: CloneSpec, *, urgent: bool = False) -> None:
+        """Make a clone.
 
-        A strategy that the server refuses is replaced by another within the same try, and struck
-        off when that one succeeds; so is a trial that takes too long.
+        When the server refuses a strategy, or a measured one takes too long, another is used within
+        the same call. A strategy that was refused is not used again once another has succeeded.
 
         Args:
-            wanted: what is to be made.
-            urgent: somebody waits for it.
+            spec: the clone.
+            urgent: whether a client waits for it.
 
         Raises:
-            ServerUnavailableError, StatementError, IncompleteCloneError: as `make_clone` does; the
-                database may exist and is to be dropped.
+            ServerUnavailableError, StatementError, IncompleteCloneError: as `make_clone` does. The
+                database may exist; the caller drops it.
         """
-        self._notice(wanted.generation)
-        chooser = self.chooser
+        if self._generation not in ("", spec.generation):
+            self.chooser.start_over()
+        self._generation = spec.generation
+        for strategy, refusal in (await self._try_strategies(spec, urgent=urgent)).items():
+            self.chooser.refuse(strategy)
+            error = refusal.sentence()
+            log.warning(STRATEGY_STRUCK, template=self._template, strategy=strategy, error=error)
+        self._log_choice()
+
+    async def _try_strategies(
+        self, spec: CloneSpec, *, urgent: bool
+    ) -> dict[Strategy, StatementError]:
+        """Make a clone by one strategy after the other; return those that the server refused."""
         refused: dict[Strategy, StatementError] = {}
-        deadline = self._now() + wanted.seconds
+        deadline = self._now() + spec.seconds
         while True:
-            turn = chooser.begin(urgent=urgent, without=refused)
+            attempt = self.chooser.begin(urgent=urgent, without=refused)
             try:
-                await self._copy(turn, wanted, deadline)
-                break
+                await self._copy(attempt, spec, deadline)
             except TooSlowError:
                 if self._now() >= deadline:
                     raise
             except StatementError as error:
-                refused[turn.strategy] = error
-                if error.sqlstate in _NO_FAULT_OF_THE_STRATEGY or not chooser.has_other(refused):
+                refused[attempt.strategy] = error
+                unrelated = error.sqlstate in _UNRELATED_TO_STRATEGY
+                if unrelated or not self.chooser.has_other(refused):
                     raise
-            await databases.drop(self._gateway, wanted.name)
-        for strategy, refusal in refused.items():
-            self._strike(strategy, refusal)
-        self._tell()
+            else:
+                return refused
+            await databases.drop(self._gateway, spec.name)
 
-    async def _copy(self, turn: Turn, wanted: Wanted, deadline: float) -> None:
-        """Do it one way, and tell the chooser how long it took."""
-        words, settings = orders(turn.strategy, self._capabilities)
+    async def _copy(self, attempt: CopyAttempt, spec: CloneSpec, deadline: float) -> None:
+        """Make the clone by one strategy, and tell the chooser how long it took."""
+        options, settings = copy_options(attempt.strategy, self._capabilities)
         began = self._now()
-        left = max(0.001, deadline - began)
+        left = max(_SHORTEST_SECONDS, deadline - began)
         try:
             await make_clone(
                 self._gateway,
-                wanted.name,
-                wanted.generation,
-                wanted.contents,
-                options=words,
-                facts=wanted.facts,
-                seconds=left if turn.limit is None else min(left, turn.limit),
-                owner=wanted.owner,
+                spec.name,
+                spec.generation,
+                spec.contents,
+                options=options,
+                facts=spec.facts,
+                seconds=left if attempt.limit is None else min(left, attempt.limit),
+                owner=spec.owner,
                 settings=settings,
             )
         except TooSlowError:
-            self.chooser.late(turn)
+            self.chooser.too_slow(attempt)
             raise
         except BaseException:
-            self.chooser.gave_up(turn)
+            self.chooser.failed(attempt)
             raise
-        self.chooser.finished(turn, self._now() - began)
+        self.chooser.finished(attempt, self._now() - began)
 
-    def server_changed(self) -> None:
-        """Forget what was measured: the server may be another, or on another disk."""
-        self.chooser.start_over()
-
-    def _notice(self, generation: str) -> None:
-        """Measure anew what is another template now."""
-        if self._generation not in ("", generation):
-            self.chooser.start_over()
-        self._generation = generation
-
-    def _strike(self, strategy: Strategy, error: StatementError) -> None:
-        self.chooser.strike(strategy)
-        log.warning(
-            STRATEGY_STRUCK, template=self._template, strategy=strategy, error=error.sentence()
-        )
-
-    def _tell(self) -> None:
-        """Say once what is chosen, when it is something else than before."""
+    def _log_choice(self) -> None:
+        """Log the chosen strategy when it has changed."""
         chosen = self.chooser.chosen
-        if chosen is not None and chosen is not self._told:
-            self._told = chosen
-            seconds = {each: round(took, 4) for each, took in self.chooser.took().items()}
+        if chosen is not None and chosen is not self._logged:
+            self._logged = chosen
+            seconds = {each: round(took, 4) for each, took in self.chooser.seconds().items()}
             log.info(STRATEGY_CHOSEN, template=self._template, strategy=chosen, seconds=seconds)
 
 
 class Copiers:
-    """The copiers of all templates: what one does slows the others, so they know of each other.
+    """The copiers of all templates of one server.
+
+    They share the set of copies that are under way, because each copy slows the others.
 
     Args:
         gateway: the way to the server.
         capabilities: of the server.
         wanted: "auto" or the name of a strategy, by template.
-        throwaway: whether nothing is flushed to a disk.
+        throwaway: whether the server flushes nothing to disk.
         now: monotonic seconds.
 
     Raises:
-        CapabilityError: the server cannot do what is wanted.
+        CapabilityError: the server cannot copy as wanted.
     """
 
     def __init__(
@@ -187,45 +185,51 @@ class Copiers:
         self._capabilities = capabilities
         self._now = now
         self._throwaway = throwaway
-        self._under_way: set[Turn] = set()
-        self._of: dict[str, Copier] = {}
-        for template, how in wanted.items():
-            self.enter(template, how)
+        self._under_way: set[CopyAttempt] = set()
+        self._by_template: dict[str, Copier] = {}
+        for template, strategy in wanted.items():
+            self.enter(template, strategy)
 
-    def enter(self, template: str, how: str) -> None:
-        """Begin to copy a template, "auto" or by the strategy of that name.
+    def enter(self, template: str, wanted: str) -> None:
+        """Add a template, unless it is there already.
+
+        Args:
+            template: its name.
+            wanted: "auto", or the name of a strategy.
 
         Raises:
-            CapabilityError: the server cannot do what is wanted.
+            CapabilityError: the server cannot copy as wanted.
         """
-        if template in self._of:
+        if template in self._by_template:
             return
         try:
-            able = candidates(how, self._capabilities, throwaway=self._throwaway)
+            possible = candidates(wanted, self._capabilities, throwaway=self._throwaway)
         except CapabilityError as error:
             raise CapabilityError(f"templates.{template}.{error}", remedy=error.remedy) from error
-        chooser = Chooser(able, self._under_way)
-        self._of[template] = Copier(self._gateway, self._capabilities, template, chooser, self._now)
+        chooser = CopyChooser(possible, self._under_way)
+        self._by_template[template] = Copier(
+            self._gateway, self._capabilities, template, chooser, self._now
+        )
 
     def remove(self, template: str) -> None:
-        """Copy it no more."""
-        del self._of[template]
+        """Remove a template."""
+        del self._by_template[template]
 
     def of(self, template: str) -> Copier:
-        """Return the one that makes that template's clones."""
-        return self._of[template]
+        """Return the copier of a template."""
+        return self._by_template[template]
 
     def server_changed(self) -> None:
-        """Forget what was measured."""
-        for copier in self._of.values():
-            copier.server_changed()
+        """Measure everything anew: the server may be another one, or on another disk."""
+        for copier in self._by_template.values():
+            copier.chooser.start_over()
 
     def shown(self, template: str) -> str:
-        """Return what people are told of a template: the strategy's name, or that it is sought."""
-        return self._of[template].chooser.chosen or MEASURING
+        """Return what the status says of a template: its strategy, or that it is being measured."""
+        return self._by_template[template].chooser.chosen or MEASURING
 
     def strategies(self) -> Iterator[tuple[str, Strategy, bool]]:
-        """Return each template, each strategy it has to choose from, and whether it is chosen."""
-        for template, copier in self._of.items():
+        """Yield each template, each strategy it may use, and whether that one is chosen."""
+        for template, copier in self._by_template.items():
             for strategy in copier.chooser.candidates:
                 yield template, strategy, strategy is copier.chooser.chosen

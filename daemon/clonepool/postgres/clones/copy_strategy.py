@@ -1,10 +1,13 @@
-"""The ways in which a server can copy a database, and the words that make it do so."""
+"""The strategies by which a server can copy a database, and the SQL that selects each.
+
+Which of them is used is decided in `core.copy_choice`.
+"""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import TYPE_CHECKING, NamedTuple
 
+from clonepool.core.copy_choice import Strategy
 from clonepool.errors import CapabilityError
 
 if TYPE_CHECKING:
@@ -14,64 +17,64 @@ if TYPE_CHECKING:
 
 AUTO = "auto"
 _STRATEGY_MAJOR = 15
+"""First version in which CREATE DATABASE has the option STRATEGY; older ones copy files."""
 _METHOD = "file_copy_method"
 
 
-class Strategy(StrEnum):
-    """A way of copying: page by page through the WAL, file by file, or by sharing blocks."""
+class CopyOptions(NamedTuple):
+    """What makes the server copy in one way: options of CREATE DATABASE, settings of its session.
 
-    WAL_LOG = "wal_log"
-    FILE_COPY = "file_copy"
-    CLONE = "clone"
+    Each copy by files sets the method, because a kept session still has that of an earlier copy.
+    """
 
-
-class Orders(NamedTuple):
-    """What the server is told: words of CREATE DATABASE, and settings of its session."""
-
-    words: str
+    options: str
     settings: Mapping[str, str]
 
 
-def orders(strategy: Strategy, capabilities: Capabilities) -> Orders:
-    """Return what makes this server copy that way."""
+def copy_options(strategy: Strategy, capabilities: Capabilities) -> CopyOptions:
+    """Return what makes this server copy by a strategy."""
     if capabilities.major < _STRATEGY_MAJOR:
-        return Orders("", {})
+        return CopyOptions("", {})
     if strategy is Strategy.WAL_LOG:
-        return Orders("STRATEGY wal_log", {})
+        return CopyOptions("STRATEGY wal_log", {})
     method = "clone" if strategy is Strategy.CLONE else "copy"
-    return Orders("STRATEGY file_copy", {_METHOD: method} if capabilities.file_copy_methods else {})
+    settings = {_METHOD: method} if capabilities.file_copy_methods else {}
+    return CopyOptions("STRATEGY file_copy", settings)
 
 
 def candidates(wanted: str, capabilities: Capabilities, *, throwaway: bool) -> tuple[Strategy, ...]:
-    """Return the strategies to choose from, the one that is used first in front.
+    """Return the strategies to choose from, the likeliest first.
 
     Args:
-        wanted: "auto" or the name of one.
-        capabilities: of the server. Before PostgreSQL 15 it copies files, and knows no word for it.
-        throwaway: whether nothing is flushed to a disk: then copying files is the likeliest to be
-            quick; elsewhere it forces checkpoints on everybody, and the server's default comes
-            first.
+        wanted: "auto", or the name of a strategy.
+        capabilities: of the server.
+        throwaway: whether the server flushes nothing to disk. Copying files is then likely to be
+            the quickest; elsewhere it forces a checkpoint, and the server's default comes first.
 
     Raises:
-        CapabilityError: the server cannot do what is wanted.
+        CapabilityError: the server cannot copy as wanted.
     """
-    able = _able(capabilities)
+    possible = _possible(capabilities)
     if wanted != AUTO:
-        if wanted not in able:
+        if wanted not in possible:
             raise CapabilityError(
                 f'copy = "{wanted}": PostgreSQL {capabilities.version_text} cannot copy that way,'
-                f" only by {', '.join(able)}",
+                f" only by {', '.join(possible)}",
                 remedy=f'set copy = "auto"{", or use PostgreSQL 18" if wanted == "clone" else ""}',
             )
         return (Strategy(wanted),)
     if throwaway:
-        able.sort(key=[Strategy.FILE_COPY, Strategy.CLONE, Strategy.WAL_LOG].index)
-    return tuple(able)
+        possible.sort(key=[Strategy.FILE_COPY, Strategy.CLONE, Strategy.WAL_LOG].index)
+    return tuple(possible)
 
 
-def _able(capabilities: Capabilities) -> list[Strategy]:
-    """Return what the server can do. Whether its file system shares blocks is not seen here."""
+def _possible(capabilities: Capabilities) -> list[Strategy]:
+    """Return the strategies that the server knows.
+
+    Whether its file system can share blocks is not known here. Where it cannot, the kernel copies
+    the blocks, and nothing fails.
+    """
     if capabilities.major < _STRATEGY_MAJOR:
         return [Strategy.FILE_COPY]
-    able = [Strategy.WAL_LOG, Strategy.FILE_COPY]
-    return [*able, Strategy.CLONE] if "clone" in capabilities.file_copy_methods else able
+    possible = [Strategy.WAL_LOG, Strategy.FILE_COPY]
+    return [*possible, Strategy.CLONE] if "clone" in capabilities.file_copy_methods else possible

@@ -1,7 +1,7 @@
 """What a lease can leave behind that outlives its sessions and holds on to the database.
 
-Prepared transactions, replication slots and subscriptions: DROP DATABASE refuses while there is
-one, WITH (FORCE) too, and a rewind must not begin.
+These are prepared transactions, replication slots and subscriptions. While there is one, DROP
+DATABASE fails, even WITH (FORCE), and a rewind must not begin.
 """
 
 from __future__ import annotations
@@ -9,16 +9,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.quoting import identifier, literal
 
 if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
 
 async def refuse_prepared(gateway: Gateway, name: str) -> None:
-    """See that no prepared transaction is left in a database that is to become a generation.
+    """Check that no prepared transaction is left in a database that is to become a generation.
 
-    What it did is in no clone, and nobody can rename, copy or drop the database while it is there.
+    What it did would be in no clone, and the database could not be renamed, copied or dropped.
 
     Raises:
         TemplateFailedError: there is one; names it.
@@ -35,12 +35,12 @@ async def refuse_prepared(gateway: Gateway, name: str) -> None:
 
 
 async def clear(gateway: Gateway, name: str) -> list[str]:
-    """Roll back, drop and detach whatever there is; return what was found, for people.
+    """Remove all of it; return what was found, for messages.
 
-    A database that lets nobody in is opened for that, so it should be one that is to be dropped.
+    If the database is closed and has prepared transactions or subscriptions, it is opened.
 
     Raises:
-        StatementError, ServerUnavailableError: something refused; calling again goes on from there.
+        StatementError, ServerUnavailableError: some of it may be left; this can be called again.
     """
     found = await _drop_slots(gateway, name)
     async with gateway.control() as session:
@@ -52,7 +52,7 @@ async def clear(gateway: Gateway, name: str) -> list[str]:
             name,
         )
     if held["closed"] and (held["prepared"] or held["subscribed"]):
-        # Both go from within alone.
+        # Both can only be removed from within the database.
         await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS true")
     if held["prepared"]:
         found += await _roll_back_prepared(gateway, name)
@@ -74,7 +74,7 @@ async def _drop_slots(gateway: Gateway, name: str) -> list[str]:
 
 
 async def _roll_back_prepared(gateway: Gateway, name: str) -> list[str]:
-    """Roll back the prepared transactions of a database, which must be done inside it."""
+    """Roll back the prepared transactions of a database."""
     async with gateway.session(name) as session:
         rows = await session.rows("SELECT gid FROM pg_prepared_xacts WHERE database = $1", name)
         for row in rows:
@@ -83,7 +83,7 @@ async def _roll_back_prepared(gateway: Gateway, name: str) -> list[str]:
 
 
 async def _drop_subscriptions(gateway: Gateway, name: str) -> list[str]:
-    """Drop a database's subscriptions; their slots at the publisher are not ours to touch."""
+    """Drop a database's subscriptions, and leave their slots at the publisher alone."""
     async with gateway.session(name) as session:
         rows = await session.rows(
             "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"

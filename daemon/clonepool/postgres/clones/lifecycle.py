@@ -1,4 +1,4 @@
-"""Making one clone: copied, verified complete, prewarmed."""
+"""Making, parking and adopting one clone."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import msgspec
 from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementError
 from clonepool.postgres import databases
 from clonepool.postgres.clones.properties import (
-    NONE,
+    NO_PROPERTIES,
     Properties,
     give_properties,
     read_properties,
@@ -20,8 +20,10 @@ from clonepool.postgres.gateway import NO_SETTINGS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
+_QUERY_CANCELED = "57014"
 _RELATIONS = """\
 SELECT count(*)::int AS relations,
        count(*) FILTER (WHERE relpersistence = 'u')::int AS unlogged,
@@ -34,24 +36,24 @@ SELECT count(*)::int AS relations,
 
 
 class Contents(msgspec.Struct, frozen=True):
-    """What a database holds, told by its catalog.
+    """What a database holds, according to pg_class.
 
     Attributes:
-        relations: how many.
-        digest: of their OIDs, names, kinds and files, and of the sizes of unlogged ones: a crash of
-            the server empties those, in the generation too.
-        properties: what belongs to the database and is not in it.
-        unlogged: how many relations are.
+        relations: how many there are.
+        digest: of their OIDs, names, kinds and files, and of the sizes of unlogged relations, which
+            a crash of the server empties, in the generation too.
+        properties: of the database itself.
+        unlogged: how many of the relations are unlogged.
     """
 
     relations: int
     digest: str
-    properties: Properties = NONE
+    properties: Properties = NO_PROPERTIES
     unlogged: int = 0
 
 
 class DamagedError(ServerUnavailableError):
-    """A generation is not what it was; what was to be built on it waits until it is made anew."""
+    """A generation is not what it was; templates that extend it wait until it is built anew."""
 
 
 class IncompleteCloneError(ClonepoolError):
@@ -61,14 +63,14 @@ class IncompleteCloneError(ClonepoolError):
 
 
 class TooSlowError(ServerUnavailableError):
-    """A copy took longer than it may."""
+    """A copy exceeded its time limit."""
 
 
 async def read_contents(session: Session) -> Contents:
     """Read what the database of this session holds.
 
     Raises:
-        IncompleteCloneError: an interrupted DROP left the database good for nothing.
+        IncompleteCloneError: a DROP DATABASE was interrupted, which made the database invalid.
     """
     (row,) = await session.rows(_RELATIONS)
     if not row["valid"]:
@@ -89,28 +91,28 @@ async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, 
     owner: str = "",
     settings: Mapping[str, str] = NO_SETTINGS,
 ) -> None:
-    """Copy `generation` into `name`, whole or not at all, and warm it up.
+    """Copy `generation` into `name`, check that the copy is complete, and prewarm it.
 
-    The one connection that verifies the clone is also what prewarms it: PostgreSQL builds a
-    database's caches (`pg_internal.init`) on its first connection.
+    The connection that checks the clone also prewarms it: PostgreSQL writes a database's cache file
+    (`pg_internal.init`) when somebody first connects to it.
 
     Args:
         gateway: the way to the server.
         name: the clone's database name.
         generation: the sealed database's name.
         expected: what the generation holds.
-        options: further words of CREATE DATABASE.
-        facts: what the clone's comment tells people.
-        seconds: for all of it.
-        owner: of the clone; empty for our own role.
+        options: further options of CREATE DATABASE.
+        facts: what the clone's comment says.
+        seconds: time limit of the whole.
+        owner: of the clone; empty for the daemon's own role.
         settings: of the session that copies.
 
     Raises:
         TooSlowError: it took longer than `seconds`.
         ServerUnavailableError: the server is gone.
         StatementError: the server refused.
-        IncompleteCloneError: the copy is not what it should be. The database may then exist and
-            is to be dropped, as after every other error.
+        IncompleteCloneError: the copy is not what it should be. As after every other error, the
+            database may exist, and the caller drops it.
     """
     try:
         with anyio.fail_after(seconds):
@@ -124,7 +126,7 @@ async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, 
     except TimeoutError as error:
         raise _too_slow(name, seconds) from error
     except StatementError as error:
-        if error.sqlstate == "57014":
+        if error.sqlstate == _QUERY_CANCELED:
             raise _too_slow(name, seconds) from error
         raise
     if found != expected:
@@ -132,11 +134,11 @@ async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, 
 
 
 async def park(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
-    """Seal a clone that is ready, so that nobody can change it, then write down that it is.
+    """Close a ready clone, so that nobody can change it, then write `facts` into its comment.
 
     Raises:
-        StatementError, ServerUnavailableError: it may be sealed; it does not count as parked.
-        ClonepoolError: somebody is connected to it and does not go.
+        StatementError, ServerUnavailableError: it may be closed, but does not count as parked.
+        ClonepoolError: a session on it does not end.
     """
     await databases.close(gateway, name)
     if not await databases.end_sessions(gateway, name):
@@ -147,12 +149,13 @@ async def park(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
 async def adopt(
     gateway: Gateway, name: str, expected: Contents, facts: dict[str, Any], seconds: float
 ) -> None:
-    """Open a parked clone and see that it is what its generation is.
+    """Open a parked clone, and check that it is complete.
 
-    The mark goes first: if this is interrupted, nobody takes the clone for a parked one again.
+    The comment is replaced first, so that a clone whose adoption was interrupted does not count as
+    parked any more.
 
     Raises:
-        IncompleteCloneError: it is not; as after every other error it is to be dropped.
+        IncompleteCloneError: it is not; as after every other error, the caller drops it.
         StatementError, ServerUnavailableError: it is in an unknown state.
     """
     try:
@@ -170,5 +173,5 @@ async def adopt(
 def _too_slow(name: str, seconds: float) -> TooSlowError:
     return TooSlowError(
         f"making clone {name} took longer than {seconds:g} s",
-        remedy="raise the template's create_timeout, or look at what the server is busy with",
+        remedy="raise the template's create_timeout, or find out what the server is busy with",
     )

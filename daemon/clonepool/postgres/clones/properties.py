@@ -1,8 +1,8 @@
-"""What belongs to a database and is not in it: CREATE DATABASE does not copy these.
+"""The properties of a database that CREATE DATABASE does not copy.
 
-Settings made with ALTER DATABASE … SET and ALTER ROLE … IN DATABASE … SET, privileges on the
-database, and its connection limit are read from a template before it is sealed, kept in its
-comment, and given to every clone.
+These are settings made with ALTER DATABASE … SET and ALTER ROLE … IN DATABASE … SET, privileges on
+the database, and its connection limit. They are read from a template before it is sealed, kept in
+its comment, and given to every clone.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.quoting import identifier, literal
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
+    from clonepool.postgres.session import Session
 
 
 class Setting(msgspec.Struct, frozen=True):
-    """A setting of the database, for one role or, with an empty role, for all."""
+    """A setting of the database, for one role or, if `role` is empty, for all."""
 
     role: str
     name: str
@@ -27,7 +28,7 @@ class Setting(msgspec.Struct, frozen=True):
 
 
 class Privilege(msgspec.Struct, frozen=True):
-    """A privilege on the database; an empty role stands for PUBLIC."""
+    """A privilege on the database; an empty `role` stands for PUBLIC."""
 
     role: str
     privilege: str
@@ -35,19 +36,19 @@ class Privilege(msgspec.Struct, frozen=True):
 
 
 class Properties(msgspec.Struct, frozen=True):
-    """All of it; `privileges` is None where they are PostgreSQL's defaults."""
+    """All properties; `privileges` is None if they are PostgreSQL's defaults."""
 
     settings: list[Setting] = []
     privileges: list[Privilege] | None = None
     connection_limit: int = -1
 
 
-NONE = Properties()
+NO_PROPERTIES = Properties()
 _LISTS = {
     "local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces",
     "unix_socket_directories",
 }  # fmt: skip
-"""Settings that are lists of names: as one string they would mean one long name."""
+"""Settings that are lists of names; given as one string they would mean one long name."""
 _ELEMENT = re.compile(r'\s*(?:"((?:[^"]|"")*)"|([^",]+?))\s*(?:,|$)')
 
 
@@ -85,8 +86,8 @@ async def properties_of(session: Session, database: str) -> Properties:
 
 
 async def give_properties(gateway: Gateway, name: str, properties: Properties) -> None:
-    """Give them to the database `name`, which has none of its own yet."""
-    if properties == NONE:
+    """Give properties to the database `name`, which has none yet."""
+    if properties == NO_PROPERTIES:
         return
     async with gateway.session(gateway.endpoint.maintenance) as session:
         for setting in properties.settings:
@@ -99,13 +100,13 @@ async def give_properties(gateway: Gateway, name: str, properties: Properties) -
             await session.execute(
                 f"GRANT {privilege.privilege} ON DATABASE {identifier(name)} TO {to} {option}"
             )
-        if properties.connection_limit != NONE.connection_limit:
+        if properties.connection_limit != NO_PROPERTIES.connection_limit:
             limit = properties.connection_limit
             await session.execute(f"ALTER DATABASE {identifier(name)} CONNECTION LIMIT {limit}")
 
 
 async def _give_setting(session: Session, name: str, setting: Setting) -> None:
-    """Set it in the same words, so that it reads the same; lists stay lists."""
+    """Give one setting, so that it reads the same; lists stay lists."""
     variable = ".".join(identifier(part) for part in setting.name.split("."))
     whose = f"ROLE {identifier(setting.role)} IN " if setting.role else ""
     value = ", ".join(map(literal, elements(setting.name, setting.value))) or "''"
@@ -115,7 +116,7 @@ async def _give_setting(session: Session, name: str, setting: Setting) -> None:
 def elements(name: str, value: str) -> list[str]:
     """Return the elements of a setting that is a list of names, some of them in double quotes.
 
-    The value of any other is one element.
+    The value of any other setting is its only element.
     """
     if name not in _LISTS:
         return [value]

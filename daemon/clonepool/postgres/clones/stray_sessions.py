@@ -1,4 +1,4 @@
-"""Who is still connected to a returned clone."""
+"""Finds the sessions that are still open on a returned clone, and locks its former holder out."""
 
 from __future__ import annotations
 
@@ -13,74 +13,79 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from clonepool.postgres.gateway import Gateway
-    from clonepool.postgres.rewind.inspection import Look
+    from clonepool.postgres.rewind.inspection import Inspection
     from clonepool.postgres.rewind.rewinder import Rewinder
 
 T = TypeVar("T")
 ENDING_SECONDS = 2.0
-"""How long ended sessions are awaited before a rewind; whoever drops the clone waits longer."""
+"""Time that sessions have to end before a rewind; before a drop they have more."""
 FIRST_PAUSE_SECONDS = 0.002
-ARRIVING_SECONDS = 0.25
-"""How long whoever is logging in may take; logging in takes a few milliseconds."""
+"""Seconds before a clone is inspected again; each further pause is twice as long."""
+LOGIN_SECONDS = 0.25
+"""Time that a backend may take to log in, which usually takes a few milliseconds."""
 LEAVING_SECONDS = 0.05
-"""How long a session that was just closed by its client may take to disappear."""
+"""Time that a session may take to disappear after its client has closed it."""
 
 
 async def stray_sessions(gateway: Gateway, name: str, ours: int = 0) -> list[dict[str, Any]]:
-    """Return the sessions still open on a clone whose lease ended, those just leaving left out.
+    """Return the sessions that are open on a clone whose lease has ended.
+
+    Sessions that have just been closed get a moment to disappear.
 
     Args:
         gateway: the way to the server.
         name: of the clone.
-        ours: process id of the backend that we keep there ourselves, 0 for none.
+        ours: process id of the daemon's own backend there; 0 for none.
     """
-    return await _without_leaving(lambda: databases.sessions(gateway, name, ours), list)
+    return await _after_leaving(lambda: databases.sessions(gateway, name, ours), list)
 
 
-async def look_at_returned(rewinder: Rewinder, name: str, *, first: str, at_server: bool) -> Look:
-    """Lock the former holder of a clone out, and return what is known of it then.
+async def inspect_returned(
+    rewinder: Rewinder, name: str, *, lock_out: str, with_shared: bool
+) -> Inspection:
+    """Lock the former holder of a clone out, and inspect the clone.
 
-    Sessions just leaving are left out. Whoever was logging in when the password was changed may
-    have proven the former one by then, and is in no list yet: so it is looked again when all of
-    those are in, or turned away.
+    A backend that is logging in may have checked the former password already, and is not listed as
+    a session yet. So if there are any, the clone is inspected again until each of them is listed or
+    gone. Sessions that have just been closed get a moment to disappear.
 
     Args:
-        rewinder: of the server, ours being a superuser's.
+        rewinder: of the server.
         name: of the clone.
-        first: statements that lock the former holder out.
-        at_server: whether to look at the server as a whole, too.
+        lock_out: statements that lock the former holder out.
+        with_shared: whether to ask for the digest of the state that all databases share.
 
     Raises:
-        LockOutError: the former holder may still come in.
-        CannotRewindError: one of them does not get on: it may come in at any time.
+        LockOutError: the former holder was not locked out.
+        CannotRewindError: a backend does not finish logging in, and may come in at any time.
     """
-    seen = await rewinder.look(name, first=first, at_server=at_server)
-    deadline, pause = anyio.current_time() + ARRIVING_SECONDS, FIRST_PAUSE_SECONDS
-    arriving = set(seen.facts.presence.arriving or ())
-    while arriving:
+    inspection = await rewinder.inspect(name, lock_out=lock_out, with_shared=with_shared)
+    deadline, pause = anyio.current_time() + LOGIN_SECONDS, FIRST_PAUSE_SECONDS
+    logging_in = set(inspection.facts.activity.logging_in or ())
+    while logging_in:
         if anyio.current_time() > deadline:
-            raise CannotRewindError("somebody began to log in and does not get on")
+            raise CannotRewindError("a backend does not finish logging in")
         await anyio.sleep(pause)
         pause *= 2
-        seen = await rewinder.look(name, at_server=at_server)
-        arriving &= set(seen.facts.presence.arriving or ())
-    return await _without_leaving(lambda: rewinder.look(name, at_server=at_server), _sessions, seen)
+        inspection = await rewinder.inspect(name, with_shared=with_shared)
+        logging_in &= set(inspection.facts.activity.logging_in or ())
+    return await _after_leaving(
+        lambda: rewinder.inspect(name, with_shared=with_shared),
+        lambda found: found.facts.sessions,
+        inspection,
+    )
 
 
-def _sessions(seen: Look) -> list[dict[str, Any]]:
-    return seen.facts.sessions
-
-
-async def _without_leaving(
-    look: Callable[[], Awaitable[T]],
+async def _after_leaving(
+    ask: Callable[[], Awaitable[T]],
     sessions: Callable[[T], list[dict[str, Any]]],
     first: T | None = None,
 ) -> T:
-    """Look again while there are sessions, until whoever is leaving must have left."""
+    """Ask again while there are sessions, until those that are leaving must have left."""
     until, pause = anyio.current_time() + LEAVING_SECONDS, FIRST_PAUSE_SECONDS
-    found = first if first is not None else await look()
+    found = first if first is not None else await ask()
     while sessions(found) and anyio.current_time() < until:
         await anyio.sleep(pause)
         pause *= 2
-        found = await look()
+        found = await ask()
     return found

@@ -1,9 +1,9 @@
-"""Clusters in memory that nobody will use again: their state directory was deleted.
+"""Removes abandoned clusters in memory: those whose state directory was deleted.
 
-What is removed must be ours by its user, its name and what is in it; must name a state directory
-that is gone; no daemon may use it, which its lock tells whatever became of the state directory; and
-no server may run on it. A server that still runs there can't be adopted by anybody any more: it is
-told to end when nobody is connected. Whatever is in doubt is left, and the log says why.
+A cluster is removed only if its user, name and contents show that it is a cluster of this user's,
+it names a state directory that is gone, no daemon holds its claim, and no server runs on it. A
+server that still runs there cannot be adopted by any daemon: it is told to end when its last client
+has left. In case of doubt a cluster is left, and the log says why.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import secrets
 import shutil
 import stat
 from pathlib import Path
+from typing import assert_never
 
 import anyio
 import anyio.to_thread
@@ -28,29 +29,30 @@ from clonepool.postgres.embedded.storage import CONTENTS, Storage, memory_name
 log = structlog.get_logger()
 
 _BLOCK_BYTES = 512
+"""Unit of st_blocks."""
 _SWEPT = "swept"
-"""In the names of clusters whose removal was begun."""
-_REMEDY = "remove it if it is not needed any more; end its server before, if it runs"
+"""Part of the names of clusters whose removal has begun."""
+_REMEDY = "remove it if it is not needed any more; end its server first, if that runs"
 
 
 async def sweep(memory: Path, spare: str) -> None:
-    """Remove the clusters of this user whose state directory is gone; fails for none of them.
+    """Remove the clusters of this user whose state directory is gone. Failures are logged.
 
     Args:
-        memory: the directory in which they lie.
-        spare: the name of our own, which is let be.
+        memory: the directory that contains clusters.
+        spare: the name of the daemon's own cluster, which is left alone.
     """
     for root in _of_user(memory, os.geteuid()):
         if root.name != spare:
             try:
-                await _look(root)
+                await _sweep_if_abandoned(root)
             except (OSError, EmbeddedServerError, RecursionError) as error:
-                # The last: directories in directories, deeper than the stack, that a lease made.
-                _left(root, f"it cannot be removed: {error}")
+                # RecursionError: a lease nested directories deeper than the stack.
+                _log_left(root, f"it cannot be removed: {error}")
 
 
 def _of_user(memory: Path, user: int) -> list[Path]:
-    """Return the directories, and no links, that are ours by name and user."""
+    """Return the directories, without links, that are clusters by name and belong to a user."""
     ours = re.compile(rf"clonepool-{user}-[0-9a-f]{{8}}(\.{_SWEPT}-[0-9a-f]{{8}})?")
     try:
         names = sorted(filter(ours.fullmatch, os.listdir(memory)))  # noqa: PTH208 - the names alone
@@ -59,43 +61,48 @@ def _of_user(memory: Path, user: int) -> list[Path]:
     return [memory / name for name in names if _is_own_directory(memory / name, user)]
 
 
-def _is_own_directory(place: Path, user: int) -> bool:
+def _is_own_directory(path: Path, user: int) -> bool:
     try:
-        status = place.lstat()
+        status = path.lstat()
     except OSError:
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == user
 
 
-async def _look(root: Path) -> None:
-    if root.suffix:  # a daemon was killed while it removed it
+async def _sweep_if_abandoned(root: Path) -> None:
+    if root.suffix:  # a daemon was killed while it removed this
         await anyio.to_thread.run_sync(_remove, root)
         return
     if _removed_empty(root):
         return
     claim = claims.read(root)
     if claim is None or memory_name(os.geteuid(), claim.state) != root.name:
-        _unknown(root, "it does not say whose it is: an earlier version made it")
+        _log_unclaimed(root, "it has no claim: an earlier version made it")
         return
-    match claims.look_for(claim):
+    whereabouts = claims.look_for(claim)
+    match whereabouts:
         case Whereabouts.DELETED:
             await _sweep_one(root, claim)
         case Whereabouts.OUT_OF_SIGHT:
-            _unknown(root, f"its state directory {claim.state} can't be seen from here")
+            _log_unclaimed(root, f"its state directory {claim.state} cannot be seen from here")
+        case Whereabouts.THERE:
+            pass
+        case _:
+            assert_never(whereabouts)
 
 
 async def _sweep_one(root: Path, claim: claims.Claim) -> None:
     began = anyio.current_time()
-    with claims.nobody_else(root) as alone:
+    with claims.locked(root) as alone:
         if not alone:
-            _left(root, f"its state directory {claim.state} is gone, and its daemon still runs")
+            _log_left(root, f"its state directory {claim.state} is gone, and its daemon still runs")
             return
-        # Again: its daemon may have been started between the first look and the lock.
+        # Its daemon may have been started before the claim was locked, so this is checked again.
         back = claims.look_for(claim) is not Whereabouts.DELETED
         reason = "its state directory is back" if back else None
         reason = reason or _foreign(root) or await _end_server(root)
         if reason:
-            _left(root, reason)
+            _log_left(root, reason)
             return
         aside = _renamed(root)
     used = await anyio.to_thread.run_sync(_remove, aside)
@@ -110,7 +117,7 @@ async def _sweep_one(root: Path, claim: claims.Claim) -> None:
 
 
 def _removed_empty(root: Path) -> bool:
-    """Remove it if it is empty: a daemon was killed before it had made more."""
+    """Remove a cluster if it is empty: a daemon was killed before it created more."""
     try:
         root.rmdir()
     except OSError:
@@ -119,18 +126,18 @@ def _removed_empty(root: Path) -> bool:
 
 
 def _renamed(root: Path) -> Path:
-    """Take it out of the way at once: a daemon that starts meanwhile makes another."""
+    """Rename a cluster, so that a daemon that starts meanwhile creates another one."""
     aside = root.with_name(f"{root.name}.{_SWEPT}-{secrets.token_hex(4)}")
     root.rename(aside)
     return aside
 
 
 def _foreign(root: Path) -> str | None:
-    """Say what keeps it from being only ours."""
+    """Return what is in a cluster that does not belong to it; None if nothing is."""
     others = sorted(set(os.listdir(root)) - CONTENTS)  # noqa: PTH208 - the names alone
     if others:
-        return f"it has something that is not ours: {others[0]}"
-    if any(place == str(root) or place.startswith(f"{root}/") for place in _mount_points()):
+        return f"it contains something else: {others[0]}"
+    if any(path == str(root) or path.startswith(f"{root}/") for path in _mount_points()):
         return "a file system is mounted in it"
     return None
 
@@ -141,7 +148,7 @@ def _mount_points() -> list[str]:
 
 
 async def _end_server(root: Path) -> str | None:
-    """Let an orphaned server end by itself; say so when somebody is still connected to it."""
+    """Let an orphaned server end; return why not, if clients are connected to it."""
     storage = Storage(root, in_memory=True)
     running = postmaster.find_running(storage) or await anyio.to_thread.run_sync(
         postmaster.search, storage
@@ -152,7 +159,7 @@ async def _end_server(root: Path) -> str | None:
 
 
 def _remove(root: Path) -> int:
-    """Delete it, following no link; return how many bytes that gives back."""
+    """Delete a cluster without following links; return how many bytes that frees."""
     used = sum(
         _size(name, directory) for _, _, names, directory in os.fwalk(root) for name in names
     )
@@ -166,10 +173,10 @@ def _size(name: str, directory: int) -> int:
     return 0
 
 
-def _unknown(root: Path, reason: str) -> None:
-    """Say that it stays; a person need not look into it while its daemon may live."""
+def _log_unclaimed(root: Path, reason: str) -> None:
+    """Log that a cluster is left, which may still belong to a daemon."""
     log.info("cluster.unclaimed", storage=str(root), reason=reason, remedy=_REMEDY)
 
 
-def _left(root: Path, reason: str) -> None:
+def _log_left(root: Path, reason: str) -> None:
     log.warning("cluster.left", storage=str(root), reason=reason, remedy=_REMEDY)

@@ -1,4 +1,4 @@
-"""The unprivileged user that PostgreSQL runs as when the daemon is root."""
+"""The unprivileged user that PostgreSQL runs as if the daemon runs as root."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _PREFERRED = ("clonepool", "nobody")
-"""Who owns nothing else: whoever leases can run programs as this user. Debian's `postgres` owns the
-machine's own clusters."""
+"""Users that own nothing else, because leases can run programs as this user. Debian's `postgres`
+owns the machine's own clusters."""
 
 
 class Account(msgspec.Struct, frozen=True):
-    """Who runs PostgreSQL; `switch` when that is somebody else than the daemon."""
+    """The user that runs PostgreSQL; `switch` if that is not the daemon's own."""
 
     name: str
     uid: int
@@ -28,7 +28,7 @@ class Account(msgspec.Struct, frozen=True):
     switch: bool
 
     def popen_arguments(self) -> dict[str, Any]:
-        """Return the arguments that make subprocess run a program as this user."""
+        """Return the arguments with which subprocess runs a program as this user."""
         return {"user": self.uid, "group": self.gid, "extra_groups": []} if self.switch else {}
 
     def own(self, path: Path) -> None:
@@ -37,11 +37,11 @@ class Account(msgspec.Struct, frozen=True):
             os.chown(path, self.uid, self.gid)
 
     def can_enter(self, directory: Path) -> bool:
-        """Say whether this user may reach what is below the directory."""
+        """Say whether this user may access what is in the directory."""
         if not self.switch:
             return True
-        places = {*_way_to(directory), *_way_to(directory.resolve())}
-        return all(self._may_search(place) for place in places)
+        directories = {*_with_parents(directory), *_with_parents(directory.resolve())}
+        return all(self._may_search(each) for each in directories)
 
     def _may_search(self, directory: Path) -> bool:
         try:
@@ -55,15 +55,15 @@ class Account(msgspec.Struct, frozen=True):
         return bool(status.st_mode & stat.S_IXOTH)
 
 
-def _way_to(directory: Path) -> tuple[Path, ...]:
+def _with_parents(directory: Path) -> tuple[Path, ...]:
     return (directory, *directory.parents)
 
 
 def name_of(uid: int) -> str:
-    """Return a user's name: PostgreSQL and its programs do not run for one that has none.
+    """Return a user's name, which PostgreSQL and its programs require.
 
     Raises:
-        EmbeddedServerError: it has none, as in a container that is run with any id.
+        EmbeddedServerError: the user has none, as in a container that runs with an arbitrary id.
     """
     try:
         return pwd.getpwuid(uid).pw_name
@@ -77,13 +77,13 @@ def name_of(uid: int) -> str:
 
 
 def choose_account(wanted: str) -> Account:
-    """Return the user to run PostgreSQL as: this one, or for root one that is not root.
+    """Return the user to run PostgreSQL as: the present one or, for root, an unprivileged one.
 
     Args:
-        wanted: a user's name, or an empty string for the first of clonepool and nobody.
+        wanted: a user's name; empty for clonepool or, if that does not exist, nobody.
 
     Raises:
-        EmbeddedServerError: no such user, or only root may become another.
+        EmbeddedServerError: there is no such user, or the daemon does not run as root.
     """
     me = os.geteuid()
     if me != 0:

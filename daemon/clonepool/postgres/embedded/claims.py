@@ -1,7 +1,8 @@
-"""Whose a cluster in memory is: its state directory, by name, and whether a daemon uses it now.
+"""Claims: which state directory a cluster in memory belongs to, and whether a daemon uses it.
 
-A state directory that is deleted takes a cluster on disk with it. One in memory lies elsewhere and
-would stay until the machine's next boot, so it says where it belongs.
+A cluster on disk is inside its state directory and is deleted with it. A cluster in memory is
+elsewhere and would stay until the machine's next boot, so it contains a claim: a file that names
+its state directory, and that its daemon keeps locked.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ CLAIM = "owner.json"
 
 
 class Whereabouts(StrEnum):
-    """What can be seen of a state directory from here."""
+    """Whether a state directory exists."""
 
     THERE = "there"
     DELETED = "deleted"
@@ -33,10 +34,10 @@ class Whereabouts(StrEnum):
 
 
 class Claim(msgspec.Struct, frozen=True):
-    """What a cluster says of its owner.
+    """The contents of a claim.
 
     Attributes:
-        place: the state directory, without links; what is not ASCII as in a URL.
+        place: the state directory without links, percent-encoded.
         above: device and inode of the directories above it, the nearest first.
     """
 
@@ -50,21 +51,21 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 def claim_of(state: Path) -> Claim:
-    """Return what a cluster of this state directory, which is there, is to say."""
+    """Return the claim of a state directory that exists."""
     resolved = state.resolve()
-    above = tuple(_identity(place.stat()) for place in resolved.parents)
+    above = tuple(_identity(directory.stat()) for directory in resolved.parents)
     return Claim(quote(os.fsencode(resolved)), above)
 
 
 def take(root: Path, claim: Claim) -> int | None:
-    """Write the claim into a cluster's root, and hold it for as long as the descriptor is open.
+    """Write a claim into a cluster's root, and lock it for as long as the descriptor is open.
 
     Returns:
-        None when another process holds it, a daemon or one that removes the root, or the root was
-        removed just now.
+        The descriptor. None if another process holds the lock, which may be a daemon or one that
+        removes the root, or if the root was just removed.
 
     Raises:
-        UntrustedFileError: what lies there is not ours.
+        UntrustedFileError: another user made the file.
         OSError: it cannot be written.
     """
     path = root / CLAIM
@@ -92,7 +93,7 @@ def take(root: Path, claim: Claim) -> int | None:
 
 
 def read(root: Path) -> Claim | None:
-    """Return what a cluster says of its owner; None when it says nothing that can be believed."""
+    """Return a cluster's claim; None if there is none that can be trusted."""
     try:
         return msgspec.json.decode(trusted_files.read_own(root / CLAIM, {os.geteuid()}), type=Claim)
     except (OSError, msgspec.DecodeError):
@@ -100,8 +101,8 @@ def read(root: Path) -> Claim | None:
 
 
 @contextlib.contextmanager
-def nobody_else(root: Path) -> Iterator[bool]:
-    """Keep every daemon from the cluster meanwhile; False when one uses it, or it went away."""
+def locked(root: Path) -> Iterator[bool]:
+    """Keep other daemons from a cluster meanwhile; False if one uses it, or it was removed."""
     try:
         file = trusted_files.open_own(root / CLAIM, {os.geteuid()})
     except OSError:
@@ -117,30 +118,30 @@ def nobody_else(root: Path) -> Iterator[bool]:
 
 
 def look_for(claim: Claim) -> Whereabouts:
-    """Say whether the state directory was deleted.
+    """Say whether a state directory was deleted.
 
-    One whose file system is not mounted now, or that is in another container's or behind a
-    `PrivateTmp`, is not there either: so the nearest directory above that is there must be the
-    very one that was above it when the claim was made.
+    A directory that is in a file system that is not mounted, in another container, or behind a
+    `PrivateTmp` cannot be seen either. So a directory counts as deleted only if the nearest
+    existing directory above it is the one that was there when the claim was made.
 
     Raises:
-        OSError: that can't be told.
+        OSError: it is not known.
     """
     state = Path(claim.state)
-    for place, identity in zip(state.parents, claim.above, strict=False):
+    for directory, identity in zip(state.parents, claim.above, strict=False):
         try:
-            status = place.stat()
+            status = directory.stat()
         except (FileNotFoundError, NotADirectoryError):
             continue
         if _identity(status) != identity:
             return Whereabouts.OUT_OF_SIGHT
-        return Whereabouts.THERE if _is_there(state) else Whereabouts.DELETED
+        return Whereabouts.THERE if _exists(state) else Whereabouts.DELETED
     return Whereabouts.OUT_OF_SIGHT
 
 
-def _is_there(place: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
-        place.lstat()
+        path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     return True

@@ -1,4 +1,4 @@
-"""The cluster on its storage: made by initdb, marked, and judged before it is used again."""
+"""The cluster in the storage: created by initdb, marked, and judged before it is used again."""
 
 from __future__ import annotations
 
@@ -24,23 +24,27 @@ if TYPE_CHECKING:
     from clonepool.postgres.embedded.storage import Storage
 
 SUPERUSER = "clonepool"
-"""The daemon's own role, and nobody else's: not one that scripts expect to find and change."""
+"""The daemon's own role. It is not `postgres`, which scripts expect to find and may change."""
 MAINTENANCE = "clonepool"
-"""The daemon's own database, likewise."""
+"""The daemon's own database, for the same reason."""
 _INITDB_SECONDS = 300
+"""Time limit of initdb."""
 _OTHERWISE = "try another --state or embedded.binaries"
 _BUILTIN_PROVIDER_MAJOR = 17
+"""First version with the built-in locale provider."""
 _CHECKSUMS_MAJOR = 18
+"""First version whose initdb enables checksums by default."""
 _PATTERNS_MAJOR = 16
+"""First version whose pg_hba.conf takes regular expressions for databases."""
 
 
 class Marker(msgspec.Struct, frozen=True):
     """What the state directory remembers of a cluster.
 
     Attributes:
-        boot_id: of the kernel under which the data was written.
+        boot_id: of the boot in which the data was written.
         root: the storage root.
-        superuser: the daemon's own role; in clusters of earlier versions it was one of the leases'.
+        superuser: the daemon's own role; in clusters of earlier versions, leases could use it.
     """
 
     boot_id: str
@@ -49,7 +53,7 @@ class Marker(msgspec.Struct, frozen=True):
 
 
 class Judgement(StrEnum):
-    """Whether a cluster that lies there can be used."""
+    """Whether the cluster in the storage can be used."""
 
     USABLE = "usable"
     MISSING = "missing"
@@ -59,16 +63,16 @@ class Judgement(StrEnum):
 
 @cache
 def boot_id() -> str:
-    """Return what the kernel calls this boot: asked once, when there are files left to ask with."""
+    """Return the kernel's id of this boot, read once, while file descriptors are available."""
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
 def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str) -> Judgement:
-    """Say whether the cluster on the storage can be trusted.
+    """Say whether the cluster in the storage can be used.
 
-    Data written with fsync off is only known to be whole under the kernel that wrote it: another
-    boot id means that the machine went down in between. Nor is one trusted whose version is no
-    regular file of the server's: whoever leases may have put a FIFO or a link there.
+    Data that was written with fsync off may be damaged if the machine has gone down since, which
+    another boot id shows. A cluster is not trusted either if PG_VERSION is no regular file of the
+    server's user: a lease may have put a FIFO or a link there.
 
     Raises:
         EmbeddedServerError: another major version made it.
@@ -95,24 +99,24 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
 
 
 def read_marker(path: Path) -> Marker | None:
-    """Return the marker, or None when there is none of ours that can be read.
+    """Return the marker; None if there is none that can be read and trusted.
 
     Raises:
-        ResourceError: the machine is short of something, and it is not known.
+        ResourceError: a resource of the machine is exhausted, so it is not known.
     """
     try:
         return msgspec.json.decode(trusted_files.read_own(path, trusted_files.ours()), type=Marker)
     except OSError as error:
         short = resource_errors.told(error, str(path))
         if short is not None:
-            raise short from error  # else the cluster would be taken for nobody's, and deleted
+            raise short from error  # otherwise the cluster would be deleted
         return None
     except msgspec.DecodeError:
         return None
 
 
 def write_marker(path: Path, marker: Marker) -> None:
-    """Write the marker whole or not at all, readable by its owner alone."""
+    """Write the marker in one step, readable by its owner alone."""
     scratch = path.with_name(f"{path.name}.new")
     scratch.unlink(missing_ok=True)
     scratch.touch(mode=0o600)
@@ -121,10 +125,10 @@ def write_marker(path: Path, marker: Marker) -> None:
 
 
 def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> Marker:
-    """Make an empty cluster: under another name first, so that half a cluster is none.
+    """Create an empty cluster, under another name until it is complete.
 
     Raises:
-        EmbeddedServerError: with initdb's words; a full disk is named as such.
+        EmbeddedServerError: it failed; says what initdb wrote, or that no space is left.
     """
     places.remove(storage)
     scratch = storage.root / "data.new"
@@ -139,7 +143,7 @@ def make(storage: Storage, binaries: Binaries, account: Account, boot: str) -> M
 
 
 def set_aside(storage: Storage) -> Path:
-    """Rename the data of a server that does not run, so that another cluster can be tried."""
+    """Rename the data of a server that does not run, so that a new cluster can be tried."""
     aside = storage.root / "data.old"
     shutil.rmtree(aside, ignore_errors=True)
     storage.data.rename(aside)
@@ -147,24 +151,25 @@ def set_aside(storage: Storage) -> Path:
 
 
 def put_back(storage: Storage, aside: Path) -> None:
-    """Give the data that was set aside its name again; what took its place is deleted."""
+    """Put back the data that was set aside, and delete what has replaced it."""
     places.remove(storage)
     aside.rename(storage.data)
 
 
-def remove_halves(storage: Storage) -> None:
-    """Delete what a start that was killed left beside what is a good cluster now."""
+def remove_scratch(storage: Storage) -> None:
+    """Delete what a start that was killed may have left beside the cluster."""
     for name in ("data.old", "data.new"):
         shutil.rmtree(storage.root / name, ignore_errors=True)
 
 
 def access_rules(major: int) -> str:
-    """Return pg_hba.conf: who comes in, where to, and how that is proven.
+    """Return pg_hba.conf.
 
-    Passwords go to a Unix socket or to loopback, are random and good for one lease. So they are
-    asked for in the clear: that costs least, every driver can, and none refuses, as some do SCRAM
-    with fewer iterations than people's passwords need. And PostgreSQL looks the password up only
-    when it has been told it: who began to log in as a lease ended can't end that in the next one.
+    Passwords are sent over a Unix socket or loopback, are random, and are valid for one lease. So
+    clients send them in clear (`password`): that is the fastest method, and every driver supports
+    it, while some refuse SCRAM with few iterations. Also, with this method PostgreSQL looks the
+    stored password up after it has received one: a login that was begun before a lease ended cannot
+    succeed in the next lease.
     """
     rules = [
         f"local all {SUPERUSER} peer map={SUPERUSER}",
@@ -180,15 +185,15 @@ def access_rules(major: int) -> str:
     return "\n".join(["# Written by clonepool at each start.", *rules, ""])
 
 
-def _both(who: str, how: str) -> list[str]:
-    return [f"local {who} {how}", f"host {who} 127.0.0.1/32 {how}"]
+def _both(selection: str, method: str) -> list[str]:
+    return [f"local {selection} {method}", f"host {selection} 127.0.0.1/32 {method}"]
 
 
 def identities(user: str) -> str:
-    """Return pg_ident.conf: the daemon's own user, and only that, is the daemon's own role.
+    """Return pg_ident.conf, by which only the daemon's user may log in as the daemon's role.
 
     Args:
-        user: name of the operating system's user that the daemon runs as.
+        user: name of the operating system's user that runs the daemon.
     """
     quoted = user.replace('"', '""')
     return f'# Written by clonepool at each start.\n{SUPERUSER} "{quoted}" {SUPERUSER}\n'
@@ -197,14 +202,14 @@ def identities(user: str) -> str:
 def _run_initdb(target: Path, binaries: Binaries, account: Account) -> None:
     command: list[str | Path] = [binaries.program("initdb"), "--pgdata", target, "--no-sync"]
     command += ["--username", SUPERUSER, "--no-instructions"]
-    # Only the daemon's own pg_hba.conf counts; the one that initdb writes lets nobody in.
+    # The daemon uses its own pg_hba.conf; the one that initdb writes rejects everybody.
     command += ["--auth", "reject", "--encoding", "UTF8", "--locale", "C.UTF-8"]
     if binaries.major >= _CHECKSUMS_MAJOR:
-        # The data is thrown away before a disk could spoil it. With checksums whoever merely reads
-        # a page that was just written would write it to the log, and so seem to have changed it.
+        # The data does not live long enough to need checksums. With checksums, setting a hint bit
+        # while reading is logged, so a page that was only read would seem to have been changed.
         command.append("--no-data-checksums")
     if binaries.major >= _BUILTIN_PROVIDER_MAJOR:
-        # No library of the machine decides the sort order: nothing can drift.
+        # The sort order does not depend on a library of the machine, which could be updated.
         command += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]
     try:
         done = subprocess.run(
@@ -219,19 +224,19 @@ def _run_initdb(target: Path, binaries: Binaries, account: Account) -> None:
     except subprocess.TimeoutExpired:
         raise EmbeddedServerError(
             f"it took longer than {_INITDB_SECONDS} s, and was ended",
-            remedy="see what the machine and the disk are busy with",
+            remedy="find out what the machine and the disk are busy with",
         ) from None
     if done.returncode != 0:
-        said = (done.stderr or done.stdout).strip()
+        output = (done.stderr or done.stdout).strip()
         raise EmbeddedServerError(
-            f"it ended {failure_causes.ending(done.returncode)}: {_short(said)}",
-            remedy=failure_causes.remedy(said, done.returncode, _OTHERWISE),
+            f"it ended {failure_causes.ending(done.returncode)}: {_short(output)}",
+            remedy=failure_causes.remedy(output, done.returncode, _OTHERWISE),
         )
 
 
-def _short(said: str) -> str:
-    lines = [line for line in said.splitlines() if "error" in line or "FATAL" in line]
-    return "; ".join(lines or said.splitlines()[-3:]) or "it wrote nothing"
+def _short(output: str) -> str:
+    lines = [line for line in output.splitlines() if "error" in line or "FATAL" in line]
+    return "; ".join(lines or output.splitlines()[-3:]) or "it wrote nothing"
 
 
 def _failure(storage: Storage, error: OSError | EmbeddedServerError) -> EmbeddedServerError:

@@ -1,15 +1,17 @@
-"""What to do when a server or initdb ended: by how it ended, and what it said last."""
+"""Remedies for a server or initdb that ended, by how it ended and what it wrote last."""
 
 from __future__ import annotations
 
 import re
 import signal
 
-_PORT = "name another embedded.port, or 0 for no TCP, or end what listens there"
+_PORT = "set embedded.port to another port, or to 0 for no TCP, or end what listens there"
 _SETTINGS = "correct embedded.settings"
-_MEMORY = "lower embedded.settings.shared_buffers or embedded.max_connections, or find more memory"
-_ROOM = "free some, or set embedded.storage to the other of memory and disk"
-_NAME = "give the user a line in /etc/passwd"
+_MEMORY = (
+    "lower embedded.settings.shared_buffers or embedded.max_connections, or provide more memory"
+)
+_ROOM = "free some space, or set embedded.storage to the other of memory and disk"
+_NAME = "add the user to /etc/passwd"
 _LIBRARY = "install the package that has it, or set embedded.binaries to another installation"
 _ACCESS = "let the server's user read its programs and enter the directories above its data"
 REMEDIES = (
@@ -21,15 +23,15 @@ REMEDIES = (
     ("shared libraries|could not load library", _LIBRARY),
     ("Permission denied|Operation not permitted", _ACCESS),
 )
-"""By a pattern of what was said; the first that fits counts."""
+"""Remedies by patterns of messages; the first that matches counts."""
 _KILLED = (
-    "see whether the kernel ended it for want of memory (dmesg, or the container's limit), and give"
-    " it more, or lower embedded.settings"
+    "check whether the kernel ended it because memory was exhausted (dmesg, or the container's"
+    " limit), and provide more memory or lower embedded.settings"
 )
 
 
 def ending(code: int) -> str:
-    """Say how a process ended: `code` is its exit status, or minus the signal that ended it."""
+    """Say how a process ended; `code` is its exit status, or minus the number of a signal."""
     if code >= 0:
         return f"with exit status {code}"
     try:
@@ -38,15 +40,15 @@ def ending(code: int) -> str:
         return f"killed by signal {-code}"
 
 
-def remedy(said: str, code: int | None, otherwise: str) -> str:
+def remedy(message: str, code: int | None, otherwise: str) -> str:
     """Return what a person can do.
 
     Args:
-        said: by the program, in English.
-        code: as of `ending`; None while it runs.
-        otherwise: what to do when the cause is none of the known.
+        message: of the program, in English.
+        code: as for `ending`; None while it runs.
+        otherwise: the remedy for an unknown cause.
     """
-    for pattern, what in REMEDIES:
-        if re.search(pattern, said):
-            return what
+    for pattern, found in REMEDIES:
+        if re.search(pattern, message):
+            return found
     return _KILLED if code == -signal.SIGKILL else otherwise

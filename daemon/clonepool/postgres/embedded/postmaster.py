@@ -1,4 +1,4 @@
-"""The server process: started, adopted, watched while it starts, stopped."""
+"""The server process: starting, finding, adopting, and stopping it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from clonepool.postgres.embedded.process import (
     hold,
     is_alive,
     parent_of,
-    raise_if_passing,
+    raise_if_exhausted,
 )
 
 if TYPE_CHECKING:
@@ -31,25 +31,31 @@ if TYPE_CHECKING:
     from clonepool.postgres.embedded.storage import Storage
 
 START_SECONDS = 60.0
+"""Time that a server has to accept a connection."""
 STOP_SECONDS = 5.0
+"""Time that a server has to end after each signal."""
 RETIRE_SECONDS = 2.0
+"""Time that a server without clients has to end."""
 _POLL_SECONDS = 0.02
+"""Seconds between two checks whether a server has started or ended."""
 _LOG_LINES = 5
-_OF_NO_USE = ("LOG:  skipping missing configuration file", "LOG:  database system is shut down")
+"""Number of lines of the server's log that an error shows."""
+_UNINFORMATIVE = ("LOG:  skipping missing configuration file", "LOG:  database system is shut down")
 
 
 class UnusableClusterError(EmbeddedServerError):
-    """The server does not start on its data, or does not let us in: another cluster may do."""
+    """The server does not start on its data, or refuses the daemon; a new cluster may work."""
 
 
 class Postmaster:
-    """One server process, ours by birth or by adoption.
+    """One server process, which this daemon or an earlier one started.
 
     Args:
-        process: which.
+        process: the process.
 
     Attributes:
-        late: whether it ran, and did not let us in in time.
+        pid: its process id.
+        late: whether it ran, but did not accept a connection in time.
     """
 
     def __init__(self, process: subprocess.Popen[bytes] | Process) -> None:
@@ -64,17 +70,17 @@ class Postmaster:
         return self._process.poll() is None
 
     async def stop(self) -> None:
-        """Shut down fast: sessions ended, data written. After a while, at once."""
-        for wish in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
-            self._send(wish)
+        """Stop the server in fast mode; if that takes too long, immediately."""
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            self._send(number)
             if await self._ends_within(STOP_SECONDS):
                 return
 
     async def retire(self) -> bool:
-        """Have it end when nobody is connected any more, letting in nobody else.
+        """Stop the server in smart mode: when no client is connected any more.
 
         Returns:
-            False when it still runs, for those who are connected.
+            Whether it has ended; clients may still be connected.
         """
         self._send(signal.SIGTERM)
         return await self._ends_within(RETIRE_SECONDS)
@@ -83,7 +89,7 @@ class Postmaster:
         if isinstance(self._process, Process):
             self._process.send(number)
         else:
-            self._process.send_signal(number)  # not to one that was waited for
+            self._process.send_signal(number)  # does nothing if it was reaped
 
     async def _ends_within(self, seconds: float) -> bool:
         with anyio.move_on_after(seconds):
@@ -96,14 +102,15 @@ class Postmaster:
 def find_running(storage: Storage) -> Postmaster | None:
     """Return the server that an earlier daemon left running on this data directory.
 
-    A postmaster.pid whose process is gone, or is another program by now, is removed: PostgreSQL
-    itself would refuse to start if the number happened to be in use again. One that the server
-    cannot have written (whoever leases may have put a link or a FIFO there) is removed too, and the
-    server is looked for among the processes: two on the same data would ruin it.
+    A postmaster.pid is removed if its process is gone or is another program, because PostgreSQL
+    would refuse to start if the number is in use again. It is also removed if the server cannot
+    have written it (a lease may have put a link or a FIFO there), and the server is looked for
+    among all processes: two servers on the same data would damage it.
 
     Raises:
         EmbeddedServerError: the file can be neither read nor removed.
-        ResourceError: the machine is short of something, and it is not known; nothing was removed.
+        ResourceError: a resource of the machine is exhausted, so it is not known; nothing was
+            removed.
     """
     path = storage.data / "postmaster.pid"
     try:
@@ -124,16 +131,16 @@ def _find_running(storage: Storage, path: Path) -> Postmaster | None:
         if found is not None:
             return found
     if found is None:
-        trusted_files.unlink_in(storage.socket, ".s.PGSQL.")  # the locks name the same process
+        trusted_files.unlink_in(storage.socket, ".s.PGSQL.")  # its lock file names the same process
     path.unlink()
     return found
 
 
 def search(storage: Storage) -> Postmaster | None:
-    """Return the process that works in the data directory and was started by none that does.
+    """Return the process that works in the data directory and whose parent does not.
 
     Raises:
-        OSError: the machine is short of something, and it is not known.
+        OSError: a resource of the machine is exhausted, so it is not known.
     """
     processes = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
     found = {pid for pid in processes if _is_server_of(storage, pid)}
@@ -144,41 +151,41 @@ def search(storage: Storage) -> Postmaster | None:
 async def start(
     storage: Storage, binaries: Binaries, account: Account, probe: Callable[[], Awaitable[None]]
 ) -> Postmaster:
-    """Start a server in a session of its own, so that it survives the daemon, and await it.
+    """Start a server that outlives the daemon, in a session of its own, and wait until it is ready.
 
     Args:
-        storage: with a cluster on it.
+        storage: with a cluster in it.
         binaries: of the cluster's version.
-        account: who runs it.
-        probe: connects once; raises while the server is not there yet.
+        account: that runs it.
+        probe: connects once; raises while the server is not ready.
 
     Raises:
-        EmbeddedServerError: with the last lines of the server's log.
+        EmbeddedServerError: it did not start; shows the last lines of the server's log.
     """
     began = anyio.current_time()
     child, began_at = _spawn(storage, binaries, account)
     postmaster = Postmaster(child)
     if not await await_ready(postmaster, probe):
         waited = f"{anyio.current_time() - began:.1f} s"
-        said = _log_tail(storage, began_at)
+        output = _log_tail(storage, began_at)
         otherwise = f"its log is {storage.log}"
         if postmaster.late:
             raise EmbeddedServerError(
-                f"the server let nobody in within {waited}, and was ended: {said}",
-                remedy=failure_causes.remedy(said, None, otherwise),
+                f"the server accepted no connection within {waited}, and was ended: {output}",
+                remedy=failure_causes.remedy(output, None, otherwise),
             )
-        # Killed from outside, for want of memory say, it tells nothing of its data.
+        # A server that was killed, by the kernel for example, does not show that its data is bad.
         killed = child.returncode == -signal.SIGKILL
         kind = EmbeddedServerError if killed else UnusableClusterError
         raise kind(
-            f"the server ended after {waited} {failure_causes.ending(child.returncode)}: {said}",
-            remedy=failure_causes.remedy(said, child.returncode, otherwise),
+            f"the server ended after {waited} {failure_causes.ending(child.returncode)}: {output}",
+            remedy=failure_causes.remedy(output, child.returncode, otherwise),
         )
     return postmaster
 
 
 def forget_alter_system(storage: Storage) -> bool:
-    """Delete what ALTER SYSTEM wrote; say whether there was something."""
+    """Delete what ALTER SYSTEM wrote; say whether there was anything."""
     path = storage.data / "postgresql.auto.conf"
     try:
         path.unlink()
@@ -188,14 +195,14 @@ def forget_alter_system(storage: Storage) -> bool:
 
 
 async def await_ready(postmaster: Postmaster, probe: Callable[[], Awaitable[None]]) -> bool:
-    """Wait until a server lets us in, ours or one that an earlier daemon left.
+    """Wait until a server accepts a connection.
 
     Returns:
-        False when its process ended or time is up. Then, and after an error or a cancellation,
-        the process does not run any more.
+        False if its process ended or time is up. Then, and after an error or a cancellation, the
+        process does not run any more.
 
     Raises:
-        EmbeddedServerError: it refuses us.
+        EmbeddedServerError: it refuses the daemon.
     """
     try:
         with anyio.move_on_after(START_SECONDS):
@@ -213,7 +220,7 @@ async def await_ready(postmaster: Postmaster, probe: Callable[[], Awaitable[None
 def _spawn(
     storage: Storage, binaries: Binaries, account: Account
 ) -> tuple[subprocess.Popen[bytes], int]:
-    """Start the process; return it, and where in the log its own lines begin."""
+    """Start the process; return it, and the position in the log where its lines begin."""
     command: list[str | Path] = [binaries.program("postgres"), "-D", storage.data]
     command += [f"--config_file={storage.settings}", f"--hba_file={storage.access}"]
     command += [f"--ident_file={storage.identities}"]
@@ -239,26 +246,26 @@ def _spawn(
 
 
 async def _answers(postmaster: Postmaster, probe: Callable[[], Awaitable[None]]) -> bool:
-    """Wait until the server lets us in; False when its process ends instead."""
+    """Wait until the server accepts a connection; False if its process ends."""
     while postmaster.alive():
         try:
             await probe()
         except ServerUnavailableError:
             await anyio.sleep(_POLL_SECONDS)
         except StatementError as error:
-            raise UnusableClusterError(f"the server refuses us: {error}") from error
+            raise UnusableClusterError(f"the server refuses the daemon: {error}") from error
         else:
             return True
     return False
 
 
 def _private(path: str, flags: int) -> int:
-    """Open for the daemon's user alone: the log has the statements of whoever leases."""
+    """Open a file for the daemon's user alone: the log contains statements of leases."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 
 def _log_tail(storage: Storage, began_at: int) -> str:
-    """Return the last lines that this start wrote, without their times and process ids."""
+    """Return the last lines that this start wrote, without times and process ids."""
     try:
         with trusted_files.open_own(storage.log, trusted_files.ours()) as log:
             end = log.seek(0, os.SEEK_END)
@@ -267,8 +274,8 @@ def _log_tail(storage: Storage, began_at: int) -> str:
     except OSError as error:
         return f"its log cannot be read: {error}"
     lines = [re.sub(r"^.*?\] +", "", line).strip() for line in written.splitlines()]
-    told = [line for line in lines if line and not line.startswith(_OF_NO_USE)]
-    return " / ".join(told[-_LOG_LINES:]) or "it wrote nothing"
+    shown = [line for line in lines if line and not line.startswith(_UNINFORMATIVE)]
+    return " / ".join(shown[-_LOG_LINES:]) or "it wrote nothing"
 
 
 def _unusable(path: Path, error: OSError) -> ClonepoolError:
@@ -291,11 +298,11 @@ def _held(storage: Storage, pid: int) -> Postmaster | None:
 
 
 def _is_server_of(storage: Storage, pid: int) -> bool:
-    """Say whether a process works in the data directory, as a user who may write there."""
+    """Say whether a process works in the data directory, as a user that may write there."""
     try:
         owner = os.stat(f"/proc/{pid}").st_uid  # noqa: PTH116 - one call for each process there is
     except OSError as error:
-        raise_if_passing(error)
+        raise_if_exhausted(error)
         return False
     return (
         owner in storage.owners()
@@ -308,5 +315,5 @@ def _working_directory(pid: int) -> Path | None:
     try:
         return Path(f"/proc/{pid}/cwd").readlink()
     except OSError as error:
-        raise_if_passing(error)
+        raise_if_exhausted(error)
         return None

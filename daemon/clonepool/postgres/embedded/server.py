@@ -1,10 +1,9 @@
-"""The embedded server as one thing: bring it up, say where it is, take it down."""
+"""The embedded server as a whole: bringing it up, telling where it is, taking it down."""
 
 from __future__ import annotations
 
 import os
 import shutil
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,8 +20,7 @@ from clonepool.errors import (
     ServerUnavailableError,
     StatementError,
 )
-from clonepool.postgres.databases import INVALID_CATALOG_NAME
-from clonepool.postgres.embedded import claims, cluster, postmaster, settings
+from clonepool.postgres.embedded import claims, cluster, own_objects, postmaster, settings
 from clonepool.postgres.embedded.account import choose_account, name_of
 from clonepool.postgres.embedded.binaries import find_binaries
 from clonepool.postgres.embedded.postmaster import UnusableClusterError
@@ -30,30 +28,27 @@ from clonepool.postgres.embedded.storage import (
     Storage,
     check_size,
     choose_storage,
-    places_of,
     prepare,
+    roots_of,
 )
 from clonepool.postgres.endpoint import Endpoint
-from clonepool.postgres.gateway import Gateway, identifier
-from clonepool.postgres.roles import prepare_embedded
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from clonepool.config import EmbeddedSection
     from clonepool.postgres.embedded.cluster import Marker
     from clonepool.postgres.embedded.postmaster import Postmaster
-    from clonepool.postgres.gateway import Session
 
 log = structlog.get_logger()
 
 MARKER = "cluster.json"
-_PLACE_SECONDS = 5.0
-_LOOK_SECONDS = 0.02
+_CLAIM_SECONDS = 5.0
+"""Time that another process has to release the storage root."""
+_CLAIM_PAUSE_SECONDS = 0.02
+"""Seconds between two tries to claim the storage root."""
 
 
 class EmbeddedServer:
-    """A PostgreSQL server of the daemon's own.
+    """A PostgreSQL server that the daemon runs itself.
 
     Args:
         section: the configuration's [embedded].
@@ -77,12 +72,12 @@ class EmbeddedServer:
 
     @property
     def psql(self) -> Path:
-        """The psql that fits the server."""
+        """The psql of the server's version."""
         return self._binaries.program("psql")
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where it is for the daemon, which proves by the Unix socket who it is."""
+        """The endpoint for the daemon, which the Unix socket authenticates."""
         if self._marker is None:
             raise EmbeddedServerError("the server was not started")
         return Endpoint(
@@ -95,7 +90,7 @@ class EmbeddedServer:
 
     @property
     def clients(self) -> Endpoint:
-        """Where it is for whoever has a login; by TCP when a port was asked for."""
+        """The endpoint for clients; by TCP if a port is configured."""
         if self._section.port:
             return msgspec.structs.replace(self.endpoint, host="127.0.0.1")
         return self.endpoint
@@ -105,22 +100,23 @@ class EmbeddedServer:
         return self._postmaster is not None and self._postmaster.alive()
 
     async def start(self) -> None:
-        """Adopt the running server, start the one that lies there, or make one.
+        """Adopt the running server, start it on the existing cluster, or create a cluster.
 
-        Whatever a lease did to the one that lies there, a server that serves comes out of it.
+        If a lease has made the existing cluster unusable, it is replaced by an empty one.
 
         Raises:
-            EmbeddedServerError: says what stands in the way, and not of the data; that is kept.
+            EmbeddedServerError: the server cannot be started for a reason other than its data,
+                which is kept.
         """
         check_size(self.storage, self._max_clones, self._floor)
-        await self._take_place()
+        await self._claim_root()
         try:
-            await self._start_in_place()
+            await self._start_claimed()
         except BaseException:
-            self.let_go()
+            self.release()
             raise
 
-    async def _start_in_place(self) -> None:
+    async def _start_claimed(self) -> None:
         await self._ensure_cluster()
         configured = self._write_settings()
         running = postmaster.find_running(self.storage)
@@ -128,32 +124,33 @@ class EmbeddedServer:
             await running.stop()
         try:
             await self._adopt_or_start()
-            await self._put_in_order()
+            await self._reset_own_objects()
         except UnusableClusterError as error:
             await self._replace_cluster(error)
-        await anyio.to_thread.run_sync(cluster.remove_halves, self.storage)
+        await anyio.to_thread.run_sync(cluster.remove_scratch, self.storage)
 
-    async def _take_place(self) -> None:
-        """Make the directories, and say in the one in memory whose it is, for as long as we live.
+    async def _claim_root(self) -> None:
+        """Create the directories and, in memory, claim the storage root until `release`.
 
-        The lock in the state directory does not tell of a daemon under which that was deleted.
+        The lock in the state directory does not suffice: it may have been deleted while another
+        daemon was running, and created again.
 
         Raises:
-            AlreadyRunningError: such a daemon uses the place.
-            EmbeddedServerError: the place cannot be used.
+            AlreadyRunningError: another daemon uses the root.
+            EmbeddedServerError: the root cannot be used.
         """
-        with anyio.move_on_after(_PLACE_SECONDS):
-            while not self._has_place():
-                await anyio.sleep(_LOOK_SECONDS)
+        with anyio.move_on_after(_CLAIM_SECONDS):
+            while not self._try_to_claim():
+                await anyio.sleep(_CLAIM_PAUSE_SECONDS)
             return
         raise AlreadyRunningError(
-            f"another daemon uses {self.storage.root}, and its state directory was deleted under"
-            " it and made again",
-            remedy="stop that daemon, or name another --state",
+            f"another daemon uses {self.storage.root}, and its state directory was deleted while it"
+            " ran, and created again",
+            remedy="stop that daemon, or choose another --state",
         )
 
-    def _has_place(self) -> bool:
-        """Take it; False when another daemon has it, or is just removing what was left there."""
+    def _try_to_claim(self) -> bool:
+        """Claim the root; False if another process has claimed it or is removing what was there."""
         try:
             prepare(self.storage, self._account)
             if self.storage.in_memory and self._claim is None:
@@ -166,17 +163,17 @@ class EmbeddedServer:
             raise EmbeddedServerError(f"{self.storage.root} cannot be used: {error}") from error
         return True
 
-    def let_go(self) -> None:
-        """Leave the place, and the server if it runs, to whoever comes next."""
+    def release(self) -> None:
+        """Release the storage root; the server, if it runs, is left to the next daemon."""
         if self._claim is not None:
             os.close(self._claim)
             self._claim = None
 
     async def _replace_cluster(self, why: UnusableClusterError) -> None:
-        """Try with an empty cluster; if that is no better, it is not for the data.
+        """Start an empty cluster; if that fails too, the reason is not the data, which is put back.
 
         Raises:
-            EmbeddedServerError: the first error; the data is where it was.
+            EmbeddedServerError: the first error.
         """
         marker = self._marker
         await self._stop_any()
@@ -185,7 +182,7 @@ class EmbeddedServer:
             await self._make_cluster()
             self._write_settings()
             await self._start()
-            await self._put_in_order()
+            await self._reset_own_objects()
         except BaseException as error:
             with anyio.CancelScope(shield=True):
                 await self._stop_any()
@@ -205,29 +202,29 @@ class EmbeddedServer:
         self._postmaster = None
 
     async def restart(self) -> None:
-        """Start the server again after it ended under a running daemon.
+        """Start the server again after it ended while the daemon was running.
 
         Raises:
-            ClusterLostError: its data is damaged. A new cluster would have another identity, and
-                every clone and lease is gone: only a new start of the daemon can go on from there.
+            ClusterLostError: its data is damaged. All clones and leases are lost, and a new cluster
+                has another system identifier, so the daemon must be started again.
             EmbeddedServerError: it does not start; another try may succeed.
         """
         try:
             await self._adopt_or_start()
-            await self._put_in_order()
+            await self._reset_own_objects()
         except EmbeddedServerError as error:
             if _is_damage(error):
                 raise ClusterLostError(str(error), remedy="start the daemon again") from error
             raise
 
     async def stop(self) -> None:
-        """Shut the server down; its data stays for the next start."""
+        """Stop the server; its data stays for the next start."""
         try:
             if self._postmaster is not None:
                 await self._postmaster.stop()
                 log.info("server.stopped", pid=self._postmaster.pid)
         finally:
-            self.let_go()
+            self.release()
 
     async def _adopt_or_start(self) -> None:
         running = postmaster.find_running(self.storage)
@@ -253,7 +250,7 @@ class EmbeddedServer:
     async def _ensure_cluster(self) -> None:
         marker = cluster.read_marker(self._marker_path)
         if marker is not None and marker.root != str(self.storage.root):
-            await self._leave_former(Path(marker.root))
+            await self._remove_former(Path(marker.root))
         judgement = cluster.judge(self.storage, marker, self._binaries, cluster.boot_id())
         if judgement is cluster.Judgement.USABLE:
             self._marker = marker
@@ -270,12 +267,12 @@ class EmbeddedServer:
             )
         await self._make_cluster()
 
-    async def _leave_former(self, root: Path) -> None:
-        """Remove the cluster that lies in memory when it is to be on disk now, or vice versa.
+    async def _remove_former(self, root: Path) -> None:
+        """Remove the cluster in memory if it is configured to be on disk now, or vice versa.
 
-        Another root than these two is that of another state directory, of which ours is a copy.
+        A root that is neither belongs to another state directory, of which this one is a copy.
         """
-        if root in places_of(self._state):
+        if root in roots_of(self._state):
             log.warning("cluster.discarded", reason=f"embedded.storage left {root}")
             await discard(self._state)
 
@@ -290,7 +287,7 @@ class EmbeddedServer:
         log.info("cluster.created", duration_seconds=round(anyio.current_time() - began, 3))
 
     def _write_settings(self) -> bool:
-        """Write postgresql.conf and pg_hba.conf, and say whether one of them changed."""
+        """Write the configuration files, and say whether one of them changed."""
         text = settings.render(
             major=self._binaries.major,
             memory_bytes=settings.machine_memory_bytes(),
@@ -300,66 +297,36 @@ class EmbeddedServer:
             overrides=self._section.settings,
         )
         changed = [
-            _write_if_other(self.storage.settings, text),
-            _write_if_other(self.storage.access, cluster.access_rules(self._binaries.major)),
-            _write_if_other(self.storage.identities, cluster.identities(name_of(os.geteuid()))),
+            _write_if_different(self.storage.settings, text),
+            _write_if_different(self.storage.access, cluster.access_rules(self._binaries.major)),
+            _write_if_different(self.storage.identities, cluster.identities(name_of(os.geteuid()))),
         ]
         return any(changed)
 
     async def _probe(self) -> None:
-        """Connect once; a database of ours that is not there yet, or not any more, will be."""
-        async with self._any_session():
+        """Connect once; the daemon's own database may not exist yet, or not any more."""
+        async with own_objects.any_session(self.endpoint):
             pass
 
-    async def _put_in_order(self) -> None:
-        """See that the daemon's own role and database are what they should be.
+    async def _reset_own_objects(self) -> None:
+        """Create or reset the daemon's own role and database.
 
         Raises:
-            UnusableClusterError: the server does not let us.
+            UnusableClusterError: the server does not allow it.
         """
-        changed = postmaster.forget_alter_system(self.storage)
-        name = identifier(cluster.MAINTENANCE)
+        reload = postmaster.forget_alter_system(self.storage)
         try:
-            async with self._any_session() as session:
-                if changed:
-                    await session.value("SELECT pg_reload_conf()")
-                await prepare_embedded(session, cluster.SUPERUSER, self._binaries.major)
-                if not await session.rows(
-                    "SELECT FROM pg_database WHERE datname = $1", cluster.MAINTENANCE
-                ):
-                    await session.execute(f"CREATE DATABASE {name} TEMPLATE template0")
-                await session.execute(
-                    f"ALTER DATABASE {name} WITH ALLOW_CONNECTIONS true CONNECTION LIMIT -1;"
-                    f" ALTER DATABASE {name} RESET ALL"
-                )
+            await own_objects.reset(self.endpoint, self._binaries.major, reload=reload)
         except (StatementError, ServerUnavailableError) as error:
-            raise UnusableClusterError(f"the server can't be set up: {error}") from error
-
-    @asynccontextmanager
-    async def _any_session(self) -> AsyncIterator[Session]:
-        """Connect to whichever of the databases is there that every cluster begins with."""
-        gateway = Gateway(self.endpoint, f"clonepool pid={os.getpid()}")
-        first, *others = (cluster.MAINTENANCE, "postgres", "template1")
-        for database in (first, *others):
-            try:
-                session = await gateway.connect(database)
-            except StatementError as error:
-                if error.sqlstate != INVALID_CATALOG_NAME or database == others[-1]:
-                    raise
-            else:
-                break
-        try:
-            yield session
-        finally:
-            await session.close()
+            raise UnusableClusterError(f"the server cannot be set up: {error}") from error
 
     @property
     def _marker_path(self) -> Path:
         return self._state / MARKER
 
 
-def _write_if_other(path: Path, text: str) -> bool:
-    """Write a file that the server's user reads, there being no secrets in it."""
+def _write_if_different(path: Path, text: str) -> bool:
+    """Write a file without secrets, which the server's user may read; say whether it changed."""
     if path.exists() and path.read_text(encoding="utf-8") == text:
         return False
     path.write_text(text, encoding="utf-8")
@@ -381,10 +348,11 @@ async def discard(state: Path) -> None:
 
 
 def _is_damage(error: EmbeddedServerError) -> bool:
-    """Say whether the data itself keeps the server from starting.
+    """Say whether the server does not start because of its data.
 
-    Only then is it thrown away; a port in use, a wrong setting or a full disk is for a person.
+    Otherwise the data is kept, and a person must act: a port is in use, a setting is wrong, or the
+    disk is full.
     """
-    said = str(error)
-    damaged = "PANIC" in said or "database files are incompatible" in said
-    return damaged and "No space left" not in said
+    message = str(error)
+    damaged = "PANIC" in message or "database files are incompatible" in message
+    return damaged and "No space left" not in message

@@ -1,4 +1,4 @@
-"""The embedded server's postgresql.conf: for data that is thrown away, sized to the machine."""
+"""The embedded server's postgresql.conf, for data that is not durable, sized to the machine."""
 
 from __future__ import annotations
 
@@ -16,32 +16,33 @@ _IO_METHOD_MAJOR = 18
 _SCRAM_ITERATIONS_MAJOR = 16
 _SMALLEST_BUFFERS_MIB = 64
 _LARGEST_BUFFERS_MIB = 256
+"""Limits of shared_buffers in MiB."""
 
 _THROWAWAY = {
-    # Nothing here outlives the machine's next boot, so nothing waits for a disk.
+    # The data does not outlive the next boot of the machine, so nothing is flushed.
     "fsync": "off",
     "full_page_writes": "off",
     "wal_level": "minimal",
-    # Rewinds read the log; a checkpoint, which each copy and drop brings, would take it away.
+    # Rewinds read the WAL, which a checkpoint would remove; each copy and drop causes one.
     "wal_keep_size": "128MB",
     "max_wal_senders": "0",
     "max_wal_size": "256MB",
     "min_wal_size": "64MB",
     "checkpoint_timeout": "1d",
-    # Commits stay synchronous: it costs nothing without fsync, and VACUUM right after a
-    # commit finds it hinted.
+    # Without fsync, synchronous commits cost nothing, and VACUUM can set hint bits right after a
+    # commit.
     "synchronous_commit": "on",
-    # The pool's databases are short-lived; a worker in one would block its copy or drop.
+    # The databases are short-lived, and a worker in one would delay its copy or drop.
     "autovacuum": "off",
     "jit": "off",
-    # In the data directory, so that a killed server leaves nothing outside of it.
+    # In the data directory, so that a server that was killed leaves nothing elsewhere.
     "dynamic_shared_memory_type": "mmap",
 }
-"""The same on every machine."""
+"""Settings that do not depend on the machine."""
 
 
 def shared_buffers_mib(memory_bytes: int) -> int:
-    """Return a sixty-fourth of the memory within 64 and 256 MiB: DROP DATABASE scans them all."""
+    """Return 1/64 of the memory, between 64 and 256 MiB: DROP DATABASE scans all buffers."""
     share = memory_bytes // 64 // MIB
     return max(_SMALLEST_BUFFERS_MIB, min(share, _LARGEST_BUFFERS_MIB))
 
@@ -67,8 +68,8 @@ def render(
         memory_bytes: of the machine.
         max_connections: as the server's setting of that name.
         socket: directory of the Unix socket.
-        port: TCP port on loopback, 0 for no TCP.
-        overrides: what the configuration sets beside or instead.
+        port: TCP port on loopback; 0 for no TCP.
+        overrides: further settings of the configuration, which take precedence.
     """
     settings: dict[str, str] = {
         **_THROWAWAY,
@@ -90,12 +91,12 @@ def render(
         "lc_messages": "C",
     }
     if major >= _ALTER_SYSTEM_MAJOR:
-        # What a lease would set so, the next lease would meet, and the next start.
+        # What a lease set this way would affect later leases and later starts.
         settings["allow_alter_system"] = "off"
     if major >= _IO_METHOD_MAJOR:
         settings["io_method"] = "sync"
     if major >= _SCRAM_ITERATIONS_MAJOR:
-        # The password has 128 random bits: stretching it would only make connecting slow.
+        # Passwords have 160 random bits: stretching them would only make connecting slow.
         settings["scram_iterations"] = "1"
     settings |= overrides
     lines = [

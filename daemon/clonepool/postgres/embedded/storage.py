@@ -1,4 +1,4 @@
-"""Where the embedded server's data lies: in memory when there is room for it, else on disk."""
+"""Where the embedded server's data is: in memory if there is enough of it, otherwise on disk."""
 
 from __future__ import annotations
 
@@ -21,17 +21,20 @@ if TYPE_CHECKING:
 MIB = 1024 * 1024
 BASE_BYTES = 512 * MIB
 CLONE_BYTES = 16 * MIB
+"""Room that the storage should have: a base, and this much for each clone."""
 LEAST_BYTES = 96 * MIB
-"""An empty cluster takes 42 MiB; the least template and one clone of it 8 each, and as much WAL."""
-_MEMORY = Path("/dev/shm")  # noqa: S108 - memory-backed is the point; it is made private
+"""Room for one clone: an empty cluster takes 42 MiB, the smallest template and a clone 8 MiB each,
+and as much WAL."""
+_MEMORY = Path("/dev/shm")  # noqa: S108 - what is put there is private
 CONTENTS = frozenset(
     (
         *("data", "data.new", "data.old", "socket", "server.log", "owner.json"),
         *("postgresql.conf", "pg_hba.conf", "pg_ident.conf"),
     )
 )
-"""The names that there are in a root."""
+"""Names of the files and directories in a storage root."""
 _LONGEST_SOCKET_PATH = 107 - len("/.s.PGSQL.65535.lock")
+"""Longest directory of a Unix socket, in bytes."""
 
 
 class Storage(msgspec.Struct, frozen=True):
@@ -46,9 +49,9 @@ class Storage(msgspec.Struct, frozen=True):
         return self.root / "data"
 
     def owners(self) -> set[int]:
-        """Return the ids of the users whose files in the data are the server's own.
+        """Return the ids of the users whose files in the data directory are trusted.
 
-        The data directory lies in a directory of ours, so it is the one that we gave away.
+        Only the daemon's user can replace the data directory, so its owner is the server's user.
         """
         with contextlib.suppress(OSError):
             return {self.data.lstat().st_uid, *trusted_files.ours()}
@@ -56,12 +59,12 @@ class Storage(msgspec.Struct, frozen=True):
 
     @property
     def log(self) -> Path:
-        """What the server writes."""
+        """The server's log."""
         return self.root / "server.log"
 
     @property
     def settings(self) -> Path:
-        """The server's postgresql.conf, outside the data: whoever leases may write there."""
+        """The server's postgresql.conf, outside the data directory, in which leases can write."""
         return self.root / "postgresql.conf"
 
     @property
@@ -76,7 +79,7 @@ class Storage(msgspec.Struct, frozen=True):
 
     @property
     def socket(self) -> Path:
-        """The directory of the server's Unix socket; short enough for a socket's address."""
+        """The directory of the server's Unix socket, short enough for a socket's address."""
         inside = self.root / "socket"
         if len(os.fsencode(inside)) <= _LONGEST_SOCKET_PATH:
             return inside
@@ -84,7 +87,7 @@ class Storage(msgspec.Struct, frozen=True):
 
 
 def wanted_bytes(max_clones: int) -> int:
-    """Return how much room the server should find: 512 MiB, and 16 MiB for each clone."""
+    """Return how much room the storage should have: 512 MiB, and 16 MiB for each clone."""
     return BASE_BYTES + CLONE_BYTES * max_clones
 
 
@@ -95,23 +98,23 @@ def choose_storage(
     max_clones: int,
     floor: int = 0,
 ) -> Storage:
-    """Decide where the data goes.
+    """Decide where the data is.
 
-    `auto` means memory when both the memory-backed file system and half of what the machine has
-    available hold `wanted_bytes`, and nobody else has taken our name there; the disk otherwise. A
-    cluster that lies in memory already stays there, unless it could never have a clone.
+    `auto` means memory if both the memory-backed file system and half of the machine's available
+    memory have `wanted_bytes`, and no other user has taken the name there; otherwise disk. A
+    cluster that is in memory already stays there, unless there is not even room for one clone.
 
     Args:
-        preference: of the configuration.
-        state: directory for what outlives the daemon.
-        account: who runs the server.
+        preference: as configured.
+        state: the state directory.
+        account: that runs the server.
         max_clones: how many clones there should be room for.
-        floor: bytes that are to stay free.
+        floor: bytes that must stay free.
 
     Raises:
-        EmbeddedServerError: the chosen place cannot be used.
+        EmbeddedServerError: the data cannot be there.
     """
-    memory, disk = places_of(state)
+    memory, disk = roots_of(state)
     if preference == "auto":
         preference = (
             "memory" if _memory_is_better(memory, max_clones, LEAST_BYTES + floor) else "disk"
@@ -132,30 +135,30 @@ def choose_storage(
     return Storage(disk, in_memory=False)
 
 
-def place_in_memory(state: Path) -> Path:
-    """Return where the cluster of a state directory lies when it lies in memory."""
+def root_in_memory(state: Path) -> Path:
+    """Return the storage root in memory of a state directory."""
     return _MEMORY / memory_name(os.geteuid(), str(state.resolve()))
 
 
-def places_of(state: Path) -> tuple[Path, Path]:
-    """Return the two places where the cluster of a state directory can be: in memory, on disk."""
-    return place_in_memory(state), state / "embedded"
+def roots_of(state: Path) -> tuple[Path, Path]:
+    """Return the two storage roots of a state directory: in memory, on disk."""
+    return root_in_memory(state), state / "embedded"
 
 
 def memory_name(user: int, state: str) -> str:
-    """Return what the cluster of a user's state directory, given without links, is called."""
+    """Return the name of the root in memory of a user's state directory, given without links."""
     return f"clonepool-{user}-{_digest_of(state)}"
 
 
 def check_size(storage: Storage, max_clones: int, floor: int) -> None:
-    """See that one clone can be made at all: a server that starts and has none is of no use.
+    """Check that the file system is large enough for a cluster and one clone.
 
-    What is free now does not count: others may give some back, and clones wait for that.
+    Its size counts, not what is free now: more may become free, and clones wait for that.
 
     Args:
         storage: where the data is to be.
         max_clones: how many clones there should be room for.
-        floor: bytes that are to stay free.
+        floor: bytes that must stay free.
 
     Raises:
         EmbeddedServerError: the file system is too small; says how large it is and should be.
@@ -181,21 +184,21 @@ def check_size(storage: Storage, max_clones: int, floor: int) -> None:
 
 
 def prepare(storage: Storage, account: Account) -> None:
-    """Make the directories; clients pass through to the socket.
+    """Create the directories; clients can reach the socket.
 
-    The root stays the daemon's own and only what is in it is given to the account: who leases is
-    a superuser there, can do what the account can, and must not be able to put a link where a
-    daemon that is root will write.
+    The root belongs to the daemon's user, and only directories in it to the account. A lease that
+    is a superuser can do whatever the account can, and must not be able to put a link where a
+    daemon that runs as root writes.
 
     Raises:
-        EmbeddedServerError: somebody else owns a directory of that name.
+        EmbeddedServerError: another user owns a directory with that name.
     """
     _own_directory(storage.root, {os.geteuid()}, os.geteuid(), os.getegid())
     _own_directory(storage.socket, {os.geteuid(), account.uid}, account.uid, account.gid)
 
 
 def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> None:
-    """Make the directory unless it exists, and give it to somebody; follows no link."""
+    """Create a directory unless it exists, and give it to a user; links are not followed."""
     with contextlib.suppress(FileExistsError):
         directory.mkdir(mode=0o700)
     try:
@@ -210,7 +213,10 @@ def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> Non
                 f"{directory} belongs to somebody else (user id {owner})",
                 remedy="remove it, or choose another --state",
             )
-        if (owner, status.st_gid) != (uid, gid):  # a sandbox may forbid even what changes nothing
+        if (owner, status.st_gid) != (
+            uid,
+            gid,
+        ):  # a sandbox may forbid fchown even if it changes nothing
             os.fchown(descriptor, uid, gid)
         os.fchmod(descriptor, 0o711)
     finally:
@@ -218,26 +224,26 @@ def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> Non
 
 
 def remove(storage: Storage) -> None:
-    """Delete what the server had, and nothing that is not ours by its name.
+    """Delete the server's data and log.
 
-    Its user may put links anywhere in the data, at any time: on Linux rmtree works from opened
-    directories and follows none (`shutil.rmtree.avoids_symlink_attacks`).
+    The server's user may put links anywhere in the data at any time. On Linux, rmtree works from
+    open directories and follows no links (`shutil.rmtree.avoids_symlink_attacks`).
     """
     shutil.rmtree(storage.data, ignore_errors=True)
     shutil.rmtree(storage.root / "data.new", ignore_errors=True)
     storage.log.unlink(missing_ok=True)
 
 
-def _size_of(place: Path) -> int | None:
+def _size_of(path: Path) -> int | None:
     try:
-        found = os.statvfs(place)
+        found = os.statvfs(path)
     except OSError:
         return None
     return (found.f_blocks * found.f_frsize) or None
 
 
 def _memory_is_better(memory: Path, max_clones: int, needed: int) -> bool:
-    """Say whether our place in memory is in use already, or is free and has the room."""
+    """Say whether the root in memory exists already, or does not exist and there is room for it."""
     if (_size_of(_MEMORY) or needed) < needed:
         return False
     try:

@@ -1,7 +1,8 @@
-"""What a generation holds, read once from a clone that nobody has had: the measure of every rewind.
+"""What a generation holds: the baseline that rewound clones are put back to.
 
-The rows of small tables are kept in memory, as the text of a record each, by their places. Those of
-larger ones are read when they are needed, from a reference.
+It is read once from a clone that was never leased. The rows of small tables are kept in memory,
+each as the text of a record, by their ctids. Those of larger tables are read from a reference clone
+when they are needed.
 """
 
 from __future__ import annotations
@@ -12,37 +13,39 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.quoting import identifier
 from clonepool.postgres.rewind.digests import (
     ROWS_DIGEST,
     read_catalogs,
     read_digests,
     read_rows_digest,
 )
-from clonepool.postgres.rewind.layout import Place, page_of
+from clonepool.postgres.rewind.layout import Ctid, page_of
 from clonepool.postgres.rewind.planner_statistics import Estimates, read_estimates
 from clonepool.postgres.rewind.relations import FIRST_USER_OID, PAGE_BYTES, read_files
-from clonepool.postgres.rewind.row_locations import read_sent
+from clonepool.postgres.rewind.row_locations import decode_ctids
 from clonepool.postgres.rewind.unstable_expressions import DOMAINS, depends_on_settings
-from clonepool.postgres.rewind.untrusted_code import read_owners
+from clonepool.postgres.rewind.untrusted_code import read_untrusted_owners
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.relations import Files
+    from clonepool.postgres.session import Session
 
 LARGEST_IN_MEMORY_BYTES = 128 * 1024
+"""Largest table whose rows are kept in memory."""
 LARGEST_ALL_BYTES = 16 * 1024 * 1024
-"""So much of tables is kept in memory together, the smallest first."""
+"""Most bytes of tables whose rows are kept in memory together; the smallest tables come first."""
 LONGEST_TEXT_BYTES = 1024 * 1024
-"""Of one table: stored, its values may have been compressed."""
+"""Most bytes of text of one such table; on disk its values may be compressed."""
 LARGEST_UNLOGGED_BYTES = 4 * 1024 * 1024
-"""Unlogged tables are read whole after each lease: with more of them nothing is rewound."""
+"""Most bytes of unlogged tables; with more, nothing is rewound, as they are read after each
+lease."""
 LARGEST_DIGEST_BYTES = 16 * 1024 * 1024
-"""The digest of a larger table is taken when a proof first needs it."""
+"""Largest table whose digest is part of the baseline; others are read when one is verified."""
 _READ_BYTES, _READ_TABLES = 1024 * 1024, 50
-"""So much is read at a time."""
+"""Most bytes of tables, and most tables, whose rows are read by one query."""
 
 _TABLES = f"""\
 SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname AS name,
@@ -56,7 +59,7 @@ SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname A
               ORDER BY attnum) AS columns,
        EXISTS (SELECT FROM pg_trigger WHERE tgrelid = c.oid AND tgenabled IN ('A', 'R'))
            OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = c.oid AND ev_enabled IN ('A', 'R'))
-           AS watched,
+           AS always_triggered,
        EXISTS (SELECT FROM pg_depend d JOIN pg_attrdef e ON e.oid = d.objid
                        JOIN pg_attribute a ON attrelid = adrelid AND attnum = adnum
                 WHERE adrelid = c.oid AND attgenerated = 's'
@@ -70,8 +73,8 @@ SELECT c.oid::bigint AS oid, relkind::text AS kind, nspname AS schema, relname A
                     JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum
               WHERE adrelid = c.oid AND attgenerated = 's'
              UNION ALL
-             SELECT said FROM pg_index, unnest(ARRAY[indexprs::text, indpred::text]) AS said
-              WHERE indrelid = c.oid AND said IS NOT NULL) AS expressions,
+             SELECT expr FROM pg_index, unnest(ARRAY[indexprs::text, indpred::text]) AS expr
+              WHERE indrelid = c.oid AND expr IS NOT NULL) AS expressions,
        (SELECT amname::text FROM pg_am WHERE oid = relam) AS method,
        (SELECT amhandler = 'heap_tableam_handler'::regproc FROM pg_am WHERE oid = relam) AS is_heap,
        getdatabaseencoding() = 'SQL_ASCII' AS no_encoding,
@@ -90,7 +93,7 @@ SELECT c.oid::bigint AS oid, nspname AS schema, relname AS name, relpersistence 
 _ROWS = f"""\
 SELECT {{oid}}::bigint AS oid, {ROWS_DIGEST.format(line="line")} AS digest,
        CASE WHEN sum(octet_length(line)) <= {LONGEST_TEXT_BYTES} THEN array_agg(line) END AS lines,
-       array_send(array_agg(ctid)) AS places
+       array_send(array_agg(ctid)) AS ctids
   FROM (SELECT ctid, ROW(whole.*)::text AS line FROM ONLY {{name}} AS whole) AS rows
 """
 
@@ -99,27 +102,28 @@ class Table(msgspec.Struct, frozen=True):
     """One table of the template.
 
     Attributes:
-        name: the table's, for SQL.
-        columns: those that can be written, for SQL.
-        values: the same, of a row that is called r.
-        obstacle: why its rows cannot be put back; empty when they can.
-        toast: OID of its TOAST table, 0 for none.
-        size: in bytes, TOAST included, but neither indexes nor maps.
+        oid: its OID.
+        name: its qualified name, for SQL.
+        columns: the columns that can be written, for SQL.
+        row_values: the same columns of a row that is called r, for SQL.
+        obstacle: why its rows cannot be put back; empty if they can.
+        toast: OID of its TOAST table; 0 for none.
+        size: in bytes, including TOAST, but neither indexes nor maps.
         pages: how many it has.
-        populated: whether there is anything in it: not a materialized view that never was filled.
-        readable: whether it can be read: not a materialized view that never was filled, nor a table
-            with functions of others, some of which run already when a query is planned.
-        unlogged: whether the log does not tell of it.
-        foreign: whether it is kept by code that may write to it without telling the log.
-        rows: the text of each row by its place; None where they are read from the reference.
-        on_page: the places of these by the number of the page.
-        digest: of its rows, whatever their order; empty when it was not taken yet.
+        populated: whether it can hold rows; false for a materialized view that was never filled.
+        readable: whether it may be read: it is populated, and no functions of untrusted owners
+            belong to it, some of which run as soon as a query is planned.
+        unlogged: whether its changes are not in the WAL.
+        custom_storage: whether its access method may write to it without the WAL.
+        rows: the text of each row by its ctid; None if they are not kept in memory.
+        on_page: the ctids of these rows by page number.
+        digest: of its rows; empty if it is not known.
     """
 
     oid: int
     name: str
     columns: str
-    values: str
+    row_values: str
     obstacle: str
     toast: int
     size: int
@@ -127,35 +131,35 @@ class Table(msgspec.Struct, frozen=True):
     populated: bool
     readable: bool
     unlogged: bool
-    foreign: bool
-    rows: dict[Place, str] | None = None
-    on_page: dict[int, set[Place]] = {}
+    custom_storage: bool
+    rows: dict[Ctid, str] | None = None
+    on_page: dict[int, set[Ctid]] = {}
     digest: str = ""
 
     @property
-    def is_kept(self) -> bool:
-        """Whether its rows are in memory, or need not be anywhere."""
-        return self.rows is not None or bool(self.obstacle)
+    def needs_reference(self) -> bool:
+        """Whether its rows, if they have to be put back, are read from a reference clone."""
+        return self.rows is None and not self.obstacle
 
-    def places(self, pages: Iterable[int] | None) -> set[Place]:
-        """Return where there are rows, of those in memory, on some pages or on all."""
+    def ctids(self, pages: Iterable[int] | None) -> set[Ctid]:
+        """Return the ctids of the rows in memory on some pages; None for all pages."""
         wanted = self.on_page if pages is None else self.on_page.keys() & set(pages)
         return set().union(*(self.on_page[page] for page in wanted))
 
 
 class Baseline(msgspec.Struct, frozen=True):
-    """The measure of one generation.
+    """What one generation holds.
 
     Attributes:
         tables: by OID.
         files: which relation each file belongs to.
-        catalogs: names by OID.
-        digest_sql: how the digest of a catalog is read, by name.
-        digests: what that says of the template.
-        values: of sequences, last value and whether it was called, by OID.
-        values_sql: reads these.
-        unlogged: OIDs of the tables and sequences of which the log does not tell.
-        estimates: what the planner believes of the sizes of tables and indexes.
+        catalogs: names of the catalogs by OID.
+        digest_sql: the query of each catalog's digest, by name.
+        digests: the digest of each catalog, by name.
+        sequences: last_value and is_called of each sequence, by OID.
+        sequences_sql: the query of these; empty if there are no sequences.
+        unlogged: OIDs of unlogged tables and sequences.
+        estimates: the planner's numbers of tables and indexes.
     """
 
     tables: dict[int, Table]
@@ -163,50 +167,50 @@ class Baseline(msgspec.Struct, frozen=True):
     catalogs: dict[int, str]
     digest_sql: dict[str, str]
     digests: dict[str, str]
-    values: dict[int, tuple[int, bool]]
-    values_sql: str
+    sequences: dict[int, tuple[int, bool]]
+    sequences_sql: str
     unlogged: frozenset[int]
     estimates: Estimates
 
     @property
     def pin(self) -> str:
-        """What stands for all of it: one digest of the digests of catalogs, tables and sequences.
+        """A digest of the digests of catalogs, tables and sequences.
 
-        Of tables whose digest was not taken only their names and columns go in, with the catalogs.
+        Of a table whose digest is not known, only what catalogs say goes in.
         """
         tables = sorted((table.oid, table.digest) for table in self.tables.values())
-        told = [sorted(self.digests.items()), tables, sorted(self.values.items())]
-        return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
+        parts = [sorted(self.digests.items()), tables, sorted(self.sequences.items())]
+        return hashlib.blake2b(repr(parts).encode(), digest_size=16).hexdigest()
 
     @property
-    def is_small(self) -> bool:
-        """Whether there is a digest of every table that can be read."""
+    def has_all_digests(self) -> bool:
+        """Whether the digest of every populated table is known."""
         return all(table.digest or not table.populated for table in self.tables.values())
 
     @property
     def needs_reference(self) -> bool:
-        """Whether rows of any table are read from a reference."""
-        return not all(table.is_kept for table in self.tables.values())
+        """Whether the rows of any table are read from a reference clone."""
+        return any(table.needs_reference for table in self.tables.values())
 
     @property
     def size(self) -> int:
-        """What its tables take, in bytes."""
+        """Size of its tables in bytes."""
         return sum(table.size for table in self.tables.values())
 
     @property
     def obstacle(self) -> str:
-        """Why no clone of it is ever rewound; empty when they are."""
-        foreign = next((table.name for table in self.tables.values() if table.foreign), "")
-        if foreign:
-            return f"what is written to {foreign}, by its access method, may not be in the log"
+        """Why no clone of it can be rewound; empty if clones can."""
+        custom = next((table.name for table in self.tables.values() if table.custom_storage), "")
+        if custom:
+            return f"the access method of {custom} may write to it without the WAL"
         size = sum(table.size for table in self.tables.values() if table.unlogged)
         if size <= LARGEST_UNLOGGED_BYTES:
             return ""
-        return f"its unlogged tables take {size} bytes, and the log does not tell of them"
+        return f"its unlogged tables take {size} bytes, and their changes are not in the WAL"
 
 
 async def read_baseline(session: Session, major: int) -> Baseline:
-    """Read the measure from a session to a clone that nobody has had.
+    """Read the baseline from a clone that was never leased.
 
     Args:
         session: to the clone.
@@ -215,8 +219,8 @@ async def read_baseline(session: Session, major: int) -> Baseline:
     catalogs, digest_sql = await read_catalogs(session)
     sequences = await session.rows(_SEQUENCES)
     tables = await _read_tables(session)
-    values_sql = _values_sql(sequences)
-    values = await session.rows(values_sql) if values_sql else []
+    sequences_sql = _sequences_sql(sequences)
+    values = await session.rows(sequences_sql) if sequences_sql else []
     unlogged = [table.oid for table in tables.values() if table.unlogged]
     unlogged += [row["oid"] for row in sequences if row["unlogged"]]
     return Baseline(
@@ -225,14 +229,14 @@ async def read_baseline(session: Session, major: int) -> Baseline:
         catalogs=catalogs,
         digest_sql=digest_sql,
         digests=await read_digests(session, digest_sql, set(digest_sql)),
-        values={row["oid"]: (row["last_value"], row["is_called"]) for row in values},
-        values_sql=values_sql,
+        sequences={row["oid"]: (row["last_value"], row["is_called"]) for row in values},
+        sequences_sql=sequences_sql,
         unlogged=frozenset(unlogged),
         estimates=await read_estimates(session, major),
     )
 
 
-def _values_sql(sequences: list[dict[str, Any]]) -> str:
+def _sequences_sql(sequences: list[dict[str, Any]]) -> str:
     return " UNION ALL ".join(
         f"SELECT {row['oid']}::bigint AS oid, last_value, is_called"
         f" FROM {identifier(row['schema'])}.{identifier(row['name'])}"
@@ -241,9 +245,9 @@ def _values_sql(sequences: list[dict[str, Any]]) -> str:
 
 
 async def _read_tables(session: Session) -> dict[int, Table]:
-    """Read all tables, and the rows of small ones as far as memory is meant to go."""
+    """Read all tables, and the rows of the smallest up to `LARGEST_ALL_BYTES`."""
     domains = [(row["domain"], row["base"]) for row in await session.rows(DOMAINS)]
-    owners = await read_owners(session)
+    owners = await read_untrusted_owners(session)
     found: dict[int, Table] = {}
     small: list[Table] = []
     left = LARGEST_ALL_BYTES
@@ -266,7 +270,7 @@ async def _read_tables(session: Session) -> dict[int, Table]:
 
 
 def _batches(tables: list[Table]) -> Iterator[list[Table]]:
-    """Yield the tables, together as many as are read at a time."""
+    """Yield the tables, in groups that are read by one query each."""
     some: list[Table] = []
     for table in tables:
         if some and (
@@ -280,14 +284,14 @@ def _batches(tables: list[Table]) -> Iterator[list[Table]]:
 
 
 def _with_rows(table: Table, row: dict[str, Any]) -> Table:
-    places = read_sent(row["places"])
-    lines = row["lines"] if places else []
+    ctids = decode_ctids(row["ctids"])
+    lines = row["lines"] if ctids else []
     if lines is None:
         return msgspec.structs.replace(table, digest=row["digest"])
-    on_page: defaultdict[int, set[Place]] = defaultdict(set)
-    for place in places:
-        on_page[page_of(place)].add(place)
-    rows = dict(zip(places, lines, strict=True))
+    on_page: defaultdict[int, set[Ctid]] = defaultdict(set)
+    for ctid in ctids:
+        on_page[page_of(ctid)].add(ctid)
+    rows = dict(zip(ctids, lines, strict=True))
     return msgspec.structs.replace(table, digest=row["digest"], rows=rows, on_page=dict(on_page))
 
 
@@ -297,7 +301,7 @@ def _table(row: dict[str, Any], obstacle: str, *, trusted: bool) -> Table:
         oid=row["oid"],
         name=f"{identifier(row['schema'])}.{identifier(row['name'])}",
         columns=", ".join(columns),
-        values=", ".join(f"r.{column}" for column in columns),
+        row_values=", ".join(f"r.{column}" for column in columns),
         obstacle=obstacle,
         toast=row["toast"],
         size=row["bytes"],
@@ -305,23 +309,23 @@ def _table(row: dict[str, Any], obstacle: str, *, trusted: bool) -> Table:
         populated=row["populated"],
         readable=row["populated"] and trusted,
         unlogged=row["unlogged"],
-        foreign=not row["is_heap"],
+        custom_storage=not row["is_heap"],
     )
 
 
 def _obstacle(row: dict[str, Any], owner: str, domains: list[tuple[str, str]]) -> str:
-    """Return what stands in the way of putting a table's rows back, whatever its size."""
+    """Return why a table's rows cannot be put back, whatever its size; empty if they can."""
     reasons = {
         "it is a materialized view": row["kind"] == "m",
-        f"it is kept by the access method {row['method']}": row["method"] != "heap",
-        f"functions of {owner}'s run when its rows are written": bool(owner),
-        "functions of its own compute what it holds, or its indexes": row["computed"],
-        "what it or its indexes hold was computed under settings": any(
-            depends_on_settings(said, domains) for said in row["expressions"]
+        f"it is stored by the access method {row['method']}": row["method"] != "heap",
+        f"functions of {owner} run when its rows are written": bool(owner),
+        "user-defined functions compute its generated columns or its indexes": row["computed"],
+        "its generated columns or its indexes depend on settings": any(
+            depends_on_settings(each, domains) for each in row["expressions"]
         ),
-        "it has triggers or rules that cannot be kept out": row["watched"],
+        "it has triggers or rules that cannot be kept out": row["always_triggered"],
         "it has no columns that can be written": not row["columns"],
-        "the text of XML does not say all of it": row["has_xml"],
+        "the text of its XML values does not hold all of them": row["has_xml"],
         "the database has no encoding": row["no_encoding"],
     }
     return next((reason for reason, holds in reasons.items() if holds), "")

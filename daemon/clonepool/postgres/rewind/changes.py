@@ -1,13 +1,13 @@
-"""What a lease touched: the files that the log names, as tables, sequences and catalogs.
+"""What a lease changed: the files that the WAL names, sorted into tables, sequences and catalogs.
 
-Why that is all: what a relation holds is in its files, and which these are is in pg_class or, for
-some catalogs, in the relation map. A page of a file that is known does not change without a record
-that names it. A file that is new is either named by such records, or was filled by the transaction
-that made it, which then wrote to pg_class too. So where pg_class or a file that is not known was
-touched, it is asked anew which file belongs to which relation; one with another file than before is
-touched as a whole. What happened to a file that no relation has any more is of no consequence.
+This is complete for the following reasons. A relation's contents are in its files, and pg_class or
+the relation map (for some catalogs) says which files these are. A page of a known file does not
+change without a record that names it. A new file is named by such records, or it was filled by the
+transaction that made it, which then also wrote to pg_class. So where pg_class or an unknown file
+was written to, the relations' files are read anew, and a relation that has another file than before
+counts as changed as a whole. A file that no relation has any more does not matter.
 
-Unlogged tables and sequences are not in the log: they always count as touched.
+Unlogged tables and sequences are not in the WAL: they always count as changed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, assert_never
 
 import msgspec
 
-from clonepool.postgres.rewind.relations import Kind
+from clonepool.postgres.rewind.relations import RelationKind
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -26,19 +26,20 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.touched_pages import File
 
 PG_CLASS = 1259
+"""OID of pg_class."""
 
 
 class Changes(msgspec.Struct):
-    """What is to be looked at.
+    """What a rewind has to look at.
 
     Attributes:
-        tables: by OID, which pages; None for all.
-        replaced: OIDs of those tables that have another file than before: no place in it means what
-            it meant.
-        toasted: OIDs of tables whose long values were written to.
+        tables: the touched pages of each table, by its OID; None for all pages.
+        replaced: OIDs of those tables that have another file than before, in which the old ctids
+            mean nothing.
+        toasted: OIDs of tables whose TOAST tables were written to.
         sequences: OIDs.
         catalogs: OIDs.
-        strange: whether it may be that a relation has another file than is known.
+        files_unknown: whether a relation may have another file than is known.
     """
 
     tables: dict[int, set[int] | None] = {}
@@ -46,74 +47,81 @@ class Changes(msgspec.Struct):
     toasted: set[int] = set()
     sequences: set[int] = set()
     catalogs: set[int] = set()
-    strange: bool = False
+    files_unknown: bool = False
 
     @property
     def nothing(self) -> bool:
-        """Whether nothing is to be looked at."""
-        return not (self.tables or self.toasted or self.sequences or self.catalogs or self.strange)
+        """Whether there is nothing to look at."""
+        return not (
+            self.tables or self.toasted or self.sequences or self.catalogs or self.files_unknown
+        )
 
-    def pages(self, pristine: Baseline) -> int:
-        """Return how many pages of tables are to be looked at, at least."""
+    def page_count(self, baseline: Baseline) -> int:
+        """Return how many pages of tables have to be looked at, at least."""
         return sum(
-            pristine.tables[oid].pages if pages is None else len(pages)
+            baseline.tables[oid].pages if pages is None else len(pages)
             for oid, pages in self.tables.items()
         )
 
 
-def sort_out(files: Files, touched: Mapping[File, set[int] | None]) -> Changes:
-    """Sort touched files by what they are of."""
+def classify(files: Files, touched: Mapping[File, set[int] | None]) -> Changes:
+    """Sort touched files by the relations they belong to."""
     found = Changes()
     for file, pages in touched.items():
         relation = files.get(file)
         if relation is None:
-            found.strange = True
+            found.files_unknown = True
         else:
             _add(found, relation, pages)
-    found.strange |= PG_CLASS in found.catalogs
+    found.files_unknown |= PG_CLASS in found.catalogs
     return found
 
 
-def sort_out_again(before: Files, now: Files, touched: Mapping[File, set[int] | None]) -> Changes:
-    """Sort touched files by what they are of now; what has another file is touched as a whole."""
-    found = sort_out(now, touched)
-    was = {relation.oid: file for file, relation in before.items()}
+def reclassify(before: Files, now: Files, touched: Mapping[File, set[int] | None]) -> Changes:
+    """Sort touched files by the relations they belong to now.
+
+    A relation that has another file than before counts as changed as a whole.
+    """
+    found = classify(now, touched)
+    file_before = {relation.oid: file for file, relation in before.items()}
     for file, relation in now.items():
-        if was.get(relation.oid) != file:
+        if file_before.get(relation.oid) != file:
             _add(found, relation, None)
-            if relation.kind is Kind.TABLE:
+            if relation.kind is RelationKind.TABLE:
                 found.replaced.add(relation.oid)
-    found.strange = False
+    found.files_unknown = False
     return found
 
 
 def _add(found: Changes, relation: Relation, pages: set[int] | None) -> None:
     match relation.kind:
-        case Kind.TABLE:
+        case RelationKind.TABLE:
             found.tables[relation.oid] = pages
-        case Kind.TOAST:
+        case RelationKind.TOAST:
             found.toasted.add(relation.owner)
-        case Kind.SEQUENCE:
+        case RelationKind.SEQUENCE:
             found.sequences.add(relation.oid)
-        case Kind.CATALOG:
+        case RelationKind.CATALOG:
             found.catalogs.add(relation.owner)
-        case Kind.DERIVED:
+        case RelationKind.DERIVED:
             pass
         case _:
             assert_never(relation.kind)
 
 
 def is_catalog(files: Files, file: File) -> bool:
-    """Say whether a file is of a catalog to which no rewind ever writes."""
+    """Say whether a file belongs to a catalog other than pg_class, the one a rewind writes to."""
     relation = files.get(file)
-    return relation is not None and relation.kind is Kind.CATALOG and relation.owner != PG_CLASS
+    if relation is None:
+        return False
+    return relation.kind is RelationKind.CATALOG and relation.owner != PG_CLASS
 
 
-def with_unlogged(touch: Changes, pristine: Baseline) -> Changes:
-    """Have everything looked at of which the log does not tell."""
-    for oid in pristine.unlogged:
-        if oid in pristine.tables:
-            touch.tables[oid] = None
+def add_unlogged(changes: Changes, baseline: Baseline) -> Changes:
+    """Add all unlogged tables and sequences, and return the changes."""
+    for oid in baseline.unlogged:
+        if oid in baseline.tables:
+            changes.tables[oid] = None
         else:
-            touch.sequences.add(oid)
-    return touch
+            changes.sequences.add(oid)
+    return changes

@@ -1,4 +1,4 @@
-"""Whether what a lease touched can be put back."""
+"""Refuses changes that cannot be put back."""
 
 from __future__ import annotations
 
@@ -8,26 +8,36 @@ from clonepool.postgres.rewind.digests import read_digests
 from clonepool.postgres.rewind.errors import CannotRewindError
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline
     from clonepool.postgres.rewind.changes import Changes
+    from clonepool.postgres.session import Session
 
 
-async def check_catalogs(session: Session, pristine: Baseline, touch: Changes) -> None:
-    """See that catalogs that were written to say what they said: temporary tables come and go."""
-    catalogs = {pristine.catalogs[oid] for oid in touch.catalogs}
-    found = await read_digests(session, pristine.digest_sql, catalogs)
-    other = sorted(name for name, digest in found.items() if digest != pristine.digests[name])
-    if other:
-        raise CannotRewindError(f"the catalog was changed: {', '.join(other)}")
+async def check_catalogs(session: Session, baseline: Baseline, changes: Changes) -> None:
+    """Check that the catalogs that were written to hold what they did.
+
+    Temporary tables, for example, come and go without leaving anything.
+
+    Raises:
+        CannotRewindError: a catalog holds something else.
+    """
+    catalogs = {baseline.catalogs[oid] for oid in changes.catalogs}
+    found = await read_digests(session, baseline.digest_sql, catalogs)
+    changed = sorted(name for name, digest in found.items() if digest != baseline.digests[name])
+    if changed:
+        raise CannotRewindError(f"the catalog was changed: {', '.join(changed)}")
 
 
-def check_tables(pristine: Baseline, touch: Changes) -> None:
-    """See that what was touched can be put back."""
-    strange = touch.tables.keys() - pristine.tables.keys()
-    if strange:
-        raise CannotRewindError(f"relations that the template does not have: {sorted(strange)}")
-    for oid in touch.tables:
-        table = pristine.tables[oid]
+def check_tables(baseline: Baseline, changes: Changes) -> None:
+    """Check that the tables that were written to can be put back.
+
+    Raises:
+        CannotRewindError: one cannot.
+    """
+    unknown = changes.tables.keys() - baseline.tables.keys()
+    if unknown:
+        raise CannotRewindError(f"relations that the template does not have: {sorted(unknown)}")
+    for oid in changes.tables:
+        table = baseline.tables[oid]
         if table.obstacle:
             raise CannotRewindError(f"{table.name} was changed, and {table.obstacle}")

@@ -1,51 +1,50 @@
-"""Whether rewinding a clone costs less than making a new one, by what both took of late."""
+"""Whether rewinding a clone takes less time than making a new one, from recent measurements."""
 
 from __future__ import annotations
 
 import msgspec
 
-_FIRST_SECONDS_A_STEP = 20e-6
-"""What a page or a row is reckoned to take before any was measured."""
+_FIRST_SECONDS_PER_STEP = 20e-6
+"""Time assumed for one step before any was measured."""
 _WEIGHT = 0.25
-"""Of what was measured last, in the average."""
-_FORGIVEN = 0.9
-"""What refuses is tried again some time: a slow hour must not be the end of rewinding."""
+"""Weight of the latest measurement in the moving average."""
+_REFUSAL_DISCOUNT = 0.9
+"""Factor on the time per step at each refusal, so that rewinding is tried again in the end."""
 _FEWEST_STEPS = 200
-"""Of a rewind that tells what a step takes; in smaller ones other things take longer."""
-_STEPS_A_ROW = 2
+"""Least number of steps of a rewind that is measured; in smaller ones, fixed costs prevail."""
+_STEPS_PER_ROW = 2
 _FREE_SECONDS = 0.01
-"""What takes less is not worth asking about: making a clone also has PostgreSQL checkpoint."""
+"""Expected time up to which a clone is always rewound: making one also causes a checkpoint."""
 
 
-class Economy(msgspec.Struct):
-    """What rewinding and recreating clones of one template take.
+class Costs(msgspec.Struct):
+    """How long rewinding and recreating the clones of one generation take.
 
     Attributes:
-        seconds_a_step: of rewinding, a page that is looked at being one, and a row that is written
-            two.
-        recreate_seconds: of dropping a clone and making another; None when that is not known.
+        seconds_per_step: of a rewind. A page that is read is one step, a row that is written two.
+        recreate_seconds: of making a clone; None until one was timed.
     """
 
-    seconds_a_step: float = _FIRST_SECONDS_A_STEP
+    seconds_per_step: float = _FIRST_SECONDS_PER_STEP
     recreate_seconds: float | None = None
 
-    def recreated(self, seconds: float) -> None:
-        """Take in what making a clone took."""
+    def record_recreate(self, seconds: float) -> None:
+        """Record how long making a clone took."""
         before = self.recreate_seconds
         self.recreate_seconds = seconds if before is None else _average(before, seconds)
 
-    def rewound(self, pages: int, rows: int, seconds: float) -> None:
-        """Take in what a rewind took."""
-        steps = pages + _STEPS_A_ROW * rows
+    def record_rewind(self, pages: int, rows: int, seconds: float) -> None:
+        """Record how long a rewind took."""
+        steps = pages + _STEPS_PER_ROW * rows
         if steps >= _FEWEST_STEPS:
-            self.seconds_a_step = _average(self.seconds_a_step, seconds / steps)
+            self.seconds_per_step = _average(self.seconds_per_step, seconds / steps)
 
-    def is_worth_it(self, pages: int, rows: int = 0) -> bool:
-        """Say whether a rewind of so many pages and rows is expected to take less."""
-        seconds = (pages + _STEPS_A_ROW * rows) * self.seconds_a_step
+    def favor_rewind(self, pages: int, rows: int = 0) -> bool:
+        """Say whether a rewind of so many pages and rows should take less time than a new clone."""
+        seconds = (pages + _STEPS_PER_ROW * rows) * self.seconds_per_step
         if self.recreate_seconds is None or seconds <= max(self.recreate_seconds, _FREE_SECONDS):
             return True
-        self.seconds_a_step *= _FORGIVEN
+        self.seconds_per_step *= _REFUSAL_DISCOUNT
         return False
 
 

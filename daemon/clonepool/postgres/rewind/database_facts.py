@@ -1,7 +1,7 @@
-"""What can be known of a clone without connecting to it.
+"""What is known of a clone without connecting to it.
 
-Part of it changes without a word in the log: who is connected, prepared transactions, slots. The
-rest stands in shared catalogs, and need not be asked again while nobody has written to those.
+Some of it changes without a trace in the WAL: who is connected, prepared transactions, replication
+slots. The rest is in shared catalogs, and is read again only after somebody has written to those.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import msgspec
 from clonepool.postgres.rewind.errors import CannotRewindError, LeftoversError
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 NOTHING_SHARED = "NULL::text"
-_PRESENCE = """\
+"""SQL to be used where there is no digest of the state that all databases share."""
+_ACTIVITY = """\
 SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
        pg_snapshot_xmax(pg_current_snapshot())::text AS next_xid,
        pg_postmaster_start_time()::text AS server_started,
@@ -32,19 +33,22 @@ SELECT w.name, coalesce(d.oid, 0)::bigint AS oid,
               FROM pg_stat_get_activity(NULL)
              WHERE (datid = d.oid OR usesysid = login.oid) AND pid <> w.ours
                    AND backend_type = 'client backend') AS s) AS sessions,
-       CASE WHEN {busy} <> '{{}}' THEN ARRAY(
-           SELECT b FROM unnest({busy}) AS b WHERE NOT EXISTS (
+       CASE WHEN {in_transaction} <> '{{}}' THEN ARRAY(
+           SELECT b FROM unnest({in_transaction}) AS b WHERE NOT EXISTS (
                SELECT FROM pg_stat_get_activity(NULL) AS a
-                WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) END AS arriving
+                WHERE a.pid = b AND a.state IS DISTINCT FROM 'starting')) END AS logging_in
   FROM unnest({clones}, {ours}) AS w (name, ours)
        LEFT JOIN pg_database d ON d.datname = w.name
        LEFT JOIN pg_authid login ON login.rolname = w.name
 """
-BUSY = """\
+IN_TRANSACTION = """\
 SELECT coalesce(array_agg(pid), '{}') FROM pg_locks
  WHERE locktype = 'virtualxid' AND pid <> pg_backend_pid()"""
-"""Backends in a transaction. Those of which nothing else is known are logging in. To be asked
-before it is asked who is connected: else one could be missed that comes in between."""
+"""SQL of the process ids of the backends that are in a transaction.
+
+Logging in is one transaction, and a backend is not listed as a session before it is over. So a
+backend that is in a transaction and not listed is logging in. This must be asked before the list of
+sessions: otherwise a backend that logs in between the two would be missed."""
 _ENTRIES = """\
 SELECT d.datname AS name,
        encode(sha256(textsend(concat_ws(
@@ -66,19 +70,20 @@ _NO_LEFTOVERS = "0;0"
 _QUERY_LENGTH = 500
 
 
-class Presence(msgspec.Struct, frozen=True):
-    """What the log does not tell of a clone.
+class Activity(msgspec.Struct, frozen=True):
+    """What changes without a trace in the WAL.
 
     Attributes:
         name: the clone's.
-        oid: the database's, 0 when there is none.
-        next_xid: the number that the next transaction gets, in digits.
-        server_started: when.
-        leftovers: how many prepared transactions and slots there are.
-        others: how many backends are connected to it beside ours, clients' or not.
-        sessions: of clients, there or elsewhere as the clone's login: pid, state, and in
-            hexadecimal digits application_name and query, in whatever encoding; None for none.
-        arriving: process ids of backends that are logging in, into whichever database.
+        oid: the database's; 0 if there is none.
+        next_xid: the number of the next transaction, in digits.
+        server_started: when the server was started.
+        leftovers: the numbers of prepared transactions and of replication slots.
+        others: how many backends are connected to it, except the daemon's own.
+        sessions: of clients, on this database or elsewhere with the clone's login. Each has pid and
+            state and, in hexadecimal digits of whatever encoding, application_name and query. None
+            if there are none.
+        logging_in: process ids of backends that are logging in to any database.
     """
 
     name: str
@@ -88,17 +93,17 @@ class Presence(msgspec.Struct, frozen=True):
     leftovers: str
     others: int
     sessions: list[dict[str, Any]] | None
-    arriving: list[int] | None
+    logging_in: list[int] | None
 
 
-class Entries(msgspec.Struct, frozen=True):
+class CatalogEntries(msgspec.Struct, frozen=True):
     """What shared catalogs say of a clone.
 
     Attributes:
         name: the clone's.
-        properties: a digest of those of the database: owner, privileges, settings, flags.
-        subscriptions: how many belong to it.
-        comment: the database's, in hexadecimal digits.
+        properties: a digest of the database's owner, privileges, settings and flags.
+        subscriptions: how many subscriptions belong to it.
+        comment: the database's comment, in hexadecimal digits.
     """
 
     name: str
@@ -107,53 +112,53 @@ class Entries(msgspec.Struct, frozen=True):
     comment: str
 
 
-NO_ENTRIES = Entries("", "", 0, "")
+NO_ENTRIES = CatalogEntries("", "", 0, "")
 
 
-class Facts(msgspec.Struct, frozen=True):
-    """One database, seen from outside.
+class DatabaseFacts(msgspec.Struct, frozen=True):
+    """What is known of one database.
 
     Attributes:
-        presence: what the log does not tell.
-        entries: what shared catalogs say.
-        shared: what stands for the server as a whole; None where that was not asked.
+        activity: what changes without a trace in the WAL.
+        entries: what shared catalogs say of it.
+        shared: a digest of the state that all databases share; None if it was not asked for.
     """
 
-    presence: Presence
-    entries: Entries
+    activity: Activity
+    entries: CatalogEntries
     shared: str | None = None
 
     @property
     def oid(self) -> int:
-        """The database's OID, 0 when there is none."""
-        return self.presence.oid
+        """The database's OID; 0 if there is none."""
+        return self.activity.oid
 
     @property
     def sessions(self) -> list[dict[str, Any]]:
-        """The sessions of clients: pid, application_name, state and query."""
+        """The sessions of clients, each with pid, application_name, state and query."""
         return [
             {
                 **session,
                 "application_name": _text(session["application_name"]),
                 "query": _text(session["query"])[:_QUERY_LENGTH],
             }
-            for session in self.presence.sessions or ()
+            for session in self.activity.sessions or ()
         ]
 
-    def check(self, before: Facts) -> None:
-        """See that nothing changed since `before` that a rewind does not undo.
+    def check(self, before: DatabaseFacts) -> None:
+        """Check that nothing has changed since `before` that a rewind does not undo.
 
         Raises:
-            LeftoversError: something is to be cleared away first.
-            CannotRewindError: something changed for good, or nothing is known any more.
+            LeftoversError: something has to be removed first.
+            CannotRewindError: the clone cannot be rewound.
         """
         if self.oid == 0:
             raise CannotRewindError("the database is gone")
-        if self.presence.server_started != before.presence.server_started:
+        if self.activity.server_started != before.activity.server_started:
             raise CannotRewindError("the server was started anew")
         if self.entries.properties != before.entries.properties:
             raise CannotRewindError("the database's own properties were changed")
-        if self.presence.leftovers != _NO_LEFTOVERS or self.entries.subscriptions:
+        if self.activity.leftovers != _NO_LEFTOVERS or self.entries.subscriptions:
             raise LeftoversError("a prepared transaction, slot or subscription is left")
 
 
@@ -161,20 +166,20 @@ def _text(digits: str) -> str:
     return bytes.fromhex(digits).decode(errors="replace")
 
 
-def presence_sql(clones: str, ours: str, busy: str) -> str:
-    """Return the query of a JSON array of `Presence`.
+def activity_sql(clones: str, ours: str, in_transaction: str) -> str:
+    """Return the query of a JSON array of `Activity`.
 
     Args:
         clones: SQL of an array of the clones' names.
-        ours: SQL of an array of the process ids of our own backends on them, 0 for none.
-        busy: SQL of what `BUSY` said before.
+        ours: SQL of an array of the process ids of the daemon's own backends on them, 0 for none.
+        in_transaction: SQL of what `IN_TRANSACTION` returned before.
     """
-    presence = _PRESENCE.format(clones=clones, ours=ours, busy=busy)
-    return f"SELECT json_agg(f) FROM ({presence}) AS f"
+    activity = _ACTIVITY.format(clones=clones, ours=ours, in_transaction=in_transaction)
+    return f"SELECT json_agg(f) FROM ({activity}) AS f"
 
 
 def entries_sql(clones: str) -> str:
-    """Return the query of a JSON array of `Entries`.
+    """Return the query of a JSON array of `CatalogEntries`.
 
     Args:
         clones: SQL of an array of the clones' names.
@@ -182,8 +187,8 @@ def entries_sql(clones: str) -> str:
     return f"SELECT json_agg(f) FROM ({_ENTRIES.format(clones=clones)}) AS f"
 
 
-async def read_entries(session: Session) -> Entries:
-    """Ask shared catalogs of the session's own database, whatever is remembered."""
-    told = await session.value(f"{entries_sql('ARRAY[current_database()::text]')}")
-    (entries,) = msgspec.json.decode(told, type=list[Entries])
+async def read_entries(session: Session) -> CatalogEntries:
+    """Read what shared catalogs say of the session's own database."""
+    text = await session.value(entries_sql("ARRAY[current_database()::text]"))
+    (entries,) = msgspec.json.decode(text, type=list[CatalogEntries])
     return entries

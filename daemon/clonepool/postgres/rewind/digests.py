@@ -1,16 +1,17 @@
-"""One number for all rows of a table or catalog, whatever their order."""
+"""Digests of the rows of tables and catalogs, which do not depend on the order of the rows."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.quoting import identifier
 from clonepool.postgres.rewind.relations import FIRST_USER_OID
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 DIGEST_SECONDS = 600.0
+"""Time limit of a query that reads a whole table or index."""
 
 _VOLATILE = {
     "pg_class": {
@@ -18,11 +19,11 @@ _VOLATILE = {
         "relminmxid",
     },
 }  # fmt: skip
-"""Columns that change without anybody having changed anything."""
+"""Columns that PostgreSQL changes on its own; they are left out."""
 _CONDITIONS = {
     "pg_namespace": "nspname !~ '^pg_(toast_)?temp_[0-9]+$' OR nspacl IS NOT NULL",
 }
-"""The first temporary table of a database makes schemas that stay."""
+"""Rows that count. The first temporary table of a database leaves schemas behind."""
 _HASHED = ", ".join(
     f"'{name}'"
     for name in (
@@ -30,8 +31,8 @@ _HASHED = ", ".join(
         "regproc", "text", "_text", "timestamptz", "xid",
     )
 )  # fmt: skip
-"""Types of catalogs' columns that go into a digest as they are; others have no hash, and go as
-text, which takes longer."""
+"""Types of catalogs' columns that have a hash function; columns of other types are cast to text,
+which takes longer."""
 _CATALOGS = f"""\
 SELECT c.oid::bigint AS oid, c.oid::regclass::text AS name,
        ARRAY(SELECT attname::text FROM pg_attribute WHERE attrelid = c.oid AND attnum > 0
@@ -41,11 +42,11 @@ SELECT c.oid::bigint AS oid, c.oid::regclass::text AS name,
   FROM pg_class c WHERE relkind = 'r' AND NOT relisshared AND c.oid < {FIRST_USER_OID}
 """
 ROWS_DIGEST = "count(*) || ',' || coalesce(sum(hashtextextended({line}, 0)), 0)"
-"""SQL of the digest of rows that are told as text each."""
+"""SQL of the digest of rows, each of which is given as text."""
 
 
 async def read_catalogs(session: Session) -> tuple[dict[int, str], dict[str, str]]:
-    """Return the names of the catalogs by OID, and by name the query of each one's digest."""
+    """Return the names of the catalogs by OID, and the query of each one's digest by name."""
     rows = await session.rows(_CATALOGS)
     return {row["oid"]: row["name"] for row in rows}, {
         row["name"]: _digest_sql(row["name"], dict(zip(row["columns"], row["hashed"], strict=True)))
@@ -56,7 +57,7 @@ async def read_catalogs(session: Session) -> tuple[dict[int, str], dict[str, str
 async def read_digests(
     session: Session, digest_sql: dict[str, str], catalogs: set[str]
 ) -> dict[str, str]:
-    """Return a digest of the rows of each of these catalogs."""
+    """Return the digest of each of these catalogs, by name."""
     wanted = sorted(catalogs)
     if not wanted:
         return {}
@@ -69,7 +70,7 @@ async def read_digests(
 async def read_rows_digest(session: Session, table: str) -> str:
     """Return a digest of a table's rows.
 
-    A row of no named type: of one that has a name, somebody may have cast it to text in his way.
+    ROW(whole.*) is of type record. The table's own row type may have a user's cast to text.
     """
     digest = ROWS_DIGEST.format(line="ROW(whole.*)::text")
     (row,) = await session.rows(
@@ -79,7 +80,12 @@ async def read_rows_digest(session: Session, table: str) -> str:
 
 
 def _digest_sql(catalog: str, columns: dict[str, bool]) -> str:
-    """Return the query of a catalog's digest; columns by name, and whether they have a hash."""
+    """Return the query of a catalog's digest.
+
+    Args:
+        catalog: its name.
+        columns: whether the type of each column has a hash function, by name.
+    """
     kept = ", ".join(
         identifier(name) if hashed else f"{identifier(name)}::text"
         for name, hashed in columns.items()

@@ -6,13 +6,13 @@ from clonepool.errors import ClonepoolError, StatementError
 
 
 class CannotRewindError(ClonepoolError):
-    """The clone cannot provably be made good in place; it is to be recreated."""
+    """The clone cannot be put back with certainty; it has to be recreated."""
 
     code = "cannot_rewind"
 
 
 class PinError(ClonepoolError):
-    """A generation is not what it was when it was built: it is to be built anew."""
+    """A generation is not what it was when it was built; it has to be built anew."""
 
     code = "generation_changed"
 
@@ -22,4 +22,4 @@ class LockOutError(StatementError):
 
 
 class LeftoversError(CannotRewindError):
-    """Something that outlives sessions is to be cleared away first."""
+    """Something that outlives sessions has to be removed first."""

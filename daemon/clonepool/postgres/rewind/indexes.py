@@ -1,6 +1,6 @@
-"""Whether indexes hold what their tables hold, by contrib's amcheck.
+"""Checks by contrib's amcheck whether indexes hold what their tables hold.
 
-Its functions are given to a generation under names that no dump contains.
+Its functions are created in a generation under names that no dump contains.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from clonepool.errors import StatementError
 from clonepool.postgres.rewind.digests import DIGEST_SECONDS
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 _CHECK_BTREE = "pg_catalog.clonepool_bt_index_check"
 _CHECK_GIN = "pg_catalog.clonepool_gin_index_check"
@@ -24,6 +24,7 @@ CREATE OR REPLACE FUNCTION {_CHECK_GIN}(regclass)
 RETURNS void LANGUAGE c STRICT AS '$libdir/amcheck', 'gin_index_check'
 """
 _SINCE_GIN_MAJOR = 18
+"""First version whose amcheck checks GIN indexes."""
 _INDEXES = f"""\
 SELECT i.oid::bigint AS oid, i.oid::regclass::text AS name, amname::text AS method
   FROM pg_index JOIN pg_class AS i ON i.oid = indexrelid JOIN pg_am AS a ON a.oid = i.relam
@@ -36,10 +37,11 @@ _CHECKS = {
     "gin": f"SELECT {_CHECK_GIN}($1::oid::regclass)",
 }
 _CORRUPTED = ("XX001", "XX002")
+"""SQLSTATEs of data_corrupted and index_corrupted."""
 
 
 def create_functions(major: int) -> tuple[str, ...]:
-    """Return the statements that give a database the functions, as far as there are any."""
+    """Return the statements that create in a database the functions that this version has."""
     if major >= _SINCE_GIN_MAJOR:
         return (_CREATE_CHECK_BTREE, _CREATE_CHECK_GIN)
     return (_CREATE_CHECK_BTREE,)
@@ -48,8 +50,8 @@ def create_functions(major: int) -> tuple[str, ...]:
 async def broken_indexes(session: Session, tables: list[int]) -> list[str]:
     """Return the names of indexes of these tables that do not hold what the tables hold.
 
-    B-trees are compared with their tables, and in PostgreSQL 18 GIN indexes are looked through; of
-    other access methods there is no such check.
+    B-trees are compared with their tables. In PostgreSQL 18 the structure of GIN indexes is
+    checked. There is no check for other access methods.
 
     Args:
         session: to the database.

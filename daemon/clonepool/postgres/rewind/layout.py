@@ -1,9 +1,9 @@
-"""Where the rows of a table live, in one clone that was rewound before.
+"""Where the rows of a table are in a clone that was rewound before.
 
-A fresh clone has every row at the same place (its ctid) as every other clone of its generation. A
-rewind puts rows back elsewhere. A `Layout` remembers which rows of the generation are not in their
-original places, and where they are. Of rows that were put back together it is not known which is
-which: they are a *batch*, and are put back together again when one of them is missing.
+In a new clone each row has the same ctid as in every other clone of its generation, its *original*
+ctid. A rewind inserts rows at other ctids. A `Layout` remembers which rows have moved, and where
+to. Of rows that were inserted by one statement it is not known which is which: they are a `Batch`,
+and are all inserted again when one of them is missing.
 """
 
 from __future__ import annotations
@@ -15,43 +15,43 @@ import msgspec
 if TYPE_CHECKING:
     from collections.abc import Iterable, Set
 
-Place = bytes
-"""Where a row is, as PostgreSQL sends a ctid: four bytes of the page, two of the line pointer."""
+Ctid = bytes
+"""A row's ctid as PostgreSQL sends it: four bytes of the page number, two of the line pointer."""
 
 
-def page_of(place: Place) -> int:
-    """Return the number of the page that a place is on."""
-    return int.from_bytes(place[:4])
+def page_of(ctid: Ctid) -> int:
+    """Return the page number of a ctid."""
+    return int.from_bytes(ctid[:4])
 
 
-def tid(place: Place) -> str:
-    """Return a place as PostgreSQL writes it."""
-    return f"({page_of(place)},{int.from_bytes(place[4:])})"
+def ctid_text(ctid: Ctid) -> str:
+    """Return a ctid as PostgreSQL writes it."""
+    return f"({page_of(ctid)},{int.from_bytes(ctid[4:])})"
 
 
 class Batch(msgspec.Struct, frozen=True, eq=False):
-    """Rows that were put back together.
+    """Rows that were inserted by one statement.
 
     Attributes:
-        originals: their places in the generation.
-        places: where they are in the clone.
+        originals: their original ctids.
+        ctids: their ctids in the clone.
     """
 
-    originals: frozenset[Place]
-    places: frozenset[Place]
+    originals: frozenset[Ctid]
+    ctids: frozenset[Ctid]
 
 
 class Difference(msgspec.Struct, frozen=True):
-    """What is to be done to one table.
+    """What makes a table hold again what it should.
 
     Attributes:
-        delete: places of rows that should not be there.
-        restore: places in the generation of rows that are missing.
-        broken: batches of which a row is missing; the others of theirs are among `delete`.
+        delete: ctids of rows to be deleted.
+        restore: original ctids of rows to be inserted.
+        broken: batches of which a row is missing; their other rows are among `delete`.
     """
 
-    delete: Set[Place]
-    restore: Set[Place]
+    delete: Set[Ctid]
+    restore: Set[Ctid]
     broken: list[Batch]
 
     @property
@@ -61,58 +61,57 @@ class Difference(msgspec.Struct, frozen=True):
 
 
 class Layout:
-    """The rows of one table of one clone that are not where the generation has them."""
+    """The rows of one table of one clone that are not at their original ctids."""
 
     def __init__(self) -> None:
-        self._of_original: dict[Place, Batch] = {}
-        self._of_place: dict[Place, Batch] = {}
-        self._on_page: dict[int, set[Place]] = {}
+        self._by_original: dict[Ctid, Batch] = {}
+        self._by_ctid: dict[Ctid, Batch] = {}
+        self._on_page: dict[int, set[Ctid]] = {}
 
     @property
     def is_original(self) -> bool:
-        """Whether every row is where the generation has it."""
-        return not self._of_original
+        """Whether every row is at its original ctid."""
+        return not self._by_original
 
-    def expected(self, originals: Iterable[Place], pages: Iterable[int] | None) -> set[Place]:
-        """Return the places on some pages where there should be a row, and nowhere else.
+    def expected(self, originals: Iterable[Ctid], pages: Iterable[int] | None) -> set[Ctid]:
+        """Return all ctids on some pages at which there should be a row.
 
         Args:
-            originals: the places on these pages where the generation has one.
+            originals: the original ctids on these pages.
             pages: their numbers; None for all.
         """
-        found = set(originals).difference(self._of_original)
+        found = set(originals).difference(self._by_original)
         if pages is None:
-            return found | self._of_place.keys()
+            return found | self._by_ctid.keys()
         if self._on_page:
             for page in pages:
                 found |= self._on_page.get(page, set())
         return found
 
-    def difference(self, missing: Set[Place], fresh: Set[Place]) -> Difference:
-        """Tell what makes a table hold again what it should.
+    def difference(self, missing: Set[Ctid], fresh: Set[Ctid]) -> Difference:
+        """Return what makes the table hold again what it should.
 
         Args:
-            missing: places where there should be a row that was there when the clone was clean, and
-                is none.
-            fresh: places of rows that were written since.
+            missing: ctids at which there should be an old row, and is none.
+            fresh: ctids of fresh rows.
         """
-        broken = {id(b): b for place in missing if (b := self._of_place.get(place))}.values()
-        delete, restore = set(fresh), set(missing).difference(self._of_place)
+        broken = {id(b): b for ctid in missing if (b := self._by_ctid.get(ctid))}.values()
+        delete, restore = set(fresh), set(missing).difference(self._by_ctid)
         for batch in broken:
-            delete |= batch.places - missing
+            delete |= batch.ctids - missing
             restore |= batch.originals
         return Difference(delete, restore, list(broken))
 
     def remember(self, broken: Iterable[Batch], restored: Iterable[Batch]) -> None:
-        """Note that rows were put back: those of `broken` are where the `restored` say."""
+        """Record that rows were put back: the batches `restored` replace those of `broken`."""
         for batch in broken:
             for original in batch.originals:
-                del self._of_original[original]
-            for place in batch.places:
-                del self._of_place[place]
-                self._on_page[page_of(place)].discard(place)
+                del self._by_original[original]
+            for ctid in batch.ctids:
+                del self._by_ctid[ctid]
+                self._on_page[page_of(ctid)].discard(ctid)
         for batch in restored:
-            self._of_original |= dict.fromkeys(batch.originals, batch)
-            self._of_place |= dict.fromkeys(batch.places, batch)
-            for place in batch.places:
-                self._on_page.setdefault(page_of(place), set()).add(place)
+            self._by_original |= dict.fromkeys(batch.originals, batch)
+            self._by_ctid |= dict.fromkeys(batch.ctids, batch)
+            for ctid in batch.ctids:
+                self._on_page.setdefault(page_of(ctid), set()).add(ctid)

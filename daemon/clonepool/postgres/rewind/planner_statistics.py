@@ -1,12 +1,12 @@
-"""What the planner believes of the sizes of relations: the numbers that pg_class keeps.
+"""The numbers in pg_class from which the planner estimates the sizes of relations.
 
-VACUUM and ANALYZE write them, whoever's they are, and so plans would drift from lease to lease.
-They are put back where they differ. Pages are those that a relation has: the planner takes rows a
-page from these numbers and multiplies by the size of the file. So a file that could not be made as
-small as it was still is believed to hold as many rows as ever.
+VACUUM and ANALYZE write them, so that plans would drift from lease to lease. A rewind puts them
+back where they differ. The planner multiplies the rows per page that it finds here by the size of
+the file. So for a file that could not be made as small as it was, the page count that is put back
+is that of the file now, and the planner expects as many rows as in the generation.
 
-The numbers of catalogs are let be, and what ANALYZE finds out about values stands in catalogs that
-are compared like all others.
+The numbers of catalogs are left alone. What ANALYZE finds out about values is in catalogs that are
+compared like all others.
 """
 
 from __future__ import annotations
@@ -18,25 +18,25 @@ import msgspec
 from clonepool.postgres.rewind.relations import FIRST_USER_OID, PAGE_BYTES
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 ALL_FROZEN_MAJOR = 18
-"""From this version on pg_class says how many pages are all-frozen."""
+"""First version in which pg_class counts the pages that are all-frozen."""
 _MISSING, _FROZEN = "0 AS relallfrozen", "relallfrozen"
 _READ = f"""\
 SELECT oid::bigint AS oid, relpages, reltuples, relallvisible, {_MISSING},
        relkind IN ('r', 't', 'm', 'i')
-           AND relpages = pg_relation_size(oid) / {PAGE_BYTES} AS is_true
+           AND relpages = pg_relation_size(oid) / {PAGE_BYTES} AS is_exact
   FROM pg_catalog.pg_class
  WHERE oid >= {FIRST_USER_OID} AND relkind IN ('r', 't', 'm', 'i', 'p', 'I') ORDER BY oid
 """
 _COMPARED = f"""\
        (SELECT *, CASE WHEN visible_then = pages_then THEN pages ELSE visible_then END AS visible,
                CASE WHEN frozen_then = pages_then THEN pages ELSE frozen_then END AS frozen
-          FROM (SELECT *, CASE WHEN true_then THEN pg_relation_size(oid) / {PAGE_BYTES}
+          FROM (SELECT *, CASE WHEN exact_then THEN pg_relation_size(oid) / {PAGE_BYTES}
                                ELSE pages_then END AS pages
                   FROM unnest($1::oid[], $2::int[], $3::real[], $4::int[], $5::int[], $6::bool[])
-                       AS was (oid, pages_then, tuples, visible_then, frozen_then, true_then)
+                       AS was (oid, pages_then, tuples, visible_then, frozen_then, exact_then)
                ) AS sized) AS wanted
  WHERE c.oid = wanted.oid
 """
@@ -45,16 +45,16 @@ _WANTED = "wanted.pages, wanted.tuples, wanted.visible"
 
 
 class Estimates(msgspec.Struct, frozen=True):
-    """The numbers of all tables and indexes of a template, those of TOAST included.
+    """The numbers of all tables and indexes of a template, including TOAST.
 
     Attributes:
-        oids: whose; the other lists are in the same order.
-        pages: how many there were.
-        tuples: how many rows or entries, -1 where nobody has counted.
-        visible: how many pages were all-visible.
-        frozen: how many were all-frozen, 0 in versions that do not say.
-        true: whether there were as many pages as that: VACUUM passes over indexes, and a parent of
-            partitions has no file.
+        oids: of the relations; the other lists are in the same order.
+        pages: relpages.
+        tuples: reltuples; -1 if they were never counted.
+        visible: relallvisible.
+        frozen: relallfrozen; 0 in versions that do not have it.
+        exact: whether the file had as many pages as relpages says. VACUUM may skip indexes, and a
+            partitioned table has no file.
     """
 
     oids: list[int]
@@ -62,12 +62,12 @@ class Estimates(msgspec.Struct, frozen=True):
     tuples: list[float]
     visible: list[int]
     frozen: list[int]
-    true: list[bool]
+    exact: list[bool]
 
-    async def differ(self, session: Session) -> list[str]:
-        """Return the names of relations of which the planner believes something else.
+    async def differences(self, session: Session) -> list[str]:
+        """Return the names of relations whose numbers differ.
 
-        Of one that has grown it may go on believing what it did until VACUUM has looked.
+        Those of a relation that has grown may be the old ones until VACUUM has counted it.
         """
         rows = await session.rows(
             f"SELECT c.oid::regclass::text AS name FROM pg_catalog.pg_class AS c, {_COMPARED}"
@@ -79,10 +79,7 @@ class Estimates(msgspec.Struct, frozen=True):
         return [row["name"] for row in rows]
 
     async def put_back(self, session: Session, major: int) -> bool:
-        """Let the planner believe what it did; say whether that had to be written.
-
-        Only a superuser may write here.
-        """
+        """Put the numbers back; say whether any differed. Requires a superuser."""
         columns, wanted = _compared(major)
         written = await session.rows(
             f"UPDATE pg_catalog.pg_class AS c SET ({columns}) = ROW({wanted}) FROM {_COMPARED}"
@@ -93,20 +90,20 @@ class Estimates(msgspec.Struct, frozen=True):
 
     @property
     def _arguments(self) -> tuple[list[Any], ...]:
-        return self.oids, self.pages, self.tuples, self.visible, self.frozen, self.true
+        return self.oids, self.pages, self.tuples, self.visible, self.frozen, self.exact
 
 
 async def read_estimates(session: Session, major: int) -> Estimates:
-    """Read the numbers of a clone that nobody has had."""
+    """Read the numbers from a clone that was never leased."""
     rows = await session.rows(
         _READ.replace(_MISSING, _FROZEN) if major >= ALL_FROZEN_MAJOR else _READ
     )
-    names = ("oid", "relpages", "reltuples", "relallvisible", "relallfrozen", "is_true")
+    names = ("oid", "relpages", "reltuples", "relallvisible", "relallfrozen", "is_exact")
     return Estimates(*([row[name] for row in rows] for name in names))
 
 
 def _compared(major: int) -> tuple[str, str]:
-    """Return the columns that this version has, and what they should be."""
+    """Return the columns that this version has, and SQL of their values."""
     if major >= ALL_FROZEN_MAJOR:
         return f"{_VISIBLE}, relallfrozen", f"{_WANTED}, wanted.frozen"
     return _VISIBLE, _WANTED

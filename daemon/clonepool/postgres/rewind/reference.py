@@ -1,7 +1,7 @@
-"""References: for each generation one clone that nobody ever leases, to read rows from.
+"""Reference clones: for each generation one clone that is never leased, to read rows from.
 
-A sealed template cannot be read. A reference is made before it is first needed, and read over one
-connection that stays open.
+A sealed generation itself cannot be read. A reference clone is made before it is first needed, and
+read over one connection that stays open.
 """
 
 from __future__ import annotations
@@ -16,8 +16,13 @@ from clonepool.errors import ClonepoolError, ServerUnavailableError, StatementEr
 from clonepool.postgres import databases
 from clonepool.postgres.rewind.digests import read_rows_digest
 from clonepool.postgres.rewind.errors import CannotRewindError
-from clonepool.postgres.rewind.layout import tid
-from clonepool.postgres.rewind.row_locations import read_places, read_sent, runs_of, together
+from clonepool.postgres.rewind.layout import ctid_text
+from clonepool.postgres.rewind.row_locations import (
+    batched,
+    decode_ctids,
+    page_ranges,
+    read_ctids,
+)
 from clonepool.postgres.rewind.settings import PLANNED_ONCE, PREPARED
 
 if TYPE_CHECKING:
@@ -30,19 +35,19 @@ if TYPE_CHECKING:
         Mapping,
     )
 
-    from clonepool.postgres.gateway import Gateway, Session
+    from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.baseline import Table
-    from clonepool.postgres.rewind.layout import Place
+    from clonepool.postgres.rewind.layout import Ctid
+    from clonepool.postgres.session import Session
 
     Make = Callable[[str], Awaitable[str]]
 
 log = structlog.get_logger()
 
-LARGEST_CACHE = 4096
-"""Pages of which it is remembered where their rows are, some hundreds of bytes to a few kilobytes
-each."""
+MOST_CACHED_PAGES = 4096
+"""Number of pages whose ctids are remembered, with some hundred bytes to a few kilobytes each."""
 LONGEST_TEXT_BYTES = 8 * 1024 * 1024
-"""So much may be read, and put back, of one table at a time."""
+"""Most bytes of text of one table that may be read and put back at a time."""
 
 
 class Reference:
@@ -51,35 +56,38 @@ class Reference:
     def __init__(self, name: str, session: Session) -> None:
         self.name = name
         self.session = session
-        self._pages: dict[tuple[int, int], set[Place]] = {}
+        self._pages: dict[tuple[int, int], set[Ctid]] = {}
         self._digests: dict[int, str] = {}
 
-    async def places(self, table: Table, pages: Iterable[int] | None) -> set[Place]:
-        """Return where there are rows on these pages, or on all; there are none beyond the last."""
+    async def ctids(self, table: Table, pages: Iterable[int] | None) -> set[Ctid]:
+        """Return the ctids of all rows on these pages; None for all pages.
+
+        There are no rows on pages beyond the table's last.
+        """
         wanted = range(table.pages) if pages is None else {n for n in pages if n < table.pages}
         missing = {n for n in wanted if (table.oid, n) not in self._pages}
-        if len(self._pages) + len(missing) > LARGEST_CACHE:
+        if len(self._pages) + len(missing) > MOST_CACHED_PAGES:
             self._pages.clear()
             missing = set(wanted)
-        for runs in together(runs_of(table, missing)):
-            self._pages |= await read_places(self.session, runs)
+        for ranges in batched(page_ranges(table, missing)):
+            self._pages |= await read_ctids(self.session, ranges)
         return set().union(*(self._pages[table.oid, n] for n in wanted))
 
-    async def texts(self, table: Table, places: Collection[Place]) -> dict[Place, str]:
-        """Return the texts of the rows in these places.
+    async def texts(self, table: Table, ctids: Collection[Ctid]) -> dict[Ctid, str]:
+        """Return the texts of the rows at these ctids.
 
         Raises:
             CannotRewindError: they are too long, or not there.
         """
-        tids = ",".join(f'"{tid(place)}"' for place in places)
+        tids = ",".join(f'"{ctid_text(ctid)}"' for ctid in ctids)
         (row,) = await self.session.rows(
             f"SELECT CASE WHEN sum(octet_length(line)) <= {LONGEST_TEXT_BYTES}"
-            " THEN array_agg(line) END AS lines, array_send(array_agg(ctid)) AS places"
+            " THEN array_agg(line) END AS lines, array_send(array_agg(ctid)) AS ctids"
             " FROM (SELECT ctid, ROW(whole.*)::text AS line"
             f" FROM ONLY {table.name} AS whole WHERE ctid = ANY ('{{{tids}}}'::tid[])) AS rows"
         )
-        found = read_sent(row["places"])
-        if row["lines"] is None or len(found) != len(places):
+        found = decode_ctids(row["ctids"])
+        if row["lines"] is None or len(found) != len(ctids):
             raise CannotRewindError(f"{table.name}: rows to be put back are too long, or not there")
         return dict(zip(found, row["lines"], strict=True))
 
@@ -91,11 +99,12 @@ class Reference:
 
 
 class References:
-    """The references of one server.
+    """The reference clones of one server.
 
     Args:
         gateway: the way to the server.
-        make: copies a generation of that name into a database for this, and returns its name.
+        make: copies the generation of that name into a database that is never leased, and returns
+            its name.
         settings: of the sessions that read.
     """
 
@@ -108,21 +117,22 @@ class References:
         self._locks: dict[str, anyio.Lock] = {}
 
     def forget(self, generation: str) -> None:
-        """The generation was built anew: what is known of the old one is of no use."""
+        """Do not use the reference clone of a generation any more; it is dropped later."""
         found = self._known.pop(generation, None)
         if found is not None:
             self._stale.append(found)
 
     async def drop(self, generation: str) -> None:
-        """Forget the reference of a generation, and drop it with others that are forgotten."""
+        """Drop the reference clone of a generation, and others that are not used any more."""
         async with self._lock(generation):
             self.forget(generation)
             await self._drop_stale()
 
     async def ensure(self, generation: str) -> None:
-        """See that there is a reference; while one cannot be made, only small tables are put back.
+        """Make a reference clone, unless there is one.
 
-        It takes connections, so that it must not be called by who holds one.
+        If that fails it is logged, and only tables that are kept in memory can be put back. This
+        takes connections, so it must not be called while holding one.
         """
         async with self._lock(generation):
             found = self._known.get(generation)
@@ -137,7 +147,7 @@ class References:
 
     @asynccontextmanager
     async def of(self, generation: str) -> AsyncIterator[Reference]:
-        """Have a generation's reference for oneself.
+        """Lend a generation's reference clone; others wait meanwhile.
 
         Raises:
             CannotRewindError: there is none.
@@ -151,11 +161,11 @@ class References:
             except (CannotRewindError, StatementError):
                 raise
             except BaseException:
-                self.forget(generation)  # what its session does now is not known
+                self.forget(generation)  # it is not known what its session is doing
                 raise
 
     async def close(self) -> None:
-        """Drop all references."""
+        """Drop all reference clones."""
         for generation in list(self._known):
             self.forget(generation)
         await self._drop_stale()
@@ -168,7 +178,7 @@ class References:
         settings = {**self._settings, **PLANNED_ONCE}
         session = await self._gateway.connect(name, settings=settings, statements=PREPARED)
         try:
-            # Whoever could write here would write into every clone.
+            # Whoever could write to a reference clone could write to every clone.
             await databases.close(self._gateway, name)
         except BaseException:
             await session.close()

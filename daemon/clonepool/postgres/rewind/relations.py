@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from clonepool.postgres.rewind.touched_pages import File
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 FIRST_USER_OID = 16_384
+"""Least OID of an object that initdb did not make (FirstNormalObjectId)."""
 PAGE_BYTES = 8192
-"""Of a server that was built as nearly all are."""
+"""Size of a page, as nearly all servers are built."""
 
 _FILES = """\
 SELECT array_agg(oid) AS oids, array_agg(tablespace) AS tablespaces, array_agg(file) AS files,
@@ -26,35 +27,35 @@ SELECT array_agg(oid) AS oids, array_agg(tablespace) AS tablespaces, array_agg(f
        ) AS relations
  WHERE file IS NOT NULL
 """
-"""pg_relation_filenode knows the files of catalogs too that pg_class does not name."""
+"""pg_relation_filenode also knows the files of mapped catalogs, which pg_class does not name."""
 
 
-class Kind(Enum):
+class RelationKind(Enum):
     """What a change of a relation's file means."""
 
-    CATALOG = "a catalog, or the long values of one"
+    CATALOG = "a catalog, or its TOAST table"
     TABLE = "a table or materialized view"
-    TOAST = "the long values of a table: nothing is written there without a row of that"
+    TOAST = "a table's TOAST table, which is not written to without the table"
     SEQUENCE = "a sequence"
-    DERIVED = "an index: it follows from its table"
+    DERIVED = "an index, whose contents follow from its table"
 
 
 class Relation(NamedTuple):
     """A relation that has a file.
 
     Attributes:
-        oid: its own.
+        oid: its OID.
         kind: what it is.
-        owner: the OID of the table or catalog whose long values it holds; else its own.
+        owner: for a TOAST table, the OID of its table or catalog; else its own OID.
     """
 
     oid: int
-    kind: Kind
+    kind: RelationKind
     owner: int
 
 
 Files = dict[File, Relation]
-"""All relations of a database but temporary ones and those of the server as a whole."""
+"""All relations of a database, except temporary and shared ones, by their files."""
 
 
 async def read_files(session: Session) -> Files:
@@ -63,16 +64,16 @@ async def read_files(session: Session) -> Files:
     files = map(File, row["tablespaces"], row["files"])
     relations = zip(row["oids"], row["kinds"], row["owners"], strict=True)
     return {
-        file: Relation(oid, _kind(kind, owner), owner)
-        for file, (oid, kind, owner) in zip(files, relations, strict=True)
+        file: Relation(oid, _kind(relkind, owner), owner)
+        for file, (oid, relkind, owner) in zip(files, relations, strict=True)
     }
 
 
-def _kind(relkind: str, owner: int) -> Kind:
+def _kind(relkind: str, owner: int) -> RelationKind:
     if relkind == "S":
-        return Kind.SEQUENCE
+        return RelationKind.SEQUENCE
     if relkind not in ("r", "m", "t"):
-        return Kind.DERIVED
+        return RelationKind.DERIVED
     if owner < FIRST_USER_OID:
-        return Kind.CATALOG
-    return Kind.TOAST if relkind == "t" else Kind.TABLE
+        return RelationKind.CATALOG
+    return RelationKind.TOAST if relkind == "t" else RelationKind.TABLE

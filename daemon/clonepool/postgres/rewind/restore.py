@@ -1,8 +1,7 @@
-"""Putting back what a lease touched: what pages hold is compared with what they should hold."""
+"""Restores a clone: compares touched pages with what they should hold, and puts rows back."""
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import anyio
@@ -10,105 +9,81 @@ import msgspec
 
 from clonepool.postgres.rewind.changes import PG_CLASS
 from clonepool.postgres.rewind.errors import CannotRewindError
-from clonepool.postgres.rewind.layout import Layout
 from clonepool.postgres.rewind.relations import PAGE_BYTES
-from clonepool.postgres.rewind.restore_sql import Repair, restore
+from clonepool.postgres.rewind.restore_sql import TableRepair, put_back
 from clonepool.postgres.rewind.row_locations import (
     LARGEST_WHOLE_BYTES,
-    Piece,
-    read_pieces,
+    PageRows,
+    batched,
+    page_ranges,
+    read_page_rows,
     read_sizes,
-    runs_of,
-    together,
 )
-from clonepool.postgres.rewind.walinspect import read_lsn
+from clonepool.postgres.rewind.wal_reader import wal_end
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Mapping
     from contextlib import AbstractAsyncContextManager
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline, Table
     from clonepool.postgres.rewind.changes import Changes
-    from clonepool.postgres.rewind.layout import Place
+    from clonepool.postgres.rewind.clean_state import RowHistory
+    from clonepool.postgres.rewind.layout import Ctid
     from clonepool.postgres.rewind.reference import Reference
-    from clonepool.postgres.rewind.row_locations import Run, Sizes
+    from clonepool.postgres.rewind.row_locations import PageRange, Sizes
+    from clonepool.postgres.session import Session
 
-    Borrow = Callable[[], AbstractAsyncContextManager[Reference]]
+    LendReference = Callable[[], AbstractAsyncContextManager[Reference]]
 
 MOST_PAGES = 8192
-"""With more pages to be looked at, a new clone costs less."""
+"""Number of pages beyond which a new clone is cheaper than reading them."""
 MOST_REWINDS = 32
-"""After so many rewinds of a table VACUUM frees the places of its dead rows."""
+"""Number of rewinds of a small table after which it is vacuumed to free its dead rows."""
 LARGEST_VACUUMED_BYTES = 1024 * 1024
-"""VACUUM reads all indexes of a table: of a larger one only when it has grown."""
+"""Largest table that counts as small. VACUUM reads all indexes of a table, so larger ones are
+vacuumed only when they have grown."""
 _SKIP_DATABASE_STATS_MAJOR = 16
+"""First version whose VACUUM can leave the database's statistics alone."""
 
 
-class Rows(msgspec.Struct):
-    """What is remembered of the rows of one clone from one rewind to the next.
-
-    Attributes:
-        layouts: by the table's OID, of those whose rows are not all where they were.
-        rewinds: by the table's OID, how often it was put back since it was vacuumed.
-        moved_bytes: how much was put back into tables that are read from the reference; what that
-            replaced stays there, dead.
-        more_pages: by the table's OID, how many pages more than in the template.
-    """
-
-    layouts: dict[int, Layout] = {}
-    rewinds: Counter[int] = msgspec.field(default_factory=Counter)
-    moved_bytes: int = 0
-    more_pages: dict[int, int] = {}
-
-    def layout(self, table: Table) -> Layout:
-        """Return where the rows of a table are."""
-        return self.layouts.setdefault(table.oid, Layout())
-
-    @property
-    def more_bytes(self) -> int:
-        """How much more than in the template the tables take."""
-        return sum(self.more_pages.values()) * PAGE_BYTES
-
-
-class Undone(msgspec.Struct, frozen=True):
-    """What an undo did.
+class Restored(msgspec.Struct, frozen=True):
+    """What a restore did.
 
     Attributes:
-        tables: how many were written to.
-        pages: how many were looked at.
-        rows: how many were deleted or restored.
-        at: position in the log after all of it.
+        tables: how many tables were written to.
+        pages: how many pages were read.
+        rows: how many rows were deleted or inserted.
+        position: in the WAL, after all of it.
         clean_xid: the first transaction number after it.
     """
 
     tables: int
     pages: int
     rows: int
-    at: int
+    position: int
     clean_xid: int
 
 
-NOTHING_UNDONE = Undone(tables=0, pages=0, rows=0, at=0, clean_xid=0)
+NOTHING_RESTORED = Restored(tables=0, pages=0, rows=0, position=0, clean_xid=0)
 
 
-class _Seen(msgspec.Struct):
-    """What was found out about one table."""
+class _Found(msgspec.Struct):
+    """What was found in one table: ctids where an old row is missing, and those of fresh rows."""
 
-    missing: set[Place] = msgspec.field(default_factory=set)
-    fresh: set[Place] = msgspec.field(default_factory=set)
+    missing: set[Ctid] = msgspec.field(default_factory=set)
+    fresh: set[Ctid] = msgspec.field(default_factory=set)
 
 
-class Undo:
-    """One rewind of one clone.
+class Restore:
+    """One restore of one clone.
 
     Args:
-        session: to the clone, a superuser's; its session_replication_role is `replica`.
+        session: to the clone, with a superuser's rights; session_replication_role is `replica`.
         database: the clone's OID.
-        pristine: what it should hold.
-        rows: what is remembered of its rows.
+        baseline: what it should hold.
+        history: what is remembered of its rows.
         clean_xid: the first transaction number after it was last clean.
-        borrow: lends the reference.
+        lend_reference: lends the reference clone.
         major: the server's version.
     """
 
@@ -116,139 +91,143 @@ class Undo:
         self,
         session: Session,
         database: int,
-        pristine: Baseline,
-        rows: Rows,
+        baseline: Baseline,
+        history: RowHistory,
         clean_xid: int,
-        borrow: Borrow,
+        lend_reference: LendReference,
         major: int,
     ) -> None:
         self._session = session
         self._database = database
-        self._pristine = pristine
-        self._rows = rows
+        self._baseline = baseline
+        self._history = history
         self._clean_xid = clean_xid
-        self._borrow = borrow
+        self._lend_reference = lend_reference
         self._major = major
 
-    async def run(self, touch: Changes, worth: Callable[[int], None]) -> Undone:
-        """Put everything back.
+    async def run(self, changes: Changes, check_cost: Callable[[int], None]) -> Restored:
+        """Put back all that was changed.
 
         Args:
-            touch: what is to be looked at; its tables can be put back.
-            worth: raises CannotRewindError when so many rows are not worth putting back.
+            changes: what was touched; its tables can be put back.
+            check_cost: raises CannotRewindError if putting so many rows back takes too long.
 
         Raises:
-            CannotRewindError: it cannot be put back, or is not what it should be.
+            CannotRewindError: it cannot be put back.
             StatementError, ServerUnavailableError: the clone is in an unknown state.
         """
-        tables = [self._pristine.tables[oid] for oid in sorted(touch.tables)]
-        runs, pages = self._runs(touch, tables)
-        for oid in touch.replaced & touch.tables.keys():
-            self._rows.layouts.pop(oid, None)
-        seen: dict[int, _Seen] = {table.oid: _Seen() for table in tables}
+        tables = [self._baseline.tables[oid] for oid in sorted(changes.tables)]
+        ranges = self._ranges(changes, tables)
+        for oid in changes.replaced & changes.tables.keys():
+            self._history.layouts.pop(oid, None)
+        found: dict[int, _Found] = {table.oid: _Found() for table in tables}
         sizes: dict[int, Sizes] = {}
-        for some in together(runs):
-            await self._look(some, tables, sizes, touch.replaced, seen)
-        worth(sum(len(one.missing) + len(one.fresh) for one in seen.values()))
-        repairs = [r for table in tables if (r := await self._repair(table, seen[table.oid]))]
-        sequences = {oid: self._pristine.values[oid] for oid in sorted(touch.sequences)}
-        restored = await restore(self._session, self._database, repairs, sequences)
+        for some in batched(ranges):
+            await self._compare_pages(some, tables, sizes, changes.replaced, found)
+        check_cost(sum(len(one.missing) + len(one.fresh) for one in found.values()))
+        repairs = [r for table in tables if (r := await self._repair(table, found[table.oid]))]
+        sequences = {oid: self._baseline.sequences[oid] for oid in sorted(changes.sequences)}
+        done = await put_back(self._session, self._database, repairs, sequences)
         for repair in repairs:
-            layout, broken = self._rows.layout(repair.table), repair.difference.broken
-            layout.remember(broken, restored.batches.get(repair.table.oid, []))
-        at = await self._tidy(repairs, sizes, touch)
-        return Undone(
+            layout = self._history.layout(repair.table)
+            layout.remember(repair.difference.broken, done.batches.get(repair.table.oid, []))
+        position = await self._vacuum(repairs, sizes, changes)
+        return Restored(
             tables=len(repairs),
-            pages=pages,
+            pages=sum(pages.count for pages in ranges),
             rows=sum(len(r.difference.delete) + len(r.difference.restore) for r in repairs),
-            at=at or restored.at,
-            clean_xid=restored.xid + 1,
+            position=position or done.position,
+            clean_xid=done.xid + 1,
         )
 
-    def _runs(self, touch: Changes, tables: Iterable[Table]) -> tuple[list[Run], int]:
-        """Return what is to be looked at, and how many pages that is."""
+    def _ranges(self, changes: Changes, tables: Iterable[Table]) -> list[PageRange]:
+        """Return the pages that have to be read."""
         for table in tables:
-            if touch.tables[table.oid] is None and table.size > LARGEST_WHOLE_BYTES:
+            if changes.tables[table.oid] is None and table.size > LARGEST_WHOLE_BYTES:
                 raise CannotRewindError(f"{table.name} is too large to be put back whole")
-        runs = [run for table in tables for run in runs_of(table, touch.tables[table.oid])]
-        pages = sum(run.count for run in runs)
-        if pages > MOST_PAGES:
-            raise CannotRewindError(f"{pages} pages were touched")
-        return runs, pages
+        ranges = [
+            pages for table in tables for pages in page_ranges(table, changes.tables[table.oid])
+        ]
+        count = sum(pages.count for pages in ranges)
+        if count > MOST_PAGES:
+            raise CannotRewindError(f"{count} pages were touched")
+        return ranges
 
-    async def _look(
+    async def _compare_pages(
         self,
-        runs: list[Run],
+        ranges: list[PageRange],
         tables: list[Table],
         sizes: dict[int, Sizes],
         replaced: set[int],
-        seen: Mapping[int, _Seen],
+        found: Mapping[int, _Found],
     ) -> None:
-        """Compare some pages with what they should hold; the first time, ask for `sizes` too."""
-        pieces: list[Piece] = []
-        originals: dict[int, set[Place]] = {}
+        """Compare some pages with what they should hold; the first time, read `sizes` too."""
+        page_rows: list[PageRows] = []
+        originals: dict[int, set[Ctid]] = {}
 
-        async def ask_clone() -> None:
+        async def read_clone() -> None:
             database = 0 if sizes else self._database
-            found, more = await read_pieces(self._session, runs, self._clean_xid, database, tables)
-            pieces.extend(by_table(found))
+            rows, more = await read_page_rows(
+                self._session, ranges, self._clean_xid, database, tables
+            )
+            page_rows.extend(by_table(rows))
             sizes.update(more)
 
-        async def ask_reference() -> None:
-            for table, pages in asked.items():
-                async with self._borrow() as reference:
-                    originals[table] = await reference.places(self._pristine.tables[table], pages)
+        async def read_reference() -> None:
+            for oid, pages in in_reference.items():
+                async with self._lend_reference() as reference:
+                    originals[oid] = await reference.ctids(self._baseline.tables[oid], pages)
 
-        asked = pages_of(run for run in runs if run.table.rows is None)
-        await (both(ask_clone, ask_reference) if asked else ask_clone())
-        for piece in pieces:
-            there = originals.get(piece.table.oid) or piece.table.places(piece.pages)
-            self._compare(piece, there, sizes, replaced, seen)
+        in_reference = pages_by_table(each for each in ranges if each.table.rows is None)
+        await (both(read_clone, read_reference) if in_reference else read_clone())
+        for rows in page_rows:
+            there = originals.get(rows.table.oid) or rows.table.ctids(rows.pages)
+            self._compare(rows, there, sizes, replaced, found)
 
     def _compare(
         self,
-        piece: Piece,
-        originals: set[Place],
+        rows: PageRows,
+        originals: set[Ctid],
         sizes: Mapping[int, Sizes],
         replaced: set[int],
-        seen: Mapping[int, _Seen],
+        found: Mapping[int, _Found],
     ) -> None:
-        """Enter what is missing, and what is fresh."""
-        table, one = piece.table, seen[piece.table.oid]
-        if piece.pages is None and _has_outgrown(table, sizes[table.oid]):
+        """Add to `found` which rows are missing, and which are fresh."""
+        table = rows.table
+        if rows.pages is None and _has_outgrown(table, sizes[table.oid]):
             raise CannotRewindError(f"{table.name} has grown by more than is worth deleting")
-        expected = self._rows.layout(table).expected(originals, piece.pages)
-        old, fresh = piece.old, piece.fresh
+        expected = self._history.layout(table).expected(originals, rows.pages)
+        old, fresh = rows.old, rows.fresh
         if table.oid in replaced:
             old, fresh = set(), old | fresh
         if not old <= expected:
-            raise CannotRewindError(f"{table.name}: old rows are in places that are not known")
-        one.missing |= expected - old
-        one.fresh |= fresh
+            raise CannotRewindError(f"{table.name}: old rows are at ctids that are not known")
+        found[table.oid].missing |= expected - old
+        found[table.oid].fresh |= fresh
 
-    async def _repair(self, table: Table, seen: _Seen) -> Repair | None:
-        """Return what is to be done to a table, None if it holds what it should."""
-        difference = self._rows.layout(table).difference(seen.missing, seen.fresh)
+    async def _repair(self, table: Table, found: _Found) -> TableRepair | None:
+        """Return what has to be done to a table; None if it holds what it should."""
+        difference = self._history.layout(table).difference(found.missing, found.fresh)
         if difference.nothing:
             return None
         texts = table.rows
         if texts is None and difference.restore:
-            async with self._borrow() as reference:
+            async with self._lend_reference() as reference:
                 texts = await reference.texts(table, difference.restore)
-            self._rows.moved_bytes += sum(map(len, texts.values()))
-        return Repair(table, difference, texts or {})
+            self._history.moved_bytes += sum(map(len, texts.values()))
+        return TableRepair(table, difference, texts or {})
 
-    async def _tidy(
-        self, repairs: list[Repair], sizes: Mapping[int, Sizes], touch: Changes
+    async def _vacuum(
+        self, repairs: list[TableRepair], sizes: Mapping[int, Sizes], changes: Changes
     ) -> int | None:
-        """Vacuum where dead rows pile up, and let the planner believe what it did.
+        """Vacuum tables with many dead rows, and put the planner's numbers back.
 
         Returns:
-            The position in the log afterwards, None if nothing was written.
+            The position in the WAL afterwards; None if nothing was written.
         """
         for repair in repairs:
-            self._rows.rewinds[repair.table.oid] += 1
-        tables = [self._pristine.tables[oid] for oid in sizes]
+            self._history.rewinds[repair.table.oid] += 1
+        tables = [self._baseline.tables[oid] for oid in sizes]
         if any(repair.bytes > PAGE_BYTES for repair in repairs):
             sizes = await read_sizes(self._session, self._database, tables)  # they may have grown
         vacuumed = [table for table in tables if self._needs_vacuum(table, sizes[table.oid])]
@@ -259,53 +238,53 @@ class Undo:
             sizes = await read_sizes(self._session, self._database, tables)
         for table in tables:
             now = sizes[table.oid]
-            self._rows.more_pages[table.oid] = now.pages - table.pages + now.toast_pages
+            self._history.more_pages[table.oid] = now.pages - table.pages + now.toast_pages
             if table in vacuumed:
-                self._rows.rewinds[table.oid] = 0
-        if not vacuumed and PG_CLASS not in touch.catalogs:
+                self._history.rewinds[table.oid] = 0
+        if not vacuumed and PG_CLASS not in changes.catalogs:
             return None
-        await self._pristine.estimates.put_back(self._session, self._major)
-        return read_lsn(await self._session.value("SELECT pg_current_wal_insert_lsn()::text"))
+        await self._baseline.estimates.put_back(self._session, self._major)
+        return await wal_end(self._session)
 
     def _needs_vacuum(self, table: Table, now: Sizes) -> bool:
-        """Say whether a table has grown so that the planner would notice, or is full of dead rows.
+        """Say whether a table has grown so much that plans would change, or has many dead rows.
 
-        It multiplies the rows a page that it knows of by the pages that there are.
+        The planner multiplies the rows per page that it knows by the number of pages.
         """
         if now.pages > table.pages + max(1, table.pages // 2):
             return True
-        worn = self._rows.rewinds[table.oid] >= MOST_REWINDS
-        return worn and table.size <= LARGEST_VACUUMED_BYTES
+        many_rewinds = self._history.rewinds[table.oid] >= MOST_REWINDS
+        return many_rewinds and table.size <= LARGEST_VACUUMED_BYTES
 
 
-def by_table(pieces: Iterable[Piece]) -> list[Piece]:
-    """Put the pieces of each table together."""
-    found: dict[int, Piece] = {}
-    for piece in pieces:
-        before = found.setdefault(piece.table.oid, piece)
-        if before is piece:
+def by_table(page_rows: Iterable[PageRows]) -> list[PageRows]:
+    """Combine the rows of each table."""
+    found: dict[int, PageRows] = {}
+    for rows in page_rows:
+        combined = found.setdefault(rows.table.oid, rows)
+        if combined is rows:
             continue
-        before.old |= piece.old
-        before.fresh |= piece.fresh
-        if before.pages is not None:
-            before.pages |= piece.pages or set()
+        combined.old |= rows.old
+        combined.fresh |= rows.fresh
+        if combined.pages is not None:
+            combined.pages |= rows.pages or set()
     return list(found.values())
 
 
-def pages_of(runs: Iterable[Run]) -> dict[int, set[int] | None]:
-    """Return which pages these are, by the OIDs of their tables; None for all."""
+def pages_by_table(ranges: Iterable[PageRange]) -> dict[int, set[int] | None]:
+    """Return the page numbers in these ranges by the table's OID; None for all pages."""
     found: dict[int, set[int] | None] = {}
-    for run in runs:
-        pages = found.setdefault(run.table.oid, set())
-        if run.last is None or pages is None:
-            found[run.table.oid] = None
+    for each in ranges:
+        pages = found.setdefault(each.table.oid, set())
+        if each.last is None or pages is None:
+            found[each.table.oid] = None
         else:
-            pages |= set(range(run.first, run.last + 1))
+            pages |= set(range(each.first, each.last + 1))
     return found
 
 
 async def both(*steps: Callable[[], Awaitable[None]]) -> None:
-    """Do these at the same time; when one fails, give the others up and raise its error."""
+    """Run these concurrently; when one fails, cancel the others and raise its error."""
     errors: list[Exception] = []
 
     async def run(step: Callable[[], Awaitable[None]]) -> None:
@@ -323,5 +302,5 @@ async def both(*steps: Callable[[], Awaitable[None]]) -> None:
 
 
 def _has_outgrown(table: Table, now: Sizes) -> bool:
-    """Say whether a table is too large for all of it to be looked at."""
+    """Say whether a table has grown by too much for all of it to be read."""
     return now.pages * PAGE_BYTES > table.size + LARGEST_WHOLE_BYTES

@@ -1,9 +1,9 @@
-"""Which rows are on some pages of tables, told by their places alone.
+"""Reads at which ctids there are rows, on some pages of tables.
 
-A row in the place of an older one was written by a younger transaction. So its place, and whether
-it is younger than the clone's last rewind, say all that matters; its values need not be read. What
-seems younger than it is, because numbers of transactions wrapped around, is replaced by a copy of
-itself.
+A row at the ctid of an older one was written by a younger transaction. So a row's ctid, and whether
+its xmin is younger than the clone's last clean state, tell all that a rewind has to know; no values
+are read. A row that seems younger than it is, because transaction numbers have wrapped around, is
+replaced by a copy of itself.
 """
 
 from __future__ import annotations
@@ -20,63 +20,35 @@ from clonepool.postgres.rewind.relations import PAGE_BYTES
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Set
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Table
-    from clonepool.postgres.rewind.layout import Place
+    from clonepool.postgres.rewind.layout import Ctid
+    from clonepool.postgres.session import Session
 
 LARGEST_WHOLE_BYTES = 8 * 1024 * 1024
-"""A table of which all pages are to be looked at may have grown by so much, and no more."""
-_RUNS_AT_A_TIME, _PAGES_AT_A_TIME = 64, 128
-"""So many ranges of pages, and pages, are asked for at a time: more ranges take long to plan, and
-the event loop does nothing else while what comes of so many pages is compared."""
+"""Most bytes by which a table may have grown for all of its pages to be read."""
+_RANGES_AT_A_TIME, _PAGES_AT_A_TIME = 64, 128
+"""Most page ranges, and most pages, of one query: more ranges take long to plan, and the event loop
+does nothing else while the rows of so many pages are compared."""
 _FIRST_XID = 3
-_HEADER_BYTES, _SIZE_BYTES, _PLACE_BYTES = 20, 4, 6
-"""Of an array of ctids as PostgreSQL sends it: before the first, before and of each."""
-_ESCAPED = 3
-"""Of what COPY writes of bytes: a backslash, itself escaped, and an x."""
+"""Least number of a normal transaction (FirstNormalTransactionId)."""
+_HEADER_BYTES, _LENGTH_BYTES, _CTID_BYTES = 20, 4, 6
+"""Of an array of ctids in PostgreSQL's binary format: its header, an element's length, an
+element."""
+_COPY_PREFIX = 3
+"""Characters before the hexadecimal digits of a bytea in what COPY writes: two backslashes, an
+x."""
 _NULL = b"\\N"
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How large a table is now, in pages: itself, and its TOAST table."""
+    """The sizes of a table and of its TOAST table, in pages."""
 
     pages: int
     toast_pages: int
 
 
-class Piece(msgspec.Struct):
-    """Some pages of one table, looked at.
-
-    Attributes:
-        pages: their numbers, None for all.
-        old: places of rows that were there when the clone was last clean.
-        fresh: places of rows that were written since.
-    """
-
-    table: Table
-    pages: set[int] | None
-    old: set[Place]
-    fresh: set[Place]
-
-
-class _Query:
-    """Collects the values of a query: a session that stays need not plan it again for others.
-
-    Attributes:
-        values: of its parameters.
-    """
-
-    def __init__(self) -> None:
-        self.values: list[object] = []
-
-    def of(self, type_: str, value: object) -> str:
-        """Return the parameter that stands for a value."""
-        self.values.append(value)
-        return f"${len(self.values)}::{type_}"
-
-
-class Run(msgspec.Struct, frozen=True):
-    """Pages of a table that follow each other; all of it when there is no `last`."""
+class PageRange(msgspec.Struct, frozen=True):
+    """Consecutive pages of a table; all of them if `last` is None."""
 
     table: Table
     first: int
@@ -84,41 +56,86 @@ class Run(msgspec.Struct, frozen=True):
 
     @property
     def count(self) -> int:
-        """How many these are, as far as that is known."""
+        """How many pages these are, as far as is known."""
         return max(1, self.table.pages) if self.last is None else self.last - self.first + 1
 
-    def condition(self, query: _Query) -> str:
-        """Return SQL that is true of their rows; of a table grown too large, of none."""
+    def condition(self, parameters: _Parameters) -> str:
+        """Return SQL that is true of the rows on these pages.
+
+        If all pages are meant and the table has grown by too much, it is true of no row.
+        """
         if self.last is None:
             most = self.table.size + LARGEST_WHOLE_BYTES
             return f"(SELECT pg_relation_size({self.table.oid}) <= {most})"
-        first, beyond = (query.of("tid", (page, 0)) for page in (self.first, self.last + 1))
-        return f"ctid >= {first} AND ctid < {beyond}"
+        first, end = (parameters.add("tid", (page, 0)) for page in (self.first, self.last + 1))
+        return f"ctid >= {first} AND ctid < {end}"
 
 
-def runs_of(table: Table, pages: Set[int] | None) -> Iterator[Run]:
-    """Yield the pages of a table in runs, none of them longer than is looked at at a time."""
+class PageRows(msgspec.Struct):
+    """The rows on some pages of one table.
+
+    Attributes:
+        table: the table.
+        pages: the numbers of the pages; None for all.
+        old: ctids of old rows.
+        fresh: ctids of fresh rows.
+    """
+
+    table: Table
+    pages: set[int] | None
+    old: set[Ctid]
+    fresh: set[Ctid]
+
+
+class _Parameters:
+    """Collects the parameters of a query, so that its text is the same for other values."""
+
+    def __init__(self) -> None:
+        self.values: list[object] = []
+
+    def add(self, type_: str, value: object) -> str:
+        """Add a value, and return its parameter."""
+        self.values.append(value)
+        return f"${len(self.values)}::{type_}"
+
+
+def page_ranges(table: Table, pages: Set[int] | None) -> Iterator[PageRange]:
+    """Yield pages of a table as ranges, none longer than one query reads; None for all pages."""
     if pages is None:
-        yield Run(table, 0, None)
+        yield PageRange(table, 0, None)
         return
     first = last = -1
     for page in sorted(pages):
         if page != last + 1 or page - first >= _PAGES_AT_A_TIME or first < 0:
             if first >= 0:
-                yield Run(table, first, last)
+                yield PageRange(table, first, last)
             first = page
         last = page
     if first >= 0:
-        yield Run(table, first, last)
+        yield PageRange(table, first, last)
 
 
-def padded(runs: list[Run]) -> list[Run]:
-    """Return these and empty ones, so that each table has 1, 2, 4, 8 ... of them.
+def batched(ranges: Iterable[PageRange]) -> Iterator[list[PageRange]]:
+    """Yield ranges in groups that are read by one query each."""
+    some: list[PageRange] = []
+    count = 0
+    for pages in ranges:
+        if some and (len(some) >= _RANGES_AT_A_TIME or count + pages.count > _PAGES_AT_A_TIME):
+            yield some
+            some, count = [], 0
+        some.append(pages)
+        count += pages.count
+    if some:
+        yield some
 
-    The query for them is then one that was planned before, more often than not.
+
+def _padded(ranges: list[PageRange]) -> list[PageRange]:
+    """Add empty ranges until each table has 1, 2, 4, 8 ... of them.
+
+    So the query is likely to have the text of one that was prepared before.
     """
-    found: list[Run] = []
-    for _, of_table in groupby(runs, lambda run: run.table.oid):
+    found: list[PageRange] = []
+    for _, of_table in groupby(ranges, lambda pages: pages.table.oid):
         some = list(of_table)
         found += some
         empty = msgspec.structs.replace(some[-1], first=0, last=-1)
@@ -126,97 +143,82 @@ def padded(runs: list[Run]) -> list[Run]:
     return found
 
 
-def together(runs: Iterable[Run]) -> Iterator[list[Run]]:
-    """Yield runs, together as many as are asked for at a time."""
-    some: list[Run] = []
-    count = 0
-    for run in runs:
-        if some and (len(some) >= _RUNS_AT_A_TIME or count + run.count > _PAGES_AT_A_TIME):
-            yield some
-            some, count = [], 0
-        some.append(run)
-        count += run.count
-    if some:
-        yield some
-
-
-def read_sent(sent: bytes | None) -> list[Place]:
-    """Return the elements of an array of ctids in PostgreSQL's binary format; of none, none."""
-    if not sent:
+def decode_ctids(array: bytes | None) -> list[Ctid]:
+    """Return the elements of an array of ctids in PostgreSQL's binary format; none for NULL."""
+    if not array:
         return []
-    first = _HEADER_BYTES + _SIZE_BYTES
-    step = _SIZE_BYTES + _PLACE_BYTES
-    return [sent[at : at + _PLACE_BYTES] for at in range(first, len(sent), step)]
+    first = _HEADER_BYTES + _LENGTH_BYTES
+    step = _LENGTH_BYTES + _CTID_BYTES
+    return [array[at : at + _CTID_BYTES] for at in range(first, len(array), step)]
 
 
-def read_copied(field: bytes) -> list[Place]:
-    """Return the same out of what COPY writes."""
-    return [] if field == _NULL else read_sent(bytes.fromhex(field[_ESCAPED:].decode()))
+def decode_copied_ctids(field: bytes) -> list[Ctid]:
+    """Return the elements of such an array from what COPY writes."""
+    return [] if field == _NULL else decode_ctids(bytes.fromhex(field[_COPY_PREFIX:].decode()))
 
 
 async def read_sizes(session: Session, database: int, tables: Iterable[Table]) -> dict[int, Sizes]:
-    """Return how large tables are, by their OIDs; nobody else may be connected.
+    """Return the sizes of tables, by their OIDs.
 
     Raises:
-        CannotRewindError: somebody is.
+        CannotRewindError: somebody else is connected to the database.
     """
     return _sizes(await session.rows(" UNION ALL ".join(_sizes_sql(database, tables))))
 
 
-async def read_pieces(
+async def read_page_rows(
     session: Session,
-    runs: list[Run],
+    ranges: list[PageRange],
     clean_xid: int,
     database: int = 0,
     tables: Iterable[Table] = (),
-) -> tuple[list[Piece], dict[int, Sizes]]:
-    """Look at some pages of tables, and ask in the same round trip how large tables are.
+) -> tuple[list[PageRows], dict[int, Sizes]]:
+    """Read the rows on some pages and, in the same round trip, the sizes of tables.
 
     Args:
         session: to the clone.
-        runs: which pages.
-        clean_xid: the first transaction that came after the clone was last clean.
-        database: the clone's OID, where sizes are asked for.
-        tables: of which.
+        ranges: the pages.
+        clean_xid: the first transaction after the clone was last clean.
+        database: the clone's OID; 0 if no sizes are wanted.
+        tables: whose sizes are wanted.
 
     Raises:
-        CannotRewindError: sizes are asked for, and somebody else is connected.
+        CannotRewindError: sizes are wanted, and somebody else is connected.
     """
-    xid = max(clean_xid % 2**32, _FIRST_XID)
-    runs = padded(runs)
-    asked = _Query()
-    age = asked.of("xid", xid)
-    parts = [
+    ranges = _padded(ranges)
+    parameters = _Parameters()
+    xid = parameters.add("xid", max(clean_xid % 2**32, _FIRST_XID))
+    queries = [
         f"SELECT {number}::bigint AS oid,"
-        f" array_send(array_agg(ctid) FILTER (WHERE age(xmin) > age({age}))) AS old,"
-        f" array_send(array_agg(ctid) FILTER (WHERE age(xmin) <= age({age}))) AS fresh,"
+        f" array_send(array_agg(ctid) FILTER (WHERE age(xmin) > age({xid}))) AS old,"
+        f" array_send(array_agg(ctid) FILTER (WHERE age(xmin) <= age({xid}))) AS fresh,"
         f" NULL::bigint AS pages, NULL::bigint AS toast_pages"
-        f" FROM ONLY {run.table.name} WHERE {run.condition(asked)}"
-        for number, run in enumerate(runs)
+        f" FROM ONLY {pages.table.name} WHERE {pages.condition(parameters)}"
+        for number, pages in enumerate(ranges)
     ]
-    parts += _sizes_sql(database, tables) if database else []
-    pieces, sizes = [], []
-    for row in await session.rows(" UNION ALL ".join(parts), *asked.values):
+    queries += _sizes_sql(database, tables) if database else []
+    found, sizes = [], []
+    for row in await session.rows(" UNION ALL ".join(queries), *parameters.values):
         if row["pages"] is not None:
             sizes.append(row)
             continue
-        run = runs[row["oid"]]
-        numbers = None if run.last is None else set(range(run.first, run.last + 1))
-        places = set(read_sent(row["old"])), set(read_sent(row["fresh"]))
-        pieces.append(Piece(run.table, numbers, *places))
-    return pieces, _sizes(sizes) if database else {}
+        pages = ranges[row["oid"]]
+        numbers = None if pages.last is None else set(range(pages.first, pages.last + 1))
+        ctids = set(decode_ctids(row["old"])), set(decode_ctids(row["fresh"]))
+        found.append(PageRows(pages.table, numbers, *ctids))
+    return found, _sizes(sizes) if database else {}
 
 
 def _sizes_sql(database: int, tables: Iterable[Table]) -> list[str]:
-    """Return queries of who is connected and how large these tables are, each of one row."""
+    """Return queries of how many backends are connected, and of the tables' sizes, one row each."""
     nothing = "NULL::bytea AS old, NULL::bytea AS fresh"
     backends = f"pg_stat_get_db_numbackends({database})::bigint AS pages"
-    asked = [f"SELECT 0::bigint AS oid, {nothing}, {backends}, 0::bigint AS toast_pages"]
+    queries = [f"SELECT 0::bigint AS oid, {nothing}, {backends}, 0::bigint AS toast_pages"]
     for table in tables:
         toast = f"pg_relation_size({table.toast}) / {PAGE_BYTES}" if table.toast else "0::bigint"
         own = f"pg_relation_size({table.oid}) / {PAGE_BYTES}"
-        asked.append(f"SELECT {table.oid}, {nothing}, {own}, {toast}")
-    return asked
+        queries.append(f"SELECT {table.oid}, {nothing}, {own}, {toast}")
+    return queries
 
 
 def _sizes(rows: Iterable[dict[str, Any]]) -> dict[int, Sizes]:
@@ -226,23 +228,23 @@ def _sizes(rows: Iterable[dict[str, Any]]) -> dict[int, Sizes]:
     return found
 
 
-async def read_places(session: Session, runs: list[Run]) -> dict[tuple[int, int], set[Place]]:
-    """Return where there are rows, by the OID of the table and the number of the page."""
-    runs = padded(runs)
-    asked = _Query()
+async def read_ctids(session: Session, ranges: list[PageRange]) -> dict[tuple[int, int], set[Ctid]]:
+    """Return the ctids of all rows on some pages, by the table's OID and the page number."""
+    ranges = _padded(ranges)
+    parameters = _Parameters()
     sql = " UNION ALL ".join(
-        f"SELECT {number} AS run, array_send(array_agg(ctid)) AS places"
-        f" FROM ONLY {run.table.name} WHERE {run.condition(asked)}"
-        for number, run in enumerate(runs)
+        f"SELECT {number} AS number, array_send(array_agg(ctid)) AS ctids"
+        f" FROM ONLY {pages.table.name} WHERE {pages.condition(parameters)}"
+        for number, pages in enumerate(ranges)
     )
-    found: dict[tuple[int, int], set[Place]] = {}
-    for row in await session.rows(sql, *asked.values):
-        run = runs[row["run"]]
-        if run.last == run.first:
-            found[run.table.oid, run.first] = set(read_sent(row["places"]))
+    found: dict[tuple[int, int], set[Ctid]] = {}
+    for row in await session.rows(sql, *parameters.values):
+        pages = ranges[row["number"]]
+        if pages.last == pages.first:
+            found[pages.table.oid, pages.first] = set(decode_ctids(row["ctids"]))
             continue
-        last = run.last if run.last is not None else run.table.pages - 1
-        found |= {(run.table.oid, page): set() for page in range(run.first, last + 1)}
-        for place in read_sent(row["places"]):
-            found.setdefault((run.table.oid, page_of(place)), set()).add(place)
+        last = pages.last if pages.last is not None else pages.table.pages - 1
+        found |= {(pages.table.oid, page): set() for page in range(pages.first, last + 1)}
+        for ctid in decode_ctids(row["ctids"]):
+            found.setdefault((pages.table.oid, page_of(ctid)), set()).add(ctid)
     return found

@@ -1,9 +1,10 @@
-"""The settings of a rewind's own sessions.
+"""The settings of the sessions that rewind.
 
-A database may have others (ALTER DATABASE ... SET). Named here is what decides how values are read
-and written, how our statements are read, with whose rights they run, whether they may write, whose
-code takes part, whether rows are read from the table itself, and when the server gives up. Some
-settings are unknown to older versions, which refuse a connection that names them.
+A database may have settings of its own (ALTER DATABASE ... SET), so each setting on which a rewind
+depends is given when a session is opened: how values are read and written, how statements are
+parsed, with whose rights they run, whether they may write, whose code takes part, whether rows are
+read from the table itself, and when the server gives up. Settings that only newer versions know are
+listed separately, because older ones refuse a connection that names them.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _SINCE = {
 
 
 def settings_of(major: int) -> dict[str, str]:
-    """Return what a session to a server of this version is opened with."""
+    """Return the settings with which a session to a server of this version is opened."""
     return _ALWAYS | {
         name: value
         for since, settings in _SINCE.items()
@@ -61,6 +62,6 @@ def settings_of(major: int) -> dict[str, str]:
 
 
 PREPARED = 24
-"""Statements that stay prepared on a session that stays: the same is asked again and again."""
+"""Number of prepared statements of a session that is kept: the same queries come again."""
 PLANNED_ONCE = {"plan_cache_mode": "force_generic_plan"}
-"""What is asked so takes longer to plan than to do."""
+"""Settings of sessions whose queries take longer to plan than to run."""

@@ -1,8 +1,7 @@
-"""Which pages of which files were written to in each database, as the log says.
+"""Which pages of which files were written to in each database, as read from the WAL.
 
-Pure: fed by whoever reads the log, in whatever pieces and order, and asked at any time. What is
-remembered of a database is bounded: beyond so many pages a file counts as wholly touched, beyond
-so many files the database as unknown.
+Pure: the reader of the WAL adds what it has read, in pieces of any size and order; a rewind asks at
+any time. What is remembered of one database is bounded.
 """
 
 from __future__ import annotations
@@ -15,26 +14,26 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
 MOST_PAGES = 16_384
-"""Of one file; with more of them it counts as wholly touched."""
+"""Number of pages of one file beyond which all of it counts as written to."""
 MOST_FILES = 20_000
-"""Of one database; with more of them nothing is known of it."""
+"""Number of files of one database beyond which nothing is known of the database."""
 
 
 class File(NamedTuple):
-    """A relation's file, as the log calls it: OID of the tablespace, and its number there."""
+    """A relation's file as the WAL names it: OID of the tablespace, and relfilenode."""
 
     tablespace: int
     number: int
 
 
-class Written(NamedTuple):
-    """What a piece of the log says of one file of one database.
+class FileWrites(NamedTuple):
+    """What a piece of the WAL says of one file of one database.
 
     Attributes:
         database: its OID.
         file: which.
-        pages: of its main fork that were written to.
-        positions: for each, where the last record that says so begins.
+        pages: numbers of the pages of its main fork that were written to.
+        positions: for each page, where the last record that names it begins.
     """
 
     database: int
@@ -43,29 +42,29 @@ class Written(NamedTuple):
     positions: list[int]
 
 
-class _Pages(msgspec.Struct):
-    """Of one file: where each page was last written to, and the position if all count as such."""
+class _FilePages(msgspec.Struct):
+    """Where each page of a file was last written to, and where the whole file last was."""
 
     last: dict[int, int] = {}
     whole_at: int = -1
 
 
 class _Database(msgspec.Struct):
-    """One database that is followed."""
+    """A database that is followed."""
 
-    files: dict[File, _Pages] = {}
+    files: dict[File, _FilePages] = {}
     unknown_at: int = -1
 
 
 class TouchedPages:
-    """Follows databases by their OIDs."""
+    """The pages that were written to in each database that is followed."""
 
     def __init__(self) -> None:
         self._databases: dict[int, _Database] = {}
 
     @property
     def followed(self) -> list[int]:
-        """OIDs of the databases of which anything is remembered."""
+        """OIDs of the databases that are followed."""
         return list(self._databases)
 
     def follow(self, database: int) -> None:
@@ -73,32 +72,30 @@ class TouchedPages:
         self._databases.setdefault(database, _Database())
 
     def forget(self, database: int) -> None:
-        """Remember it no more; nothing happens if it was not followed."""
+        """Stop following a database, if it was followed."""
         self._databases.pop(database, None)
 
-    def keep(self, databases: Collection[int]) -> None:
-        """Forget all databases but these."""
+    def retain(self, databases: Collection[int]) -> None:
+        """Stop following all databases but these."""
         for database in self._databases.keys() - set(databases):
             del self._databases[database]
 
-    def enter(self, written: Iterable[Written]) -> None:
-        """Take in what a piece of the log says; of databases that are not followed, nothing."""
-        for each in written:
+    def add(self, writes: Iterable[FileWrites]) -> None:
+        """Add what a piece of the WAL says; databases that are not followed are passed over."""
+        for each in writes:
             database = self._databases.get(each.database)
-            if database is not None:
-                self._enter(database, each)
+            if database is not None and each.pages:
+                self._add(database, each)
 
-    def _enter(self, database: _Database, written: Written) -> None:
-        if not written.pages:
-            return
-        pages = database.files.get(written.file)
+    def _add(self, database: _Database, writes: FileWrites) -> None:
+        pages = database.files.get(writes.file)
         if pages is None:
             if len(database.files) >= MOST_FILES:
-                database.unknown_at = max(database.unknown_at, *written.positions)
+                database.unknown_at = max(database.unknown_at, *writes.positions)
                 return
-            pages = database.files[written.file] = _Pages()
+            pages = database.files[writes.file] = _FilePages()
         last = pages.last
-        for page, position in zip(written.pages, written.positions, strict=True):
+        for page, position in zip(writes.pages, writes.positions, strict=True):
             if last.get(page, -1) < position:
                 last[page] = position
         if len(last) > MOST_PAGES:
@@ -106,15 +103,15 @@ class TouchedPages:
             last.clear()
 
     def touched(self, database: int, since: int) -> dict[File, set[int] | None] | None:
-        """Return what was written to a database from a position in the log on.
+        """Return what was written to a database from a position in the WAL on.
 
         Args:
             database: its OID.
-            since: where the log was when the database was last clean.
+            since: the position.
 
         Returns:
-            By file the pages that were written to, None for all of them; None instead where
-            nothing is known of the database.
+            The pages that were written to, by file; None for all pages of a file. None if nothing
+            is known of the database.
         """
         known = self._databases.get(database)
         if known is None or known.unknown_at >= since:
@@ -127,12 +124,17 @@ class TouchedPages:
                 found[file] = recent
         return found
 
-    def settle(self, database: int, since: int) -> None:
-        """Forget what was written to a database before a position in the log: it is clean."""
+    def page_count(self, database: int) -> int:
+        """Return how many pages of a database are remembered."""
+        known = self._databases.get(database)
+        return sum(len(pages.last) for pages in known.files.values()) if known else 0
+
+    def forget_before(self, database: int, position: int) -> None:
+        """Forget what was written to a database before a position: the clone is clean."""
         known = self._databases.get(database)
         if known is None:
             return
         for file, pages in list(known.files.items()):
-            pages.last = {p: position for p, position in pages.last.items() if position >= since}
-            if not pages.last and pages.whole_at < since:
+            pages.last = {page: at for page, at in pages.last.items() if at >= position}
+            if not pages.last and pages.whole_at < position:
                 del known.files[file]

@@ -1,10 +1,11 @@
-"""Whether what an expression says depends on settings, although PostgreSQL calls it immutable.
+"""Finds expressions whose value depends on settings although PostgreSQL calls them immutable.
 
-Stored generated columns, index expressions and predicates are computed again when a row is put
-back, under the rewind's settings and not under those of whoever wrote it first. PostgreSQL lets a
-number be cast to text there, say, which depends on `extra_float_digits`.
+Stored generated columns, index expressions and index predicates are computed again when a row is
+put back, under the rewind's settings instead of those under which the row was first written.
+PostgreSQL allows a cast of a float to text there, for example, which depends on
+`extra_float_digits`.
 
-Expressions are read as catalogs hold them (pg_node_tree): `{NAME :field value ...}`, nested.
+Expressions are parsed as catalogs hold them (pg_node_tree): `{NAME :field value ...}`, nested.
 """
 
 from __future__ import annotations
@@ -28,20 +29,21 @@ _TYPE_FIELDS = {
     "CASEEXPR": ":casetype",
     "COALESCEEXPR": ":coalescetype",
 }
-"""Where the kinds of nodes say of which type they are."""
-_ONE_TEXT = {
+"""The field that holds the OID of a node's type, by the kind of node."""
+_STABLE_TEXT_TYPES = {
     "16", "18", "19", "20", "21", "23", "25", "26", "28", "114", "650", "705", "829", "869",
     "1042", "1043", "1560", "1562", "1700", "2950", "3220", "3614", "3615", "3802", "5069",
 }  # fmt: skip
-"""OIDs of types whose text is the same under all settings: bool, "char", name, int8, int2, int4,
+"""OIDs of types whose text does not depend on settings: bool, "char", name, int8, int2, int4,
 text, oid, xid, json, cidr, unknown, macaddr, inet, bpchar, varchar, bit, varbit, numeric, uuid,
-pg_lsn, tsvector, tsquery, jsonb, xid8. Not so float4 and float8, bytea, and what is made of them.
-Dates and such cannot be cast to text here."""
-_PRINTING = {"XMLEXPR", "JSONCONSTRUCTOREXPR"}
-"""Nodes that make text of values of any type."""
+pg_lsn, tsvector, tsquery, jsonb, xid8. The text of float4, float8 and bytea
+does, and so does that of types made of them. PostgreSQL does not allow dates to be cast to text
+here."""
+_TO_TEXT_NODES = {"XMLEXPR", "JSONCONSTRUCTOREXPR"}
+"""Nodes that convert values of any type to text."""
 _FUNCTIONS = {"1199", "1282"}
-"""Functions called immutable that read settings: age(timestamptz, timestamptz) the time zone, and
-quote_ident(text) `quote_all_identifiers`."""
+"""OIDs of functions that are declared immutable but read settings: age(timestamptz, timestamptz)
+reads the time zone, and quote_ident(text) reads `quote_all_identifiers`."""
 
 
 DOMAINS = """\
@@ -52,7 +54,7 @@ WITH RECURSIVE domain (oid, base) AS (
 )
 SELECT oid::text AS domain, base::text AS base FROM domain
 """
-"""Reads what each domain is made of, at every depth."""
+"""Query of the types that each domain is made of, at any depth."""
 
 
 class _Node(NamedTuple):
@@ -64,11 +66,11 @@ class _Node(NamedTuple):
     def type(self) -> str:
         return self.fields.get(_TYPE_FIELDS.get(self.name, ""), "")
 
-    def varies(self, one_text: Set[str]) -> bool:
-        """Say whether this node itself reads settings."""
+    def is_unstable(self, stable_text: Set[str]) -> bool:
+        """Say whether the value of this node itself depends on settings."""
         if self.name == "COERCEVIAIO":
-            return not self.nested or self.nested[0].type not in one_text
-        return self.name in _PRINTING or self.fields.get(":funcid") in _FUNCTIONS
+            return not self.nested or self.nested[0].type not in stable_text
+        return self.name in _TO_TEXT_NODES or self.fields.get(":funcid") in _FUNCTIONS
 
 
 def depends_on_settings(expression: str, domains: Iterable[tuple[str, str]] = ()) -> bool:
@@ -78,8 +80,10 @@ def depends_on_settings(expression: str, domains: Iterable[tuple[str, str]] = ()
         expression: the text of a pg_node_tree.
         domains: OIDs of domains, each with that of a type that it is made of.
     """
-    one_text = _ONE_TEXT | {domain for domain, base in domains if base in _ONE_TEXT}
-    return any(node.varies(one_text) for node in _nodes(expression))
+    stable_text = _STABLE_TEXT_TYPES | {
+        domain for domain, base in domains if base in _STABLE_TEXT_TYPES
+    }
+    return any(node.is_unstable(stable_text) for node in _nodes(expression))
 
 
 def _nodes(expression: str) -> Iterator[_Node]:

@@ -1,8 +1,9 @@
-"""Whose functions run when rows of a table are written, or when a query of it is planned.
+"""Finds tables for which functions of untrusted owners would run.
 
-A rewind writes with a superuser's rights. A function that somebody without these owns could take
-them: as a check of the table or of a domain that its columns are made of, as part of an index, a
-generated column or a partition's bounds, or behind an operator of one of these.
+A rewind writes with a superuser's rights. A function of an owner without those rights must not run
+then, because it could use them. It would run as a check of the table or of a domain of its columns,
+as part of an index, of a generated column or of a partition's bounds, or as the implementation of
+an operator of one of these. Some of these functions run as soon as a query is planned.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from clonepool.postgres.rewind.relations import FIRST_USER_OID
 
 if TYPE_CHECKING:
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 _CATALOGS = {
     "relation": "pg_class",
@@ -48,8 +49,8 @@ _EDGES = f"""\
     UNION ALL SELECT {{family}}, amprocfamily, {{function}}, amproc::oid FROM pg_amproc
     UNION ALL SELECT {{operator}}, oid, {{function}}, oprcode::oid FROM pg_operator
 """.format(**{name: f"'{catalog}'::regclass" for name, catalog in _CATALOGS.items()})
-"""From what stands in the first two columns one gets to what stands in the last two; most of it is
-what pg_depend says, the rest what it says the other way round or with something in between."""
+"""Edges from the object in the first two columns to the one in the last two. Most are those of
+pg_depend; the rest are reversed in pg_depend, or have another object in between."""
 _OWNERS = f"""\
 WITH RECURSIVE edge (class, object, next_class, next) AS MATERIALIZED (
     SELECT * FROM (
@@ -69,6 +70,6 @@ SELECT root::bigint AS oid, min(rolname)::text AS owner
 """
 
 
-async def read_owners(session: Session) -> dict[int, str]:
-    """Return, by the table's OID, a role without a superuser's rights whose function would run."""
+async def read_untrusted_owners(session: Session) -> dict[int, str]:
+    """Return, by the table's OID, a role that is no superuser and whose function would run."""
     return {row["oid"]: row["owner"] for row in await session.rows(_OWNERS)}

@@ -1,8 +1,7 @@
-"""A rewound clone compared with its generation in full: every row, every sequence, every catalog.
+"""Compares a rewound clone with its generation in full: all rows, sequences and catalogs.
 
-It shares nothing with finding and undoing changes but what is known of the generation, and does
-not ask the log. Indexes of tables that are never put back are left out: they may have been computed
-under other settings than ours, or by somebody's functions.
+It shares nothing with the rewind but the baseline, and does not read the WAL. Indexes of tables
+that are never put back are left out: they may depend on other settings, or on users' functions.
 """
 
 from __future__ import annotations
@@ -16,50 +15,51 @@ from clonepool.postgres.rewind.indexes import broken_indexes
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from clonepool.postgres.gateway import Session
     from clonepool.postgres.rewind.baseline import Baseline, Table
-    from clonepool.postgres.rewind.database_facts import Facts
+    from clonepool.postgres.rewind.database_facts import DatabaseFacts
+    from clonepool.postgres.session import Session
 
 
 class VerificationError(ClonepoolError):
-    """A rewound clone is not what its generation is: a mistake of ours. It is granted to nobody."""
+    """A rewound clone is not what its generation is, by a fault of the daemon's; nobody gets it."""
 
     code = "proof_failed"
 
 
 async def verify(
     session: Session,
-    pristine: Baseline,
-    facts: tuple[Facts, Facts],
+    baseline: Baseline,
+    facts: tuple[DatabaseFacts, DatabaseFacts],
     digest: Callable[[Table], Awaitable[str]] | None,
 ) -> None:
-    """See that the session's database holds what the generation holds.
+    """Check that the session's database holds what the generation holds.
 
     Args:
         session: to the clone.
-        pristine: the measure of the generation.
-        facts: of the database itself, as they are and as they were when the clone was made.
-        digest: returns that of a table too large for `pristine` to have it; None leaves such out.
+        baseline: of the generation.
+        facts: of the clone's database, now and when it was made.
+        digest: returns the digest of a table that the baseline has none of; None leaves such tables
+            out.
 
     Raises:
         VerificationError: it does not; names what differs.
     """
-    found = await read_digests(session, pristine.digest_sql, set(pristine.digests))
-    other = [name for name, digest in found.items() if digest != pristine.digests[name]]
-    for table in pristine.tables.values():
+    found = await read_digests(session, baseline.digest_sql, set(baseline.digests))
+    different = [name for name, digest in found.items() if digest != baseline.digests[name]]
+    for table in baseline.tables.values():
         if table.readable and (table.digest or digest):
             wanted = table.digest or (await digest(table) if digest else "")
             if await read_rows_digest(session, table.name) != wanted:
-                other.append(table.name)
-    written = [table.oid for table in pristine.tables.values() if not table.obstacle]
-    other += await broken_indexes(session, written)
-    other += await pristine.estimates.differ(session)
-    if pristine.values_sql:
-        rows = await session.rows(pristine.values_sql)
+                different.append(table.name)
+    restorable = [table.oid for table in baseline.tables.values() if not table.obstacle]
+    different += await broken_indexes(session, restorable)
+    different += await baseline.estimates.differences(session)
+    if baseline.sequences_sql:
+        rows = await session.rows(baseline.sequences_sql)
         now = {row["oid"]: (row["last_value"], row["is_called"]) for row in rows}
-        if now != pristine.values:
-            other.append("sequences")
+        if now != baseline.sequences:
+            different.append("sequences")
     if facts[0].entries.properties != facts[1].entries.properties:
-        other.append("the database's own properties")
-    if other:
-        raise VerificationError(f"these differ from the template: {', '.join(sorted(other))}")
+        different.append("the database's own properties")
+    if different:
+        raise VerificationError(f"these differ from the template: {', '.join(sorted(different))}")

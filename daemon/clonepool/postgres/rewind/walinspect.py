@@ -1,40 +1,42 @@
-"""Reading the server's log (WAL) with contrib's pg_walinspect: which pages were written to.
+"""Reads the server's WAL with contrib's pg_walinspect: which pages were written to.
 
-The functions are made in the session that reads, in its `pg_temp`, so that nothing is installed
-anywhere. Only what is flushed can be read, and what aborted or asynchronous transactions wrote may
-not be. So a message is written into the log first and flushed, which takes all before it along:
-what is read up to there is complete.
+pg_walinspect's functions are created in `pg_temp` of the session that reads, so nothing is
+installed. Only what is flushed can be read, and what aborted or asynchronous transactions wrote may
+not be flushed. So a message is written into the WAL first and flushed, which flushes all before it:
+up to that message, reading is complete.
 
-Records that name no page are not read, because none of them is the only sign of a change: what
-they tell of (a new, dropped or truncated file, the files of catalogs) also touches pg_class, or
-files that are not known, or takes away pages that hold nothing any more; see `touch.py`.
+Records that name no page are not read. What they tell of (a new, dropped or truncated file, the
+files of mapped catalogs) is also seen otherwise: pg_class or an unknown file is written to, or the
+pages that disappear were emptied before, by records that name them. See `changes`.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from clonepool.postgres.rewind.touched_pages import File, Written
+from clonepool.postgres.rewind.touched_pages import File, FileWrites
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from clonepool.postgres.gateway import Session
+    from clonepool.postgres.session import Session
 
 WINDOW_BYTES, LARGEST_WINDOW_BYTES = 1024 * 1024, 16 * 1024 * 1024
-"""As much of the log is read at a time, because the event loop does nothing else while what came of
-it is entered; and as much where little of it matters: of copies, say."""
+"""Bytes of WAL that are read at a time, as the event loop does nothing else while the result is
+processed; and at most, where little of it concerns clones (while databases are copied, say)."""
 FEW_PAGES = 500
+"""Number of touched pages in a window up to which the next window is twice as large."""
 MOST_BEHIND_BYTES = 32 * 1024 * 1024
-"""When there is more of the log to be read, all clones that are out are recreated instead: others
-would wait while one lease's gigabytes are read, which takes longer than to write them."""
+"""Bytes of unread WAL beyond which reading is given up, and all leased clones are recreated.
+
+Reading takes longer than writing: other leases would wait while one lease's gigabytes are read."""
 PREFIX = "clonepool"
-"""Of our messages in the log."""
+"""Prefix of the daemon's messages in the WAL."""
 
 _FLUSHING_MAJOR = 17
-"""From this version on a message can be flushed within the statement that writes it."""
+"""First version in which the function that writes a message can also flush it."""
 _BLOCKS_MAJOR = 16
-"""From this version on the log is told page by page; before, as text."""
+"""First version in which pg_walinspect returns a row for each page; before, it returns text."""
 _START = "'0/0'::pg_lsn"
 _CREATE_BLOCKS = """\
 CREATE FUNCTION pg_temp.clonepool_log(pg_lsn, pg_lsn, boolean,
@@ -58,45 +60,45 @@ SELECT reldatabase AS database, reltablespace AS tablespace, relfilenode AS file
        relforknumber = 0 AS main, relblocknumber AS page, start_lsn, end_lsn, xid
   FROM pg_temp.clonepool_log({start}, {stop}, false)"""
 _RECORDS = r"""
-SELECT said[2]::oid AS database, said[1]::oid AS tablespace, said[3]::oid AS file,
-       coalesce(said[4], 'main') = 'main' AS main, said[5]::int8 AS page, start_lsn, end_lsn, xid
+SELECT ref[2]::oid AS database, ref[1]::oid AS tablespace, ref[3]::oid AS file,
+       coalesce(ref[4], 'main') = 'main' AS main, ref[5]::int8 AS page, start_lsn, end_lsn, xid
   FROM pg_temp.clonepool_log({start}, {stop}),
        LATERAL regexp_matches(
-           block_ref, 'rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)', 'g') AS said"""
-"""The text may leave out which fork a page is of when it is the main one."""
+           block_ref, 'rel (\d+)/(\d+)/(\d+)(?: fork (\w+))? blk (\d+)', 'g') AS ref"""
+"""The text may leave out the fork if it is the main one."""
 
 
 def create_function(major: int) -> str:
-    """Return the statement that gives a session the function that reads the log."""
+    """Return the statement that creates the function that reads the WAL in a session."""
     return _CREATE_BLOCKS if major >= _BLOCKS_MAJOR else _CREATE_RECORDS
 
 
-def mark_plpgsql(major: int, mark: str) -> str:
-    """Return PL/pgSQL that writes a message into the log, and waits until it is flushed.
+def flush_plpgsql(major: int, mark: str) -> str:
+    """Return PL/pgSQL that writes a message into the WAL and waits until it is flushed.
 
-    Before PostgreSQL 17 that is when the transaction commits that wrote it.
+    Before PostgreSQL 17 a message is flushed when the transaction that wrote it commits.
 
     Args:
         major: the server's version.
-        mark: the variable that is to hold the position where the message ends.
+        mark: the variable that receives the position where the message ends.
     """
     if major >= _FLUSHING_MAJOR:
         return f"{mark} := pg_logical_emit_message(false, '{PREFIX}', '', true);"
     return f"{mark} := pg_logical_emit_message(true, '{PREFIX}', ''); COMMIT;"
 
 
-def told_sql(major: int, start: str, stop: str, followed: str) -> str:
-    """Return a query of one row a file that was written to, and one more.
+def touched_pages_sql(major: int, start: str, stop: str, followed: str) -> str:
+    """Return a query of one row per file that was written to, and one row more.
 
-    That one is of database 0. Its position is where the last record ends that was read; null when
-    none names a page. In the place of pages it has the transactions that wrote to relations of the
-    server as a whole. A position is a number of bytes since the beginning of all log.
+    The additional row has database 0. Its only position is where the last record ends that was read
+    and names a page, or null if there is none. Instead of pages it has the transactions that wrote
+    to shared relations. Positions are in bytes from the beginning of the WAL.
 
     Args:
         major: the server's version.
-        start: SQL of where a record begins or ended.
-        stop: SQL of a position that is flushed; a record that ends beyond it is not read.
-        followed: SQL of an array of the OIDs of the databases that matter.
+        start: SQL of a position at which a record begins or has ended.
+        stop: SQL of a position that is flushed; records that end beyond it are not read.
+        followed: SQL of an array of the OIDs of the databases whose pages are returned.
     """
     refs = (_BLOCKS if major >= _BLOCKS_MAJOR else _RECORDS).format(start=start, stop=stop)
     return f"""\
@@ -113,23 +115,23 @@ SELECT 0, 0, 0, ARRAY(SELECT DISTINCT xid::text::int8 FROM refs
        ARRAY[(SELECT max(end_lsn) - {_START} FROM refs)::int8]"""
 
 
-class Told(NamedTuple):
-    """What a piece of the log says.
+class WalPiece(NamedTuple):
+    """What was read of a piece of the WAL.
 
     Attributes:
-        written: which files were written to.
-        writers: transactions that wrote to relations of the server as a whole.
-        reached: where the last record ends that names a page; None if none does.
+        writes: which files were written to.
+        writers: the transactions that wrote to shared relations.
+        reached: where the last record ends that names a page; None if there is none.
     """
 
-    written: list[Written]
+    writes: list[FileWrites]
     writers: set[int]
     reached: int | None
 
 
-def read_told(rows: Iterable[Mapping[str, Any]]) -> Told:
-    """Return what the rows of `told_sql` say."""
-    written: list[Written] = []
+def piece_of(rows: Iterable[Mapping[str, Any]]) -> WalPiece:
+    """Return what the rows of `touched_pages_sql` say."""
+    writes: list[FileWrites] = []
     writers: set[int] = set()
     reached = None
     for row in rows:
@@ -138,35 +140,35 @@ def read_told(rows: Iterable[Mapping[str, Any]]) -> Told:
             writers = set(row["pages"])
         else:
             file = File(row["tablespace"], row["file"])
-            written.append(Written(row["database"], file, row["pages"], row["positions"]))
-    return Told(written, writers, reached)
+            writes.append(FileWrites(row["database"], file, row["pages"], row["positions"]))
+    return WalPiece(writes, writers, reached)
 
 
 async def read_piece(
     session: Session, major: int, start: int, stop: int, followed: list[int]
-) -> Told:
-    """Read a piece of the log.
+) -> WalPiece:
+    """Read a piece of the WAL.
 
     Args:
-        session: that has the function.
+        session: one in which the function was created.
         major: the server's version.
-        start: where a record begins or ended.
-        stop: a position that is flushed; a record that ends beyond it is not read.
-        followed: OIDs of the databases that matter.
+        start: a position at which a record begins or has ended.
+        stop: a position that is flushed; records that end beyond it are not read.
+        followed: OIDs of the databases whose pages are returned.
 
     Raises:
-        StatementError: the log is not there any more.
+        StatementError: the server has removed that part of the WAL.
     """
-    sql = told_sql(major, "$1::text::pg_lsn", "$2::text::pg_lsn", "$3::int8[]")
-    return read_told(await session.rows(sql, lsn(start), lsn(stop), followed))
+    sql = touched_pages_sql(major, "$1::text::pg_lsn", "$2::text::pg_lsn", "$3::int8[]")
+    return piece_of(await session.rows(sql, lsn_text(start), lsn_text(stop), followed))
 
 
-def lsn(position: int) -> str:
-    """Return a position in the log as PostgreSQL writes it."""
+def lsn_text(position: int) -> str:
+    """Return a position in the WAL as PostgreSQL writes it."""
     return f"{position >> 32:X}/{position & 0xFFFFFFFF:X}"
 
 
-def read_lsn(text: str) -> int:
-    """Return a position as a number."""
+def parse_lsn(text: str) -> int:
+    """Return the position that PostgreSQL writes like that, in bytes."""
     high, low = text.split("/")
     return (int(high, 16) << 32) | int(low, 16)

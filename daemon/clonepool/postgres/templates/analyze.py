@@ -1,4 +1,4 @@
-"""ANALYZE of a whole database, a few sessions at a time: most of what sealing a template takes."""
+"""ANALYZE of a whole database in a few sessions: most of the time to seal a template."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
 
 SESSIONS = 2
+"""Number of sessions that analyze at the same time."""
 ANALYZE_SECONDS = 600.0
+"""Time limit of one ANALYZE."""
 QUIET = (
     "SET client_min_messages = error; SET default_transaction_read_only = off;"
     " SET exit_on_error = off"
 )
+"""Settings of the sessions that finish a template, as statements."""
 _RELATIONS = """\
 SELECT c.oid::regclass::text AS name,
        coalesce((SELECT sum(pg_relation_size(relid)) FROM pg_partition_tree(c.oid)),
@@ -27,14 +30,14 @@ SELECT c.oid::regclass::text AS name,
  WHERE relkind IN ('r', 'm', 'p') AND NOT relispartition AND relpersistence <> 't'
  ORDER BY 2 DESC
 """
-"""What ANALYZE alone takes on; partitions come with the table that they are of."""
+"""Query of what ANALYZE works on; partitions are analyzed with their table."""
 
 
 async def gather_statistics(gateway: Gateway, database: str) -> None:
     """Gather the statistics of all tables.
 
     Raises:
-        ServerUnavailableError, StatementError: some may be gathered.
+        ServerUnavailableError, StatementError: those of some tables may be gathered.
     """
     async with gateway.session(database) as session:
         rows = await session.rows(_RELATIONS)
@@ -56,11 +59,16 @@ async def gather_statistics(gateway: Gateway, database: str) -> None:
 
 
 def split(sized: Iterable[tuple[str, int]], parts: int) -> list[list[str]]:
-    """Deal names out, the largest first, each to whoever has the least; nobody gets nothing."""
-    dealt: list[tuple[int, list[str]]] = [(0, []) for _ in range(parts)]
+    """Split names into parts of about the same size; parts without names are left out.
+
+    Args:
+        sized: names with their sizes, the largest first. Each goes to the part that is smallest.
+        parts: how many parts there are at most.
+    """
+    split_up: list[tuple[int, list[str]]] = [(0, []) for _ in range(parts)]
     for name, size in sized:
-        least = min(range(parts), key=lambda n: dealt[n][0])
-        total, names = dealt[least]
+        smallest = min(range(parts), key=lambda n: split_up[n][0])
+        total, names = split_up[smallest]
         names.append(name)
-        dealt[least] = total + size, names
-    return [names for _, names in dealt if names]
+        split_up[smallest] = total + size, names
+    return [names for _, names in split_up if names]

@@ -1,4 +1,4 @@
-"""The steps of a build: what is done to the database under its temporary name, in which order."""
+"""The steps of a build: how each kind of source is put into the database, and in which order."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ from clonepool.postgres.clones.properties import (
     properties_of,
 )
 from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, without_secrets
-from clonepool.postgres.gateway import OWN_NAMES, identifier, literal
+from clonepool.postgres.gateway import OWN_NAMES
+from clonepool.postgres.quoting import identifier, literal
 from clonepool.postgres.roles import Rights
 from clonepool.postgres.templates.commands import run_command
 from clonepool.postgres.templates.dumps import Restorer
@@ -42,11 +43,12 @@ if TYPE_CHECKING:
     Task = tuple[str, Callable[[], Awaitable[None]]]
 
 EXTENSION_SECONDS = 600.0
+"""Time limit of creating one extension."""
 
 
 @contextmanager
-def _told(sqlstate: str, remedy: str) -> Iterator[None]:
-    """Call what the server refuses a failure of the template, with a remedy for one reason."""
+def _template_failures(sqlstate: str, remedy: str) -> Iterator[None]:
+    """Turn what the server refuses into TemplateFailedError, with a remedy for one SQLSTATE."""
     try:
         yield
     except StatementError as error:
@@ -55,13 +57,14 @@ def _told(sqlstate: str, remedy: str) -> Iterator[None]:
 
 
 class Steps:
-    """Knows how each kind of source gets into a database.
+    """Puts sources into databases.
 
     Args:
         gateway: the way to the server.
         roles: on it.
-        clients: where the server is for programs, and as whom they log in where there is no login.
-        psql: the program; PostgreSQL's others are beside it.
+        clients: the server's endpoint for programs, which log in as its role if there are no
+            logins.
+        psql: the program; PostgreSQL's other programs are beside it.
     """
 
     def __init__(self, gateway: Gateway, roles: Roles, clients: Endpoint, psql: Path) -> None:
@@ -71,13 +74,13 @@ class Steps:
         self._psql = psql
 
     def of(self, recipe: Recipe, inputs: Inputs, database: str, login: Endpoint) -> list[Task]:
-        """Return what is to be done, in order, each with what people are told of it.
+        """Return the steps in order, each with a description.
 
         Args:
             recipe: what the database is made from.
-            inputs: what was found of it.
+            inputs: what was found of the recipe's sources.
             database: its name while it is built.
-            login: as whom it is filled; what `login` returned.
+            login: the endpoint with which it is filled; what `login` returned.
         """
         section, directory = recipe.section, recipe.directory
         seconds = section.build_timeout
@@ -111,41 +114,41 @@ class Steps:
         return steps
 
     def login(self, recipe: Recipe, database: str) -> Endpoint:
-        """Return as whom a database is to be filled: a login of its own, with a new password."""
+        """Return the endpoint to fill a database with: its own login, with a new password."""
         if not recipe.ownership.has_logins:
             return self._clients
         password = secrets.token_urlsafe(24)
         return msgspec.structs.replace(self._clients, user=database, password=password)
 
     async def _create(self, recipe: Recipe, database: str, login: Endpoint) -> None:
-        """Make the database, empty or a copy of another of the same server, and its login."""
+        """Create the database, empty or a copy of another of the same server, and its login."""
         section, seconds = recipe.section, recipe.section.build_timeout
         source, options = "template0", ""
-        given = None
+        properties = None
         if recipe.lower is not None:
-            source, given = recipe.lower.database, recipe.lower.contents.properties
+            source, properties = recipe.lower.database, recipe.lower.contents.properties
         elif recipe.origin and not is_url(recipe.origin.source):
             source = recipe.origin.source
-            given = await self._prepare_origin(recipe.origin)
+            properties = await self._prepare_origin(recipe.origin)
         if section.encoding:
             options += f" ENCODING {literal(section.encoding)}"
         if section.locale:
             options += f" LOCALE {literal(section.locale)}"
-        with _told(databases.OBJECT_IN_USE, "end them, or set database.end_sessions"):
+        with _template_failures(databases.OBJECT_IN_USE, "end them, or set database.end_sessions"):
             await databases.create(
                 self._gateway, database, source, options, seconds, owner=recipe.ownership.owner
             )
         if recipe.lower is not None:
             await self._check_copy(database, recipe.lower)
-        if given is not None:
-            await give_properties(self._gateway, database, given)
+        if properties is not None:
+            await give_properties(self._gateway, database, properties)
         if recipe.ownership.has_logins:
-            await self._roles.give_builder(database, recipe.ownership, login.password)
+            await self._roles.create_builder(database, recipe.ownership, login.password)
         if recipe.lower is not None and recipe.lower.owner != recipe.ownership.owner:
             await self._roles.hand_over(database, recipe.lower.owner, recipe.ownership.owner)
 
     async def _check_copy(self, database: str, lower: Generation) -> None:
-        """See that what is to be built on is what it was: a crash empties unlogged tables.
+        """Check that the generation that is extended is complete: a crash empties unlogged tables.
 
         Raises:
             DamagedError: it is not.
@@ -153,10 +156,10 @@ class Steps:
         async with self._gateway.session(database, OWN_NAMES) as session:
             found = await read_contents(session)
         if (found.relations, found.digest) != (lower.contents.relations, lower.contents.digest):
-            raise DamagedError(f"{lower.database} does not hold any more what it held")
+            raise DamagedError(f"{lower.database} does not hold what it did when it was built")
 
     async def _prepare_origin(self, origin: DatabaseSection) -> Properties:
-        """Read what a copy of a database lacks; end sessions on it only if told to."""
+        """Read the properties that a copy lacks; end sessions on the origin if configured."""
         if origin.end_sessions:
             await databases.end_sessions(self._gateway, origin.source, clients_only=True)
         async with self._gateway.control() as session:
@@ -167,7 +170,7 @@ class Steps:
     ) -> None:
         """Dump another server's database and restore it here.
 
-        Arguments can be read by every user of the machine: passwords are handed over beside them.
+        Every user of the machine can read a program's arguments, so passwords are passed otherwise.
         """
         try:
             url, secrets = without_secrets(origin.source)
@@ -186,7 +189,7 @@ class Steps:
                 ],
                 env={
                     **programs.inherited(),
-                    **_handed_over(secrets, Path(scratch)),
+                    **_secret_variables(secrets, Path(scratch)),
                     "LC_ALL": "C",
                     "PGAPPNAME": "clonepool",
                 },
@@ -196,16 +199,17 @@ class Steps:
             )
             if done.code:
                 raise TemplateFailedError(
-                    f"database: {done.output}", remedy="see that the URL is right and reachable"
+                    f"database: {done.output}",
+                    remedy="check that the URL is right and the server can be reached",
                 )
             await self._restorer(recipe, login).restore(
                 dump, DumpSection(str(dump)), database, seconds=seconds
             )
 
     async def _extend(self, extensions: list[str], database: str) -> None:
-        """Create extensions as our own role: most want a superuser."""
-        # Into the schema that the database's own search_path names; nothing else is said here that
-        # a name in it could give another meaning.
+        """Create extensions as the daemon's own role: most require a superuser."""
+        # They go into the schema that the database's own search_path names. No other statement runs
+        # in this session, whose names could mean something else with that search_path.
         async with self._gateway.session(database, OWN_NAMES) as session:
             for extension in extensions:
                 await session.execute(
@@ -239,7 +243,7 @@ class Steps:
         )
 
     async def _set(self, settings: dict[str, str], database: str) -> None:
-        """Give the database settings of its own; clones get them too."""
+        """Give settings to the database; clones get them too."""
         async with self._gateway.control() as session:
             for name, value in settings.items():
                 variable = ".".join(identifier(part) for part in name.split("."))
@@ -248,12 +252,12 @@ class Steps:
                 )
 
 
-def _handed_over(secrets: dict[str, str], scratch: Path) -> dict[str, str]:
+def _secret_variables(secrets: dict[str, str], scratch: Path) -> dict[str, str]:
     """Return the variables by which libpq gets passwords that are not in its URL."""
     variables = {}
     if "password" in secrets:
         variables["PGPASSWORD"] = secrets["password"]
-    if "sslpassword" in secrets:  # has no variable of its own
+    if "sslpassword" in secrets:  # libpq has no variable for it
         service = scratch / "service.conf"
         trusted_files.replace_own(
             service, f"[source]\nsslpassword={secrets['sslpassword']}\n".encode()

@@ -1,4 +1,4 @@
-"""Building a generation from its recipe, unless there is one already: one builder at a time."""
+"""Builds a generation from its recipe, unless there is one already; one builder at a time."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from clonepool.postgres.roles import Roles
 
 MOST_TRIES = 3
-"""So often a build begins anew because a source was changed while it was under way."""
+"""Number of builds before giving up, if sources change during each of them."""
 
 
 class Step(msgspec.Struct, frozen=True):
-    """Where a build is.
+    """The progress of a build.
 
     Attributes:
-        what: is done now, such as a file's name.
+        what: the present step, such as a file's name.
         number: of the step, from 1.
         steps: how many there are.
         seconds: since the build began.
@@ -50,7 +50,7 @@ class Step(msgspec.Struct, frozen=True):
 
 
 class _ChangedMeanwhileError(ClonepoolError):
-    """What was built is neither what the sources were nor what they are."""
+    """The sources were changed during the build, so the result may be a mixture."""
 
     code = "template_changed"
 
@@ -60,13 +60,14 @@ class Builder:
 
     Args:
         gateway: the way to the server.
-        namer: makes the names.
-        capabilities: what decides the result beside the files.
+        namer: names databases.
+        capabilities: of the server.
         roles: on the server.
-        clients: where the server is for programs, and as whom they log in where there is no login.
-        psql: the program; PostgreSQL's others are beside it.
-        next_serial: gives temporary databases their numbers.
-        digests: of files; forgotten with this builder when there are none.
+        clients: the server's endpoint for programs, which log in as its role if there are no
+            logins.
+        psql: the program; PostgreSQL's other programs are beside it.
+        next_serial: returns the serial of a temporary database.
+        digests: of files; None to remember them in this builder alone.
     """
 
     def __init__(
@@ -87,14 +88,14 @@ class Builder:
         self.next_serial = next_serial
         self.digests = digests or Digests()
         self.tried: dict[str, str] = {}
-        """By template: the fingerprint that was last built or found, or was to be."""
+        """The fingerprint of each template's last build, successful or not."""
 
     async def inputs(self, recipe: Recipe) -> Inputs:
-        """Look at everything that decides what a template holds.
+        """Return everything that determines what a template holds.
 
         Raises:
             TemplateFailedError: something is missing.
-            ServerUnavailableError: the server does not say.
+            ServerUnavailableError: the server did not answer.
         """
         files = await anyio.to_thread.run_sync(read_files, recipe, self.digests)
         return await add_options(files, recipe, self._gateway, self._capabilities)
@@ -102,27 +103,28 @@ class Builder:
     async def ensure(
         self,
         recipe: Recipe,
-        tell: Callable[[Step], None] = lambda _: None,
+        report: Callable[[Step], None] = lambda _: None,
         *,
         anew: bool = False,
     ) -> Generation:
-        """Return the generation of this recipe, built now unless it exists.
+        """Return the generation of a recipe, built now unless it exists.
 
         Args:
             recipe: what it is made from.
-            tell: is told of each step of a build.
-            anew: build it in any case, for inputs that cannot be seen, such as a database.
+            report: is called at each step of a build.
+            anew: whether to build in any case, because an input cannot be compared, such as a
+                database.
 
         Raises:
-            TemplateFailedError: nothing of the build is left on the server.
+            TemplateFailedError: the build failed; nothing of it is left on the server.
             ServerUnavailableError: the server is gone; what is left is dropped at the next start.
-            StatementError: it does not let us in; likewise.
+            StatementError: it refuses the connection; likewise.
         """
         try:
             with anyio.fail_after(recipe.section.build_timeout):
                 for _ in range(MOST_TRIES):
                     with contextlib.suppress(_ChangedMeanwhileError):
-                        generation = await self._ensure_once(recipe, tell, anew=anew)
+                        generation = await self._ensure_once(recipe, report, anew=anew)
                         await anyio.to_thread.run_sync(self.digests.save)
                         return generation
         except TimeoutError:
@@ -136,22 +138,22 @@ class Builder:
             raise TemplateFailedError(str(error)) from error
         raise TemplateFailedError(
             f"what {recipe.template} is made from changed during each of {MOST_TRIES} builds",
-            remedy="let the command not write into files that it watches",
+            remedy="see that the command does not write to files that it watches",
         )
 
     async def _ensure_once(
-        self, recipe: Recipe, tell: Callable[[Step], None], *, anew: bool
+        self, recipe: Recipe, report: Callable[[Step], None], *, anew: bool
     ) -> Generation:
         inputs = await self.inputs(recipe)
         self.tried[recipe.template] = inputs.full
         async with BuildLock(self._gateway, self.generations.name(recipe.template, inputs.short)):
             found = None if anew else await self.generations.find(recipe.template, inputs)
-            # Built anew it may hold something else: its clones are not to be taken for old ones.
+            # It may hold something else than before, so it gets another name.
             number = f" {self.next_serial()}" if anew else ""
             short = generation_name(inputs.full + number)
             short, contents = found or (
                 short,
-                await self._build(recipe, inputs, short, tell),
+                await self._build(recipe, inputs, short, report),
             )
         name = self.generations.name(recipe.template, short)
         return Generation(
@@ -167,7 +169,7 @@ class Builder:
         )
 
     async def _build(
-        self, recipe: Recipe, inputs: Inputs, short: str, tell: Callable[[Step], None]
+        self, recipe: Recipe, inputs: Inputs, short: str, report: Callable[[Step], None]
     ) -> Contents:
         section = recipe.section
         temporary = self.generations.temporary_name(recipe.template, short, self.next_serial())
@@ -185,9 +187,9 @@ class Builder:
             steps = self.steps.of(recipe, inputs, temporary, login)
             began = time.monotonic()
             for number, (what, step) in enumerate(steps, 1):
-                tell(Step(what, number, len(steps) + 1, time.monotonic() - began))
+                report(Step(what, number, len(steps) + 1, time.monotonic() - began))
                 await step()
-            tell(Step("sealing", len(steps) + 1, len(steps) + 1, time.monotonic() - began))
+            report(Step("sealing", len(steps) + 1, len(steps) + 1, time.monotonic() - began))
             return await self.generations.finish(
                 temporary, finish, lambda: self._check_unchanged(recipe, inputs)
             )
@@ -197,4 +199,4 @@ class Builder:
 
     async def _check_unchanged(self, recipe: Recipe, inputs: Inputs) -> None:
         if (await self.inputs(recipe)).full != inputs.full:
-            raise _ChangedMeanwhileError("its sources were changed meanwhile")
+            raise _ChangedMeanwhileError("its sources were changed during the build")

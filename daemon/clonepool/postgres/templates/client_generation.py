@@ -11,7 +11,7 @@ from clonepool.errors import CloneInUseError, StatementError, TemplateFailedErro
 from clonepool.postgres import databases
 from clonepool.postgres.clones import leftovers
 from clonepool.postgres.clones.properties import Properties, give_properties, properties_of
-from clonepool.postgres.gateway import identifier
+from clonepool.postgres.quoting import identifier
 from clonepool.postgres.roles import Rights
 from clonepool.postgres.templates.generations import Finish
 from clonepool.postgres.templates.recipe import Generation, Inputs, add_options
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.capabilities import Capabilities
-    from clonepool.postgres.clones.copy_strategy import Orders
+    from clonepool.postgres.clones.copy_strategy import CopyOptions
     from clonepool.postgres.endpoint import Endpoint
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.roles import Ownership
@@ -49,7 +49,7 @@ class Source(msgspec.Struct, frozen=True):
 
     name: str
     own_backend: int
-    orders: Orders
+    orders: CopyOptions
     end_sessions: bool
 
 
@@ -146,7 +146,7 @@ class ClientGenerations:
                 self._gateway,
                 name,
                 source.name,
-                source.orders.words,
+                source.orders.options,
                 recipe.section.create_timeout,
                 owner=ownership.owner,
                 settings=source.orders.settings,

@@ -1,4 +1,4 @@
-"""A template filled by a program of the user's: a migration tool, a seeding script."""
+"""Fills a template by running a user's program, such as a migration tool or a seeding script."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ if TYPE_CHECKING:
     from clonepool.postgres.endpoint import Endpoint
 
 _SHORTEST_SECRET = 8
-"""Characters: shorter values in `env` are switches, and words that occur elsewhere."""
+"""Least length of a value in `env` that is hidden; shorter ones are words that occur elsewhere."""
 
 
 async def run_command(
     section: CommandSection, endpoint: Endpoint, database: str, directory: Path, *, seconds: float
 ) -> None:
-    """Run it in the environment of the daemon, with where to connect added.
+    """Run a command in the daemon's environment, with variables for connecting added.
 
     Args:
-        section: what to run, where, and with what in its environment.
-        endpoint: of the server, and as whom it is to log in.
-        database: that it is to fill.
-        directory: where relative paths begin.
-        seconds: how long it may take.
+        section: the command, its directory and its environment.
+        endpoint: of the server, and the role to log in as.
+        database: that the command fills.
+        directory: to which paths are relative.
+        seconds: time limit.
 
     Raises:
-        TemplateFailedError: it failed; says how, and the last of what it said.
+        TemplateFailedError: it failed; says how, with the end of its output.
     """
     line = section.run if isinstance(section.run, str) else " ".join(section.run)
     secrets = [value for value in section.env.values() if len(value) >= _SHORTEST_SECRET]
@@ -54,6 +54,6 @@ async def run_command(
     if done.code:
         how = f"signal {-done.code}" if done.code < 0 else f"exit code {done.code}"
         raise TemplateFailedError(
-            f"command {shown!r} failed with {how}, and said last: {done.output}",
+            f"command {shown!r} failed with {how}; its last output: {done.output}",
             remedy=f"run it by hand in {directory / section.directory}",
         )

@@ -1,7 +1,7 @@
-"""Dumps of pg_dump's in all of its formats, put into a template by pg_restore or runner.
+"""Puts dumps of pg_dump, in any of its formats, into a template by pg_restore or psql.
 
-A dump names roles: who owns what, who may do what. They are mapped (everything belongs to the
-template's role, and privileges are left out), created where they are missing, or kept as they are.
+A dump names roles, as owners and in privileges. They are mapped (all belongs to the template's
+role, and privileges are left out), created if they do not exist, or kept.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from clonepool import resource_errors
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres import programs
-from clonepool.postgres.gateway import identifier, literal
+from clonepool.postgres.quoting import identifier, literal
 from clonepool.postgres.templates import globbing
 from clonepool.postgres.templates.file_digests import Digests
 from clonepool.postgres.templates.psql import guard, includes, runner, scripts
@@ -45,7 +45,7 @@ _ABOUT_ROLES = re.compile(
 
 
 class Format(StrEnum):
-    """Those of pg_dump."""
+    """The formats of pg_dump."""
 
     CUSTOM = "custom"
     DIRECTORY = "directory"
@@ -54,16 +54,16 @@ class Format(StrEnum):
 
 
 def format_of(dump: Path) -> Format:
-    """Tell a dump's format by looking at it.
+    """Return a dump's format, by its contents.
 
     Raises:
-        TemplateFailedError: there is no such file, or it is none of pg_dump's.
+        TemplateFailedError: there is no such file, or pg_dump did not make it.
     """
     try:
         if globbing.is_directory(dump):
             if not globbing.is_file(dump / "toc.dat"):
                 raise TemplateFailedError(
-                    f"dump: {dump} is a directory without toc.dat, and so no dump",
+                    f"dump: {dump} is a directory without toc.dat, so it is no dump",
                     remedy="name what `pg_dump --format=directory --file` named",
                 )
             return Format.DIRECTORY
@@ -96,7 +96,7 @@ def _unreadable(dump: Path, error: OSError) -> ClonepoolError:
 
 
 def is_script(dump: Path) -> bool:
-    """Say whether psql runs it.
+    """Say whether a dump is a script for psql.
 
     Raises:
         TemplateFailedError: as from `format_of`.
@@ -110,8 +110,8 @@ class Restorer:
     Args:
         gateway: the way to the server, for creating roles.
         psql: the program; pg_restore is beside it.
-        endpoint: of the server, and as whom to log in.
-        builder: the login of that name is to act for the roles that the dump names; empty for none.
+        endpoint: of the server, and the role to log in as.
+        builder: a login that is to act for the roles that the dump names; empty for none.
     """
 
     def __init__(self, gateway: Gateway, psql: Path, endpoint: Endpoint, builder: str) -> None:
@@ -123,11 +123,11 @@ class Restorer:
     async def restore(
         self, dump: Path, section: DumpSection, database: str, *, seconds: float
     ) -> None:
-        """Restore it, stopping at the first error.
+        """Restore a dump, stopping at the first error.
 
         Raises:
             TemplateFailedError: says what failed.
-            ServerUnavailableError: the server went away meanwhile.
+            ServerUnavailableError: the server was lost.
         """
         if format_of(dump) is Format.PLAIN:
             await self._run_plain(dump, section, database, seconds)
@@ -202,14 +202,14 @@ class Restorer:
         return done.output
 
     async def _prepare_roles(self, names: Iterable[str], section: DumpSection) -> None:
-        """Create those roles that are missing if that is wanted, and let the builder act for them.
+        """Create the roles that do not exist, if wanted, and let the builder act for them.
 
-        It may not act for superusers, nor for the logins of others.
+        It cannot act for superusers or for roles that can log in.
         """
         async with self._gateway.session(self._gateway.endpoint.maintenance) as session:
             for name in names:
                 if section.roles == "create":
-                    # Two builds may come to the same role at once: the second finds it made.
+                    # Two builds may create the same role at the same time.
                     await session.execute(
                         "DO $do$ BEGIN IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname ="
                         f" {literal(name)}) THEN CREATE ROLE {identifier(name)} NOLOGIN; END IF;"
@@ -225,7 +225,7 @@ class Restorer:
 
 
 def roles_in(script: str) -> list[str]:
-    """Return the roles that a script of pg_dump's names, in order."""
+    """Return the roles that a script of pg_dump's names, sorted."""
     found = [
         quoted.replace('""', '"') if quoted else plain
         for match in _ROLES.findall(script)
@@ -236,7 +236,7 @@ def roles_in(script: str) -> list[str]:
 
 
 def without_roles(script: str) -> str:
-    """Return the script without what speaks of roles, each line where it was."""
+    """Return the script without statements about roles; other lines keep their numbers."""
     bare = scripts.blank(script)
     pieces, position = [], 0
     for match in _ABOUT_ROLES.finditer(bare):

@@ -1,4 +1,4 @@
-"""What a template is made from: files, in order, and the fingerprint of all that decides."""
+"""The files that a template is made from, their digests, and the fingerprint of all inputs."""
 
 from __future__ import annotations
 
@@ -19,59 +19,69 @@ from clonepool import resource_errors, trusted_files
 from clonepool.core.naming import short_digest
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates import globbing
-from clonepool.postgres.templates.psql.scripts import Said  # noqa: TC001 - msgspec looks at it
+from clonepool.postgres.templates.psql.script_events import ScriptEvent  # noqa: TC001 - for msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 BUILD_FORMAT = 6
-"""Raised when the builder changes in a way that old generations do not share."""
+"""Version of what builds produce; incremented when a build would give another result than
+before."""
 
 VERSION = version("clonepool")
+"""Version of this package."""
 
 
 class SourceFile(msgspec.Struct, frozen=True):
-    """One file: where it is, its name relative to the configuration, SHA-256 of its contents."""
+    """One file.
 
-    place: str
+    Attributes:
+        location: its path.
+        name: relative to the configuration file.
+        digest: SHA-256 of its contents.
+    """
+
+    location: str
     name: str
     digest: str
 
     @property
     def path(self) -> Path:
-        """Where it is."""
-        return Path(self.place)
+        """Its path."""
+        return Path(self.location)
 
 
 class _Known(msgspec.Struct):
-    """What is remembered of files, in memory and beside the daemon's state.
+    """What is remembered of files, in memory and in the state directory.
 
     Attributes:
-        version: of clonepool: another may ask other things about a text.
-        digests: by path: size, times, device and inode, and the digest of the contents.
-        about: by digest: what was found in the text.
+        version: of clonepool; another version may find other events.
+        digests: by path, the file's size, times, device and inode, and the digest of its contents.
+        about: by digest, the events of the script with these contents.
     """
 
     version: str = ""
     digests: dict[str, tuple[tuple[int, ...], str]] = {}
-    about: dict[str, list[Said]] = {}
+    about: dict[str, list[ScriptEvent]] = {}
 
 
 class Digests:
     """SHA-256 of files, remembered for as long as a file's size, times and inode stay the same.
 
-    So that a check of thousands of unchanged files costs a look at each and not its contents, for
-    the next daemon too. The idea is git's index; a file that was written in the very moment when it
-    was read is read again.
+    So to check thousands of unchanged files, their contents need not be read, by a later daemon
+    neither. This is the idea of git's index: a file that was written shortly before it was read is
+    read again, because its times may not change at the next write.
 
     Args:
-        file: where to remember; None for nowhere.
+        file: in which they are remembered for the next daemon; None for none.
     """
 
     _RECENT_NANOSECONDS = 2_000_000_000
+    """Age of a file's last write below which its digest is not remembered."""
     _MOST = 100_000
-    """Files to be remembered: beyond that all are forgotten."""
+    """Number of files beyond which all are forgotten."""
     _MOST_BYTES = 256 * 1024 * 1024
+    """Largest file of remembered digests that is read."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._file = file
@@ -84,59 +94,59 @@ class Digests:
         Raises:
             OSError: it cannot be read.
         """
-        digest = self.look(str(path))
+        digest = self.find(str(path))
         if digest is None:
             raise FileNotFoundError(errno.EISDIR, "is not a file", str(path))
         return digest
 
-    def look(self, place: str) -> str | None:
-        """Return the digest of what is there; None when it is no file, such as a directory.
+    def find(self, location: str) -> str | None:
+        """Return a file's digest; None if there is something else, such as a directory.
 
         Raises:
             OSError: it cannot be read.
         """
-        status = os.stat(place)
+        status = os.stat(location)
         if not stat.S_ISREG(status.st_mode):
             return None
         times = status.st_mtime_ns, status.st_ctime_ns
         stamp = (status.st_size, *times, status.st_dev, status.st_ino)
-        known = self._known.digests.get(place)
+        known = self._known.digests.get(location)
         if known is not None and known[0] == stamp:
             return known[1]
-        with open(place, "rb") as file:
+        with open(location, "rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
             now = os.fstat(file.fileno())
         quiet = times == (now.st_mtime_ns, now.st_ctime_ns)
         if quiet and _now() - _written(status) > self._RECENT_NANOSECONDS:
-            self._known.digests[place] = stamp, digest
+            self._known.digests[location] = stamp, digest
             self._changed = True
         return digest
 
-    def about(self, place: str, ask: Callable[[str], list[Said]]) -> list[Said]:
-        """Return what `ask` finds in a file's text, which it is asked once.
+    def events(self, location: str, ask: Callable[[str], list[ScriptEvent]]) -> list[ScriptEvent]:
+        """Return the events that `ask` finds in a file's text; they are remembered.
 
         Raises:
             OSError: it cannot be read.
         """
-        digest, known = self.of(place), self._known.about
+        digest, known = self.of(location), self._known.about
         if digest not in known:
-            with open(place, "rb") as file:
+            with open(location, "rb") as file:
                 content = file.read()
-            # It may have been written to since: what is found belongs to what was read.
+            # The file may have been written to since its digest was taken.
             digest = hashlib.sha256(content).hexdigest()
             known[digest] = ask(content.decode("utf-8", "replace"))
             self._changed = True
         return known[digest]
 
     def save(self) -> None:
-        """Remember for the next daemon what is new; what cannot be written is found again."""
+        """Write what is remembered for the next daemon, if it has changed and can be written."""
         if self._file is None or not self._changed:
             return
         self._changed = False
         if len(self._known.digests) > self._MOST:
             self._known.digests.clear()
             self._known.about.clear()
-        # Other threads may look at files meanwhile: `list` takes all at once.
+        # Other threads may add digests meanwhile; `list` copies them at once.
         current = {digest for _, digest in list(self._known.digests.values())}
         about = list(self._known.about.items())
         self._known.about = {digest: found for digest, found in about if digest in current}
@@ -145,7 +155,7 @@ class Digests:
 
 
 def _load(file: Path | None, most: int) -> _Known:
-    """Return what an earlier daemon of ours remembered, nothing if that cannot be read."""
+    """Return what an earlier daemon remembered; nothing if that cannot be read."""
     if file is not None:
         with contextlib.suppress(OSError, msgspec.MsgspecError):
             content = trusted_files.read_own(file, trusted_files.ours(), most)
@@ -156,22 +166,22 @@ def _load(file: Path | None, most: int) -> _Known:
 
 
 def _written(status: os.stat_result) -> int:
-    """Return when a file was last written; an mtime that is still to come was set by hand."""
+    """Return when a file was last written; an mtime in the future was set by a program."""
     mtime, ctime = status.st_mtime_ns, status.st_ctime_ns
     return max(mtime, ctime) if mtime <= _now() else ctime
 
 
 def _encoded(known: _Known) -> bytes:
-    """Return what is to be remembered, without files whose names are no text."""
+    """Return what is remembered as JSON, without files whose names are no text."""
     try:
         return msgspec.json.encode(known)
     except UnicodeEncodeError:
-        texts = {place: found for place, found in known.digests.items() if place == shown(place)}
+        texts = {name: found for name, found in known.digests.items() if name == shown(name)}
         return msgspec.json.encode(_Known(known.version, texts, known.about))
 
 
 def _now() -> int:
-    """Return the time by which files are stamped."""
+    """Return the time of the clock that gives files their times."""
     import time  # noqa: PLC0415 - nothing else here may know the time
 
     return time.time_ns()
@@ -180,24 +190,24 @@ def _now() -> int:
 def resolve(
     key: str, patterns: Iterable[str], directory: Path, digests: Digests | None = None
 ) -> list[SourceFile]:
-    """Return the files that the patterns name: patterns in their order, matches naturally sorted.
+    """Return the files that patterns name: patterns in their order, matches in natural order.
 
     Args:
         key: of the configuration, for errors.
-        patterns: files, globs, and directories, which stand for all `.sql` files right in them.
-        directory: where relative ones begin.
-        digests: remembers those of files seen before.
+        patterns: files, globs, and directories, which stand for all `.sql` files directly in them.
+        directory: to which patterns are relative.
+        digests: of files; remembers them.
 
     Raises:
         TemplateFailedError: a pattern names nothing, or a file cannot be read.
-        ResourceError: the machine is short of something, and what is there is not known.
+        ResourceError: a resource of the machine is exhausted, so the files are not known.
     """
     digests, files = digests or Digests(), []
     for pattern in patterns:
         found = [
-            SourceFile(place, _name(place, directory), digest)
-            for place in _matches(pattern, directory)
-            if (digest := _look(key, place, digests)) is not None
+            SourceFile(location, _name(location, directory), digest)
+            for location in _matches(pattern, directory)
+            if (digest := _digest(key, location, digests)) is not None
         ]
         if not found:
             raise TemplateFailedError(
@@ -215,39 +225,40 @@ def _matches(pattern: str, directory: Path) -> list[str]:
     return [os.path.join(directory, match) for match in sorted(found, key=natural_key)]
 
 
-def _look(key: str, place: str, digests: Digests) -> str | None:
+def _digest(key: str, location: str, digests: Digests) -> str | None:
     try:
-        return digests.look(place)
+        return digests.find(location)
     except FileNotFoundError:
-        return None  # a link to nowhere, or gone since
+        return None  # a dangling link, or just removed
     except OSError as error:
-        failure = TemplateFailedError(f"{key}: {place}: {error.strerror}")
-        raise resource_errors.told(error, place) or failure from error
+        failure = TemplateFailedError(f"{key}: {location}: {error.strerror}")
+        raise resource_errors.told(error, location) or failure from error
 
 
-def _name(place: str, directory: Path) -> str:
-    """Return the name relative to the configuration, of what lies elsewhere the last part."""
+def _name(location: str, directory: Path) -> str:
+    """Return a file's name relative to the configuration, or its last part if it is outside."""
     above = os.path.join(directory, "")
-    return shown(place[len(above) :] if place.startswith(above) else os.path.basename(place))
+    inside = location.startswith(above)
+    return shown(location[len(above) :] if inside else os.path.basename(location))
 
 
 def shown(name: str) -> str:
-    """Return a file's name as text: it may be of any bytes, JSON and PostgreSQL are not."""
+    """Return a file's name as text, as JSON and PostgreSQL need it; it may contain any bytes."""
     return name.encode("utf-8", "backslashreplace").decode()
 
 
 def fingerprint(inputs: Mapping[str, object]) -> str:
-    """Return 64 hexadecimal digits that change when anything does that decides the result."""
+    """Return 64 hexadecimal digits that change with any of the inputs."""
     whole = {"format": BUILD_FORMAT, **inputs}
     return hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()
 
 
 def generation_name(full_fingerprint: str) -> str:
-    """Return the short form that goes into database names."""
+    """Return the short form of a fingerprint, for names of databases."""
     return short_digest(full_fingerprint.encode())
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key by which 2 comes before 10."""
+    """Return a sort key by which 2 comes before 10."""
     parts = re.split(r"(\d+)", name)
     return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]

@@ -1,6 +1,7 @@
-"""Generations on the server: found, finished, dropped.
+"""Generations on the server: finding, finishing and dropping them.
 
-Only a database that carries its final name is a generation, and only a whole one gets it.
+A database is a generation if it has a generation's name, which it is given only when it is
+complete.
 """
 
 from __future__ import annotations
@@ -29,13 +30,14 @@ if TYPE_CHECKING:
     from clonepool.postgres.templates.recipe import Inputs
 
 FREEZE_SECONDS = 600.0
+"""Time limit of VACUUM FREEZE."""
 _MAJOR = "SELECT current_setting('server_version_num')::int / 10000"
 _SET_SEQUENCE = """\
 SELECT format('SELECT setval(%L, last_value, is_called) FROM %s', oid::regclass, oid::regclass)
        AS sql FROM pg_catalog.pg_class WHERE relkind = 'S'
 """
-"""Afterwards the next value that is taken of it is logged; of later ones PostgreSQL logs one in
-32."""
+"""Query of statements that set each sequence to what it is, so that its next value will be logged.
+Of further values, PostgreSQL logs one in 32."""
 _FLUSH = (
     "SET synchronous_commit = on;"
     " SELECT pg_catalog.pg_logical_emit_message(true, 'clonepool', 'flush')"
@@ -46,13 +48,13 @@ class Finish(msgspec.Struct, frozen=True):
     """How a database becomes a generation.
 
     Attributes:
-        template: whose.
+        template: its template's name.
         short: stands for the generation in names.
         facts: what its comment tells the next daemon.
-        rewindable: whether it gets the functions by which its clones' pages are looked at.
+        rewindable: whether it gets the functions with which its clones are verified.
         analyze: whether statistics are gathered.
-        owner: who owns it.
-        builder: the login that filled it, and is to be removed; empty for none.
+        owner: the role that owns it; empty for the daemon's own.
+        builder: the login that filled it, which is removed; empty for none.
     """
 
     template: str
@@ -95,7 +97,7 @@ class Generations:
         return sorted(found, key=built_at, reverse=True)
 
     async def drop_others(self, templates: Collection[str], keep: Collection[str]) -> list[str]:
-        """Drop the generations of `templates` but those to `keep`; return their names."""
+        """Drop the generations of `templates` except those to `keep`; return their names."""
         gone = [each.name for each in await self.of(templates) if each.name not in keep]
         for name in gone:
             await databases.drop(self._gateway, name, sealed=True)
@@ -104,7 +106,7 @@ class Generations:
     async def find(self, template: str, inputs: Inputs) -> tuple[str, Contents] | None:
         """Return the newest generation of these inputs, and what it holds.
 
-        One that has its name and is not whole is dropped.
+        One that has its name and is not complete is dropped.
         """
         for database in await self.of({template}):
             short = database.identity.generation
@@ -122,20 +124,20 @@ class Generations:
         finish: Finish,
         check: Callable[[], Awaitable[None]] = _nothing,
     ) -> Contents:
-        """Make a generation of a database that is filled.
+        """Turn a database that is filled into a generation.
 
         Args:
             temporary: its name so far.
-            finish: what it becomes.
-            check: is called when nothing more will change, and may object by raising.
+            finish: how.
+            check: called when the contents will not change any more; raises to refuse them.
 
         Raises:
-            ClonepoolError: it still has its temporary name, and is to be removed.
+            ClonepoolError: the database still has its temporary name; the caller removes it.
         """
         if finish.builder:
-            # Programs that filled it may have left something running: it is over now.
+            # Programs that filled it may have left sessions.
             await databases.end_sessions(self._gateway, temporary)
-        await leftovers.refuse_prepared(self._gateway, temporary)  # its locks would be in the way
+        await leftovers.refuse_prepared(self._gateway, temporary)  # it would hold locks
         if finish.builder:
             await self._roles.take_back(temporary, finish.builder, finish.owner)
         contents = await self._freeze(
@@ -157,36 +159,35 @@ class Generations:
         return contents
 
     async def remove(self, temporary: str) -> None:
-        """Drop what became of a build that failed, also when nobody waits for it any more."""
+        """Drop the database of a build that failed, even if this task is cancelled."""
         with anyio.move_on_after(databases.DROP_SECONDS, shield=True):
             try:
                 await databases.drop(self._gateway, temporary, sealed=True)
                 await self._roles.remove(temporary)
             except ClonepoolError:
-                return  # the server is gone; the next start sweeps it away
+                return  # the server is gone; the next start removes the database
 
     async def size(self, name: str) -> int:
-        """Return what a database takes, in bytes."""
+        """Return the size of a database in bytes."""
         async with self._gateway.control() as session:
             return int(await session.value("SELECT pg_database_size($1)", name))
 
     async def _freeze(self, database: str, *, rewindable: bool, analyze: bool) -> Contents:
-        """Leave every page frozen, hinted and all-visible, statistics fresh, and read the digest.
+        """Freeze all rows, set hint bits and visibility, gather statistics, and read the contents.
 
-        A row is only hinted when its commit has reached the disk, as far as the server knows. One
-        that was asynchronous may not have; a synchronous one of ours, that wrote something, takes
-        all before it along.
+        Hint bits are set only for commits that are flushed. Asynchronous commits may not be, so a
+        synchronous commit that wrote something comes first, which flushes all before it.
         """
         async with self._gateway.session(database) as session:
             await session.execute(QUIET)
             if rewindable:
                 for statement in create_functions(await session.value(_MAJOR)):
-                    with contextlib.suppress(StatementError):  # contrib is not installed
+                    with contextlib.suppress(StatementError):  # amcheck is not installed
                         await session.execute(statement)
                 for row in await session.rows(_SET_SEQUENCE):
                     await session.execute(row["sql"])
             await session.execute(_FLUSH)
-        # In this order: ANALYZE writes into pages that VACUUM is to leave frozen.
+        # ANALYZE comes first, because it writes to pages that VACUUM then freezes.
         if analyze:
             await gather_statistics(self._gateway, database)
         async with self._gateway.session(database) as session:
@@ -196,12 +197,12 @@ class Generations:
 
 
 def built_at(database: databases.Database) -> float:
-    """Return when a generation was built, in Unix seconds; 0 when that is not known."""
+    """Return when a generation was built, in Unix seconds; 0 if that is not known."""
     return float(database.comment.get("built_at") or 0)
 
 
 def contents_of(database: databases.Database) -> Contents | None:
-    """Return what a generation holds, None when it is not whole or does not say."""
+    """Return what a generation holds; None if it is not complete or its comment does not say."""
     if not (database.sealed and database.valid):
         return None
     with contextlib.suppress(msgspec.ValidationError):

@@ -1,7 +1,8 @@
-"""What matches a pattern: as `glob` of the standard library, which takes an error for "no match".
+"""Finds files by patterns, as `glob` of the standard library, but with errors.
 
-Here a directory that cannot be read because the machine is short of something is an error: what is
-in it is not known. What is missing, no directory, or closed to us holds nothing, as there.
+`glob` finds nothing in a directory that cannot be read. Here it is an error if a directory cannot
+be read because a resource of the machine is exhausted: what is in it is not known. A directory that
+does not exist, is none, or must not be read holds nothing, as in `glob`.
 """
 
 from __future__ import annotations
@@ -23,15 +24,15 @@ _ANY_DEPTH = "**"
 
 
 def find(pattern: str, directory: Path) -> list[str]:
-    """Return the paths that match, relative to the directory if the pattern is; in no order.
+    """Return the paths that match, in no order; relative to the directory if the pattern is.
 
     Args:
-        pattern: as for `glob.glob` with `recursive`; `**` stands for directories of any depth.
-            Names that begin with a dot match only parts that do.
-        directory: where relative patterns begin.
+        pattern: as for `glob.glob` with `recursive`: `**` stands for directories of any depth, and
+            names that begin with a dot match only parts that do.
+        directory: to which the pattern is relative.
 
     Raises:
-        ResourceError: the machine is short of something; what matches is not known.
+        ResourceError: a resource of the machine is exhausted, so the matches are not known.
     """
     found = ["/" if pattern.startswith("/") else ""]
     parts = [part for part in pattern.split("/") if part]
@@ -42,34 +43,34 @@ def find(pattern: str, directory: Path) -> list[str]:
 
 
 def exists(path: str | Path) -> bool:
-    """Say whether there is anything, where links lead.
+    """Say whether a path exists; links are followed.
 
     Raises:
-        ResourceError: the machine is short of something, and it is not known.
+        ResourceError: a resource of the machine is exhausted, so it is not known.
     """
     return _mode(path) != 0
 
 
 def is_directory(path: str | Path) -> bool:
-    """Say whether there is a directory; links are followed.
+    """Say whether a path is a directory; links are followed.
 
     Raises:
-        ResourceError: the machine is short of something.
+        ResourceError: a resource of the machine is exhausted, so it is not known.
     """
     return stat.S_ISDIR(_mode(path))
 
 
 def is_file(path: str | Path) -> bool:
-    """Say whether there is a regular file; links are followed.
+    """Say whether a path is a regular file; links are followed.
 
     Raises:
-        ResourceError: the machine is short of something.
+        ResourceError: a resource of the machine is exhausted, so it is not known.
     """
     return stat.S_ISREG(_mode(path))
 
 
 def _step(root: Path, base: str, part: str, *, inner: bool) -> Iterator[str]:
-    """Yield what one part of a pattern matches in one directory; directories alone if `inner`."""
+    """Yield what one part of a pattern matches in one directory; only directories if `inner`."""
     if part == _ANY_DEPTH:
         if is_directory(os.path.join(root, base)):
             yield base
@@ -93,33 +94,33 @@ def _below(root: Path, base: str, *, inner: bool) -> Iterator[str]:
 
 
 def _names(root: Path, base: str, *, directories: bool) -> list[str]:
-    place = os.path.join(root, base)
+    path = os.path.join(root, base)
     try:
-        with os.scandir(place) as entries:
-            return [each.name for each in entries if not directories or _leads_on(each)]
+        with os.scandir(path) as entries:
+            return [each.name for each in entries if not directories or _is_directory_entry(each)]
     except OSError as error:
-        _raise_if_passing(error, place)
+        _raise_if_exhausted(error, path)
         return []
 
 
-def _leads_on(entry: os.DirEntry[str]) -> bool:
+def _is_directory_entry(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
-        _raise_if_passing(error, entry.path)
+        _raise_if_exhausted(error, entry.path)
         return False
 
 
 def _mode(path: str | Path, *, follow: bool = True) -> int:
-    """Return the mode of what is there, 0 when there is nothing that can be seen."""
+    """Return the mode of a path; 0 if there is nothing, or it must not be seen."""
     try:
         return os.stat(path, follow_symlinks=follow).st_mode
-    except (OSError, ValueError) as error:  # the latter: no path has a zero byte
-        _raise_if_passing(error, path)
+    except (OSError, ValueError) as error:  # ValueError: the path contains a zero byte
+        _raise_if_exhausted(error, path)
         return 0
 
 
-def _raise_if_passing(error: Exception, path: str | Path) -> None:
+def _raise_if_exhausted(error: Exception, path: str | Path) -> None:
     short = resource_errors.told(error, str(path))
     if short is not None:
         raise short from error

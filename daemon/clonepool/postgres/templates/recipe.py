@@ -1,7 +1,7 @@
-"""What a template is to be made from, and all that decides what comes out: its fingerprint.
+"""What a template is made from, and the inputs that determine what it holds: its fingerprint.
 
 The same inputs give the same fingerprint on any machine: names are relative, contents are digested,
-and nothing of a database's address but its name goes in.
+and of a database's address only host, port and name are used.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import msgspec
 from clonepool import resource_errors
 from clonepool.config import CommandSection, DatabaseSection, DumpSection, TemplateSection
 from clonepool.errors import ClonepoolError, TemplateFailedError
-from clonepool.postgres.clones.lifecycle import Contents  # noqa: TC001 - likewise
+from clonepool.postgres.clones.lifecycle import Contents  # noqa: TC001 - for msgspec
 from clonepool.postgres.endpoint import ENCODING_REMEDY, UnreadableUrlError, split_url
 from clonepool.postgres.roles import OURS, Ownership
 from clonepool.postgres.templates import dumps
@@ -35,22 +35,26 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.gateway import Gateway
-    from clonepool.postgres.templates.psql.includes import Reading
+    from clonepool.postgres.templates.psql.includes import Findings
 
 _DIGEST_CHARACTERS = 16
+"""Length of the digests among the inputs."""
 
 
 class Generation(msgspec.Struct, frozen=True):
     """A sealed database and what it holds.
 
     Attributes:
-        short: what stands for it in names: the fingerprint, with a number for one built anew.
+        short: stands for it in names; derived from the fingerprint, and a serial if it was built
+            anew.
         full: the fingerprint.
-        size_bytes: on the server's disk.
+        database: the name of its database.
+        contents: what it holds.
+        size_bytes: size of its database.
         reused: whether an earlier build made it.
-        inputs: what went into it, by kind; what `Inputs.entries` was.
-        owner: who owns what is in it; empty for our own role.
-        warnings: what is allowed in its scripts, and may not be meant.
+        inputs: what went into it, as in `Inputs.entries`.
+        owner: the role that owns what is in it; empty for the daemon's own.
+        warnings: what is allowed in its scripts, but may be a mistake.
     """
 
     short: str
@@ -68,11 +72,12 @@ class Recipe(msgspec.Struct, frozen=True):
     """How one template is made.
 
     Attributes:
+        template: its name.
         section: the sources and options, as configured.
-        directory: where relative paths begin.
-        rewindable: whether it gets the functions by which its clones' pages are looked at.
-        ownership: who owns it, and what the login may do that fills it.
-        lower: the generation of the template that this one extends.
+        directory: to which paths are relative.
+        rewindable: whether it gets the functions with which its clones are verified.
+        ownership: who owns it, and the rights of the login that fills it.
+        lower: the generation of the template that this one extends, if any.
     """
 
     template: str
@@ -110,8 +115,9 @@ class Inputs(msgspec.Struct, frozen=True):
 
     Attributes:
         sql: files to be run, in order.
-        warnings: what is allowed in them, and may not be meant.
-        entries: all that decides, by kind and name, for people and for the fingerprint.
+        warnings: what is allowed in them, but may be a mistake.
+        entries: everything that determines the result, by kind and name; the fingerprint is made
+            from it.
     """
 
     sql: list[SourceFile]
@@ -125,35 +131,35 @@ class Inputs(msgspec.Struct, frozen=True):
 
     @property
     def short(self) -> str:
-        """The fingerprint as it stands in names."""
+        """The short form of the fingerprint."""
         return generation_name(self.full)
 
 
 def is_url(source: str) -> bool:
-    """Say whether a database is another server's."""
+    """Say whether a source is the URL of another server's database."""
     return source.startswith(("postgres://", "postgresql://"))
 
 
 def read_files(recipe: Recipe, digests: Digests) -> Inputs:
-    """Look at a recipe's files; blocks for as long as the file system does.
+    """Read a recipe's files. Blocks on the file system.
 
     Raises:
-        TemplateFailedError: one is missing or cannot be read, leaves the database, or reads what
-            cannot be known.
-        ResourceError: the machine is short of something, and what is there is not known.
+        TemplateFailedError: a file is missing or cannot be read, leaves the database, or reads
+            something that cannot be known in advance.
+        ResourceError: a resource of the machine is exhausted, so the files are not known.
     """
     section, directory = recipe.section, recipe.directory
     sql = resolve("sql", section.sql, directory, digests) if section.sql else []
-    readings = [includes.read(file.place, digests) for file in sql]
+    findings = [includes.read(file.location, digests) for file in sql]
     entries = {"sql": _entries(sql)}
     if recipe.dump:
         dump = directory / recipe.dump.file
         entries["dump"] = _digested(dumps.files_of(dump), directory, digests)
-        readings += [includes.read(str(dump), digests)] if dumps.is_script(dump) else []
-    for found in readings:
+        findings += [includes.read(str(dump), digests)] if dumps.is_script(dump) else []
+    for found in findings:
         _check(found, section)
-    included = [Path(file) for found in readings for file in found.included]
-    data = [Path(file) for found in readings for file in found.data]
+    included = [Path(file) for found in findings for file in found.included]
+    data = [Path(file) for found in findings for file in found.data]
     entries["included"] = _digested(included, directory, digests)
     entries["data"] = _digested(data, directory, digests)
     if section.watch:
@@ -161,8 +167,8 @@ def read_files(recipe: Recipe, digests: Digests) -> Inputs:
     if recipe.command and recipe.command.watch:
         watched = resolve("command.watch", recipe.command.watch, directory, digests)
         entries["watched"] = _entries(watched)
-    doubtful = [str(place) for found in readings for place in found.doubtful]
-    return Inputs(sql, list(dict.fromkeys(doubtful)), {k: v for k, v in entries.items() if v})
+    warnings = [str(location) for found in findings for location in found.warnings]
+    return Inputs(sql, list(dict.fromkeys(warnings)), {k: v for k, v in entries.items() if v})
 
 
 def patterns_of(recipe: Recipe) -> list[str]:
@@ -176,18 +182,19 @@ def patterns_of(recipe: Recipe) -> list[str]:
 
 
 def watched_files(recipe: Recipe, digests: Digests) -> list[str]:
-    """Return all files that decide, whatever is wrong with them; blocks for the file system.
+    """Return all files that a template depends on, whatever is wrong with them.
 
-    Of one that is not there, what has to appear first.
+    For a file that does not exist, it returns what must be created first. Blocks on the file
+    system.
     """
     found: list[str] = []
     for pattern in patterns_of(recipe):
         with contextlib.suppress(ClonepoolError):
-            found += [file.place for file in resolve("", [pattern], recipe.directory, digests)]
+            found += [file.location for file in resolve("", [pattern], recipe.directory, digests)]
     scripts = []
     with contextlib.suppress(ClonepoolError):
         scripts = [
-            file.place for file in resolve("", recipe.section.sql, recipe.directory, digests)
+            file.location for file in resolve("", recipe.section.sql, recipe.directory, digests)
         ]
     if recipe.dump:
         dump = recipe.directory / recipe.dump.file
@@ -201,18 +208,18 @@ def watched_files(recipe: Recipe, digests: Digests) -> list[str]:
     return found
 
 
-def _check(found: Reading, section: TemplateSection) -> None:
-    """See that a script can be run, and that a change of what it reads would be noticed."""
+def _check(found: Findings, section: TemplateSection) -> None:
+    """Check that a script can be run, and that a change of any file it reads would be noticed."""
     guard.refuse_leaving(found)
-    if found.wrong:
+    if found.errors:
         raise TemplateFailedError(
-            str(found.wrong[0]),
-            remedy=r"names begin in the script's directory, those of `\ir` at the including file;"
-            r" variables are known that the script itself sets by `\set`",
+            str(found.errors[0]),
+            remedy=r"names are relative to the script's directory, and in `\ir` to the including"
+            r" file; only variables that the script itself sets by `\set` are known",
         )
-    if found.unseen and section.watch is None:
+    if found.unknown and section.watch is None:
         raise TemplateFailedError(
-            f"{found.unseen[0]}: when that changes, it would go unnoticed",
+            f"{found.unknown[0]}: when that changes, it would go unnoticed",
             remedy="name the files that it reads in the template's `watch`, or set `watch = []`"
             " if there are none",
         )
@@ -221,18 +228,18 @@ def _check(found: Reading, section: TemplateSection) -> None:
 async def add_options(
     inputs: Inputs, recipe: Recipe, gateway: Gateway, capabilities: Capabilities
 ) -> Inputs:
-    """Add what decides beside the files.
+    """Add the inputs that are no files.
 
     Raises:
-        TemplateFailedError: an extension is not to be had, there is no such database, or the
+        TemplateFailedError: an extension is not available, there is no such database, or the
             template that this one extends was not built.
-        ServerUnavailableError, StatementError: the server does not say.
+        ServerUnavailableError, StatementError: the server did not answer.
     """
     section, entries = recipe.section, dict(inputs.entries)
     if section.extends and recipe.lower is None:
         raise TemplateFailedError(
             f"extends: the template {section.extends} is not there",
-            remedy="see why it was not built",
+            remedy="look at its own error",
         )
     entries["server"] = {
         "major": str(capabilities.major),
@@ -247,7 +254,7 @@ async def add_options(
     if section.extensions:
         entries["extensions"] = await _versions(gateway, section.extensions)
     if recipe.command:
-        entries["command"] = _shown(recipe.command)
+        entries["command"] = _command_entries(recipe.command)
     if recipe.dump:
         entries["options"] |= {"dump.roles": recipe.dump.roles}
     if recipe.origin:
@@ -258,7 +265,7 @@ async def add_options(
 
 
 def differences(before: dict[str, dict[str, str]], now: dict[str, dict[str, str]]) -> list[str]:
-    """Say in words what differs between the inputs of two builds."""
+    """Return sentences that say what differs between the inputs of two builds."""
     found = []
     for kind in sorted(before.keys() | now.keys()):
         old, new = before.get(kind, {}), now.get(kind, {})
@@ -285,7 +292,7 @@ def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[
         inside = path.is_relative_to(directory)
         name = shown(path.relative_to(directory).as_posix() if inside else path.name)
         number, first = 1, name
-        while name in found:  # of files that lie elsewhere only the last part is told
+        while name in found:  # files elsewhere are named by their last part alone
             number += 1
             name = f"{first} ({number})"
         try:
@@ -296,11 +303,11 @@ def _digested(paths: Iterable[Path], directory: Path, digests: Digests) -> dict[
     return found
 
 
-def _shown(command: CommandSection) -> dict[str, str]:
-    """Return what of a command decides.
+def _command_entries(command: CommandSection) -> dict[str, str]:
+    """Return the inputs of a command.
 
-    Of its arguments and environment digests, since secrets may be in them, and every role of the
-    server can read the comment in which this stands.
+    Its arguments and environment are digested: they may contain secrets, and every role of the
+    server can read the comment that contains the inputs.
     """
     by_arguments = isinstance(command.run, list)
     program = Path(command.run[0]).name if by_arguments and command.run else "shell"
@@ -324,29 +331,29 @@ async def _versions(gateway: Gateway, extensions: list[str]) -> dict[str, str]:
     if missing := [name for name in extensions if name not in found]:
         raise TemplateFailedError(
             f"extensions: the server does not have {', '.join(missing)}",
-            remedy="install their packages on the server's machine, or take them out",
+            remedy="install their packages on the server's machine, or remove them",
         )
     return {name: found[name] for name in extensions}
 
 
-def _place(url: str) -> str:
-    """Return where a database is, and nothing of the login."""
+def _address(url: str) -> str:
+    """Return a database's host, port and name, without user and password."""
     try:
         parts = split_url(url)
         if "," in parts.netloc:
             server = parts.netloc.rpartition("@")[2]
         else:
             server = f"{parts.hostname or ''}:{parts.port or 5432}"
-    except ValueError:  # that of a port repeats what it found, which may be half of a password
+    except ValueError:  # that of a wrong port shows the text, which may be part of a password
         message = f"database: {UnreadableUrlError()}"
         raise TemplateFailedError(message, remedy=ENCODING_REMEDY) from None
     return f"{server}{parts.path}"
 
 
 async def _identify(gateway: Gateway, origin: DatabaseSection) -> dict[str, str]:
-    """Return what tells one database from another: it is copied once, whatever becomes of it."""
+    """Return what identifies a database; later changes in it do not count."""
     if is_url(origin.source):
-        return {_place(origin.source): "of another server"}
+        return {_address(origin.source): "of another server"}
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT oid::text FROM pg_database WHERE datname = $1", origin.source

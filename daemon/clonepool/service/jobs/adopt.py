@@ -64,7 +64,7 @@ class AdoptJob(Job["Adopt"]):
         try:
             if self._templates.can_rewind(template):
                 # It makes a copy in its turn, and so comes before there is a place for this.
-                await self._rewinder.know(self._templates.generations[template].database)
+                await self._rewinder.ensure_baseline(self._templates.generations[template].database)
             async with self._limiter.place(lambda: Rank.WAITED_FOR):
                 await self._adopt(decision)
         except (IncompleteCloneError, VerificationError) as error:
@@ -95,4 +95,4 @@ class AdoptJob(Job["Adopt"]):
             section.create_timeout,
         )
         if self._templates.can_rewind(decision.template):
-            await self._rewinder.measure_found(decision.clone, current.database)
+            await self._rewinder.track_adopted(decision.clone, current.database)

@@ -8,7 +8,7 @@ import structlog
 
 from clonepool.core.events import CloneCreated, CreateDeclined, CreateFailed
 from clonepool.errors import StatementError
-from clonepool.postgres.clones.copier import Wanted
+from clonepool.postgres.clones.copier import CloneSpec
 from clonepool.postgres.clones.lifecycle import IncompleteCloneError
 from clonepool.postgres.databases import INVALID_CATALOG_NAME
 from clonepool.postgres.rewind.errors import PinError
@@ -84,7 +84,7 @@ class CreateJob(Job["CreateClone"]):
                 await self._make(decision)
         seconds = self._now() - began
         self._metrics.of[template].create_seconds.observe(seconds)
-        self._rewinder.recreated(templates.generations[template].database, seconds)
+        self._rewinder.record_recreate(templates.generations[template].database, seconds)
         log.debug("clone.created", clone=decision.clone, duration_seconds=round(seconds, 4))
         return CloneCreated(template, decision.clone)
 
@@ -108,7 +108,7 @@ class CreateJob(Job["CreateClone"]):
             self._templates.generations[template],
             self._templates.sections[template],
         )
-        wanted = Wanted(
+        wanted = CloneSpec(
             name=decision.clone,
             generation=generation.database,
             contents=generation.contents,
@@ -126,7 +126,7 @@ class CreateJob(Job["CreateClone"]):
         """Measure the clone for its rewinds; where that fails it will be recreated instead."""
         generation = self._templates.generations[template].database
         try:
-            await self._rewinder.measure(clone, generation)
+            await self._rewinder.track(clone, generation)
         except PinError as error:
             raise IncompleteCloneError(str(error)) from error
         except StatementError as error:

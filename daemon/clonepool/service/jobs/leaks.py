@@ -20,7 +20,7 @@ from clonepool.postgres.roles import Rights
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from clonepool.postgres.rewind.inspection import Look
+    from clonepool.postgres.rewind.inspection import Inspection
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.service.credentials import Credentials
     from clonepool.service.jobs.base import JobTools
@@ -83,7 +83,7 @@ class Leaks:
         return ownership.rights is Rights.SUPERUSER
 
     async def find(
-        self, template: str, clone: str, seen: Look | None, *, sessions: bool
+        self, template: str, clone: str, seen: Inspection | None, *, sessions: bool
     ) -> Sessions:
         """Take back the changes of the server, and return what the lease left.
 
@@ -100,7 +100,7 @@ class Leaks:
         return None if strays is None else [*strays, *changes]
 
     async def _take_back_changes(
-        self, template: str, clone: str, seen: Look | None
+        self, template: str, clone: str, seen: Inspection | None
     ) -> list[dict[str, Any]]:
         """Take back what the lease changed in the server as a whole; return what that was."""
         known = self._server_changes.digest
@@ -124,7 +124,7 @@ class Leaks:
                 self._events.handle(GrantsResumed())
         return []
 
-    async def _sessions(self, template: str, clone: str, seen: Look | None) -> Sessions:
+    async def _sessions(self, template: str, clone: str, seen: Inspection | None) -> Sessions:
         """Return the sessions that are open on the clone."""
         if seen is not None:
             return self._counted(clone, seen.facts.sessions)
@@ -132,7 +132,7 @@ class Leaks:
             self._failures.attempt(SESSIONS_FAILED, template, clone=clone),
             answer_within(ANSWER_SECONDS, f"the sessions on {clone}"),
         ):
-            own = self._rewinder.backend(clone)
+            own = self._rewinder.backend_pid(clone)
             return self._counted(clone, await stray_sessions(self._gateway, clone, own))
         return None
 

@@ -42,7 +42,7 @@ class ParkJob(Job["Park"]):
     async def run_once(self, decision: Park) -> CloneParked | CloneUnusable:
         """Seal the clone, unless the next daemon could not prove that it is clean."""
         template, clone = decision.template, decision.clone
-        provable = self._rewinder.is_provable(clone)
+        provable = self._rewinder.can_be_adopted(clone)
         self._rewinder.forget(clone)
         if decision.used and not provable:
             return CloneUnusable(template, clone)

@@ -11,7 +11,7 @@ import structlog
 
 from clonepool.core.events import CloneRewound, CloneSuspect, CloneUnusable
 from clonepool.postgres import databases
-from clonepool.postgres.clones.stray_sessions import ENDING_SECONDS, look_at_returned
+from clonepool.postgres.clones.stray_sessions import ENDING_SECONDS, inspect_returned
 from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
 from clonepool.postgres.rewind.verify import VerificationError
 from clonepool.service.jobs.base import Job
@@ -20,7 +20,7 @@ from clonepool.service.jobs.leaks import ANSWER_SECONDS, answer_within
 
 if TYPE_CHECKING:
     from clonepool.core.decisions import Recycle
-    from clonepool.postgres.rewind.inspection import Look
+    from clonepool.postgres.rewind.inspection import Inspection
     from clonepool.postgres.rewind.rewinder import Rewinder, Rewound
     from clonepool.service.comment_locks import CommentLocks
     from clonepool.service.credentials import Credentials
@@ -94,7 +94,7 @@ class RecycleJob(Job["Recycle"]):
 
     # What the lease left ------------------------------------------------------------------
 
-    async def _look_and_report(self, decision: Recycle) -> Look | None:
+    async def _look_and_report(self, decision: Recycle) -> Inspection | None:
         """Look at the clone and report what the lease left.
 
         Returns:
@@ -116,7 +116,7 @@ class RecycleJob(Job["Recycle"]):
         self._reports.lease_left(clone, leaked)
         return seen
 
-    async def _look(self, decision: Recycle) -> tuple[bool, Look | None]:
+    async def _look(self, decision: Recycle) -> tuple[bool, Inspection | None]:
         """Lock the former holder out, and look at the clone after that.
 
         A holder that is to have the clone again is let in again later.
@@ -136,13 +136,13 @@ class RecycleJob(Job["Recycle"]):
                 ),
                 answer_within(ANSWER_SECONDS, clone),
             ):
-                seen = await look_at_returned(
+                seen = await inspect_returned(
                     self._rewinder,
                     clone,
-                    first=self._credentials.lock_out(
+                    lock_out=self._credentials.lock_out(
                         clone, section, suspended=decision.same_holder
                     ),
-                    at_server=self._leaks.may_change_server(template),
+                    with_shared=self._leaks.may_change_server(template),
                 )
                 self._failures.end(LOCK_OUT_FAILED, template)
                 return True, seen
@@ -164,7 +164,7 @@ class RecycleJob(Job["Recycle"]):
 
     # The rewind ---------------------------------------------------------------------------
 
-    async def _rewind(self, decision: Recycle, seen: Look | None) -> Rewound | None:
+    async def _rewind(self, decision: Recycle, seen: Inspection | None) -> Rewound | None:
         """Rewind the clone; return None if it is to be recreated.
 
         Raises:
@@ -185,11 +185,11 @@ class RecycleJob(Job["Recycle"]):
                 decision.clone,
                 seconds=ENDING_SECONDS,
                 clients_only=True,
-                but=self._rewinder.backend(decision.clone),
+                but=self._rewinder.backend_pid(decision.clone),
             )
         return False
 
-    async def _try_rewind(self, decision: Recycle, seen: Look | None) -> Rewound | None:
+    async def _try_rewind(self, decision: Recycle, seen: Inspection | None) -> Rewound | None:
         """Rewind the clone; return None if that cannot be done or fails.
 
         Args:
@@ -211,7 +211,7 @@ class RecycleJob(Job["Recycle"]):
                 rewound = await self._rewinder.rewind(
                     clone,
                     self._comments.plain(template, decision.generation),
-                    seen=seen,
+                    inspection=seen,
                     verify_every=section.verify_every,
                     stay_connected=self._templates.stays_connected(template),
                 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from clonepool.core.naming import Identity, Kind
-from clonepool.postgres.clones.copier import Wanted
+from clonepool.postgres.clones.copier import CloneSpec
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.service.limiter import Rank
 
@@ -71,7 +71,7 @@ class ReferenceJob:
         name = self._namer.name(
             Identity(Kind.REFERENCE, template, current.short, self._serials.next())
         )
-        wanted = Wanted(
+        wanted = CloneSpec(
             name=name,
             generation=generation,
             contents=current.contents,

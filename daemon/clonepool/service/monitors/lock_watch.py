@@ -67,7 +67,7 @@ class LockWatch(Monitor):
 
     def _in_the_way(self) -> set[str]:
         """Return the leased clones on which a session of the daemon stays."""
-        kept = self._rewinder.kept
+        kept = self._rewinder.clones_with_session
         if not kept:
             return kept
         pools = self._fleet.pools.values()
@@ -75,9 +75,9 @@ class LockWatch(Monitor):
 
     async def _step_aside(self, clones: set[str]) -> None:
         try:
-            wanted = await databases.wanted_alone(self._gateway, clones)
+            wanted = await databases.awaited_databases(self._gateway, clones)
         except ClonepoolError:
             return  # the server monitor reports what is wrong with the server
         for clone in wanted:
             log.debug("clone.stepped_aside", clone=clone)
-            self._rewinder.step_aside(clone)
+            self._rewinder.close_session(clone)

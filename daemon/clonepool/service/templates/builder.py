@@ -327,7 +327,7 @@ class TemplateBuilder:
         if is_served:
             self._found[template] = generation
         if is_served and not generation.reused:
-            self._rewinder.built(generation.database)
+            self._rewinder.generation_rebuilt(generation.database)
         self._carry_out(outcomes)
         if is_served and before is not None and before.short != generation.short:
             await self._former.retire(before)

@@ -332,7 +332,7 @@ class ClientTemplates:
         backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
         while True:
             with self._failures.attempt(GIVE_UP_FAILED, template):
-                await self._rewinder.retire(generation.database)
+                await self._rewinder.generation_retired(generation.database)
                 await databases.drop(self._gateway, generation.database, sealed=True)
                 return
             await anyio.sleep(backoff.next_pause())

@@ -58,7 +58,7 @@ class FormerGenerations:
         """Forget what is needed only to rewind clones of a generation; a failure is logged."""
         async with self._lock:
             try:
-                await self._rewinder.retire(generation.database)
+                await self._rewinder.generation_retired(generation.database)
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
                 self._failures.begin(STALE_KEPT, "", error)
 

@@ -9,7 +9,7 @@ from clonepool.core.client_templates import Method
 from clonepool.core.naming import TEMPLATE_PATTERN
 from clonepool.core.refusals import not_your_lease
 from clonepool.errors import BadRequestError, ClonepoolError, TemplateFailedError
-from clonepool.postgres.clones.copy_strategy import orders
+from clonepool.postgres.clones.copy_strategy import copy_options
 from clonepool.postgres.templates.client_generation import Source
 from clonepool.postgres.templates.file_digests import generation_name
 from clonepool.postgres.templates.recipe import Inputs
@@ -136,8 +136,8 @@ class Snapshots:
         chooser = self._copiers.of(lease.template).chooser
         source = Source(
             lease.clone,
-            self._rewinder.backend(lease.clone),
-            orders(chooser.chosen or chooser.candidates[0], self._capabilities),
+            self._rewinder.backend_pid(lease.clone),
+            copy_options(chooser.chosen or chooser.candidates[0], self._capabilities),
             end_sessions,
         )
         short = generation_name(f"snapshot {template} {self._generations.next_serial()}")
@@ -147,7 +147,7 @@ class Snapshots:
         finally:
             self._check_held(lease)  # else those connected may be somebody else's sessions
         self._templates.begin(template)
-        self._rewinder.step_aside(lease.clone)
+        self._rewinder.close_session(lease.clone)
         recipe = self._templates.recipe(template, section)
         database = await self._generations.copy(source, recipe, short)
         try:

@@ -1,4 +1,4 @@
-r"""The arguments of psql's commands, read as psql reads them (psqlscanslash.l)."""
+r"""The arguments of psql's commands, parsed as psql does (psqlscanslash.l)."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ class Argument(NamedTuple):
     """One argument of a command.
 
     Attributes:
-        value: None when it cannot be told before the script runs.
-        program: whether a program makes it.
+        value: None if it cannot be known in advance.
+        program: whether the output of a program is part of it.
     """
 
     value: str | None
@@ -49,24 +49,24 @@ class Argument(NamedTuple):
 
 
 class Variables:
-    """Values of psql's variables, as far as they can be told.
+    """Values of psql's variables, as far as they can be known in advance.
 
     Args:
-        known: by name; None for one that is set, nobody knows to what.
+        known: values by name; None for a variable that is set to an unknown value.
     """
 
     def __init__(self, known: Mapping[str, str | None]) -> None:
         self._known = dict(known)
         self._others = False
-        """Whether some of which nothing is known may be set."""
+        """Whether other variables may be set, of which nothing is known."""
 
     @property
     def state(self) -> tuple[object, ...]:
-        """All of it, to compare."""
+        """The state of all variables, for comparison."""
         return (self._others, *sorted(self._known.items(), key=lambda each: each[0]))
 
     def value(self, name: str) -> str | None:
-        """Return a variable's value, its own text for one that is not set, None if unknown."""
+        """Return a variable's value: the reference itself if it is not set, None if unknown."""
         return self._known[name] if self.is_set(name) else None if self._maybe(name) else f":{name}"
 
     def is_set(self, name: str) -> bool | None:
@@ -74,19 +74,19 @@ class Variables:
         return True if name in self._known else None if self._maybe(name) else False
 
     def set(self, name: str, value: str | None, *, surely: bool = True) -> None:
-        """Give it a value; not `surely`: perhaps."""
+        """Set a variable; if not `surely`, it may keep its value."""
         same = surely or self._known.get(name) == value
         self._known[name] = value if same else None
 
     def unset(self, name: str, *, surely: bool = True) -> None:
-        """Take it away; not `surely`: perhaps."""
+        """Unset a variable; if not `surely`, it may stay set."""
         if surely:
             self._known.pop(name, None)
         elif name in self._known:
             self._known[name] = None
 
     def set_by_query(self, prefix: str, statement: str) -> None:
-        r"""Forget what `\gset` may have set: each column of the result is a variable."""
+        r"""Forget the values of variables that `\gset` may have set, one for each column."""
         self._others = True
         words = {word.lower() for word in re.findall(r"\w+", statement)}
         simple = re.match(r"\s*(?:SELECT|WITH|INSERT|UPDATE|DELETE)\b", statement, re.IGNORECASE)
@@ -104,9 +104,9 @@ def read(raw: str, variables: Variables, *, semicolon: bool = False) -> list[Arg
     """Return a command's arguments.
 
     Args:
-        raw: as they stand there.
-        variables: whose values are put in.
-        semicolon: whether one at the end of an argument is no part of it.
+        raw: as they are written.
+        variables: whose values are substituted.
+        semicolon: whether a semicolon at the end of an argument is not part of it.
     """
     found: list[Argument] = []
     parts: list[tuple[str | None, bool]] = []
@@ -125,7 +125,7 @@ def read(raw: str, variables: Variables, *, semicolon: bool = False) -> list[Arg
 
 
 def copied_from(raw: str) -> Argument | None:
-    r"""Return the file from which `\copy` reads; None where it reads from none."""
+    r"""Return the file from which `\copy` reads; None if it reads none."""
     match = _COPY.match(raw)
     if match is None:
         return None
@@ -135,13 +135,13 @@ def copied_from(raw: str) -> Argument | None:
 
 
 def copied_to(raw: str) -> Argument | None:
-    r"""Return the file that `\copy` writes; None where it writes none."""
+    r"""Return the file that `\copy` writes; None if it writes none."""
     match = None if _COPY.match(raw) else _COPY_TO.match(raw)
     return Argument(_stripped(match["source"])) if match else None
 
 
 def literal(text: str, variables: Variables) -> str | None:
-    """Return the value of an SQL string, or of a variable that stands for one; None if unknown."""
+    """Return the value of an SQL string, or of a variable that contains one; None if unknown."""
     if found := _LITERAL.match(text):
         return _unescaped(found[1]) if text[0] in "eE" else found[1].replace("''", "'")
     name = text[1:].strip("'")
@@ -152,7 +152,7 @@ def literal(text: str, variables: Variables) -> str | None:
 
 
 def truth(value: str | None) -> bool | None:
-    r"""Return what `\if` makes of a value; None if that is not known."""
+    r"""Return whether `\if` takes a value for true; None if that is not known."""
     if value is None:
         return None
     word = value.lower()

@@ -1,4 +1,4 @@
-r"""Which branches of psql's `\if` run, as far as that can be told beforehand: None is perhaps."""
+r"""Which branches of psql's `\if` run, as far as that is known in advance; None means perhaps."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from clonepool.postgres.templates.psql.scripts import Said
+    from clonepool.postgres.templates.psql.script_events import ScriptEvent
 
 BRANCHING = frozenset({r"\if", r"\elif", r"\else", r"\endif"})
 
 
 class _Branch(NamedTuple):
-    r"""Where an `\if` stands.
+    r"""An `\if` that has begun.
 
     Attributes:
-        runs: whether the present branch does.
-        taken: whether it or one before it does.
+        runs: whether the present branch runs.
+        taken: whether this branch or one before it runs.
     """
 
     runs: bool | None
@@ -25,32 +25,32 @@ class _Branch(NamedTuple):
 
 
 class Branches:
-    r"""The `\if`s of one file in which a line stands; each ends in the file in which it begins."""
+    r"""The `\if`s around the present line of one file; each ends in the file in which it begins."""
 
     def __init__(self) -> None:
         self._open: list[_Branch] = []
 
     @property
     def run(self) -> bool | None:
-        """Whether the present line is run."""
+        """Whether the present line runs."""
         return _all(branch.runs for branch in self._open)
 
-    def meet(self, said: Said, condition: Callable[[Said], bool | None]) -> None:
-        """Go on at one of these commands.
+    def meet(self, event: ScriptEvent, condition: Callable[[ScriptEvent], bool | None]) -> None:
+        """Continue with one of the `BRANCHING` commands.
 
         Args:
-            said: which.
-            condition: tells whether its condition holds; not asked where psql does not look at it.
+            event: the command.
+            condition: evaluates its condition; it is called only if psql would evaluate it.
         """
-        if said.what == r"\if":
-            holds = condition(said) if self.run is not False else False
+        if event.what == r"\if":
+            holds = condition(event) if self.run is not False else False
             self._open.append(_Branch(holds, holds))
-        elif self._open:  # else psql complains
+        elif self._open:  # otherwise psql reports an error
             last = self._open.pop()
-            if said.what == r"\endif":
+            if event.what == r"\endif":
                 return
-            asked = said.what == r"\elif" and last.taken is not True and self.run is not False
-            holds = condition(said) if asked else said.what == r"\else"
+            asked = event.what == r"\elif" and last.taken is not True and self.run is not False
+            holds = condition(event) if asked else event.what == r"\else"
             runs = _all([_not(last.taken), holds])
             self._open.append(_Branch(runs, _not(_all([_not(last.taken), _not(holds)]))))
 

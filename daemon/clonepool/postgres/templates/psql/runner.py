@@ -1,4 +1,4 @@
-"""SQL files run by PostgreSQL's own psql, and its complaints read."""
+"""Runs SQL files with PostgreSQL's own psql, and turns its error messages into errors."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 from clonepool.core.limit import Limit
 from clonepool.errors import ResourceError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import programs
-from clonepool.postgres.gateway import CONNECT_REMEDIES, is_unavailable
+from clonepool.postgres.server_errors import CONNECT_REMEDIES, is_unavailable
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.postgres.endpoint import Endpoint
 
-_COMPLAINT = re.compile(
+_ERROR_LINE = re.compile(
     r"^psql:(?P<file>.+?):(?P<line>\d+): [^\n:]+:\s+(?P<sqlstate>[0-9A-Z]{5}): (?P<message>[^\n]*)",
     re.MULTILINE,
 )
@@ -24,10 +24,12 @@ _CONNECTION_LOST, _SCRIPT_ERROR = 2, 3
 _NO_CONNECTIONS = re.compile(
     "too many clients already|too many connections for|remaining connection slots are reserved"
 )
-"""psql does not tell the SQLSTATE of a refused connection, which is 53300 for each of these."""
+"""Messages of SQLSTATE 53300; psql does not show the SQLSTATE of a refused connection."""
 _TOO_MANY_CONNECTIONS = "53300"
 _HARMLESS_CLASSES = ("00", "01", "02")
+"""Classes of SQLSTATEs that are no errors."""
 _SHOWN_BYTES = 2_000
+"""Most characters of a message or statement that an error shows."""
 _OPTIONS = {
     "client_min_messages": "warning",
     "synchronous_commit": "on",
@@ -46,15 +48,15 @@ _TO_END = (
     "DISCARD ALL",
     f"\\warn {_QUEUED} :PIPELINE_COMMAND_COUNT",
 )
-"""What psql does after the file, even after `\\q` in it.
+"""Commands that psql runs after the file, even after `\\q` in it, to detect an open transaction.
 
-psql ends with 0 in the midst of a transaction, and the server rolls it back. psql's `%x` is for
-prompts alone, and what queries can tell of a transaction holds for one that was begun implicitly
-too. So the server is asked for something that it refuses in a transaction block, whole or failed:
-of such statements DISCARD ALL is one that every role may run, for which psql does not itself begin
-a transaction when AUTOCOMMIT is off, and which leaves nothing in the database. In a pipeline
-(PostgreSQL 18) it would only be queued; older psqls print the variable's name. The settings are
-said again, since the file may have changed them.
+psql exits with 0 inside a transaction, which the server then rolls back. psql's `%x` works only in
+prompts, and queries cannot distinguish a transaction block from the implicit transaction of a
+single statement. So psql runs a statement that the server refuses in a transaction block. DISCARD
+ALL is such a statement that every role may run, for which psql itself does not begin a transaction
+when AUTOCOMMIT is off, and which leaves nothing in the database. In a pipeline (PostgreSQL 18) it
+would only be queued, so the number of queued commands is printed; older versions print the
+variable's name. The settings come first because the file may have changed them.
 """
 _NO_ENDIF = re.compile(r"^psql:.*without finding closing \\endif", re.MULTILINE)
 _IN_BLOCK = re.compile(r"^ERROR:\s+(?:25001|25P02)\b", re.MULTILINE)
@@ -62,14 +64,14 @@ _UNENDED = re.compile(rf"^{re.escape(_QUEUED)} [1-9]", re.MULTILINE)
 
 
 def options(major: int) -> str:
-    """Return the server's options for programs that fill a template, as in PGOPTIONS.
+    """Return settings for sessions of programs that fill a template, as PGOPTIONS takes them.
 
-    A database that was given a time limit, or made read-only, by an earlier file or by the template
-    that is extended is to be filled all the same. All else is the database's own, as for anybody
-    who runs the file by hand.
+    An earlier file, or the template that is extended, may have given the database a time limit or
+    made it read-only; these settings override that. All others are the database's own, as for
+    anybody who runs the file by hand.
 
     Args:
-        major: the server's version: older ones refuse what they do not know.
+        major: the server's version; older ones refuse settings that they do not know.
     """
     more = {name: "0" for since, name in _OPTIONS_SINCE.items() if major >= since}
     return " ".join(f"-c {name}={value}" for name, value in (_OPTIONS | more).items())
@@ -91,17 +93,17 @@ async def run_file(
 
     Args:
         psql: the program.
-        endpoint: of the server, and as whom to log in.
+        endpoint: of the server, and the role to log in as.
         database: in which the file is run.
         file: an absolute path.
-        seconds: for the whole file.
-        major: the server's version; 0 for one that is not known.
-        directory: where to run instead.
+        seconds: time limit of the whole file.
+        major: the server's version; 0 if it is not known.
+        directory: in which to run psql instead.
 
     Raises:
         TemplateFailedError: names file, line, SQLSTATE, message and statement; or the file left a
             transaction open.
-        ServerUnavailableError: the server went away meanwhile.
+        ServerUnavailableError: the server was lost.
     """
     command = [str(psql), "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1"]
     command += ["--set=VERBOSITY=verbose", "--echo-errors", "--no-password"]
@@ -123,7 +125,7 @@ async def run_file(
 def explain(
     file: Path, stderr: str, returncode: int = _SCRIPT_ERROR
 ) -> TemplateFailedError | ServerUnavailableError:
-    """Make psql's complaint into one error: the file's fault, or the server went away."""
+    """Return the error that psql's messages report: a fault of the file, or the server was lost."""
     stderr, at_end, after = stderr.partition(f"{_AT_END}\n")
     if returncode != _CONNECTION_LOST and (_IN_BLOCK.search(after) or _UNENDED.search(after)):
         return TemplateFailedError(
@@ -134,18 +136,18 @@ def explain(
     stderr += after if at_end else ""
     errors = [
         match
-        for match in _COMPLAINT.finditer(stderr)
+        for match in _ERROR_LINE.finditer(stderr)
         if not match["sqlstate"].startswith(_HARMLESS_CLASSES)
     ]
     if returncode == _CONNECTION_LOST or (errors and is_unavailable(errors[-1]["sqlstate"])):
-        said = f"{file}: {' '.join(stderr.split())[-_SHOWN_BYTES:]}"
+        message = f"{file}: {' '.join(stderr.split())[-_SHOWN_BYTES:]}"
         if _NO_CONNECTIONS.search(stderr):
             return ResourceError(
-                f"{said} (SQLSTATE {_TOO_MANY_CONNECTIONS})",
+                f"{message} (SQLSTATE {_TOO_MANY_CONNECTIONS})",
                 limit=Limit.CONNECTIONS,
                 remedy=CONNECT_REMEDIES[_TOO_MANY_CONNECTIONS],
             )
-        return ServerUnavailableError(said)
+        return ServerUnavailableError(message)
     if not errors:
         return TemplateFailedError(f"{file}: {stderr.strip()[-_SHOWN_BYTES:] or 'psql failed'}")
     match = errors[-1]

@@ -1,80 +1,57 @@
-r"""A script taken apart as psql does it: comments, strings, rows of COPY, and psql's own commands.
+r"""Splits a script into pieces as psql does: comments, strings, rows of COPY, psql's own commands.
 
-Only what can be told from the text alone; what the commands come to is found in `reading.py`. The
-model is psqlscan.l and psqlscanslash.l of PostgreSQL's sources.
+Only what the text alone tells is found here; `script_events` tells what the pieces do. The model is
+psqlscan.l and psqlscanslash.l of PostgreSQL's sources.
 """
 
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
 from enum import Enum, auto
-from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
-
-import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 
 class Kind(Enum):
-    """What a piece of a script is; between pieces there is SQL of no interest."""
+    """What a piece of a script is; between pieces there is plain SQL."""
 
     COMMENT = auto()
     STRING = auto()
     NAME = auto()
-    """In double quotes."""
+    """A name in double quotes."""
     BODY = auto()
-    """In dollar quotes."""
+    """A string in dollar quotes."""
     ROWS = auto()
-    """Of COPY FROM STDIN, with the line that ends them."""
+    """The rows after COPY FROM STDIN, with the line that ends them."""
     COMMAND = auto()
-    r"""One of psql's, from its backslash to the end of its arguments."""
+    r"""A command of psql's, from its backslash to the end of its arguments."""
     END = auto()
-    """Of a statement."""
+    """The end of a statement."""
     VARIABLE = auto()
-    """One of psql's, whose value is read as if it stood there."""
+    """A reference to a variable of psql's, whose value is parsed in its place."""
     NOTHING = auto()
-    """What only looks like one of these."""
+    """Something that only looks like one of these."""
 
 
 class Piece(NamedTuple):
-    """A part of a script."""
+    """A part of a script, from `start` to before `end`."""
 
     kind: Kind
     start: int
     end: int
 
 
-class Said(msgspec.Struct, frozen=True, array_like=True):
-    r"""What a script says that concerns files, its database, or how psql goes on.
-
-    Attributes:
-        line: from 1.
-        what: a command of psql's with its backslash; `leaves` for a statement that makes or drops a
-            database; `file` and `program` for what the server reads; `variable` for SQL that stands
-            in one.
-        text: the command's arguments as they stand there; the statement's words; the file's name as
-            it stands there; the variable's name.
-        statement: which the command sends, where that matters.
-    """
-
-    line: int
-    what: str
-    text: str
-    statement: str = ""
-
-
 SENDING = frozenset(
     {"g", "gx", "gset", "gexec", "gdesc", "crosstabview", "watch", "parse", "sendpipeline"}
 )
-r"""Commands that end a statement."""
+r"""Commands that send the statement before them."""
 _WHOLE_LINE = frozenset({"copy", "!", "h", "help", "ef", "ev", "sf", "sv"})
 _TO_PROGRAM = frozenset({"g", "gx", "o", "out", "w", "write"})
 _NAMES = r"\w$\x80-\U0010ffff"
 _START = re.compile(r"""'|"|\$|;|\\|:|--|/\*""")
-"""With what a piece may begin; a set of first characters, by which re skips most of a script."""
+"""How a piece may begin. `re` skips most of a script by the set of first characters."""
 _STRING = re.compile(r"'(?:[^']|'')*(?:'|\Z)")
 _BACKSLASHES = re.compile(r"'(?:[^'\\]|\\.|'')*(?:'|\Z)", re.DOTALL)
 _ESCAPING = re.compile(rf"(?<![{_NAMES}])[eE]'")
@@ -97,68 +74,46 @@ _OLD_STRINGS = re.compile(
     re.IGNORECASE,
 )
 _OF_ROWS = ("copy", "standard_conforming")
-"""Statements without any of these leave it as it is how the script is read."""
-_OF_FILES = ("copy", "pg_read_", "pg_ls_dir", "lo_import")
-_WORDS = ("database", "standard_conforming", *_OF_FILES)
-"""Statements without any of these do nothing of interest."""
-_SAYS = re.compile(r"\\[A-Za-z!]")
-_MAY_BE_VARIABLE = re.compile(r":[A-Za-z_]")
-_LEAVES = re.compile(r"\s*((?:CREATE|DROP)\s+DATABASE)\b", re.IGNORECASE)
-_MAKES_DATABASE = re.compile(r"\b((?:CREATE|DROP)\s+DATABASE)\b", re.IGNORECASE)
-_LITERAL = r"""[eE]?'(?:[^'])*'|:'[\w\x80-\U0010ffff]+'|:[\w\x80-\U0010ffff]+"""
-_SERVER_READS = re.compile(
-    rf"""\bCOPY\s+(?:BINARY\s+)?(?:"[^"]*"|[^\s();,'"])+\s*(?:\([^()]*\)\s*)?FROM\s+
-           (?:(?P<program>PROGRAM)\b|(?P<file>{_LITERAL}))
-      | \b(?:pg_read_file|pg_read_binary_file|pg_ls_dir|lo_import)\s*\(\s*
-           (?P<argument>{_LITERAL}|[^,)]*)""",
-    re.IGNORECASE | re.VERBOSE,
-)
+"""Words without which a statement does not change how the script is parsed."""
 _NO_LINE_END = re.compile(r"[^\n]")
 
 
 def blank(text: str, *, keep_names: bool = False) -> str:
     """Return the script with comments, strings and the rows of COPY blanked out.
 
-    It is as long as before, and has its lines where they were.
+    The result has the same length and the same lines.
 
     Args:
         text: the script.
-        keep_names: leave names in double quotes as they are.
+        keep_names: whether names in double quotes stay.
     """
     hidden = {Kind.COMMENT, Kind.STRING, Kind.BODY, Kind.ROWS}
-    return _without(text, pieces(text), hidden if keep_names else hidden | {Kind.NAME})
-
-
-def listen(text: str) -> list[Said]:
-    """Return what a script says, in order."""
-    if not _is_worth_it(text):  # as a large file of rows
-        return []
-    return list(_Listener(text).said())
+    return blanked(text, pieces(text), hidden if keep_names else hidden | {Kind.NAME})
 
 
 def pieces(text: str, *, plain: bool = False) -> Iterator[Piece]:
-    r"""Yield what a script consists of, in order.
+    r"""Yield the pieces of a script, in order.
 
     Args:
         text: the script.
-        plain: it is SQL alone, as in the body of a function: psql does not see it.
+        plain: whether it is SQL alone, such as the body of a function, which psql does not parse.
     """
     return _Scanner(text, plain=plain).run()
 
 
 class _Scanner:
-    """Goes through one script."""
+    """Splits one script into pieces."""
 
     def __init__(self, text: str, *, plain: bool) -> None:
         self._text = text
         self._plain = plain
         self._old_strings = False
         self._strings_due: tuple[int, bool] | None = None
-        """From where on strings are read otherwise, and how: psql asks once a line."""
+        """From where on strings are parsed in another way, and how; psql asks once per line."""
         self._statement: list[Piece] = []
         self._began = 0
         self._due = 0
-        """COPY statements of the present line whose rows are still to come."""
+        """Number of COPY statements on the present line, whose rows follow it."""
 
     def run(self) -> Iterator[Piece]:
         text, position = self._text, 0
@@ -196,7 +151,7 @@ class _Scanner:
         self._due = 0
 
     def _piece(self, start: int, first: str, stop: int) -> Piece:
-        """Return the piece that begins here; NOTHING where it only looks like one."""
+        """Return the piece that begins here; NOTHING if it only looks like one."""
         text = self._text
         match first:
             case ";":
@@ -235,7 +190,7 @@ class _Scanner:
 
     def _backslash(self, start: int) -> Piece:
         second = self._text[start + 1 : start + 2]
-        if second in (";", ":"):  # told to psql to be SQL
+        if second in (";", ":"):  # an escape: psql passes the character on as SQL
             return Piece(Kind.END if second == ";" else Kind.NOTHING, start, start + 2)
         command = _COMMAND.match(self._text, start)
         end = command.end() if command else start + 1
@@ -247,7 +202,7 @@ class _Scanner:
         return _found(Kind.VARIABLE, _VARIABLE.match(self._text, start), start)
 
     def _note(self, piece: Piece) -> None:
-        """Remember what decides how the script goes on."""
+        """Remember what decides how the rest of the script is parsed."""
         if self._plain:
             return
         name = command_of(self._text, piece)[0] if piece.kind is Kind.COMMAND else ""
@@ -263,7 +218,7 @@ class _Scanner:
         self._statement, self._began = [], piece.end
 
     def _ends(self, end: int) -> None:
-        if not _has(self._text[self._began : end], _OF_ROWS):
+        if not has_any(self._text[self._began : end], _OF_ROWS):
             return
         bare = sql_of(self._text, self._began, end, self._statement)
         self._due += _FROM_STDIN.match(bare) is not None
@@ -273,90 +228,8 @@ class _Scanner:
             self._strings_due = (len(self._text) if line_end < 0 else line_end), old
 
 
-class _Listener:
-    """Makes of the pieces of one script what it says."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text.removeprefix("\ufeff")
-        self._lines = [match.start() for match in re.finditer("\n", self._text)]
-
-    def said(self) -> Iterator[Said]:
-        statement: list[Piece] = []
-        began = 0
-        for piece in pieces(self._text):
-            if piece.kind is Kind.COMMAND:
-                name, _ = command_of(self._text, piece)
-                if name in SENDING:
-                    yield from self._statement(began, piece.start, statement)
-                yield self._command(piece, began, statement)
-                if name not in {*SENDING, "r", "reset"}:
-                    statement.append(piece)
-                    continue
-            elif piece.kind is Kind.VARIABLE:
-                statement.append(piece)
-                name = self._text[piece.start + 1 : piece.end]
-                if name[0] not in "'\"":
-                    yield Said(self._line(piece.start), "variable", name)
-                continue
-            elif piece.kind is Kind.ROWS:
-                pass
-            elif piece.kind is not Kind.END:
-                statement.append(piece)
-                continue
-            else:
-                yield from self._statement(began, piece.start, statement)
-            statement, began = [], piece.end
-        yield from self._statement(began, len(self._text), statement)
-
-    def _command(self, piece: Piece, began: int, statement: list[Piece]) -> Said:
-        name, arguments = command_of(self._text, piece)
-        sent = ""
-        if name in ("gset", "gexec"):
-            sent = _without(
-                self._text[began : piece.start],
-                _moved(statement, -began),
-                {Kind.COMMENT, Kind.COMMAND},
-            )
-        if name in ("q", "quit", "exit"):
-            arguments = "more" if self._last_word > piece.end else ""
-        return Said(self._line(piece.start), f"\\{name}", arguments, sent)
-
-    def _statement(self, began: int, end: int, inside: list[Piece]) -> Iterator[Said]:
-        """Yield what a statement does with databases and the server's files."""
-        if not _has(self._text[began:end], _WORDS):
-            return
-        bare = sql_of(self._text, began, end, inside)
-        if found := _LEAVES.match(bare):
-            yield Said(self._line(began + found.start(1)), "leaves", " ".join(found[1].split()))
-        yield from self._server_reads(self._text[began:end], bare, began)
-        for piece in inside:
-            if piece.kind is Kind.BODY:
-                tag = self._text.index("$", piece.start + 1) + 1 - piece.start
-                start, stop = piece.start + tag, max(piece.start + tag, piece.end - tag)
-                body = self._text[start:stop]
-                bare = sql_of(body, 0, len(body), list(pieces(body, plain=True)))
-                yield from self._server_reads(body, bare, start)
-
-    def _server_reads(self, text: str, bare: str, offset: int) -> Iterator[Said]:
-        for match in _SERVER_READS.finditer(bare) if _has(bare, _OF_FILES) else ():
-            line = self._line(offset + match.start())
-            if match["program"]:
-                yield Said(line, "program", "COPY FROM PROGRAM")
-                continue
-            group = "file" if match["file"] else "argument"
-            yield Said(line, "file", text[match.start(group) : match.end(group)].strip())
-
-    def _line(self, position: int) -> int:
-        return bisect_right(self._lines, position - 1) + 1
-
-    @cached_property
-    def _last_word(self) -> int:
-        """The end of the last that is no comment."""
-        return len(_without(self._text, pieces(self._text), {Kind.COMMENT}).rstrip())
-
-
 def command_of(text: str, piece: Piece) -> tuple[str, str]:
-    r"""Return a command's name without its backslash, and its arguments as they stand there."""
+    r"""Return a command's name without its backslash, and its arguments as they are written."""
     whole = text[piece.start + 1 : piece.end]
     name = _COMMAND_NAME.match(whole)
     end = name.end() if name else 0
@@ -364,9 +237,9 @@ def command_of(text: str, piece: Piece) -> tuple[str, str]:
 
 
 def sql_of(text: str, began: int, end: int, inside: Iterable[Piece]) -> str:
-    """Return a statement with what is quoted blanked, but for the quotes, and comments gone."""
+    """Return a statement with comments and quoted text blanked, except for the quotes."""
     part, parts, position = text[began:end], [], 0
-    for piece in _moved(inside, -began):
+    for piece in moved(inside, -began):
         start, stop = piece.start, piece.end
         if piece.kind is Kind.STRING:
             start += 1 + (part[start] in "eE")
@@ -378,20 +251,8 @@ def sql_of(text: str, began: int, end: int, inside: Iterable[Piece]) -> str:
     return "".join([*parts, part[position:]])
 
 
-def makes_database(statement: str) -> str:
-    """Return CREATE or DROP DATABASE where a query's text has it, strings included."""
-    found = _MAKES_DATABASE.search(statement)
-    return " ".join(found[1].split()) if found else ""
-
-
-def _is_worth_it(text: str) -> bool:
-    if _has(text, _WORDS) or _SAYS.search(text):
-        return True
-    before = (text[match.start() - 1 : match.start()] for match in _MAY_BE_VARIABLE.finditer(text))
-    return any(character != ":" and not character.isalnum() for character in before)
-
-
-def _has(text: str, words: Iterable[str]) -> bool:
+def has_any(text: str, words: Iterable[str]) -> bool:
+    """Say whether a text contains any of these words, which are in lower case."""
     lowered = text.lower()
     return any(word in lowered for word in words)
 
@@ -400,12 +261,13 @@ def _found(kind: Kind, match: re.Match[str] | None, start: int) -> Piece:
     return Piece(kind, start, match.end()) if match else Piece(Kind.NOTHING, start, start + 1)
 
 
-def _moved(found: Iterable[Piece], by: int) -> Iterator[Piece]:
+def moved(found: Iterable[Piece], by: int) -> Iterator[Piece]:
+    """Yield pieces with their positions moved."""
     return (Piece(piece.kind, piece.start + by, piece.end + by) for piece in found)
 
 
-def _without(text: str, found: Iterable[Piece], kinds: set[Kind]) -> str:
-    """Return the text with pieces of these kinds blanked, ends of lines kept."""
+def blanked(text: str, found: Iterable[Piece], kinds: set[Kind]) -> str:
+    """Return the text with pieces of these kinds blanked; ends of lines stay."""
     parts, position = [], 0
     for piece in found:
         if piece.kind in kinds:
@@ -425,7 +287,7 @@ def _comment_end(text: str, position: int) -> int:
 
 
 def _command_end(text: str, start: int, position: int) -> int:
-    r"""Return where a command's arguments end: at another backslash, or with the line."""
+    r"""Return where a command's arguments end: at the next backslash, or with the line."""
     name = text[start + 1 : position]
     line_end = text.find("\n", position)
     line_end = len(text) if line_end < 0 else line_end

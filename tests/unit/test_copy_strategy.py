@@ -1,13 +1,14 @@
-"""What a server can do, and how it is told."""
+"""Which copy strategies a server has, and the SQL that selects each."""
 
 from __future__ import annotations
 
 import msgspec
 import pytest
 
+from clonepool.core.copy_choice import Strategy
 from clonepool.errors import CapabilityError
 from clonepool.postgres.capabilities import Capabilities
-from clonepool.postgres.clones.copy_strategy import Strategy, candidates, orders
+from clonepool.postgres.clones.copy_strategy import candidates, copy_options
 
 WAL, FILES, CLONE = Strategy.WAL_LOG, Strategy.FILE_COPY, Strategy.CLONE
 SERVER = Capabilities(
@@ -47,7 +48,7 @@ def test_the_candidates_are_what_the_server_can_do_the_likeliest_first(
         (msgspec.structs.replace(SERVER, file_copy_methods=("copy",)), "clone", r"18\.0"),
     ],
 )
-def test_a_named_one_that_the_server_cannot_do_is_refused_with_a_remedy(
+def test_a_strategy_that_the_server_lacks_is_refused_with_a_remedy(
     server: Capabilities, wanted: str, says: str
 ) -> None:
     with pytest.raises(CapabilityError, match=says) as caught:
@@ -55,9 +56,9 @@ def test_a_named_one_that_the_server_cannot_do_is_refused_with_a_remedy(
     assert "auto" in caught.value.remedy
 
 
-def test_the_servers_words_for_each() -> None:
-    assert orders(WAL, SERVER) == ("STRATEGY wal_log", {})
-    assert orders(FILES, SERVER) == ("STRATEGY file_copy", {"file_copy_method": "copy"})
-    assert orders(CLONE, SERVER) == ("STRATEGY file_copy", {"file_copy_method": "clone"})
-    assert orders(FILES, FIFTEEN) == ("STRATEGY file_copy", {})
-    assert orders(FILES, FOURTEEN) == ("", {})
+def test_each_strategy_has_its_options_and_settings() -> None:
+    assert copy_options(WAL, SERVER) == ("STRATEGY wal_log", {})
+    assert copy_options(FILES, SERVER) == ("STRATEGY file_copy", {"file_copy_method": "copy"})
+    assert copy_options(CLONE, SERVER) == ("STRATEGY file_copy", {"file_copy_method": "clone"})
+    assert copy_options(FILES, FIFTEEN) == ("STRATEGY file_copy", {})
+    assert copy_options(FILES, FOURTEEN) == ("", {})
