@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonepool.client import Client
-from clonepool.errors import TemplateFailedError, UnknownTemplateError
+from clonepool.errors import AcquireTimeoutError, TemplateFailedError, UnknownTemplateError
 from support.daemons import Daemon, eventually, running_daemon
 from support.queries import ask, value
 
@@ -342,6 +344,45 @@ def test_the_build_command_shows_each_step_and_the_whole(daemon: Daemon) -> None
     done = command(daemon, "build", "shop")
     assert done.returncode == 1
     assert "a.sql:2: " in done.stderr
+
+
+def test_the_build_command_shows_a_build_that_is_under_way_and_no_negative_times(
+    daemon: Daemon,
+) -> None:
+    leased(daemon)
+    edit(daemon, TWO + "SELECT pg_sleep(2);")
+    eventually(lambda: "a.sql" in building(daemon), what="the file is run")
+    done = command(daemon, "build", "shop")
+    assert "shop: up to date as " in done.stdout
+    seconds = {what: float(took) for took, what in re.findall(r"(\S+) s  (.*)\n", done.stderr)}
+    assert set(seconds) == {"a.sql", "sealing"}
+    assert min(seconds.values()) >= 0
+
+
+def building(daemon: Daemon) -> str:
+    """Return which step of the build a client that waits is told of."""
+    heard: list[str] = []
+    client = Client(str(daemon.socket), on_notification=lambda _, news: heard.append(news["what"]))
+    with client, contextlib.suppress(AcquireTimeoutError):
+        client.lease("shop", timeout=0.01, progress=True).release()
+    return " ".join(heard)
+
+
+def test_an_edit_of_the_configuration_is_told_of_and_says_whether_a_start_would_fail(
+    daemon: Daemon,
+) -> None:
+    leased(daemon)
+    daemon.config.write_text(CONFIG + "# a comment\n")
+    daemon.config.write_text(CONFIG.replace("max_clones = 6", "max_clones = 7"))
+    eventually(lambda: len(daemon.events("config.changed")) == 1)
+    told = json.loads(daemon.events("config.changed")[0])
+    assert told["path"] == str(daemon.config)
+    assert "restart the daemon" in told["remedy"]
+    daemon.config.write_text(CONFIG + "min_redy = 7\n")
+    eventually(lambda: len(daemon.events("config.changed")) == 2)
+    told = json.loads(daemon.events("config.changed")[1])
+    assert "templates.shop.min_redy: unknown key" in told["error"]
+    assert daemon.pool("shop")["max_clones"] == 6
 
 
 def test_a_client_hears_how_a_build_fares(daemon: Daemon) -> None:

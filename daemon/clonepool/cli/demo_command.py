@@ -58,7 +58,7 @@ def command(config_path: Path | None, leases: int) -> None:
 
 @contextmanager
 def private_daemon(config: Path) -> Iterator[Path]:
-    """Run `clonepool serve` with a socket and a state directory of its own, and leave nothing of it.
+    """Run `clonepool serve` with its own socket and state directory, and leave nothing of it.
 
     Yields:
         The path of its socket.

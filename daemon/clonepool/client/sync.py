@@ -20,7 +20,7 @@ from clonepool.errors import (
     DaemonNotFoundError,
     ShuttingDownError,
 )
-from clonepool.paths import is_trusted, socket_candidates
+from clonepool.paths import SOCKET_VARIABLE, is_trusted, socket_candidates
 
 TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
@@ -320,7 +320,7 @@ def lease(
 
 def _connect(socket_path: str | None) -> socket.socket:
     candidates = socket_candidates(socket_path)
-    problem = ""
+    problem = None
     for candidate in candidates:
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -328,19 +328,54 @@ def _connect(socket_path: str | None) -> socket.socket:
         except BaseException as error:
             connection.close()
             if not isinstance(error, OSError) or isinstance(error, TimeoutError):
-                raise  # a signal's handler did: connecting itself knows no timeout
+                raise  # raised by a signal's handler: connecting itself has no timeout
             if not isinstance(error, FileNotFoundError):
-                problem = f"; {candidate}: {error.strerror or error}"
+                problem = candidate, error
         else:
             return connection
-    raise DaemonNotFoundError(
-        f"no clonepool daemon at {' or '.join(candidates)}{problem}",
-        remedy="start one with `clonepool serve`, or name its socket with CLONEPOOL_SOCKET",
-    )
+    raise _not_found(candidates, problem)
+
+
+class _UntrustedError(PermissionError):
+    """Another user could have put the socket where it is."""
 
 
 def _connect_to(connection: socket.socket, path: str) -> None:
     connection.settimeout(None)  # whatever socket.setdefaulttimeout says
     if not is_trusted(path):
-        raise PermissionError("its directory belongs to another user")
+        raise _UntrustedError("its directory belongs to another user")
     connection.connect(path)
+
+
+def _not_found(candidates: list[str], problem: tuple[str, OSError] | None) -> DaemonNotFoundError:
+    """Return the error for a daemon that cannot be reached, with the remedy for its cause.
+
+    Args:
+        candidates: where its socket may be.
+        problem: a socket that is there and cannot be used, and why not.
+    """
+    found = f"no clonepool daemon at {' or '.join(candidates)}"
+    named = len(candidates) == 1
+    remedy = (
+        "start one there with `clonepool serve --socket PATH`, or correct the path, which --socket,"
+        f" socket_path or {SOCKET_VARIABLE} named"
+        if named
+        else f"start one with `clonepool serve`, or name its socket with {SOCKET_VARIABLE}"
+    )
+    if problem is None:
+        return DaemonNotFoundError(found, remedy=remedy)
+    path, error = problem
+    said = f"{path}: {error.strerror or error}"
+    if isinstance(error, _UntrustedError):
+        return DaemonNotFoundError(
+            f"{found}; {said}",
+            remedy="have the daemon listen in a directory of its own user or of root that is not"
+            " below the temporary directory, or start one of your own with `clonepool serve`",
+        )
+    if isinstance(error, PermissionError):
+        return DaemonNotFoundError(
+            f"this user may not connect to the clonepool daemon at {said}",
+            remedy="log in as a member of the socket's group (`ls -l` shows it), and have access"
+            ".allow_users or access.allow_groups name this user",
+        )
+    return DaemonNotFoundError(f"{found}; {said}", remedy=remedy)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -54,7 +55,10 @@ def load(path: Path, *, http_listen: str | None = None) -> Config:
         raise ConfigError(f"{path}: {mistake}") from None
     absolute = path.resolve()
     return Config(
-        **msgspec.structs.asdict(file), directory=str(absolute.parent), path=str(absolute)
+        **msgspec.structs.asdict(file),
+        directory=str(absolute.parent),
+        path=str(absolute),
+        digest=sha256(repr(raw).encode("utf-8", "backslashreplace")).hexdigest(),
     )
 
 

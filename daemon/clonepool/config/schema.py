@@ -170,7 +170,9 @@ class Config(ConfigFile, frozen=True):
     Attributes:
         directory: where relative paths in the file start.
         path: the file; empty when the configuration was not read from one.
+        digest: of the file's keys and values, to see whether it was changed later.
     """
 
     directory: str = "."
     path: str = ""
+    digest: str = ""

@@ -179,11 +179,12 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HelloResult(msgspec.Struct, frozen=True):
-    """Who answers."""
+    """Who answers, and where the programs of an embedded server are."""
 
     protocol: int
     daemon: str
     instance: str
+    programs: str = ""
 
 
 class AcquireResult(msgspec.Struct, frozen=True):

@@ -50,6 +50,7 @@ from clonepool.service.http.connections import HttpConnections
 from clonepool.service.jobs.reference import ReferenceJob
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.monitors import event_loop
+from clonepool.service.monitors.config_file import ConfigFileMonitor
 from clonepool.service.monitors.files import FileMonitor
 from clonepool.service.monitors.reconciler import Reconciler
 from clonepool.service.monitors.resources import ResourceMonitor
@@ -235,6 +236,7 @@ class _Daemon:
             workers.start_soon(made.run)
             workers.start_soon(builder.run)
             workers.start_soon(FileMonitor(builder, self._shortages).run)
+            workers.start_soon(ConfigFileMonitor(self._config).run)
             workers.start_soon(event_loop.run, self._metrics.event_loop_lag_seconds, time.monotonic)
             workers.start_soon(self._shortages.run)
             self._start_keeper(workers, dispatcher, context, builder)
@@ -249,6 +251,7 @@ class _Daemon:
                 board,
                 Builds(builder, workers),
                 making,
+                str(self._server.psql.parent) if self._server.embedded else "",
             )
             await self._front(dispatcher, methods, board, began)
             await self._clean_up(dispatcher)

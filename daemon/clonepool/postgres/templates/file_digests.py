@@ -29,6 +29,14 @@ BUILD_FORMAT = 6
 
 VERSION = version("clonepool")
 
+_DATE = (
+    "(?:19|20|21)[0-9]{2}[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12][0-9]|3[01])"
+    "(?:[-_.T]?[0-2][0-9][-_.:]?[0-5][0-9](?:[-_.:]?[0-9]{2,8})?)?(?![0-9])"
+)
+"""A day, with or without a time to the microsecond, as names of migrations begin."""
+_MOMENT_DIGITS = 20
+"""Digits of a day and a time to the microsecond."""
+
 
 class SourceFile(msgspec.Struct, frozen=True):
     """One file: where it is, its name relative to the configuration, SHA-256 of its contents."""
@@ -248,6 +256,17 @@ def generation_name(full_fingerprint: str) -> str:
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Sort key by which 2 comes before 10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    """Return the sort key of a file's name: numbers by their value, dates and times as such.
+
+    2 comes before 10. A date, with or without separators and a time after it, is compared as the
+    moment that it names, as migration tools do: 20140924113530 comes before 2017-08-31-093000,
+    though it is the larger number.
+    """
+    parts = re.split(rf"({_DATE}|[0-9]+)", name)
+    return [(_value(part), "") if part[:1].isdigit() else (-1, part) for part in parts]
+
+
+def _value(part: str) -> int:
+    """Return a number's value; of a date and time, the digits of a moment, to the microsecond."""
+    digits = re.sub("[^0-9]", "", part)
+    return int(digits.ljust(_MOMENT_DIGITS, "0") if re.fullmatch(_DATE, part) else digits)

@@ -97,10 +97,12 @@ class Methods:
         board: StatusBoard,
         builds: Builds,
         making: TemplateMethods,
+        programs: str = "",
     ) -> None:
         self._dispatcher = dispatcher
         self._builds = builds
         self._making = making
+        self._programs = programs
         self._endpoint = endpoint
         self._credentials = credentials
         self._instance = config.instance
@@ -157,7 +159,7 @@ class Methods:
                 remedy=f"this daemon speaks protocol {PROTOCOL_VERSION}",
             )
         peer.client = params.client or peer.client
-        peer.reply(request, HelloResult(PROTOCOL_VERSION, DAEMON, self._instance))
+        peer.reply(request, HelloResult(PROTOCOL_VERSION, DAEMON, self._instance, self._programs))
 
     def _acquire(self, peer: Connection, request: RequestId, params: Acquire) -> None:
         self._check_leases(peer)

@@ -216,11 +216,13 @@ class TemplateBuilder:
 
         Args:
             template: its name.
-            tell: is told of each step.
+            tell: is told of each step, and of the present one of a build under way.
             answer: is called once, when it is done.
             anew: build it although nothing is seen to have changed.
         """
         self._asking.setdefault(template, []).append(_Asker(tell, answer))
+        if (step := self.under_way.get(template)) is not None:
+            tell(step)  # of the build under way, which comes first: its next step may be far off
         if anew:
             self._anew.add(template)
             self._stale(template, ["somebody asked for it"])

@@ -1,0 +1,71 @@
+"""Notices edits of the configuration file, which the daemon reads at its start alone.
+
+Nothing is reloaded: people are told to restart the daemon, and whether it would start. Files that
+templates are made from are another matter; see `files`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio
+import anyio.to_thread
+import structlog
+
+from clonepool.config import load
+from clonepool.errors import ConfigError
+
+if TYPE_CHECKING:
+    from clonepool.config import Config
+
+log = structlog.get_logger()
+
+CHANGED = "config.changed"
+LOOK_SECONDS = 2.0
+"""Seconds between two looks at the file's time and size."""
+_RESTART = "restart the daemon: it reads this file at its start alone"
+_CORRECT = "correct it before the next start; the daemon goes on with what it read at its start"
+
+
+class ConfigFileMonitor:
+    """Warns once of each edit that changes a key or a value.
+
+    Args:
+        config: with which the daemon runs.
+    """
+
+    def __init__(self, config: Config) -> None:
+        self._path = config.path
+        self._digest = config.digest
+        self._stamp: object = None
+
+    async def run(self) -> None:
+        """Look again and again, until cancelled; without a file there is nothing to do."""
+        while self._path:
+            await anyio.to_thread.run_sync(self.run_once, abandon_on_cancel=True)
+            await anyio.sleep(LOOK_SECONDS)
+
+    def run_once(self) -> None:
+        """Look at the file, and read it if it may have been changed; blocks.
+
+        A file that cannot be looked at counts as unchanged: an editor may be replacing it.
+        """
+        try:
+            status = os.stat(self._path)  # noqa: PTH116 - each two seconds, for the whole run
+        except OSError:
+            return
+        stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            digest = load(Path(self._path)).digest
+        except ConfigError as error:
+            self._digest = ""  # whatever comes next is news
+            log.warning(CHANGED, path=self._path, error=str(error), remedy=_CORRECT)
+            return
+        if digest != self._digest:
+            self._digest = digest
+            log.warning(CHANGED, path=self._path, remedy=_RESTART)
