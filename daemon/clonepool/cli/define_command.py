@@ -20,8 +20,11 @@ class _DefineCommand(click.Command):
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         if args and not args[0].startswith("-"):
             content, rest = args[:1], args[1:]
-            _, left, _ = self.make_parser(ctx).parse_args(list(rest))
-            args = [*rest[: len(rest) - len(left)], *content, *left]
+            found, _, _ = self.make_parser(ctx).parse_args(list(rest))
+            # Without HASH before it the first word of CMD, if there is one, counts as HASH.
+            words = 1 + len(found["argv"]) if isinstance(found["content"], str) else 0
+            options = len(rest) - words
+            args = [*rest[:options], *content, *rest[options:]]
         return super().parse_args(ctx, args)
 
 
