@@ -33,7 +33,12 @@ _DATE = (
     "(?:19|20|21)[0-9]{2}[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12][0-9]|3[01])"
     "(?:[-_.T]?[0-2][0-9][-_.:]?[0-5][0-9](?:[-_.:]?[0-9]{2,8})?)?(?![0-9])"
 )
-"""A day, with or without a time to the microsecond, as names of migrations begin."""
+"""A day, with or without a time to the microsecond, as in the names of migrations."""
+_SHORTEST_DATE = 8
+_find_date = re.compile(_DATE).fullmatch
+_find_year = re.compile("(?:19|20|21)[0-9]{2}").search
+_split_numbers = re.compile("([0-9]+)").split
+_split_dates = re.compile(f"({_DATE}|[0-9]+)").split
 _MOMENT_DIGITS = 20
 """Digits of a day and a time to the microsecond."""
 
@@ -262,11 +267,14 @@ def natural_key(name: str) -> list[tuple[int, str]]:
     moment that it names, as migration tools do: 20140924113530 comes before 2017-08-31-093000,
     though it is the larger number.
     """
-    parts = re.split(rf"({_DATE}|[0-9]+)", name)
-    return [(_value(part), "") if part[:1].isdigit() else (-1, part) for part in parts]
+    if _find_year(name):
+        return [(_value(p), "") if n % 2 else (-1, p) for n, p in enumerate(_split_dates(name))]
+    return [(int(p), "") if n % 2 else (-1, p) for n, p in enumerate(_split_numbers(name))]
 
 
 def _value(part: str) -> int:
     """Return a number's value; of a date and time, the digits of a moment, to the microsecond."""
-    digits = re.sub("[^0-9]", "", part)
-    return int(digits.ljust(_MOMENT_DIGITS, "0") if re.fullmatch(_DATE, part) else digits)
+    if len(part) < _SHORTEST_DATE or not _find_date(part):
+        return int(part)
+    digits = "".join(filter(str.isdigit, part))
+    return int(digits.ljust(_MOMENT_DIGITS, "0"))
