@@ -73,7 +73,7 @@ def test_after_an_edit_leases_are_of_the_new_state_and_old_ones_go_on(daemon: Da
     assert all(leased(daemon) == 2 for _ in range(4))
 
 
-def test_who_says_that_it_will_do_gets_the_old_state_while_the_new_one_is_built(
+def test_stale_ok_gets_the_old_state_while_the_new_one_is_built(
     daemon: Daemon,
 ) -> None:
     leased(daemon)
@@ -212,7 +212,7 @@ def test_old_generations_are_kept_to_a_number() -> None:
         eventually(lambda: ask(daemon, GENERATIONS) == 2)
 
 
-def test_a_build_that_fails_is_told_at_once_and_mended_by_the_next_edit(daemon: Daemon) -> None:
+def test_a_failed_build_is_told_at_once_and_repaired_by_the_next_edit(daemon: Daemon) -> None:
     assert leased(daemon) == 1
     edit(daemon, "CREATE TABLE t AS\nSELECT nothing;")
     with pytest.raises(TemplateFailedError, match=r"a\.sql:2: .*nothing"):
@@ -221,7 +221,7 @@ def test_a_build_that_fails_is_told_at_once_and_mended_by_the_next_edit(daemon: 
     assert leased(daemon) == 2
 
 
-def test_told_to_the_previous_state_is_served_while_a_build_fails() -> None:
+def test_serve_previous_serves_the_previous_state_while_a_build_fails() -> None:
     config = CONFIG + 'on_failure = "serve_previous"\n'
     with running_daemon(config, files={"a.sql": ONE}) as daemon:
         assert leased(daemon) == 1
@@ -296,7 +296,7 @@ def _psql() -> str:
     return str(find_psql())
 
 
-def test_it_says_what_goes_into_a_template_and_why_a_build_is_due() -> None:
+def test_explain_shows_what_a_template_is_made_from_and_why_a_build_is_due() -> None:
     with running_daemon(CONFIG, files={"a.sql": ONE, "b.inc": ""}) as daemon:
         leased(daemon)
         said = command(daemon, "templates", "--explain", "shop").stdout
@@ -407,7 +407,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_template(daemon: Daem
     assert ask(daemon, building) == 0
 
 
-def test_who_waits_for_a_clone_hears_which_file_is_being_run() -> None:
+def test_waiters_hear_which_file_is_being_run() -> None:
     files = {"1.sql": ONE, "2.sql": "SELECT pg_sleep(1.5);"}
     with running_daemon(CONFIG, files=files) as daemon:
         heard: list[dict[str, Any]] = []
