@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import errno
+import time
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -7,10 +10,10 @@ from structlog.testing import capture_logs
 
 from clonepool import config
 from clonepool.service.monitors.config_file import CHANGED, ConfigFileMonitor
+from clonepool.service.monitors.resources import ResourceMonitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
     from typing import TypeAlias
 
     Look: TypeAlias = Callable[[], list[dict[str, object]]]
@@ -26,9 +29,14 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def warnings(file: Path) -> Look:
+def shortages() -> ResourceMonitor:
+    return ResourceMonitor(time.monotonic)
+
+
+@pytest.fixture
+def warnings(file: Path, shortages: ResourceMonitor) -> Look:
     """Return what looks at the file, which a daemon runs with, and returns the warnings."""
-    monitor = ConfigFileMonitor(config.load(file))
+    monitor = ConfigFileMonitor(config.load(file), shortages)
 
     def look() -> list[dict[str, object]]:
         with capture_logs() as logs:
@@ -68,3 +76,17 @@ def test_a_file_that_is_away_for_a_moment_is_not_told_of(file: Path, warnings: L
     assert warnings() == []
     file.write_text(GOOD)
     assert warnings() == []
+
+
+def test_a_shortage_of_files_is_no_edit(
+    file: Path, warnings: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_file_left(*_: object, **__: object) -> str:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    file.write_text(f"{GOOD}min_ready = 3\n")
+    with monkeypatch.context() as short:
+        short.setattr(Path, "read_text", no_file_left)
+        with pytest.raises(OSError, match="Too many open files"):
+            warnings()
+    assert len(warnings()) == 1

@@ -236,7 +236,7 @@ class _Daemon:
             workers.start_soon(made.run)
             workers.start_soon(builder.run)
             workers.start_soon(FileMonitor(builder, self._shortages).run)
-            workers.start_soon(ConfigFileMonitor(self._config).run)
+            workers.start_soon(ConfigFileMonitor(self._config, self._shortages).run)
             workers.start_soon(event_loop.run, self._metrics.event_loop_lag_seconds, time.monotonic)
             workers.start_soon(self._shortages.run)
             self._start_keeper(workers, dispatcher, context, builder)

@@ -14,11 +14,13 @@ import anyio
 import anyio.to_thread
 import structlog
 
+from clonepool import resource_errors
 from clonepool.config import load
 from clonepool.errors import ConfigError
 
 if TYPE_CHECKING:
     from clonepool.config import Config
+    from clonepool.service.monitors.resources import ResourceMonitor
 
 log = structlog.get_logger()
 
@@ -33,10 +35,12 @@ class ConfigFileMonitor:
     """Warns once of each edit that changes a key or a value.
 
     Args:
-        config: with which the daemon runs.
+        config: the configuration with which the daemon runs.
+        shortages: is told when the machine has no file or thread left to look with.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, shortages: ResourceMonitor) -> None:
+        self._shortages = shortages
         self._path = config.path
         self._digest = config.digest
         self._stamp: object = None
@@ -44,13 +48,20 @@ class ConfigFileMonitor:
     async def run(self) -> None:
         """Look again and again, until cancelled; without a file there is nothing to do."""
         while self._path:
-            await anyio.to_thread.run_sync(self.run_once, abandon_on_cancel=True)
+            try:
+                await anyio.to_thread.run_sync(self.run_once, abandon_on_cancel=True)
+            except Exception as error:  # a pass of background work: logged, and the loop goes on
+                if not self._shortages.note(error):
+                    log.exception("config.look_failed", path=self._path)
             await anyio.sleep(LOOK_SECONDS)
 
     def run_once(self) -> None:
         """Look at the file, and read it if it may have been changed; blocks.
 
-        A file that cannot be looked at counts as unchanged: an editor may be replacing it.
+        A file that is not there counts as unchanged: an editor may be replacing it.
+
+        Raises:
+            OSError: the machine is short of a resource; the next look reads the file.
         """
         try:
             status = os.stat(self._path)  # noqa: PTH116 - each two seconds, for the whole run
@@ -59,13 +70,16 @@ class ConfigFileMonitor:
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
         try:
             digest = load(Path(self._path)).digest
         except ConfigError as error:
-            self._digest = ""  # whatever comes next is news
+            cause = error.__cause__
+            if cause is not None and resource_errors.shortage(cause):
+                raise cause from None
+            self._stamp, self._digest = stamp, ""  # the next edit is told of in any case
             log.warning(CHANGED, path=self._path, error=str(error), remedy=_CORRECT)
             return
+        self._stamp = stamp
         if digest != self._digest:
             self._digest = digest
             log.warning(CHANGED, path=self._path, remedy=_RESTART)
