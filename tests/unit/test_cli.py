@@ -31,6 +31,8 @@ def test_what_is_no_time_is_refused_with_examples(text: str) -> None:
         "HASH --name app --timeout 5m -- make migrate --name x",
         "HASH --name app --timeout 5m make migrate --name x",
         "--name app HASH make migrate --name x",
+        "--timeout 5m HASH --name app -- make migrate --name x",
+        "--timeout 5m HASH --name app make migrate --name x",
         "--name app -- HASH make migrate --name x",
     ],
 )

@@ -18,14 +18,19 @@ class _DefineCommand(click.Command):
     """Takes options before and after HASH; everything after them is CMD, with or without `--`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if args and not args[0].startswith("-"):
-            content, rest = args[:1], args[1:]
-            found, _, _ = self.make_parser(ctx).parse_args(list(rest))
-            # Without HASH before it the first word of CMD, if there is one, counts as HASH.
-            words = 1 + len(found["argv"]) if isinstance(found["content"], str) else 0
-            options = len(rest) - words
-            args = [*rest[:options], *content, *rest[options:]]
+        at = self._first_word(ctx, args)
+        before, content, after = args[:at], args[at : at + 1], args[at + 1 :]
+        if "--" not in before:
+            begins = self._first_word(ctx, after)
+            args = [*before, *after[:begins], *content, *after[begins:]]
         return super().parse_args(ctx, args)
+
+    def _first_word(self, ctx: click.Context, args: list[str]) -> int:
+        """Return the position of what is neither an option nor an option's value, or the end."""
+        found, _, _ = self.make_parser(ctx).parse_args(list(args))
+        content, argv = found["content"], found["argv"]  # click has a value of its own for neither
+        further = len(argv) if isinstance(argv, (tuple, list)) else 0
+        return len(args) - further - isinstance(content, str)
 
 
 @click.command("define", cls=_DefineCommand, context_settings={"allow_interspersed_args": False})
