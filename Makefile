@@ -19,6 +19,7 @@ check: $(STAMP)
 	$(BIN)/lint-imports
 
 bench: $(STAMP)
+	@command -v cc >/dev/null || { echo "make bench needs a C compiler named cc" >&2; exit 1; }
 	$(BIN)/python -m bench
 	$(BIN)/python docs/refresh.py
 

@@ -139,7 +139,7 @@ async def main(path: Path, ready: int) -> None:
     methods = Methods(
         leases=LeaseMethods(dispatcher, builds, acquire_timeout=30.0, max_leases=ready),
         templates=cast("TemplateMethods", FakeTemplateMethods()),
-        admin=AdminMethods(dispatcher, drains, config.instance),
+        admin=AdminMethods(dispatcher, drains, instance=config.instance, programs=""),
         board=cast("StatusBoard", FakeBoard(fleet)),
         max_pending=config.access.max_pending_per_client,
     )

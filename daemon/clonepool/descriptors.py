@@ -1,6 +1,6 @@
-"""The files that this process may have open: the standard ones, and how many at most.
+"""The open files of this process: the standard ones, and the limit on their number.
 
-Standard library only: the command line calls this before anything else is imported.
+Standard library only: the command line calls this before it imports anything else.
 """
 
 from __future__ import annotations
@@ -17,45 +17,45 @@ if TYPE_CHECKING:
 
 _STANDARD = (0, 1, 2)
 _UNLIMITED = 1 << 20
-"""What counts for a process whose number of files is not limited."""
+"""The limit that is reported where there is none."""
 
 
 class FileLimit(NamedTuple):
-    """How many files a process may have open: for the time being, and at most."""
+    """The limit of open files: the one in force, and the highest that the process may set."""
 
     soft: int
     hard: int
 
 
 def open_standard() -> None:
-    """See that descriptors 0, 1 and 2 are open, on /dev/null where they were closed.
+    """Open those of the descriptors 0, 1 and 2 that are closed, on /dev/null.
 
-    Else the next files that are opened get these numbers: what is printed then goes into a socket,
-    and libuv aborts the process when it is to close one of them.
+    Otherwise the next files that are opened get these numbers: output would go into a socket, and
+    libuv aborts the process when it is asked to close one of them.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) in _STANDARD:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
     for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # so Python leaves it when the descriptor is closed
+        if getattr(sys, name) is None:  # Python's value for a descriptor that was closed
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115, PTH123 - stays open
 
 
 def limit() -> FileLimit:
-    """Return how many files this process may have open."""
+    """Return the limit of open files of this process."""
     try:
         found = resource.getrlimit(resource.RLIMIT_NOFILE)
-    except OSError:  # a sandbox may forbid even to ask
+    except OSError:  # a sandbox may forbid reading it
         return FileLimit(_UNLIMITED, _UNLIMITED)
     return FileLimit(*(_UNLIMITED if each == resource.RLIM_INFINITY else each for each in found))
 
 
 AT_START = limit()
-"""What the process was started with, which is what programs that it starts get."""
+"""The limit with which this process was started, which the programs that it starts get."""
 
 
 def raise_limit() -> FileLimit:
-    """Let this process open as many files as it may; return how many that are."""
+    """Raise this process's limit of open files as far as allowed, and return it."""
     if AT_START.soft < AT_START.hard:
         with contextlib.suppress(OSError, ValueError):  # a sandbox may forbid it
             resource.setrlimit(resource.RLIMIT_NOFILE, (AT_START.hard, AT_START.hard))
@@ -63,23 +63,23 @@ def raise_limit() -> FileLimit:
 
 
 def with_limit(line: str) -> str:
-    """Return a line for the shell that begins by restoring the limit with which we were started."""
+    """Return a line for the shell, preceded by restoring the limit of `AT_START`."""
     return line if limit().soft == AT_START.soft else f"ulimit -Sn {AT_START.soft}; {line}"
 
 
 def wrapped(command: Sequence[str | Path]) -> list[str | Path]:
-    """Return a command that restores that limit and then is the program itself, of the same pid."""
+    """Return a command that restores the limit of `AT_START` and then executes the program."""
     if limit().soft == AT_START.soft:
         return list(command)
     return ["/bin/sh", "-c", with_limit('exec "$@"'), "sh", *command]
 
 
 def restore_limit(pid: int) -> None:
-    """Give a program that we started just now the limit with which we were started.
+    """Set the limit of `AT_START` for a program that was started just now.
 
-    Programs that use select() cannot have more than 1024 files, and some look at each number up to
-    the limit. What is to be set before a program runs costs a shell between, or is not safe beside
-    threads: a program that looks at its limit first of all may see ours.
+    Programs that use select() cannot handle more than 1024 files, and some go through all numbers
+    up to the limit. Setting it before the program runs would need a shell in between, or be unsafe
+    with threads; so a program that reads its limit at once may see the raised one.
     """
     if limit().soft == AT_START.soft:
         return

@@ -1,8 +1,8 @@
 """Every error of clonepool and its wire code, on one screen.
 
-An error says what happened (`str(error)`), and what the reader can do about it (`remedy`). Its
-`code` is stable: clients in any language branch on it. Standard library only, because the
-synchronous client raises these too.
+An error says what happened (`str(error)`), and what the reader can do about it (`remedy`, which a
+traceback shows too). Its `code` is stable: clients in any language branch on it. Standard library
+only, because the synchronous client raises these too.
 """
 
 from __future__ import annotations
@@ -23,16 +23,18 @@ class ClonepoolError(Exception):
     code: ClassVar[str] = "internal_error"
 
     def __init__(self, message: str, *, remedy: str = "") -> None:
-        # A file's name may be in it, which may be of any bytes: what is told must be text.
+        # The message may hold a file's name, which may be of any bytes; it must be valid text.
         super().__init__(message.encode("utf-8", "backslashreplace").decode())
         self.remedy = remedy
+        if remedy:
+            self.add_note(f"({remedy})")
 
     def sentence(self) -> str:
         """Return message and remedy as one line."""
         return f"{self} ({self.remedy})" if self.remedy else str(self)
 
 
-# What a client can be told. ---------------------------------------------------------------
+# Errors that cross the wire. ---------------------------------------------------------------
 
 
 class BadRequestError(ClonepoolError):
@@ -66,19 +68,19 @@ class PoolFullError(ClonepoolError):
 
 
 class QueueFullError(ClonepoolError):
-    """As many acquires wait as may wait."""
+    """The queue of the template is full."""
 
     code = "queue_full"
 
 
 class DrainingError(ClonepoolError):
-    """The daemon, or the template, was told to grant no new leases."""
+    """The daemon, or the template, is being drained and grants no new leases."""
 
     code = "draining"
 
 
 class ClientLimitError(ClonepoolError):
-    """A connection holds or asks for more than one may, or there are too many connections."""
+    """A connection reached a limit on what it may hold, or too many clients are connected."""
 
     code = "client_limit"
 
@@ -96,13 +98,13 @@ class NotYourLeaseError(ClonepoolError):
 
 
 class LeaseBusyError(ClonepoolError):
-    """The lease is being reset; it goes on, and what was asked for was not done."""
+    """The lease is being reset: the request was not carried out, and the reset goes on."""
 
     code = "lease_busy"
 
 
 class NotYourDefinitionError(ClonepoolError):
-    """The token names no template to be filled: wrong, finalized, given up, or too late."""
+    """The token names no definition: it is wrong, or was finalized, abandoned, or expired."""
 
     code = "not_your_definition"
 
@@ -114,22 +116,22 @@ class NotAllowedError(ClonepoolError):
 
 
 class CloneInUseError(ClonepoolError):
-    """Somebody is connected to a database that has to be at rest."""
+    """Sessions are open on a database that must have none."""
 
     code = "clone_in_use"
 
 
 class ServerUnavailableError(ClonepoolError):
-    """PostgreSQL cannot be reached, or took longer than the deadline."""
+    """PostgreSQL cannot be reached, or did not answer before the deadline."""
 
     code = "server_unavailable"
 
 
 class ResourceError(ServerUnavailableError):
-    """The server has no more of something.
+    """The server or the machine is short of a resource.
 
     Attributes:
-        limit: what of, as `limited_by` names it.
+        limit: the resource, as `limited_by` names it.
     """
 
     def __init__(self, message: str, *, limit: str, remedy: str = "") -> None:
@@ -138,28 +140,28 @@ class ResourceError(ServerUnavailableError):
 
 
 class ShuttingDownError(ClonepoolError):
-    """The daemon is stopping and grants nothing more."""
+    """The daemon is stopping, or could not start."""
 
     code = "shutting_down"
 
 
 class RequestCancelledError(ClonepoolError):
-    """The connection that made the request has taken it back."""
+    """The request was cancelled by the connection that made it."""
 
     code = "cancelled"
 
 
 class AccessDeniedError(ClonepoolError):
-    """The kernel says that the caller is nobody who may use this daemon."""
+    """The caller, whose user the kernel names, may not use this daemon."""
 
     code = "access_denied"
 
 
-# What the client says itself. ----------------------------------------------------------------
+# Errors that the client itself raises. -----------------------------------------------------
 
 
 class DaemonNotFoundError(ClonepoolError):
-    """No daemon answers on any of the places where one would be."""
+    """No daemon can be reached at any of the places where its socket may be."""
 
     code = "no_daemon"
 
@@ -171,34 +173,34 @@ class ConnectionLostError(ClonepoolError):
 
 
 class ClientClosedError(ConnectionLostError):
-    """The client was closed on this side, or it is a parent process's."""
+    """The client was closed, or belongs to the process from which this one was forked."""
 
     code = "client_closed"
 
 
-# What only the daemon's own operator meets. -----------------------------------------------
+# Errors that only the daemon's operator sees. -----------------------------------------------
 
 
 class ConfigError(ClonepoolError):
-    """The configuration cannot be used; nothing was started."""
+    """The configuration cannot be used, and nothing was started."""
 
     code = "bad_config"
 
 
 class EmbeddedServerError(ClonepoolError):
-    """The embedded server cannot be made or started."""
+    """The embedded server cannot be created or started."""
 
     code = "embedded_server"
 
 
 class ClusterLostError(EmbeddedServerError):
-    """The embedded server's data was damaged under a running daemon, and every lease with it."""
+    """The embedded server's data was damaged while the daemon ran; all leases are lost."""
 
     code = "cluster_lost"
 
 
 class CapabilityError(ClonepoolError):
-    """The server's version or the role's rights do not suffice."""
+    """The server is too old, or the daemon's role lacks rights."""
 
     code = "missing_capability"
 

@@ -1,7 +1,7 @@
-"""Where the daemon's socket is.
+"""Where the daemon's socket is, and whether its place can be trusted.
 
-Clients use it to find the daemon, and a test runner shall not wait for their import: `os` alone,
-as `pathlib` and `tempfile` would be half of it. Nothing here creates anything.
+Clients import this, and test runners should not wait for that: it needs `os` alone, as `pathlib`
+and `tempfile` would double the client's import time. Nothing here creates anything.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ SOCKET_NAME = "clonepool.sock"
 
 
 def socket_candidates(explicit: str | None = None) -> list[str]:
-    """Return where a daemon's socket may be, the first that exists being meant.
+    """Return the paths at which the daemon's socket may be; the first that exists is used.
 
-    `explicit`, else `CLONEPOOL_SOCKET`, is the only candidate when given; else the user's runtime
-    directory, the system's, and a private directory under the temporary one.
+    If `explicit` or else `CLONEPOOL_SOCKET` is set, that is the only one. Otherwise they are in the
+    user's runtime directory, in the system's, and in a private one below the temporary directory.
     """
     named = explicit or os.environ.get(SOCKET_VARIABLE)
     if named:
@@ -28,7 +28,7 @@ def socket_candidates(explicit: str | None = None) -> list[str]:
 
 
 def default_socket(explicit: str | None = None) -> str:
-    """Return where a daemon started by this user listens; systemd's directory if it made one."""
+    """Return the path on which a daemon started by this user listens."""
     candidates = socket_candidates(explicit)
     if len(candidates) == 1:
         return candidates[0]
@@ -40,10 +40,10 @@ def default_socket(explicit: str | None = None) -> str:
 
 
 def is_trusted(socket_path: str) -> bool:
-    """Say whether the socket's directory belongs to this user or to the system.
+    """Return whether the socket's directory belongs to this user or to the system.
 
-    Anybody may make a directory in /tmp, or a link there that leads to one of root's (to /tmp, say,
-    where a socket of theirs is); a client must not take a stranger's for the daemon.
+    Any user can make a directory in /tmp, or a link there that leads to a directory of root's, such
+    as /tmp itself, with a socket of the user's own in it. A client must not use such a socket.
     """
     if not str(socket_path).startswith(f"{_tmp()}/"):
         return True
@@ -51,7 +51,7 @@ def is_trusted(socket_path: str) -> bool:
 
 
 def foreign_owners(directory: str) -> set[int]:
-    """Return who else than this user and root could put another directory in its place.
+    """Return the ids of users, other than this one and root, that could replace the directory.
 
     Raises:
         OSError: there is no such directory.
@@ -61,7 +61,7 @@ def foreign_owners(directory: str) -> set[int]:
 
 
 def anybody_may_replace(directory: str) -> bool:
-    """Say whether any user may remove and make files there; not so in one like /tmp.
+    """Return whether any user may replace files in the directory; /tmp is sticky and not of these.
 
     Raises:
         OSError: there is no such directory.

@@ -1,8 +1,8 @@
-"""Texts of others made fit for a terminal: they are shown, and obeyed by nothing.
+"""Texts of others made safe for a terminal.
 
-Labels, names of clients, queries and what programs said come from whoever may lease. An escape
-sequence in them would be carried out by the reader's terminal, a line break would forge a line,
-and marks of direction would show another text than is there. Standard library only.
+Labels, names of clients, queries and the output of programs come from users of the daemon. The
+reader's terminal would obey an escape sequence in them, a line break would forge a line, and marks
+of direction would show a different text. Standard library only.
 """
 
 from __future__ import annotations
@@ -11,18 +11,18 @@ import re
 import unicodedata
 
 _UNPRINTABLE = frozenset({"Cc", "Cf", "Cs", "Zl", "Zp"})
-"""Control and format characters, lone surrogates (which cannot be written at all), separators."""
+"""Control and format characters, lone surrogates (which cannot be encoded), and separators."""
 _LAST_OF_LATIN_1 = 0xFF
 _SUSPECT = re.compile(r"[^ -~]")
 
 
 def line(text: object) -> str:
-    r"""Return a text as one line, with what is not printable written out as `\x1b` or `\u202e`."""
+    r"""Return a text as one line, with unprintable characters written as `\x1b` or `\u202e`."""
     return _SUSPECT.sub(_visible, str(text))
 
 
 def block(text: object) -> str:
-    """Return a text that may have several lines, each made printable."""
+    """Return a text of several lines, each made printable; tabs stay."""
     return "\n".join("\t".join(map(line, written.split("\t"))) for written in str(text).split("\n"))
 
 

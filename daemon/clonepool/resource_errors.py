@@ -1,8 +1,8 @@
-"""What the machine is short of for a while: open files, memory, processes.
+"""Errors that mean that the machine is short of open files, memory or processes for a while.
 
-Such an error says nothing about what was tried: a directory that cannot be opened because no file
-is left is not an empty one, and a program that cannot be started is not a missing one. The work is
-put off and tried again. Standard library only, beside our own errors and limits.
+Such an error says nothing about its object: a directory that cannot be opened for lack of files is
+not an empty one, and a program that cannot be started is not a missing one. The work is postponed
+and tried again. Standard library only, beside clonepool's own errors and limits.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ _LIMITS = {
 _NO_THREAD = "can't start new thread"
 OF_THE_MACHINE = (Limit.FILES, Limit.MEMORY, Limit.PROCESSES)
 REMEDIES = {
-    Limit.FILES: "it goes on by itself when files are closed; else raise the limit of open files"
-    " (LimitNOFILE in the unit, `ulimit -n`, or fs.file-max of the machine)",
-    Limit.MEMORY: "it goes on by itself when there is memory again; else give the daemon more",
-    Limit.PROCESSES: "it goes on by itself when processes end; else raise the limit of processes"
-    " (TasksMax in the unit, `ulimit -u`)",
+    Limit.FILES: "it goes on by itself when files are closed; otherwise raise the limit of open"
+    " files (LimitNOFILE in the unit, `ulimit -n`, or fs.file-max of the machine)",
+    Limit.MEMORY: "it goes on by itself when memory is free again; otherwise give the daemon more",
+    Limit.PROCESSES: "it goes on by itself when processes end; otherwise raise the limit of"
+    " processes (TasksMax in the unit, `ulimit -u`)",
 }
 
 
 def shortage(error: BaseException, *, starting: bool = False) -> Limit | None:
-    """Return what an error says the machine is short of; None when it says something else.
+    """Return the resource that an error says is short; None for any other error.
 
     Args:
-        error: what was raised; of a group one error is enough.
-        starting: whether a program was to be started: only then EAGAIN means processes.
+        error: the error; of a group, one error is enough.
+        starting: whether a program was being started: only then EAGAIN means processes.
     """
     if isinstance(error, BaseExceptionGroup):
         return next(filter(None, (shortage(each) for each in error.exceptions)), None)
@@ -50,11 +50,11 @@ def shortage(error: BaseException, *, starting: bool = False) -> Limit | None:
 
 
 def told(error: BaseException, doing: str, *, starting: bool = False) -> ResourceError | None:
-    """Return the error to raise instead where the machine is short of something, else None.
+    """Return the error to raise in place of one that means a shortage; None for any other error.
 
     Args:
-        error: what was raised.
-        doing: what was tried, for people.
+        error: the error.
+        doing: what was being done, for people.
         starting: as for `shortage`.
     """
     if isinstance(error, BaseExceptionGroup):

@@ -1,9 +1,9 @@
-"""Files that only we, or those we name, may have written: read and replaced without surprises.
+"""Reading and replacing files in places where other users may write.
 
-Where another user may write (the embedded server's own data, a directory below /tmp), a name may
-stand for a link to a file of somebody else's, or for a FIFO, which blocks whoever opens it. What a
-daemon that may be root reads from such places goes through here. Standard
-library only, beside what tells a shortage from an answer.
+In such a place (the embedded server's data, a directory below /tmp), a name may be a link to
+another user's file, or a FIFO, which blocks whoever opens it. A daemon that runs as root reads such
+files through this module alone: only regular files of trusted users, and never blocking. Standard
+library only, beside `resource_errors`.
 """
 
 from __future__ import annotations
@@ -21,30 +21,31 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MOST_BYTES = 65_536
+"""Most bytes that `read_own` reads."""
 
 
 class UntrustedFileError(PermissionError):
-    """What lies there is not the regular file of the right user that it should be."""
+    """The path is not a regular file of a trusted user."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(errno.EPERM, reason, str(path))
 
 
 def ours() -> set[int]:
-    """Return the user ids that we trust like ourselves: our own and root's."""
+    """Return the user ids that are trusted: this process's own and root's."""
     return {0, os.geteuid()}
 
 
 def open_own(path: Path, owners: Collection[int]) -> IO[bytes]:
-    """Open a regular file for reading; follows no link in its last part, and never blocks.
+    """Open a regular file for reading; follows no link in the last part of its path, never blocks.
 
     Args:
-        path: of the file.
-        owners: ids of the users whose file it may be.
+        path: the file.
+        owners: ids of the users who may own it.
 
     Raises:
-        FileNotFoundError: there is none.
-        UntrustedFileError: it is a link, no regular file, or another user's.
+        FileNotFoundError: there is no such file.
+        UntrustedFileError: it is a link, not a regular file, or another user's.
         OSError: it cannot be opened.
     """
     flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
@@ -65,12 +66,12 @@ def open_own(path: Path, owners: Collection[int]) -> IO[bytes]:
 
 
 def read_own(path: Path, owners: Collection[int], most: int = MOST_BYTES) -> bytes:
-    """Return what is in a regular file, as `open_own` opens it.
+    """Return the contents of a regular file that `open_own` opens.
 
     Raises:
-        FileNotFoundError: there is none.
-        UntrustedFileError: it is a link, no regular file, another user's, or has more bytes than
-            `most`.
+        FileNotFoundError: there is no such file.
+        UntrustedFileError: it is a link, not a regular file, another user's, or longer than `most`
+            bytes.
         OSError: it cannot be read.
     """
     with open_own(path, owners) as file:
@@ -81,10 +82,10 @@ def read_own(path: Path, owners: Collection[int], most: int = MOST_BYTES) -> byt
 
 
 def replace_own(path: Path, content: bytes) -> None:
-    """Write a file whole or not at all, for its owner alone; replaces a link, follows none.
+    """Replace a file by one that only its owner can read; a link is replaced, not followed.
 
     Raises:
-        OSError: it cannot be written; what was there is still there.
+        OSError: it cannot be written; the former file is still there.
     """
     scratch = path.with_name(f"{path.name}.new")
     with contextlib.suppress(FileNotFoundError):
@@ -96,22 +97,22 @@ def replace_own(path: Path, content: bytes) -> None:
 
 
 def unlink_in(directory: Path, prefix: str) -> None:
-    """Remove the files right in a directory whose names begin so.
+    """Remove the files in a directory whose names begin with `prefix`; not in subdirectories.
 
-    The directory is opened once, without following a link, and the names are removed in what was
-    opened: its owner may put a link in its place at any time.
+    The directory is opened once, without following a link, and files are removed relative to it:
+    its owner could put a link in its place at any time.
 
     Raises:
-        OSError: the machine is short of something; nothing was removed.
+        OSError: the machine is short of a resource; nothing was removed.
     """
     try:
         descriptor = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
         if resource_errors.shortage(error) is not None:
-            raise  # what is in it is not known
-        return  # it is not there, or is no directory: nothing of ours is in it
+            raise  # its contents are not known
+        return  # there is no such directory, and so no such files
     try:
-        for name in os.listdir(descriptor):  # noqa: PTH208 - a path could be another place by now
+        for name in os.listdir(descriptor):  # noqa: PTH208 - the path may lead elsewhere by now
             if name.startswith(prefix):
                 with contextlib.suppress(OSError):
                     os.unlink(name, dir_fd=descriptor)
@@ -120,7 +121,7 @@ def unlink_in(directory: Path, prefix: str) -> None:
 
 
 def check_own(path: Path, descriptor: int, owners: Collection[int]) -> None:
-    """See that what was opened under that name is a regular file of one of the users.
+    """Check that an open file is a regular file of one of the users.
 
     Raises:
         UntrustedFileError: it is not.
@@ -133,7 +134,7 @@ def check_own(path: Path, descriptor: int, owners: Collection[int]) -> None:
 
 
 def is_still(path: Path, descriptor: int) -> bool:
-    """Say whether the name still stands for what was opened."""
+    """Return whether the path still leads to the open file."""
     try:
         return os.path.samestat(path.lstat(), os.fstat(descriptor))
     except OSError:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonepool.client import Client
-from clonepool.errors import TemplateFailedError, UnknownTemplateError
+from clonepool.errors import AcquireTimeoutError, TemplateFailedError, UnknownTemplateError
 from support.daemons import Daemon, eventually, running_daemon
 from support.queries import ask, value
 
@@ -71,7 +73,7 @@ def test_after_an_edit_leases_are_of_the_new_state_and_old_ones_go_on(daemon: Da
     assert all(leased(daemon) == 2 for _ in range(4))
 
 
-def test_who_says_that_it_will_do_gets_the_old_state_while_the_new_one_is_built(
+def test_stale_ok_gets_the_old_state_while_the_new_one_is_built(
     daemon: Daemon,
 ) -> None:
     leased(daemon)
@@ -210,7 +212,7 @@ def test_old_generations_are_kept_to_a_number() -> None:
         eventually(lambda: ask(daemon, GENERATIONS) == 2)
 
 
-def test_a_build_that_fails_is_told_at_once_and_mended_by_the_next_edit(daemon: Daemon) -> None:
+def test_a_failed_build_is_told_at_once_and_repaired_by_the_next_edit(daemon: Daemon) -> None:
     assert leased(daemon) == 1
     edit(daemon, "CREATE TABLE t AS\nSELECT nothing;")
     with pytest.raises(TemplateFailedError, match=r"a\.sql:2: .*nothing"):
@@ -219,7 +221,7 @@ def test_a_build_that_fails_is_told_at_once_and_mended_by_the_next_edit(daemon: 
     assert leased(daemon) == 2
 
 
-def test_told_to_the_previous_state_is_served_while_a_build_fails() -> None:
+def test_serve_previous_serves_the_previous_state_while_a_build_fails() -> None:
     config = CONFIG + 'on_failure = "serve_previous"\n'
     with running_daemon(config, files={"a.sql": ONE}) as daemon:
         assert leased(daemon) == 1
@@ -294,7 +296,7 @@ def _psql() -> str:
     return str(find_psql())
 
 
-def test_it_says_what_goes_into_a_template_and_why_a_build_is_due() -> None:
+def test_explain_shows_what_a_template_is_made_from_and_why_a_build_is_due() -> None:
     with running_daemon(CONFIG, files={"a.sql": ONE, "b.inc": ""}) as daemon:
         leased(daemon)
         said = command(daemon, "templates", "--explain", "shop").stdout
@@ -344,6 +346,45 @@ def test_the_build_command_shows_each_step_and_the_whole(daemon: Daemon) -> None
     assert "a.sql:2: " in done.stderr
 
 
+def test_the_build_command_shows_a_build_that_is_under_way_and_no_negative_times(
+    daemon: Daemon,
+) -> None:
+    leased(daemon)
+    edit(daemon, TWO + "SELECT pg_sleep(2);")
+    eventually(lambda: "a.sql" in building(daemon), what="the file is run")
+    done = command(daemon, "build", "shop")
+    assert "shop: up to date as " in done.stdout
+    seconds = {what: float(took) for took, what in re.findall(r"(\S+) s  (.*)\n", done.stderr)}
+    assert set(seconds) == {"a.sql", "sealing"}
+    assert min(seconds.values()) >= 0
+
+
+def building(daemon: Daemon) -> str:
+    """Return which step of the build a client that waits is told of."""
+    heard: list[str] = []
+    client = Client(str(daemon.socket), on_notification=lambda _, news: heard.append(news["what"]))
+    with client, contextlib.suppress(AcquireTimeoutError):
+        client.lease("shop", timeout=0.01, progress=True).release()
+    return " ".join(heard)
+
+
+def test_an_edit_of_the_configuration_is_told_of_and_says_whether_a_start_would_fail(
+    daemon: Daemon,
+) -> None:
+    leased(daemon)
+    daemon.config.write_text(CONFIG + "# a comment\n")
+    daemon.config.write_text(CONFIG.replace("max_clones = 6", "max_clones = 7"))
+    eventually(lambda: len(daemon.events("config.changed")) == 1)
+    told = json.loads(daemon.events("config.changed")[0])
+    assert told["path"] == str(daemon.config)
+    assert "restart the daemon" in told["remedy"]
+    daemon.config.write_text(CONFIG + "min_redy = 7\n")
+    eventually(lambda: len(daemon.events("config.changed")) == 2)
+    told = json.loads(daemon.events("config.changed")[1])
+    assert "templates.shop.min_redy: unknown key" in told["error"]
+    assert daemon.pool("shop")["max_clones"] == 6
+
+
 def test_a_client_hears_how_a_build_fares(daemon: Daemon) -> None:
     from clonepool.client import Client  # noqa: PLC0415 - with an ear
 
@@ -366,7 +407,7 @@ def test_a_killed_build_leaves_nothing_that_is_taken_for_a_template(daemon: Daem
     assert ask(daemon, building) == 0
 
 
-def test_who_waits_for_a_clone_hears_which_file_is_being_run() -> None:
+def test_waiters_hear_which_file_is_being_run() -> None:
     files = {"1.sql": ONE, "2.sql": "SELECT pg_sleep(1.5);"}
     with running_daemon(CONFIG, files=files) as daemon:
         heard: list[dict[str, Any]] = []

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from clonepool.cli import COMMANDS
+from clonepool.cli.exec_command import path_with
 from clonepool.paths import SOCKET_VARIABLE
 from support import binaries
 from support.daemons import CONFIG, eventually, free_port, running_daemon
@@ -47,15 +51,30 @@ def _runs_for_others(env: dict[str, str]) -> Callable[[str], bool]:
     return works
 
 
-def run(daemon: Daemon, *arguments: str) -> subprocess.CompletedProcess[str]:
+def run(daemon: Daemon, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [*CLONEPOOL, *arguments],
         capture_output=True,
         text=True,
         check=False,
         timeout=60,
-        env={**os.environ, SOCKET_VARIABLE: str(daemon.socket)},
+        env={**os.environ, SOCKET_VARIABLE: str(daemon.socket), **more},
     )
+
+
+def in_shell(daemon: Daemon, script: str) -> list[str]:
+    """Run a script in which $CLONEPOOL is the command, and return what it prints, by line."""
+    environment = {**os.environ, SOCKET_VARIABLE: str(daemon.socket), "PGHOST": "of.before"}
+    environment["CLONEPOOL"] = shlex.join(CLONEPOOL)
+    done = subprocess.run(
+        ["sh", "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+        env=environment,
+    )
+    return done.stdout.splitlines()
 
 
 def test_exec_gives_the_command_a_database(shared_daemon: Daemon) -> None:
@@ -71,6 +90,31 @@ def test_exec_gives_the_command_a_database(shared_daemon: Daemon) -> None:
         "SELECT count(*) FROM blog.tb_user",
     )
     assert (done.returncode, done.stdout) == (0, "40\n")
+
+
+def test_exec_needs_no_dashes_before_the_command_and_takes_times_with_units(
+    shared_daemon: Daemon,
+) -> None:
+    done = run(shared_daemon, "exec", "-t", "blog", "--timeout", "30s", "sh", "-c", "echo $0", "-t")
+    assert (done.returncode, done.stdout) == (0, "-t\n")
+
+
+def test_exec_finds_the_programs_of_the_servers_version(shared_daemon: Daemon) -> None:
+    major = shared_daemon.status()["server"]["version"].split(".")[0]
+    for program in ("psql", "pg_dump"):
+        done = run(shared_daemon, "exec", "-t", "blog", program, "--version", PATH="/usr/bin:/bin")
+        assert re.search(rf"\(PostgreSQL\) {major}\.", done.stdout), done
+
+
+def test_a_path_is_changed_for_postgresqls_own_programs_alone(tmp_path: Path) -> None:
+    place, path = str(tmp_path), "/usr/bin:/bin"
+    assert path_with("", path) == path
+    assert path_with(place, path) == path
+    (tmp_path / "psql").touch(mode=0o755)
+    assert path_with(place, path) == f"{place}:{path}"
+    assert path_with(place, f"/usr/bin:{place}") == f"/usr/bin:{place}"
+    (tmp_path / "python3").touch(mode=0o755)
+    assert path_with(place, path) == path
 
 
 def test_exec_sets_database_url_and_all_pg_variables_and_no_stale_ones(
@@ -153,6 +197,90 @@ def test_status_and_templates_for_people_and_programs(shared_daemon: Daemon) -> 
     assert template["template"] == "blog"
 
 
+def test_a_failed_template_is_listed_with_its_cause_on_a_line_of_its_own(place: Path) -> None:
+    (place / "bad.sql").write_text("SELEKT;")
+    with running_daemon(f'{CONFIG}[templates.bad]\nsql = ["{place}/bad.sql"]\n') as daemon:
+        eventually(lambda: daemon.pool("bad")["phase"] == "failed")
+        listed = run(daemon, "templates").stdout.splitlines()
+        at = listed.index("bad: failed, 0 ready, 0 leased, at most 64")
+        assert listed[at + 1].startswith("  ")
+        assert "bad.sql:1: syntax error" in listed[at + 1]
+
+
+# What a shell makes of it ------------------------------------------------------------------
+
+
+def test_eval_sets_the_variables_of_a_lease_and_unsets_them_at_its_release(
+    shared_daemon: Daemon,
+) -> None:
+    said = in_shell(
+        shared_daemon,
+        """eval "$($CLONEPOOL acquire -t blog --ttl 60)" || exit
+        echo $? $PGDATABASE ${CLONEPOOL_LEASE:+held}
+        eval "$($CLONEPOOL release)"
+        echo $? ${PGDATABASE-unset} ${PGHOST-unset} ${CLONEPOOL_LEASE-unset}""",
+    )
+    assert re.fullmatch(r"0 cp_main_blog_\w+ held", said[0]), said
+    assert said[1:] == ["0 unset unset unset"]
+    eventually(shared_daemon.at_rest)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["-t nope", "-t blog --ttl never", "", "--socket /nowhere -t blog"]
+)
+def test_eval_fails_without_a_lease_and_leaves_no_variables_of_an_earlier_one(
+    shared_daemon: Daemon, wrong: str
+) -> None:
+    script = f'eval "$($CLONEPOOL acquire {wrong})"; echo $? ${{PGHOST-unset}}'
+    assert in_shell(shared_daemon, script) == ["1 unset"]
+
+
+def test_a_script_that_ends_at_the_first_failure_ends_there(shared_daemon: Daemon) -> None:
+    script = 'set -e; eval "$($CLONEPOOL acquire -t nope)"; echo "goes on"'
+    assert in_shell(shared_daemon, script) == []
+
+
+def test_eval_fails_when_there_was_nothing_to_release(shared_daemon: Daemon) -> None:
+    script = 'export CLONEPOOL_LEASE=over; eval "$($CLONEPOOL release)"; echo $? ${PGHOST-unset}'
+    assert in_shell(shared_daemon, script) == ["1 unset"]
+
+
+def test_a_failed_acquire_for_a_program_prints_nothing(shared_daemon: Daemon) -> None:
+    for arguments in (["-t", "nope"], ["--wrong"]):
+        done = run(shared_daemon, "acquire", *arguments, "--format", "json")
+        assert (done.returncode != 0, done.stdout) == (True, "")
+
+
+def test_a_lease_that_is_not_named_is_asked_for_in_words(shared_daemon: Daemon) -> None:
+    for name in ("release", "renew"):
+        done = run(shared_daemon, name, CLONEPOOL_LEASE="")
+        assert done.returncode == 2
+        assert "no lease is named" in done.stderr
+
+
+def test_help_shows_whole_sentences() -> None:
+    def shown(*arguments: str) -> str:
+        return subprocess.run(
+            [*CLONEPOOL, *arguments, "--help"], capture_output=True, text=True, check=True
+        ).stdout
+
+    assert "..." not in shown().partition("Commands:")[2]
+    for name in COMMANDS:
+        assert shown(name).startswith(f"Usage: python -m clonepool {name} ")
+
+
+def test_python_shows_the_remedy_with_the_error(shared_daemon: Daemon) -> None:
+    script = "import clonepool; clonepool.Client().lease('blag')"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, SOCKET_VARIABLE: str(shared_daemon.socket)},
+    )
+    assert done.stderr.endswith("there is no template 'blag'\n(there are: blog)\n")
+
+
 def test_without_a_daemon_the_places_that_were_tried_are_named(place: Path) -> None:
     done = subprocess.run(
         [*CLONEPOOL, "status", "--socket", str(place / "none.sock")],
@@ -163,6 +291,15 @@ def test_without_a_daemon_the_places_that_were_tried_are_named(place: Path) -> N
     assert done.returncode == 1
     assert done.stderr.startswith(f"clonepool: no clonepool daemon at {place}/none.sock")
     assert "clonepool serve" in done.stderr
+
+
+def test_status_waits_for_a_daemon_no_longer_than_it_is_told(place: Path) -> None:
+    command = [*CLONEPOOL, "status", "--socket", str(place / "none.sock"), "--wait", "0.5s"]
+    began = time.monotonic()
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert time.monotonic() - began > 0.4
+    assert done.returncode == 1
+    assert "no clonepool daemon" in done.stderr
 
 
 def test_metrics_and_health_over_http() -> None:

@@ -118,6 +118,51 @@ def test_clients_of_a_start_that_fails_are_told_so(
     assert not daemon.socket.exists()
 
 
+def status(daemon: Daemon, wait: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [
+            sys.executable, "-m", "clonepool", "status", "--socket", str(daemon.socket),
+            "--wait", wait,
+        ],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_status_says_that_the_daemon_is_starting_and_ends_when_it_has_started(
+    starting: Callable[[str], Daemon], place: Path
+) -> None:
+    daemon = starting(works())
+    with status(daemon, "60s") as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "clonepool: the daemon is starting\n"
+        (place / "go").touch()
+        said, _ = waiting.communicate(timeout=60)
+    assert waiting.returncode == 0
+    assert "instance main" in said
+
+
+def test_status_that_waits_ends_when_the_start_fails(
+    starting: Callable[[str], Daemon], place: Path
+) -> None:
+    daemon = starting("echo error: no luck >&2; exit 1")
+    with status(daemon, "60s") as waiting:
+        assert waiting.stderr is not None
+        assert waiting.stderr.readline() == "clonepool: the daemon is starting\n"
+        (place / "go").touch()
+        _, said = waiting.communicate(timeout=30)
+    assert waiting.returncode == 1
+    assert "the daemon could not start" in said
+
+
+def test_status_that_waits_ends_with_its_time_while_the_daemon_is_starting(
+    starting: Callable[[str], Daemon],
+) -> None:
+    with status(starting(works()), "1.5s") as waiting:
+        _, said = waiting.communicate(timeout=30)
+    assert waiting.returncode == 1
+    assert "is still starting after 1.5 s" in said
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_clients_of_a_start_that_is_ended_do_not_wait_for_ever(
     starting: Callable[[str], Daemon], place: Path, number: signal.Signals

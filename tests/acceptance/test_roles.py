@@ -8,7 +8,7 @@ import pytest
 
 from clonepool.errors import ClonepoolError
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.queries import ask, clones_of, value
+from support.queries import ask, clones_of, run, value
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,6 +60,18 @@ def test_what_a_lease_may_do_is_one_setting(own: Daemon, shared_daemon: Daemon) 
         with daemon.client() as client, client.lease("blog", timeout=30) as lease:
             assert value(lease.url, SUPERUSER) is superuser
             assert value(lease.url, OWNED) == owner
+
+
+def test_what_a_template_extends_belongs_to_its_own_owner() -> None:
+    upper = '[templates.upper]\nextends = "blog"\nrights = "owner"\nowner = "app"\nmin_ready = 1\n'
+    with running_daemon(CONFIG + upper) as daemon, daemon.client() as client:
+        with client.lease("upper", timeout=30) as lease:
+            assert value(lease.url, SUPERUSER) is False
+            assert value(lease.url, OWNED) == "app"
+            assert value(lease.url, WRITE) == 1
+            run(lease.url, "ALTER TABLE blog.tb_user ADD COLUMN added int")
+        with client.lease("blog", timeout=30) as lease:
+            assert value(lease.url, OWNED) == "postgres"
 
 
 def test_a_lease_cannot_reach_another_lease_or_the_daemons_own_database(either: Daemon) -> None:

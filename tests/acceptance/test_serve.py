@@ -41,7 +41,7 @@ time.sleep(600)
 """
 
 
-def test_a_lease_is_a_database_of_ones_own(shared_daemon: Daemon) -> None:
+def test_each_lease_has_a_database_of_its_own(shared_daemon: Daemon) -> None:
     with lease("blog", socket_path=str(shared_daemon.socket)) as one:
         assert value(one.url, "SELECT count(*) FROM blog.tb_user") == 40
         assert value(one.url, "SELECT current_database()") == one.database
@@ -244,7 +244,7 @@ def test_a_failing_template_is_told_to_every_acquire_at_once(place: Path) -> Non
         client.lease("blog", timeout=30).release()
 
 
-def test_no_time_to_wait_is_an_answer_at_once(shared_daemon: Daemon) -> None:
+def test_a_timeout_of_zero_is_answered_at_once(shared_daemon: Daemon) -> None:
     client = shared_daemon.client()
     held = []
 

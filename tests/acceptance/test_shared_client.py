@@ -1,4 +1,4 @@
-"""One client used by many threads, interrupted; and requests that are taken back. A real daemon."""
+"""One client used by many threads and interrupted, and requests that are cancelled."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_whatever_interrupts_threads_nothing_is_lost_and_each_has_its_own(
 # The method -------------------------------------------------------------------------------
 
 
-def test_an_acquire_that_is_taken_back_is_answered_first_and_costs_nobody_a_clone(
+def test_a_cancelled_acquire_is_answered_first_and_costs_no_clone(
     few: Daemon, lines: Lines
 ) -> None:
     with few.client() as client:
@@ -158,7 +158,7 @@ def test_an_acquire_that_is_taken_back_is_answered_first_and_costs_nobody_a_clon
     eventually(few.at_rest)
 
 
-def test_a_request_can_be_taken_back_by_its_own_connection_alone(few: Daemon, lines: Lines) -> None:
+def test_a_request_can_be_cancelled_by_its_own_connection_alone(few: Daemon, lines: Lines) -> None:
     with few.client() as client:
         held = take_all(client)
         lines.send(1, "acquire", template="blog", timeout=60)
@@ -171,7 +171,7 @@ def test_a_request_can_be_taken_back_by_its_own_connection_alone(few: Daemon, li
             lease.release()
 
 
-def test_a_lease_whose_reset_is_taken_back_is_over(few: Daemon, lines: Lines) -> None:
+def test_a_lease_whose_reset_is_cancelled_is_over(few: Daemon, lines: Lines) -> None:
     eventually(few.at_rest)
     with few.client() as client:
         lease = client.lease("blog", timeout=30)
@@ -184,7 +184,9 @@ def test_a_lease_whose_reset_is_taken_back_is_over(few: Daemon, lines: Lines) ->
     eventually(few.at_rest)
 
 
-def test_a_lease_that_is_being_written_down_is_taken_back(few: Daemon, lines: Lines) -> None:
+def test_an_acquire_whose_lease_is_being_recorded_can_be_cancelled(
+    few: Daemon, lines: Lines
+) -> None:
     eventually(few.at_rest)
     lines.send(1, "acquire", template="blog", ttl=600)
     lines.send(2, "cancel", request=1)
@@ -195,7 +197,7 @@ def test_a_lease_that_is_being_written_down_is_taken_back(few: Daemon, lines: Li
     assert lines.receive()["result"] == []
 
 
-def test_a_drain_that_is_taken_back_waits_no_more_and_goes_on(few: Daemon, lines: Lines) -> None:
+def test_a_cancelled_drain_stops_waiting_and_stays_in_force(few: Daemon, lines: Lines) -> None:
     with few.client() as client, client.lease("blog", timeout=30):
         lines.send(1, "drain", timeout=60)
         lines.send(2, "cancel", request=1)
@@ -209,7 +211,7 @@ def test_a_drain_that_is_taken_back_waits_no_more_and_goes_on(few: Daemon, lines
         assert lines.receive() == {"jsonrpc": "2.0", "id": 5, "result": {}}
 
 
-def test_a_define_that_is_taken_back_leaves_the_template_to_the_next(lines: Lines) -> None:
+def test_a_cancelled_define_leaves_the_template_to_the_next_client(lines: Lines) -> None:
     lines.send(1, "define", hash="content")
     lines.send(2, "define", hash="content", timeout=60)
     lines.send(3, "define", hash="content", timeout=60)
@@ -228,7 +230,7 @@ def test_a_define_that_is_taken_back_leaves_the_template_to_the_next(lines: Line
     assert lines.receive()["id"] == 7
 
 
-def test_what_has_begun_and_cannot_be_taken_back_is_answered_as_ever(lines: Lines) -> None:
+def test_a_request_that_cannot_be_cancelled_is_answered(lines: Lines) -> None:
     lines.send(1, "build", template="blog", anew=True)
     lines.send(2, "cancel", request=1)
     assert lines.receive() == {"jsonrpc": "2.0", "id": 2, "result": {"cancelled": False}}

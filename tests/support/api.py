@@ -79,7 +79,7 @@ def make_api(
     methods = Methods(
         leases=leases,
         templates=cast("Any", _NoTemplateMethods()),
-        admin=AdminMethods(dispatcher, drains, "test"),
+        admin=AdminMethods(dispatcher, drains, instance="test", programs=""),
         board=cast("Any", SimpleNamespace(status=dict, leases=list, templates=list)),
         max_pending=access.max_pending_per_client,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import signal
@@ -22,8 +23,10 @@ from clonepool.errors import (
     BadRequestError,
     ClientClosedError,
     ConnectionLostError,
+    DaemonNotFoundError,
     NotYourLeaseError,
 )
+from clonepool.paths import SOCKET_VARIABLE
 from support.daemons import eventually
 from support.scripted import ScriptedDaemon
 
@@ -689,3 +692,64 @@ def test_what_takes_long_to_connect_to_leaves_no_socket_behind(
     with pytest.raises(Interrupted):
         Client(daemon.path)
     gc.collect()  # a socket that was not closed would be told of here
+
+
+# No daemon ---------------------------------------------------------------------------------
+
+
+def refusal(path: str | None = None) -> DaemonNotFoundError:
+    with pytest.raises(DaemonNotFoundError) as caught:
+        Client(path)
+    return caught.value
+
+
+def test_without_a_socket_the_remedy_is_to_start_a_daemon_or_to_name_its_socket(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv(SOCKET_VARIABLE, raising=False)
+    places = [str(tmp_path / "one"), str(tmp_path / "other")]
+    monkeypatch.setattr(sync_module, "socket_candidates", lambda _: places)
+    error = refusal()
+    assert str(error) == f"no clonepool daemon at {places[0]} or {places[1]}"
+    assert "`clonepool serve`" in error.remedy
+    assert SOCKET_VARIABLE in error.remedy
+
+
+def test_where_the_socket_was_named_the_remedy_is_not_to_name_it(tmp_path: Path) -> None:
+    error = refusal(str(tmp_path / "none"))
+    assert (
+        "start one there with `clonepool serve --socket PATH`, or correct the path" in error.remedy
+    )
+    with socket.socket(socket.AF_UNIX) as dead:
+        dead.bind(str(tmp_path / "dead"))
+    error = refusal(str(tmp_path / "dead"))
+    assert str(error).endswith(f"; {tmp_path}/dead: Connection refused")
+
+
+class DeniedSocket(socket.socket):
+    """A socket that may not connect to where it is told."""
+
+    def connect(self, address: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", address)
+
+
+def test_a_socket_of_a_group_of_others_is_told_with_the_way_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(socket, "socket", DeniedSocket)
+    error = refusal("/it/s")
+    assert str(error) == (
+        "this user may not connect to the clonepool daemon at /it/s: Permission denied"
+    )
+    assert "member of the socket's group" in error.remedy
+    assert "name its socket" not in error.remedy
+
+
+def test_a_socket_in_another_users_directory_is_told_with_the_way_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sync_module, "is_trusted", lambda _: False)
+    error = refusal("/it/s")
+    assert str(error).endswith("at /it/s; /it/s: its directory belongs to another user")
+    assert "start one of your own" in error.remedy
+    assert "name its socket" not in error.remedy

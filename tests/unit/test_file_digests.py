@@ -10,7 +10,13 @@ from clonepool.config import TemplateSection
 from clonepool.errors import TemplateFailedError
 from clonepool.postgres.templates import file_digests
 from clonepool.postgres.templates.analyze import split
-from clonepool.postgres.templates.file_digests import Digests, fingerprint, generation_name, resolve
+from clonepool.postgres.templates.file_digests import (
+    Digests,
+    fingerprint,
+    generation_name,
+    natural_key,
+    resolve,
+)
 from clonepool.postgres.templates.psql.script_events import ScriptEvent
 from clonepool.postgres.templates.recipe import Recipe, differences, read_files
 
@@ -36,6 +42,32 @@ def printed(sql: list[str], directory: Path, *, analyze: bool = True) -> str:
 def test_matches_of_a_glob_come_in_natural_order(tmp_path: Path) -> None:
     fill(tmp_path, v10="", v2="", v1="")
     assert [f.name for f in resolve("sql", ["*.sql"], tmp_path)] == ["v1.sql", "v2.sql", "v10.sql"]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["1_a", "2_a", "10_a", "20140924113530_a"],
+        [  # of crates.io: Diesel's dashes came later
+            "20140924113530_dumped_migration_1/up",
+            "20140925132252_dumped_migration_10/up",
+            "20140929103760_dumped_migration_32/up",
+            "20141002222431_dumped_migration_54/up",
+            "2017-08-31-000000_a/up",
+            "2017-10-08-193512_a/up",
+            "2020-01-15-110236_a/up",
+        ],
+        ["2014_10_12_000000_users", "2014_10_12_100000_resets", "2019_08_19_000000_jobs"],
+        ["20140924", "20140924113530", "20140925", "20140925_1", "20140925_2", "20140925_10"],
+        ["20140924113530", "20140924113530123", "20140924113531"],
+        ["V2014.09.24.1__a", "V2014.09.24.2__a", "V2014.09.24.10__a"],
+        ["V1_2__a", "V1_10__a", "V2__a"],
+        ["20141399", "20141400"],
+    ],
+)
+def test_numbers_come_by_value_and_dates_by_the_moment_they_name(names: list[str]) -> None:
+    others_first = names[::-1]
+    assert sorted(others_first, key=natural_key) == names
 
 
 def test_patterns_keep_their_order(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""The commands, one small file each. Heavy imports stay inside the command that needs them."""
+"""The command line: one small file a command, imported when the command is called.
+
+Imports that take long stay inside the function that needs them. What the commands show is made
+elsewhere: a command asks the daemon and prints the answer.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +31,12 @@ _EXIT_CODES: dict[type[ClonepoolError], int] = {
 }
 
 
+_LONGEST_SUMMARY = 200
+"""Characters of a command's first sentence that the list of commands shows: all of them."""
+
+
 class _LazyGroup(click.Group):
-    """Imports a command's file when the command is called."""
+    """Imports a command's file when the command is called, and shows whole sentences in --help."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         return list(COMMANDS)
@@ -40,15 +48,22 @@ class _LazyGroup(click.Group):
         command: Any = module.command
         return command if isinstance(command, click.Command) else None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        found = ((name, self.get_command(ctx, name)) for name in COMMANDS)
+        with formatter.section("Commands"):
+            formatter.write_dl(
+                [(name, each.get_short_help_str(_LONGEST_SUMMARY)) for name, each in found if each]
+            )
+
 
 @click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="clonepool")
 def cli() -> None:
-    """Warm PostgreSQL clones for tests, leased over a Unix socket."""
+    """Pre-warmed PostgreSQL clones for tests, leased over a Unix socket."""
 
 
 def main() -> None:
-    """Run the command line; our own errors become one line and an exit code."""
+    """Run the command line; clonepool's own errors become one line and an exit code."""
     descriptors.open_standard()
     try:
         cli()
@@ -56,7 +71,7 @@ def main() -> None:
         _fail(error)
     except Exception as error:
         short = resource_errors.told(
-            error, "the machine has no more of what this takes", starting=True
+            error, "the machine is short of what this command needs", starting=True
         )
         if short is None:
             raise

@@ -1,21 +1,45 @@
-"""clonepool acquire: a lease for a shell, held by its token alone."""
+"""clonepool acquire: a lease for a shell, named by its token alone."""
 
 from __future__ import annotations
 
 import json
-import shlex
+from typing import Any
 
 import click
 
-from clonepool.cli.options import Duration, socket_option
+from clonepool.cli import shell
+from clonepool.cli.options import Duration, socket_option, timeout_option
 from clonepool.client import Client
 
+_OTHER_FORMATS = ("json", "url")
 
-@click.command("acquire")
+
+class _EvalCommand(click.Command):
+    """A command whose output is for eval, wrong options included."""
+
+    def make_context(
+        self, info_name: str | None, args: list[str], *others: Any, **extra: Any
+    ) -> click.Context:
+        formats = {each.removeprefix("--format=") for each in args}
+        try:
+            return super().make_context(info_name, args, *others, **extra)
+        except click.UsageError:
+            if formats.isdisjoint(_OTHER_FORMATS):
+                _print_nothing_leased()
+            raise
+
+
+@click.command("acquire", cls=_EvalCommand)
 @click.option("-t", "--template", required=True, metavar="NAME", help="Template to lease.")
-@click.option("--ttl", type=Duration(), default="10m", show_default=True, help="How long it lasts.")
-@click.option("--timeout", type=Duration(), help="How long to wait for a clone.")
-@click.option("--label", default="", help="What is shown to people as the holder.")
+@click.option(
+    "--ttl",
+    type=Duration(),
+    default="10m",
+    show_default=True,
+    help="Time after which the lease ends, such as 90, 30s or 2h.",
+)
+@timeout_option
+@click.option("--label", default="", help="Name of the holder, shown by `clonepool status`.")
 @click.option(
     "--format",
     "shape",
@@ -33,14 +57,24 @@ def command(
     shape: str,
     socket_path: str | None,
 ) -> None:
-    """Lease a clone that lasts until it is released or its time is over.
+    r"""Lease a clone until it is released or its time is over.
 
     The lease outlives this command, and the daemon. In a shell:
 
-        eval "$(clonepool acquire -t blog --ttl 10m)"; psql; clonepool release
+    \b
+        eval "$(clonepool acquire -t blog --ttl 10m)" || exit
+        psql
+        eval "$(clonepool release)"
+
+    When there is no lease to be had, eval fails, and unsets the variables of an earlier lease.
     """
-    with Client(socket_path, name="acquire") as client:
-        lease = client.lease(template, timeout=timeout, ttl=ttl, label=label or None)
+    try:
+        with Client(socket_path, name="acquire") as client:
+            lease = client.lease(template, timeout=timeout, ttl=ttl, label=label or None)
+    except BaseException:
+        if shape == "env":
+            _print_nothing_leased()
+        raise
     if shape == "url":
         click.echo(lease.url)
     elif shape == "json":
@@ -53,5 +87,9 @@ def command(
         }
         click.echo(json.dumps(known, indent=2))
     else:
-        for key, value in {**lease.env, "CLONEPOOL_LEASE": lease.token}.items():
-            click.echo(f"export {key}={shlex.quote(value)}")
+        shell.print_exports(lease.env, lease.token)
+
+
+def _print_nothing_leased() -> None:
+    shell.print_unset()
+    shell.print_failure()

@@ -1,4 +1,4 @@
-"""clonepool demo: a private daemon, real leases, and what they cost."""
+"""clonepool demo: a daemon of its own, real leases, and how long they take."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ _TEMPLATE = "blog"
     "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Configuration with a template blog. [default: the shipped one]",
+    help="Configuration with a template blog.  [default: the shipped one]",
 )
-@click.option("--leases", default=200, show_default=True, help="How often to lease.")
+@click.option("--leases", default=200, show_default=True, help="Number of leases to time.")
 def command(config_path: Path | None, leases: int) -> None:
-    """Lease real databases from a daemon of the demo's own, and show what it costs."""
+    """Lease real databases from a daemon that runs for the demo, and show how long that takes."""
     import anyio
 
     from clonepool.cli import locations
@@ -51,21 +51,20 @@ def command(config_path: Path | None, leases: int) -> None:
     began = time.monotonic()
     with private_daemon(config) as socket_path, Client(str(socket_path), name="demo") as client:
         client.lease(_TEMPLATE, timeout=START_SECONDS).release()
-        click.echo(
-            f"  server started, template built, first lease had in {time.monotonic() - began:.1f} s"
-        )
+        seconds = time.monotonic() - began
+        click.echo(f"  server started, template built, first lease after {seconds:.1f} s")
         anyio.run(play, client, _TEMPLATE, leases)
 
 
 @contextmanager
 def private_daemon(config: Path) -> Iterator[Path]:
-    """Run `clonepool serve` on a socket and state of its own; nothing of it is left after.
+    """Run `clonepool serve` with its own socket and state directory, and leave nothing of it.
 
     Yields:
         The path of its socket.
 
     Raises:
-        ClonepoolError: it did not start; says what it wrote.
+        ClonepoolError: the daemon did not start; the message is the last line of its log.
     """
     import anyio
 
@@ -101,8 +100,7 @@ def _await_socket(daemon: subprocess.Popen[bytes], socket_path: Path, log: Path)
     while time.monotonic() < deadline:
         if daemon.poll() is not None:
             raise ClonepoolError(
-                f"the daemon ended with exit code {daemon.returncode} and did not start:"
-                f" {_last_said(log)}"
+                f"the daemon did not start, exit code {daemon.returncode}: {_last_line(log)}"
             )
         try:
             with Client(str(socket_path)) as client:
@@ -112,11 +110,11 @@ def _await_socket(daemon: subprocess.Popen[bytes], socket_path: Path, log: Path)
         else:
             return
     raise ClonepoolError(
-        f"the daemon did not listen within {START_SECONDS:g} s; it said last: {_last_said(log)}"
+        f"the daemon did not start within {START_SECONDS:g} s; its last line: {_last_line(log)}"
     )
 
 
-def _last_said(log: Path) -> str:
-    """Return the last line that the daemon wrote: when it does not start, the cause."""
+def _last_line(log: Path) -> str:
+    """Return the last line that the daemon wrote, which is the cause when it does not start."""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
     return lines[-1].removeprefix("clonepool: ") if lines else "nothing"

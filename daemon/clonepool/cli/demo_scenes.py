@@ -1,4 +1,4 @@
-"""What the demo shows: isolation first, then latencies beside those of plain CREATE DATABASE."""
+"""What the demo shows: isolation, then latencies beside those of a plain CREATE DATABASE."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def play(client: Client, template: str, leases: int) -> None:
     """Show isolation, lease `leases` times, and print the table.
 
     Raises:
-        ClonepoolError: a clone saw another's row: the demo does not lie.
+        ClonepoolError: a clone showed a row that was inserted into another one.
     """
     await _show_isolation(client, template)
     acquires, first_rows = await _lease_often(client, template, leases)
@@ -49,7 +49,7 @@ async def play(client: Client, template: str, leases: int) -> None:
     console.print(
         f"An acquire is {_median(creates) / _median(acquires):.0f} times quicker than a plain"
         f" CREATE DATABASE, the first row {_median(plain_rows) / _median(first_rows):.1f} times;"
-        " and nobody had to drop anything."
+        " and no database has to be dropped by hand."
     )
 
 
@@ -70,7 +70,7 @@ async def _show_isolation(client: Client, template: str) -> None:
 async def _lease_often(
     client: Client, template: str, leases: int
 ) -> tuple[list[float], list[float]]:
-    """Lease, connect, query, release; in between the pool comes to rest, as while a test runs."""
+    """Time leases; between two of them the pool comes to rest, as it does while a test runs."""
     acquires, first_rows = [], []
     for _ in range(leases):
         _await_rest(client, template)
@@ -84,7 +84,7 @@ async def _lease_often(
 
 
 async def _create_plainly(client: Client, template: str) -> tuple[list[float], list[float]]:
-    """Do by hand what the daemon does beforehand: copy the template, connect, query, drop."""
+    """Time what the daemon does in advance, done by hand: copy the template, connect, drop."""
     creates, first_rows = [], []
     with client.lease(template) as lease:
         gateway = Gateway(from_url(lease.url), "clonepool demo")

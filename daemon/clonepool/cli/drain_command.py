@@ -1,4 +1,4 @@
-"""clonepool drain: grant no new leases, and wait for those that are held."""
+"""clonepool drain: grant no new leases, and wait until those that are held have ended."""
 
 from __future__ import annotations
 
@@ -14,11 +14,15 @@ from clonepool.client import Client
 @click.argument("template", required=False)
 @click.option("--off", is_flag=True, help="Grant leases again.")
 @click.option(
-    "--timeout", type=Duration(), default="0", help="How long to wait until none is held."
+    "--timeout",
+    type=Duration(),
+    default="0",
+    show_default=True,
+    help="Time to wait until no lease is held, such as 90 or 10m.",
 )
 @socket_option
 def command(template: str | None, *, off: bool, timeout: float, socket_path: str | None) -> None:
-    """Grant no new leases of TEMPLATE, or of any; exit with 1 while leases are still held."""
+    """Grant no new leases of TEMPLATE, or of any template; exits with 1 while leases are held."""
 
     def tell(_: str, params: dict[str, int]) -> None:
         click.echo(f"waiting for {params['leases']} leases", err=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from clonepool import printable
-from clonepool.cli.options import socket_option
+from clonepool.cli.options import socket_option, timeout_option
 from clonepool.client import Client
 
 if TYPE_CHECKING:
@@ -28,22 +28,47 @@ _PASSED_ON = (
 )
 _FROM_KEYBOARD = (signal.SIGINT, signal.SIGQUIT)
 _NOT_FOUND, _NOT_EXECUTABLE = 127, 126
+_NOT_OF_POSTGRESQL = ("sh", "python3")
+"""Programs by which a directory of the machine's or of an environment's own is recognized."""
 
 
-@click.command("exec", context_settings={"ignore_unknown_options": True})
+@click.command("exec", context_settings={"allow_interspersed_args": False})
 @click.option("-t", "--template", required=True, metavar="NAME", help="Template to lease.")
-@click.option("--timeout", type=float, metavar="SECONDS", help="How long to wait for a clone.")
+@timeout_option
 @socket_option
-@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="-- CMD...")
+@click.argument("argv", nargs=-1, required=True, type=click.UNPROCESSED, metavar="CMD...")
 def command(
     template: str, timeout: float | None, socket_path: str | None, argv: tuple[str, ...]
 ) -> None:
-    """Run CMD with DATABASE_URL and PG* set to a clone that is released when CMD ends."""
+    """Run CMD with DATABASE_URL and PG* set to a clone, which is released when CMD ends.
+
+    With an embedded server, the PATH of CMD starts with the server's own programs, so that pg_dump
+    and psql are of its version.
+    """
     with Client(socket_path, name=f"exec {Path(argv[0]).name}") as client:
+        programs = client.call("hello").get("programs", "")
         lease = client.lease(template, timeout=timeout)
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("PG")}
-        code = _run(argv, {**inherited, **lease.env})
+        path = path_with(programs, os.environ.get("PATH", os.defpath))
+        code = _run(argv, {**inherited, **lease.env, "PATH": path})
     sys.exit(code)
+
+
+def path_with(programs: str, path: str) -> str:
+    """Return a PATH on which the server's programs come first, if that changes nothing else.
+
+    Args:
+        programs: their directory; empty when the server has none here.
+        path: the PATH as it is. A directory that is on it keeps its place, and one that holds more
+            than PostgreSQL's programs is not put before those that the user chose.
+    """
+    directory = Path(programs)
+    usable = programs and os.access(directory / "psql", os.X_OK)
+    if not usable or programs in path.split(os.pathsep):
+        return path
+    if any((directory / name).exists() for name in _NOT_OF_POSTGRESQL):
+        return path
+    return f"{programs}{os.pathsep}{path}"
 
 
 def _in_foreground() -> bool:

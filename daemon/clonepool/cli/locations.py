@@ -1,4 +1,7 @@
-"""Where a daemon started here keeps its state and finds its configuration. Creates nothing."""
+"""Where a daemon that is started here keeps its state and finds its configuration.
+
+Nothing here creates anything. Where the socket is, is in `clonepool.paths`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,10 @@ from clonepool.errors import ConfigError
 
 
 def default_state_dir() -> Path:
-    """Return where a daemon started by this user keeps what outlives it.
+    """Return the state directory of a daemon that is started by this user.
 
     Raises:
-        ConfigError: nothing says where.
+        ConfigError: the user has no home directory, and no variable names a directory.
     """
     if systemd := os.environ.get("STATE_DIRECTORY"):
         return Path(systemd.split(":")[0])
@@ -28,7 +31,7 @@ def default_state_dir() -> Path:
 
 
 def default_config() -> Path:
-    """Return the configuration used when none is named: here, the system's, the shipped one."""
+    """Return the file that is used when none is named: here, the system's, or the demo's."""
     for candidate in (Path("config.toml"), Path("/etc/clonepool/config.toml")):
         if candidate.exists():
             return candidate
@@ -36,7 +39,7 @@ def default_config() -> Path:
 
 
 def shipped_config() -> Path:
-    """Return the configuration that runs the demo: the installed one, or the checkout's."""
+    """Return the configuration of the demo: of the installed package, or of the checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "shipped" / "config.toml"
     return installed if installed.exists() else package.parents[1] / "config.toml"

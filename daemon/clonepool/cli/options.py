@@ -1,4 +1,4 @@
-"""Options that several commands share."""
+"""Options and arguments that several commands share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 class Duration(click.ParamType[float]):
-    """Seconds, or a number with a unit: 90, 30s, 10m, 2h, 1d."""
+    """A time in seconds, or with a unit: 90, 30s, 10m, 2h, 1d."""
 
     name = "duration"
 
@@ -24,13 +24,34 @@ class Duration(click.ParamType[float]):
         return float(match[1]) * _UNITS[match[2]]
 
 
+def _require_token(_: click.Context, __: click.Parameter, token: str | None) -> str:
+    if not token:
+        raise click.UsageError(
+            "no lease is named; give its token, or set CLONEPOOL_LEASE,"
+            ' as eval "$(clonepool acquire -t NAME)" does'
+        )
+    return token
+
+
 socket_option = click.option(
     "--socket",
     "socket_path",
     metavar="PATH",
-    help="The daemon's socket. [default: $CLONEPOOL_SOCKET, else the usual places]",
+    help="The daemon's socket.  [default: $CLONEPOOL_SOCKET, else the default places]",
 )
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
-lease_argument = click.argument("token", metavar="[LEASE]", envvar="CLONEPOOL_LEASE", required=True)
+timeout_option = click.option(
+    "--timeout",
+    type=Duration(),
+    help="Time to wait for a clone, such as 5 or 30s.  [default: the daemon's acquire_timeout]",
+)
+
+lease_argument = click.argument(
+    "token",
+    metavar="[LEASE]",
+    envvar="CLONEPOOL_LEASE",
+    required=False,
+    callback=_require_token,
+)

@@ -1,4 +1,4 @@
-"""clonepool renew: let a lease taken with `clonepool acquire` last longer."""
+"""clonepool renew: extend a lease taken with `clonepool acquire`."""
 
 from __future__ import annotations
 
@@ -10,10 +10,14 @@ from clonepool.client import Client
 
 @click.command("renew")
 @lease_argument
-@click.option("--ttl", type=Duration(), help="From now on. [default: as it was given]")
+@click.option(
+    "--ttl",
+    type=Duration(),
+    help="Time from now after which the lease ends.  [default: that of its acquire]",
+)
 @socket_option
 def command(token: str, ttl: float | None, socket_path: str | None) -> None:
-    """Let a lease last longer; prints the seconds that it lasts now."""
+    """Extend a lease, and print how many seconds it lasts now."""
     with Client(socket_path, name="renew") as client:
         seconds = client.call("renew", lease=token, ttl=ttl)["expires_in_seconds"]
-    click.echo("for ever" if seconds is None else f"{seconds:g}")
+    click.echo("unlimited" if seconds is None else f"{seconds:g}")

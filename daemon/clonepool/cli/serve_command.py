@@ -15,19 +15,21 @@ from clonepool.cli.options import socket_option
     "config_path",
     type=click.Path(path_type=Path),
     metavar="FILE",
-    help="Configuration. [default: ./config.toml, else /etc/clonepool/config.toml]",
+    help="Configuration file.  [default: ./config.toml, else /etc/clonepool/config.toml, else the"
+    " demo's]",
 )
 @click.option(
     "--state",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Where the embedded server's data, keys and locks are.",
+    help="Directory of the embedded server's data, keys and locks.  [default: see"
+    " docs/operations.md]",
 )
 @click.option(
     "--http",
     "listen",
     metavar="ADDRESS:PORT",
-    help='Where to serve metrics and health instead of http.listen; "" for nowhere.',
+    help='Address to serve metrics and health on, in place of http.listen; "" serves none.',
 )
 @click.option(
     "--record",
@@ -44,7 +46,7 @@ def command(
     recording: Path | None,
     socket_path: str | None,
 ) -> None:
-    """Run the daemon until SIGTERM or SIGINT."""
+    """Run the daemon in the foreground, until SIGTERM or SIGINT."""
     import anyio
 
     from clonepool import config, paths

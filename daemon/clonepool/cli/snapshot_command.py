@@ -1,4 +1,4 @@
-"""clonepool snapshot: make a template of a leased clone as it is."""
+"""clonepool snapshot: make a template from the present state of a leased clone."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from clonepool.client import Client
 
 
 @click.command("snapshot")
-@click.argument("lease", metavar="TOKEN")
+@click.argument("lease", metavar="LEASE")
 @click.argument("template", metavar="NAME")
-@click.option("--end-sessions", is_flag=True, help="End who is connected to the clone.")
+@click.option("--end-sessions", is_flag=True, help="End the sessions that are open on the clone.")
 @socket_option
 def command(lease: str, template: str, *, end_sessions: bool, socket_path: str | None) -> None:
-    """Make the template NAME of a leased clone as it is now; the lease goes on."""
+    """Make the template NAME from the present state of a leased clone; the lease goes on.
+
+    LEASE is the lease's token.
+    """
     with Client(socket_path) as client:
         made = client.call(
             "snapshot", lease=lease, template=template, end_sessions=end_sessions or None

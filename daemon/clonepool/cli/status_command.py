@@ -1,4 +1,4 @@
-"""clonepool status: what the pools hold."""
+"""clonepool status: what the pools hold, and whether the daemon runs."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ from typing import Any
 import click
 
 from clonepool import printable
-from clonepool.cli.options import json_option, socket_option
-from clonepool.client import Client
+from clonepool.cli import waiting
+from clonepool.cli.options import Duration, json_option, socket_option
 
 _UNDER_WAY = ("creating", "returned", "recycling", "dropping")
 
 
 @click.command("status")
+@click.option(
+    "--wait",
+    type=Duration(),
+    default="0",
+    help="Time to wait until the daemon has started, such as 30s; ends when its start fails.",
+)
 @json_option
 @socket_option
-def command(*, as_json: bool, socket_path: str | None) -> None:
-    """Show what the pools hold and who holds what."""
-    with Client(socket_path) as client:
+def command(*, wait: float, as_json: bool, socket_path: str | None) -> None:
+    """Show what the pools hold, and the leases with their holders.
+
+    Exits with 0 when the daemon answers. After `clonepool serve &`, wait for it with
+    `clonepool status --wait 30s`.
+    """
+    with waiting.connect(socket_path, wait) as client:
         status = client.call("status")
         leases = client.call("leases")
     if as_json:
@@ -32,7 +42,7 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    # Nothing here is markup: failures and labels are the words of others.
+    # Failures and labels are texts of others, and not to be read as markup.
     console = Console(markup=False, highlight=False, emoji=False)
     server, clones = status["server"], status["clones"]
     console.print(
@@ -59,7 +69,7 @@ def _print(status: dict[str, Any], leases: list[dict[str, Any]]) -> None:
                 said = f"{pool['template']}: {key.replace('_', ' ')}: {pool[key]}"
                 console.print(printable.block(said))
     if leases:
-        console.print("leases, the oldest first:")
+        console.print("leases, oldest first:")
     for lease in leases:
         held = f"{lease['held_seconds']:.1f} s"
         said = f"  {lease['database']}  {held}  {lease['label']}"

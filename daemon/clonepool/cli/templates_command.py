@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import click
 
@@ -13,12 +14,12 @@ from clonepool.client import Client
 
 @click.command("templates")
 @click.option(
-    "--explain", metavar="NAME", help="Say what goes into a template, and why a build is due."
+    "--explain", metavar="NAME", help="Show what a template is made from, and why a build is due."
 )
 @json_option
 @socket_option
 def command(*, explain: str | None, as_json: bool, socket_path: str | None) -> None:
-    """List the templates, their generation, and why one failed."""
+    """List the templates, their generations, and why one failed."""
     if explain is not None:
         _explain(explain, socket_path, as_json=as_json)
         return
@@ -28,12 +29,17 @@ def command(*, explain: str | None, as_json: bool, socket_path: str | None) -> N
         click.echo(json.dumps(templates, indent=2))
         return
     for template in templates:
-        said = (
-            f"{template['template']}: {template['phase']}"
-            f" {template['failure'] or template['generation']}, {template['ready']} ready,"
-            f" {template['leased']} leased, at most {template['max_clones']}"
-        )
-        click.echo(printable.block(said))
+        click.echo(printable.block(_described(template)))
+
+
+def _described(template: dict[str, Any]) -> str:
+    """Return one line, and the cause of a failure on lines of its own."""
+    phase = f"{template['phase']} {template['generation']}".rstrip()
+    said = (
+        f"{template['template']}: {phase}, {template['ready']} ready,"
+        f" {template['leased']} leased, at most {template['max_clones']}"
+    )
+    return f"{said}\n  {template['failure']}" if template["failure"] else said
 
 
 def _explain(template: str, socket_path: str | None, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""What test runners import. The synchronous client needs the standard library alone."""
+"""The synchronous client, which test runners import. It needs the standard library alone."""
 
 from clonepool.client.definition import Definition
 from clonepool.client.leaks import LeakWarning

@@ -1,4 +1,4 @@
-"""What `connection` keeps of one request, and of how a connection ended."""
+"""Records of `connection`: one request, and the reason why a connection ended."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Call:
     """One request, from before it is sent until it is answered.
 
     Attributes:
-        sent: how many bytes of its line went out, in as many pieces.
-        gate: where its thread waits while another one reads; locked, and unlocked to wake it.
-        abandoned: whether its caller has gone: what is granted is to be given back.
+        sent: numbers of bytes of its line that were sent, one for each write.
+        gate: a lock at which its thread waits while another thread reads; unlocked to wake it.
+        abandoned: whether its caller has left, so that whatever is granted must be given back.
     """
 
     __slots__ = ("abandoned", "gate", "id", "line", "method", "reply", "sent", "thread")
@@ -34,7 +34,7 @@ class Call:
         self.thread = get_ident()
 
     def wake(self) -> bool:
-        """Have its thread look again; return whether it was asleep, and not woken yet."""
+        """Wake its thread; return whether the thread was asleep and had not been woken yet."""
         if self.gate is None:
             return False
         try:
@@ -45,7 +45,7 @@ class Call:
 
 
 class End:
-    """Why there is nothing more to be had of a connection."""
+    """Why a connection is of no more use."""
 
     def __init__(
         self,
@@ -60,7 +60,7 @@ class End:
         self._cause = cause
 
     def error(self) -> ClonepoolError:
-        """Return another exception for each who is told: a traceback belongs to one thread."""
+        """Return a new exception for each caller: a traceback belongs to one thread."""
         error = self.kind(self._message, remedy=self._remedy)
         error.__cause__ = self._cause
         return error

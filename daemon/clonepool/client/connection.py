@@ -1,21 +1,22 @@
-"""One connection that threads and interrupts can share.
+"""A connection that threads share and that interrupts leave intact.
 
-Several calls may be under way. There is no thread of our own: whoever waits for a reply and finds
-nobody reading reads, and hands the others theirs. Likewise whoever finds nobody sending sends what
-all have queued. Leases, and what is asked of the daemon, are not this module's matter but for one
-thing: what is to be done when a caller has gone before it got its answer.
+Several calls may be in progress. No thread is started: a thread that waits for a reply reads if no
+other thread does, and hands the others their replies. In the same way a thread sends what all have
+queued if no other thread does. What requests mean is not this module's concern, except for one
+thing: what must be undone when a caller leaves before its reply has come.
 
-**An exception may come out of any instruction** of a thread that waits: a signal's handler raised
-it (Ctrl-C, pytest-timeout), or another thread sent it. Three rules keep that harmless:
+**An exception may be raised at any instruction** of a waiting thread: by a signal handler (Ctrl-C,
+pytest-timeout), or by another thread. Three rules make that harmless:
 
-- The two roles, reading and sending, are entries of `_busy`, taken by `setdefault` inside the `try`
-  whose `finally` gives them back, and given back without a call, so that nothing can come between.
-- What the socket returns, bytes read or how many were sent, goes into a list within the same call
-  into C (`extend(map(recv, …))`): CPython raises only between instructions, so what was
-  read or sent is always written down. Whatever is done with it can be done again by the next one.
-- What a second interrupt keeps a thread from, in the middle of dealing with the first, is made up
-  for: requests to be taken back are written down before anything else and seen to by the next call,
-  and whoever waits and does not read looks again each second whether it is to.
+- The roles, reading and sending, are entries of `_busy`. They are taken by `setdefault` inside the
+  `try` whose `finally` gives them back, and given back without a call, so that no exception can
+  be raised in between.
+- What the socket returns, the bytes read or the number of bytes sent, is stored within the same
+  call into C (`extend(map(recv, …))`). CPython raises exceptions between instructions only, so it
+  is always stored, and each step that processes it can be repeated by the next thread.
+- A second interrupt, while the first is being dealt with, leaves work behind: requests to cancel
+  are recorded before anything else and are cancelled by the next call, and a thread that waits
+  without reading checks once a second whether it should read.
 
 Nothing here takes a lock, so finalizers and the child of a fork never wait for one.
 """
@@ -47,8 +48,9 @@ _READ_SIZES = (65_536,)
 _SEND_FLAGS = (socket.MSG_NOSIGNAL,)
 _NEVER_WAIT = (socket.MSG_NOSIGNAL | socket.MSG_DONTWAIT,)
 _LOOK_AGAIN_SECONDS = 1.0
+"""Seconds after which a waiting thread that does not read checks whether it should."""
 _CANCEL_SECONDS = 1.0
-"""How long an interrupted call waits to hear that it was taken back; a daemon answers at once."""
+"""Seconds that an interrupted call waits for the reply to its cancellation, which comes at once."""
 
 _READING, _SENDING, _TELLING = "reading", "sending", "telling"
 _CANCELLABLE = frozenset({"acquire", "reset", "define", "drain"})
@@ -57,10 +59,10 @@ _open: WeakSet[Connection] = WeakSet()
 
 
 class Connection:
-    """A connected socket, and the calls that are under way on it.
+    """A connected socket, and the calls that are in progress on it.
 
     Args:
-        connected: the socket; it is closed by `close` alone.
+        connected: the socket; only `close` closes it.
         on_notification: see `Client`.
     """
 
@@ -88,7 +90,7 @@ class Connection:
 
     @property
     def has_ended(self) -> bool:
-        """Whether it is known to be of no use any more."""
+        """Whether the connection is known to have ended."""
         return self._end is not None
 
     def ask(
@@ -99,23 +101,23 @@ class Connection:
         *,
         instead_of: str | None = None,
     ) -> Any:
-        """Send a request, wait for its result, and return what `make` makes of it.
+        """Send a request, wait for its result, and return `make`'s return value for it.
 
-        When an exception ends the wait or `make`, the request is taken back where it can be, and
-        what was granted, or will be, is given back: the lease of an `acquire` or a `reset`, the
-        database of a `define`.
+        If an exception ends the wait or `make`, the request is cancelled where possible, and what
+        was granted, or will be, is given back: the lease of an `acquire` or a `reset`, the database
+        of a `define`.
 
         Args:
-            method: of the protocol.
-            params: those that are None are left out.
-            make: what is to be made of the result, None to return it as it is.
-            instead_of: the token of a lease that is released before, by the same write. If that is
-                refused, the request is taken back and the refusal raised.
+            method: a method of the protocol.
+            params: its parameters; those that are None are left out.
+            make: called with the result; None to return the result itself.
+            instead_of: the token of a lease to release first, in the same write. If the release is
+                refused, the request is cancelled and the refusal is raised.
 
         Raises:
-            ClonepoolError: what the daemon answered, as the class of its code.
+            ClonepoolError: the daemon's error, as the class of its code.
             ConnectionLostError: the connection has ended.
-            BadRequestError: the request cannot be sent; nothing was.
+            BadRequestError: the request cannot be encoded; nothing was sent.
         """
         release = None
         if instead_of is not None:
@@ -133,19 +135,19 @@ class Connection:
                 if reply.error is None:
                     return reply.result if make is None else make(reply.result)
         except BaseException:
-            self._left_behind[call] = None  # no call, so that it is there if this is interrupted
+            self._left_behind[call] = None  # not by a function call, which could be interrupted
             self._give_up(call)
             raise
         try:
             raise reply.error
         finally:
-            # Else the error is part of a cycle, and keeps its caller's leases.
+            # Otherwise the error is part of a cycle, which keeps its caller's leases alive.
             del reply, call, release
 
     def post(self, method: str, **params: object) -> None:
-        """Send a request whose answer nobody wants, now or with the next one; never waits.
+        """Send a request and ignore its reply; never waits. What cannot be sent goes with the next.
 
-        Good for finalizers: they run in any thread, at any moment, also within other methods.
+        Finalizers may use it: they run in any thread, at any moment, even within other methods.
         """
         if self._end is None:
             call = Call(*self._numbered(method, params))
@@ -153,7 +155,7 @@ class Connection:
             self._push(call, _NEVER_WAIT)
 
     def close(self, *, to_reconnect: bool = False) -> None:
-        """End the connection: whoever waits is told, nothing can be asked any more.
+        """Close the connection: calls that wait raise an error, as do later ones.
 
         May be called again, from any thread, and from signal handlers.
 
@@ -170,7 +172,7 @@ class Connection:
         self._close_socket()
 
     def leave_to_parent(self) -> None:
-        """In the child of a fork: let go of the parent's socket without a word to the daemon."""
+        """In the child of a fork: close the inherited socket, and send nothing over it."""
         self._closed = True
         self._end = End(
             ClientClosedError,
@@ -190,9 +192,9 @@ class Connection:
         """Send a call's line, or leave it to the thread that is sending.
 
         Args:
-            call: what is sent.
-            before: goes out with it, and first. There is no point between the steps at which an
-                interrupt could part the two.
+            call: the call.
+            before: a call whose line is sent first, in the same piece, so that an interrupt finds
+                both sent or neither.
         """
         if self._end is not None:
             self._raise_end()
@@ -204,7 +206,7 @@ class Connection:
         self._push(call, _SEND_FLAGS)
 
     def _push(self, by: Call, flags: tuple[int]) -> None:
-        """Send what is queued, unless somebody is at it: that one sends this too."""
+        """Send what is queued, unless another thread is sending, which then sends this too."""
         busy, ours = self._busy, True
         while self._outgoing and ours:
             try:
@@ -216,7 +218,7 @@ class Connection:
             self._close_socket()
 
     def _send_queued(self, flags: tuple[int]) -> bool:
-        """Send until nothing is queued; return whether there is more to be done about it."""
+        """Send until the queue is empty; return whether the connection can send more."""
         queue = self._outgoing
         try:
             while queue and self._end is None:
@@ -230,7 +232,7 @@ class Connection:
                 raise
             if error.errno == errno.EAGAIN:
                 return False
-            self._not_sent = error  # the daemon may have said why before it closed: that is read
+            self._not_sent = error  # the daemon may have sent the reason before it closed
             queue.clear()
         return self._end is None
 
@@ -243,7 +245,7 @@ class Connection:
         return call.reply
 
     def _wait(self, call: Call, until: float | None) -> None:
-        """Return when the call is answered, the connection has ended, or it is `until`."""
+        """Return when the call has a reply, the connection has ended, or at the time `until`."""
         busy = self._busy
         try:
             while call.reply is None and self._end is None:
@@ -251,7 +253,7 @@ class Connection:
                     self._read(call, until)
                 else:
                     self._follow(call, until)
-                if self._news and until is None:  # what a listener raises would stop a taking back
+                if self._news and until is None:  # a listener's error would stop a cancellation
                     if _READING in busy and busy[_READING] is call:
                         del busy[_READING]
                         self._wake_follower()
@@ -269,11 +271,11 @@ class Connection:
                 self._close_socket()
 
     def _read(self, call: Call, until: float | None) -> None:
-        """Read once, for all."""
-        if self._end is not None:  # again, now that nobody closes the socket any more
+        """Read once, and hand out the replies of all calls."""
+        if self._end is not None:  # checked again: from now on no other thread closes the socket
             return
         pieces = self._protocol.pieces
-        if b"\n" not in pieces[-1]:  # else a reader was interrupted before it dealt with that
+        if b"\n" not in pieces[-1]:  # otherwise a reader was interrupted before it used this
             if until is not None or self._outgoing:
                 self._check_thread(_SENDING, call)
                 if not self._is_readable(until):
@@ -294,7 +296,7 @@ class Connection:
             self._push(call, _SEND_FLAGS)
 
     def _hand_out(self) -> None:
-        """Give each reply to its call. An interrupted one is done again from the beginning."""
+        """Give each reply to its call. When interrupted, it is repeated from the beginning."""
         try:
             messages, rest = self._protocol.complete()
         except NotAReplyError as error:
@@ -327,14 +329,14 @@ class Connection:
             gate.acquire()
             call.gate = gate
             self._followers[call] = None
-            return  # to look again: from now on it is woken
+            return  # the caller checks again: from now on this thread can be woken
         self._check_thread(_READING, call)
         call.gate.acquire(True, _patience(until))
         if self._outgoing:
             self._push(call, _SEND_FLAGS)
 
     def _check_thread(self, role: str, call: Call) -> None:
-        """See that it is another thread that we wait for: else we wait for ever."""
+        """Check that another thread has the role: a thread must not wait for itself."""
         other = self._busy.get(role)
         if other is not None and other is not call and other.thread == call.thread:
             raise RuntimeError(
@@ -343,7 +345,7 @@ class Connection:
             )
 
     def _wake_follower(self) -> None:
-        """Let another thread that waits take over to read."""
+        """Wake another waiting thread, so that it reads."""
         for follower in list(self._followers):
             if follower.reply is None and follower.wake():
                 return
@@ -367,10 +369,10 @@ class Connection:
                 if _TELLING in busy and busy[_TELLING] is call:
                     del busy[_TELLING]
 
-    # Taking back --------------------------------------------------------------------------
+    # Cancelling ---------------------------------------------------------------------------
 
     def _give_up(self, call: Call) -> None:
-        """Leave a call whose caller goes on with an exception; afterwards nothing is held by it."""
+        """Abandon a call whose caller goes on with an exception, so that it holds nothing."""
         if self._is_to_be_cancelled(call):
             self._cancel(call)
         if self._outgoing and self._end is None:
@@ -378,31 +380,31 @@ class Connection:
         self._left_behind.pop(call, None)
 
     def _take_back_what_was_left(self) -> None:
-        """Do for interrupted calls what a further interrupt has kept them from, and do not wait."""
+        """Finish abandoning calls for which that was itself interrupted, without waiting."""
         for call in list(self._left_behind):
             if self._is_to_be_cancelled(call):
                 self.post("cancel", request=call.id)
             self._left_behind.pop(call, None)
 
     def _is_to_be_cancelled(self, call: Call) -> bool:
-        """Undo what a call was granted, or see that it will be; say whether it may still wait."""
-        call.abandoned = True  # before the look at the reply: whoever comes second undoes it
+        """Have what a call was or will be granted given back; return whether to cancel it."""
+        call.abandoned = True  # before the reply is looked at: one of the two threads undoes it
         if call.reply is not None:
             self._undo(call)
             return False
         return call.id in self._pending and call.method in _CANCELLABLE
 
     def _cancel(self, call: Call) -> None:
-        """Take a request back, and wait a moment for the answer: it may come granted."""
+        """Cancel a request, and wait briefly for the reply: it may have been granted."""
         cancel = Call(*self._numbered("cancel", {"request": call.id}))
         with contextlib.suppress(ConnectionLostError):
             self._begin(cancel)
             self._wait(cancel, time.monotonic() + _CANCEL_SECONDS)
         if cancel.reply is not None and cancel.reply.error is None and call.reply is None:
-            self._pending.pop(call.id, None)  # it was never sent: replies to both come in order
+            self._pending.pop(call.id, None)  # it was never sent: replies come in order
 
     def _undo(self, call: Call) -> None:
-        """Give back what a reply granted to nobody. Doing so twice is harmless."""
+        """Give back what a reply granted to an abandoned call. Doing so twice is harmless."""
         reply = call.reply
         if reply is None or reply.error is not None:
             return
@@ -425,7 +427,7 @@ class Connection:
         )
 
     def _finish(self, end: End) -> None:
-        """Let nobody wait any more."""
+        """Record the end, and wake all threads that wait."""
         if self._end is None or end.kind is ClientClosedError:
             self._end = end
         for follower in list(self._followers):
@@ -435,20 +437,20 @@ class Connection:
         raise ConnectionLostError("no reply has come") if self._end is None else self._end.error()
 
     def _close_socket(self) -> None:
-        """Close it when nobody is about to use it: its number may be another file's right away."""
+        """Close the socket unless a thread may be using it: its number can be reused at once."""
         if _READING not in self._busy and _SENDING not in self._busy:
             self.socket.close()
 
 
 def _patience(until: float | None) -> float:
-    """Return how long to wait at most before looking again, in seconds."""
+    """Return most seconds to wait before checking again."""
     if until is None:
         return _LOOK_AGAIN_SECONDS
     return max(0.0, min(_LOOK_AGAIN_SECONDS, until - time.monotonic()))
 
 
 def _is_the_sockets(error: OSError) -> bool:
-    """Say whether the socket failed; else a signal's handler raised, a TimeoutError perhaps."""
+    """Return whether the socket raised the error, and not a signal handler."""
     traceback = error.__traceback__
     return error.errno is not None and traceback is not None and traceback.tb_next is None
 

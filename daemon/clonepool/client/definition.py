@@ -1,4 +1,4 @@
-"""A template that clients define: there, or to be filled by this one."""
+"""The result of `define`: a template that exists, or a database that this client has to fill."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ if TYPE_CHECKING:
 
 
 class Definition(Holding):
-    """What `Client.define` returns.
+    """The result of `Client.define`.
 
-    One that is neither finalized nor abandoned, and that nobody refers to any more, is abandoned,
-    with a ResourceWarning that names it.
+    A definition that is garbage-collected before it was finalized or abandoned is abandoned, with a
+    ResourceWarning that names it.
 
     Attributes:
-        template: the name to lease it by.
-        filled: whether it is there; if not, this client is to fill `url`, and then to `finalize`.
-        url: libpq URL of the database to fill; it and what follows is empty when it is `filled`.
-        database: its name.
-        env: `DATABASE_URL` and the `PG*` variables.
-        expires_in_seconds: after so long another client may fill it instead.
+        template: the name by which the template is leased.
+        filled: whether the template exists; if not, this client must fill `url`, then `finalize`.
+        url: libpq URL of the database to fill. Like the following, empty when `filled` is true.
+        database: the name of that database.
+        env: `DATABASE_URL` and the `PG*` variables for it.
+        expires_in_seconds: seconds after which another client may fill the template instead.
     """
 
     filled: bool
 
     @classmethod
     def told(cls, client: Client, connection: Connection, told: dict[str, Any]) -> Definition:
-        """Make one of the daemon's answer.
+        """Return a definition made from the daemon's reply.
 
         Args:
-            client: by which it is finalized.
-            connection: over which it was told.
-            told: the answer.
+            client: the client that will finalize it.
+            connection: the connection over which the reply came.
+            told: the reply.
         """
         definition = cls(client, connection)
         definition._take(told)
@@ -48,22 +48,22 @@ class Definition(Holding):
         return definition
 
     def finalize(self) -> None:
-        """Make the template of what was filled; sessions on the database are ended.
+        """Turn the filled database into the template; sessions that are open on it are ended.
 
-        Interrupted before it is answered, it may have been made or not; if not, it is given up.
+        If interrupted before the reply, the template may exist; if it does not, it is abandoned.
 
         Raises:
-            NotYourDefinitionError: it was too late, or finalized or given up before.
-            TemplateFailedError: PostgreSQL refused; another client may fill it.
+            NotYourDefinitionError: its time was over, or it was finalized or abandoned before.
+            TemplateFailedError: PostgreSQL refused; another client may fill the template.
         """
         self._end("finalize", {"definition": self._token})
         self.filled = True
 
     def abandon(self) -> None:
-        """Give up: the database is dropped, and another client may fill it.
+        """Drop the database, so that another client may fill the template.
 
         Raises:
-            NotYourDefinitionError: as of `finalize`.
+            NotYourDefinitionError: as `finalize`.
         """
         self._end(*self._way_back())
 

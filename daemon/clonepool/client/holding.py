@@ -1,4 +1,4 @@
-"""What the daemon keeps for whoever asked for it, until that one gives it back."""
+"""The common part of leases and definitions: each is given back, at the latest by the collector."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ if TYPE_CHECKING:
 
 
 class Holding:
-    """Base of leases and definitions: at the latest it goes back when nobody refers to it any more.
+    """Base of leases and definitions, which are given back when they are garbage-collected.
 
     Args:
-        client: by which it is used.
-        connection: over which it was granted; it ends with that.
+        client: the client that uses it.
+        connection: the connection over which it was granted, and with which it ends.
     """
 
-    _held = False  # until it is certain that somebody gets it
+    _held = False  # until it is certain that the caller gets it
 
     def __init__(self, client: Client, connection: Connection) -> None:
         self._client = client
         self._connection = connection
 
     def _way_back(self) -> tuple[str, dict[str, Any]]:
-        """Return the method and the parameters that give it back."""
+        """Return the method and the parameters of the request that gives it back."""
         raise NotImplementedError
 
     def _complaint(self) -> str:
-        """Say what was forgotten, and what to do about that."""
+        """Return the warning for one that was forgotten, with the remedy."""
         raise NotImplementedError
 
     def _end(self, method: str, params: dict[str, Any]) -> Any:
-        """Ask for its end. Interrupted before the answer, see to it that it goes back.
+        """Send the request that ends it; if interrupted before the reply, give it back.
 
-        Giving it back twice is harmless: a token names nothing else, ever.
+        Giving it back twice is harmless: no token is used twice.
         """
         try:
             ended = self._client.call(method, **params)
@@ -63,7 +63,7 @@ class Holding:
         self._held = False
 
     def __del__(self, is_finalizing: Callable[[], bool] = sys.is_finalizing) -> None:
-        """Give it back without waiting for anything: this may run at any moment, in any thread."""
+        """Give it back without waiting: finalizers may run at any moment, in any thread."""
         forgotten = self._held
         try:
             forgotten = forgotten and not (is_finalizing() or self._connection.has_ended)

@@ -1,4 +1,4 @@
-"""Telling people what a lease left that was released without waiting for that to be known."""
+"""Warnings about sessions and changes that a lease left, when its release did not wait for them."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _HERE = __file__.removesuffix("leaks.py")
 class LeakWarning(ResourceWarning):
     """A lease left sessions open on its clone, or changes in the server as a whole.
 
-    The daemon has ended the sessions, or is about to. With a filter that makes it an error it comes
-    out of whatever call of the client hears of it, whose request is taken back, as by an interrupt.
+    The daemon has ended the sessions, or is about to. If a filter turns the warning into an error,
+    the call during which it arrived raises it, and its request is cancelled as by an interrupt.
     """
 
 
 def warn_of_leaks(
     also: Callable[[str, dict[str, Any]], None] | None,
 ) -> Callable[[str, dict[str, Any]], None]:
-    """Return a listener to notifications that warns of leaks, and passes everything on before."""
+    """Return a listener that passes each notification on to `also`, and then warns of leaks."""
 
     def hear(method: str, params: dict[str, Any]) -> None:
         if also is not None:
@@ -38,7 +38,7 @@ def warn_of_leaks(
 
 
 def _sentence(news: dict[str, Any]) -> str:
-    """Say what was left; texts of others are quoted, so that no terminal obeys them."""
+    """Return what was left; texts of others are quoted, so that no terminal obeys them."""
     leaked = news["leaked"]
     named = "; ".join(map(_name, leaked[:_MOST_NAMED]))
     more = f"; and {len(leaked) - _MOST_NAMED} more" if len(leaked) > _MOST_NAMED else ""
@@ -55,7 +55,7 @@ def _name(left: dict[str, Any]) -> str:
 
 
 def _callers_level() -> int:
-    """Return the stacklevel, seen from whoever calls this, of the code that uses the client."""
+    """Return the stacklevel, counted from the caller, of the code that uses the client."""
     frame, level = sys._getframe(1), 1  # noqa: SLF001 - inspect takes long to import, for the same
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_HERE):
         frame, level = frame.f_back, level + 1

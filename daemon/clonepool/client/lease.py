@@ -1,4 +1,4 @@
-"""A lease, as whoever holds it sees it."""
+"""A lease, as its holder sees it."""
 
 from __future__ import annotations
 
@@ -26,33 +26,34 @@ if TYPE_CHECKING:
 
 
 def wish(template: str, **options: Any) -> dict[str, Any]:
-    """Return the parameters of an acquire; what is not wished for is left out."""
+    """Return the parameters of an acquire; options that are false are left out."""
     wishes = {key: None if value is False else value for key, value in options.items()}
     return {"template": template, **wishes}
 
 
 class Lease(Holding):
-    """The exclusive right to one clone: until released, expired, or its client is closed.
+    """The exclusive right to one clone, until it is released, expires, or its client is closed.
 
-    A lease that is neither and that nobody refers to any more is released as well, with a
-    ResourceWarning that names it. One with a TTL is not: whoever knows its token has it.
+    A lease that is garbage-collected before that is released too, with a ResourceWarning that names
+    it. One with a TTL is not: it belongs to every process that knows its token.
 
-    A release or a reset that is interrupted, by Ctrl-C say, ends the lease all the same.
+    A release or a reset that is interrupted, for example by Ctrl-C, ends the lease all the same.
 
     Attributes:
         url: libpq URL of the clone.
         database: the clone's name.
         env: `DATABASE_URL` and the `PG*` variables.
-        template: what it is a clone of.
-        generation: which state of the template.
+        template: the template's name.
+        generation: the state of the template that was cloned.
         host: a name, an address, or the directory of a Unix socket.
-        port: the server's.
-        user: to log in as.
-        password: of that user.
-        source: `ready` when a clone was there, `waited` when one had to become ready.
-        waited_seconds: how long that took.
-        expires_in_seconds: how long it lasts; None when time does not end it.
-        token: names the lease; whoever knows it can end it.
+        port: the server's port.
+        user: the role to log in as.
+        password: that role's password.
+        source: `ready` if a clone was ready, `waited` if the acquire had to wait for one.
+        waited_seconds: seconds that the acquire waited.
+        expires_in_seconds: seconds that the lease lasted when it was granted or renewed; None if it
+            has no limit.
+        token: identifies the lease; whoever knows it can end the lease.
     """
 
     expires_in_seconds: float | None
@@ -61,13 +62,13 @@ class Lease(Holding):
     def granted(
         cls, client: Client, connection: Connection, told: dict[str, Any], *, lasts: bool
     ) -> Lease:
-        """Make one of the daemon's answer.
+        """Return a lease made from the daemon's reply.
 
         Args:
-            client: by which it is renewed, reset and released.
-            connection: over which it was granted.
-            told: the answer.
-            lasts: whether it outlives that connection.
+            client: the client that will renew, reset and release it.
+            connection: the connection over which it was granted.
+            told: the reply.
+            lasts: whether the lease outlives that connection.
         """
         lease = cls(client, connection)
         lease._take(told)
@@ -78,24 +79,23 @@ class Lease(Holding):
         return f"<Lease {self.database}>"
 
     def release(self, *, keep: bool = False, report: bool = False) -> list[dict[str, Any]] | None:
-        """Give the clone back, at once: what the lease left is told later, by a LeakWarning.
+        """Give the clone back at once; a LeakWarning tells later what the lease left.
+
+        If interrupted before the reply, the lease ends all the same.
 
         Args:
-            keep: set the clone aside for a person, for as long as the template's `keep_for`. Waits
-                until that is written down, and reports.
-            report: wait until it is known what the lease left. By then what it changed in the
-                server as a whole has been taken back, where that can be.
-
-        Interrupted before it is answered, the lease ends all the same.
+            keep: set the clone aside for a person, for the template's `keep_for`. Waits until that
+                is recorded, and reports as `report` does.
+            report: wait until it is known what the lease left. By then its changes in the server
+                as a whole have been undone, where that is possible.
 
         Returns:
-            With `keep` or `report`, the sessions that were still open on the clone and are being
-            ended, each with pid, application_name, state and query, and what was changed in the
-            server, in `what`; None when the server could not be asked. Otherwise None: it was not
-            waited for.
+            With `keep` or `report`, what the lease left: sessions that were still open on the clone
+            and are being ended, each with pid, application_name, state and query, and changes in
+            the server, in `what`; None if the server could not be asked. Without them None.
 
         Raises:
-            NotYourLeaseError: it has ended before.
+            NotYourLeaseError: the lease had ended.
         """
         params = {"lease": self.token, "keep": keep or None, "report": report or None}
         ended = self._end("release", params)
@@ -103,14 +103,14 @@ class Lease(Holding):
         return leaked
 
     def renew(self, ttl: float | None = None) -> float | None:
-        """Let the lease last `ttl` seconds from now, or as long as it was given at first.
+        """Extend the lease to `ttl` seconds from now; None for the TTL of its acquire.
 
         Returns:
-            Seconds that it lasts now, which max_lease may bound; None when time does not end it.
+            Seconds that the lease lasts now, at most the template's max_lease; None if unlimited.
 
         Raises:
-            NotYourLeaseError: it has ended.
-            ServerUnavailableError: it could not be written down; it ends when it did before.
+            NotYourLeaseError: the lease has ended.
+            ServerUnavailableError: the change could not be recorded; the lease is not extended.
         """
         held, self._held = self._held, self._held and ttl is None
         try:
@@ -125,16 +125,16 @@ class Lease(Holding):
         return seconds
 
     def reset(self, *, timeout: float | None = None) -> None:
-        """Make the clone clean again; `url` and `database` may be others afterwards.
+        """Replace the clone's contents by the template's; `url` and `database` may change.
 
-        Interrupted before it is answered, the lease is over.
+        If interrupted before the reply, the lease is over.
 
         Args:
-            timeout: seconds to wait at most; None for the daemon's default.
+            timeout: most seconds to wait; None for the daemon's default.
 
         Raises:
-            NotYourLeaseError: it has ended.
-            AcquireTimeoutError, PoolFullError: there was no clean clone in time; the lease is over.
+            NotYourLeaseError: the lease has ended.
+            AcquireTimeoutError, PoolFullError: no clean clone was ready in time; the lease is over.
         """
         try:
             self._client.ask("reset", {"lease": self.token, "timeout": timeout}, self._take)
@@ -158,26 +158,26 @@ class Lease(Holding):
         stale_ok: bool = False,
         progress: bool = False,
     ) -> None:
-        """Give the clone back and take another one, in one round trip: this is its lease then.
+        """Give the clone back and lease another one in its place, in one round trip.
 
-        All attributes are those of the new lease afterwards, `token` too. Unlike `reset` it does
-        not wait for the clone that it gives back. What that lease left is told by a LeakWarning.
+        Afterwards all attributes, `token` included, are those of the new lease. Unlike `reset`, it
+        does not wait for the clone that it gives back. A LeakWarning tells what that lease left.
 
         Args:
-            template: of the new lease; None for the same. It and the rest are as of `Client.lease`;
-                nothing is taken over from the old lease.
-            timeout: seconds to wait at most; None for the daemon's default.
+            template: the template of the new lease; None for the same. This and the other options
+                are those of `Client.lease`; none is taken over from the old lease.
+            timeout: most seconds to wait; None for the daemon's default.
             ttl: seconds that the new lease lasts; None to end it with the connection.
-            label: what the daemon shows to people; None for the client's name.
-            fresh: whether the clone must be one that nobody had before.
-            stale_ok: whether a clone of the old state will do while the template is built again.
-            progress: whether to be notified once a second while waiting.
+            label: the holder's name that the daemon shows to people; None for the client's name.
+            fresh: whether the clone must never have been leased before.
+            stale_ok: whether to accept a clone of the old state while the template is built again.
+            progress: whether to be sent a notification once a second while waiting.
 
         Raises:
-            NotYourLeaseError: this lease had ended before, and none was taken in its place; not for
-                one that was lost with a connection which `reconnect` has replaced.
-            ClonepoolError: what `Client.lease` raises. As after an interrupt, the old lease is over
-                then, and there is no new one.
+            NotYourLeaseError: this lease had ended before, and no other was taken. Not raised if
+                it was lost with a connection that `reconnect` has replaced.
+            ClonepoolError: as `Client.lease`. The old lease is over then and there is no new one,
+                as after an interrupt.
         """
         params = wish(
             template or self.template,
@@ -201,23 +201,23 @@ class Lease(Holding):
             raise
 
     def snapshot(self, template: str, *, end_sessions: bool = False) -> str:
-        """Make a template of the clone as it is now; the lease goes on.
+        """Make a template from the clone's present state; the lease goes on.
 
-        Whoever may use the daemon can lease clones of it afterwards. One that was made under this
-        name by an earlier snapshot is replaced.
+        Afterwards every user of the daemon can lease clones of the template. A template that an
+        earlier snapshot made under this name is replaced.
 
         Args:
             template: its name: a letter, then up to 21 letters, digits or underscores, lower case.
-            end_sessions: whether sessions on the clone are ended; nobody must be connected to it.
+            end_sessions: whether to end the sessions on the clone, which must have none.
 
         Returns:
             The generation.
 
         Raises:
             NotAllowedError: the configuration does not allow it.
-            CloneInUseError: somebody is connected to the clone.
-            BadRequestError: the name is taken by a template that no snapshot made, or is none.
-            ClientLimitError: clients have made as many templates as may be, and use them all.
+            CloneInUseError: sessions are open on the clone.
+            BadRequestError: the name is not valid, or belongs to a template of another kind.
+            ClientLimitError: there are as many such templates as allowed, and all are in use.
             NotYourLeaseError, TemplateFailedError: the lease has ended, or PostgreSQL refused.
         """
         made = self._client.call(

@@ -1,4 +1,7 @@
-"""The synchronous client: what can be asked of the daemon, over one connection at a time."""
+"""The synchronous client: one method for each thing that the daemon can be asked.
+
+How requests travel over a connection, and what an interrupt does to them, is in `connection`.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +23,7 @@ from clonepool.errors import (
     DaemonNotFoundError,
     ShuttingDownError,
 )
-from clonepool.paths import is_trusted, socket_candidates
+from clonepool.paths import SOCKET_VARIABLE, is_trusted, socket_candidates
 
 TYPE_CHECKING = False  # importing typing takes as long as all of the client
 if TYPE_CHECKING:
@@ -35,36 +38,35 @@ _NAME_CHARACTERS = 200
 
 
 class Client:
-    """A connection to the daemon. Leases taken through it end when it is closed, save for a TTL.
+    """A connection to the daemon. Leases without a TTL that were taken over it end when it closes.
 
-    Threads may share it: their calls are under way side by side, and each gets its own answer. No
-    thread is started for it. The child of a fork must make one of its own; what it inherits says
-    so when it is used, and neither sends anything nor ends anything, however the child ends.
+    Threads may share a client: their calls run side by side, and each gets its own reply. It starts
+    no threads. The child of a fork must make a client of its own: using the inherited one raises
+    ClientClosedError, and however the child ends, the parent's leases stay.
 
-    A call may be interrupted anywhere, by Ctrl-C, by a test's timeout that a signal brings, or by
-    any other exception that comes out of the wait: its request is taken back, and what was granted
-    to nobody is given back. Signal handlers may raise, and close the client; other calls in the
-    middle of one of the same thread raise RuntimeError.
+    A call may be interrupted anywhere, by Ctrl-C, by a test's timeout that a signal delivers, or by
+    any other exception raised in the waiting thread: its request is cancelled, and what was granted
+    for it is given back. Signal handlers may raise exceptions and close the client; any other call
+    that a handler makes while the same thread is in a call raises RuntimeError.
 
     Args:
-        socket_path: the daemon's socket; else `CLONEPOOL_SOCKET`, else the default places.
-        name: what the daemon shows to people as the leases' holder.
-        reconnect: seconds for which a daemon that stops, is away or starts again is waited for when
-            a connection is made or a lease is asked for. So an upgrade of the daemon loses no
-            request; leases held over it are lost as with any closed connection. A lease with a TTL
-            whose grant was lost on the way lasts until its time is over.
-        on_notification: called with the method and the parameters of what the daemon says without
-            having been asked, in order, in one of the threads that wait for a reply meanwhile. It
-            may use the client. What it raises ends that thread's call, as an interrupt does.
+        socket_path: the daemon's socket; None for `CLONEPOOL_SOCKET`, else the default places.
+        name: the holder's name that the daemon shows to people; None for the program and its pid.
+        reconnect: seconds to wait for a daemon that is stopping, away or starting, when the client
+            connects or asks for a lease. So no request is lost while the daemon is upgraded; leases
+            are, as with any closed connection. A lease with a TTL whose grant did not arrive lasts
+            until its TTL is over.
+        on_notification: called with the method and the parameters of each notification, in order,
+            in one of the threads that wait for a reply. It may use the client. An exception that it
+            raises ends that thread's call, as an interrupt does.
 
-    What a lease left that was released without a report is told by a LeakWarning, out of the next
-    call that waits for a reply.
+    If a lease that was released without a report left sessions or changes, a LeakWarning says so
+    during the next call that waits for a reply.
 
     Raises:
-        DaemonNotFoundError: nobody listens there.
-        AccessDeniedError: on the first call, when this user may not use the daemon.
-        ClientClosedError: on calls after `close`, those that were waiting then, and in the child
-            of a fork.
+        DaemonNotFoundError: no daemon can be reached there.
+        AccessDeniedError: by the first call, if this user may not use the daemon.
+        ClientClosedError: by calls during and after `close`, and in the child of a fork.
     """
 
     def __init__(
@@ -98,19 +100,20 @@ class Client:
         """Take a lease, at once or when a clone becomes ready.
 
         Args:
-            template: its name.
-            timeout: seconds to wait at most; None for the daemon's default.
-            ttl: seconds that the lease lasts, whatever becomes of this connection and of the
-                daemon; None to end it with the connection.
-            label: what the daemon shows to people; None for the client's name.
-            fresh: whether the clone must be one that nobody had before.
-            stale_ok: whether a clone of the old state will do while the template is built again.
-            progress: whether to be notified once a second while waiting.
+            template: the template's name.
+            timeout: most seconds to wait; None for the daemon's default.
+            ttl: seconds that the lease lasts, even if this connection or the daemon ends; None to
+                end it with the connection.
+            label: the holder's name that the daemon shows to people; None for the client's name.
+            fresh: whether the clone must never have been leased before.
+            stale_ok: whether to accept a clone of the old state while the template is built again.
+            progress: whether to be sent a notification once a second while waiting.
 
         Raises:
-            AcquireTimeoutError, PoolFullError, QueueFullError: none became ready; says why.
-            UnknownTemplateError, TemplateFailedError, DrainingError: there is none to be had.
-            ShuttingDownError, ConnectionLostError: the daemon stops, or is gone.
+            AcquireTimeoutError, PoolFullError, QueueFullError: no clone became ready in time; the
+                message says why.
+            UnknownTemplateError, TemplateFailedError, DrainingError: the template has no clones.
+            ShuttingDownError, ConnectionLostError: the daemon is stopping, or gone.
         """
         params = wish(
             template,
@@ -135,16 +138,16 @@ class Client:
         *,
         instead_of: str | None = None,
     ) -> T:
-        """Acquire what `wish` said, and return what `take` makes of the grant.
+        """Acquire a lease with the parameters that `wish` returned, and return `take`'s result.
 
         Args:
             params: of the `acquire`.
-            take: is given the connection over which the lease was granted, and the grant.
-            instead_of: the token of a lease that is released before, by the same write. Whether it
-                was is not known when that connection ends; it is released again over the next.
+            take: called with the connection over which the lease was granted, and the grant.
+            instead_of: the token of a lease to release first, in the same write. If the connection
+                ends, the release may not have arrived, and is sent again over the next one.
 
         Raises:
-            ClonepoolError: what `lease` raises.
+            ClonepoolError: as `lease`.
             NotYourLeaseError: there is no lease of the token `instead_of`; none was taken.
         """
         connection = self._connection
@@ -166,24 +169,24 @@ class Client:
         return self._persist(ask, lambda: self._replace(connection))
 
     def reserve(self, template: str, *, tests: int, parallelism: int = 1) -> dict[str, int]:
-        """Announce tests, so that as many clones as run at a time are ready when they begin.
+        """Announce tests, so that enough clones are ready when they start.
 
-        A hint and no promise: it ends when so many leases of the template have been taken, over
-        this connection or others, with this connection, or when none is taken for ten minutes.
-        Another for the same template replaces it.
+        A hint, not a promise. It ends when that many leases of the template have been taken, over
+        this connection or others, when this connection ends, or when no lease was taken for ten
+        minutes. A second reservation for the same template replaces the first.
 
         Args:
-            template: its name.
-            tests: how many are still to come; 0 takes a reservation back.
-            parallelism: how many of them run at a time.
+            template: the template's name.
+            tests: number of tests still to come; 0 cancels the reservation.
+            parallelism: number of them that run at a time.
 
         Returns:
-            `target`, how many clones the daemon now holds ready as far as there is room, and
-            `ready`, how many are.
+            `target`, the number of clones that the daemon now tries to hold ready, and `ready`, the
+            number that are ready.
 
         Raises:
-            UnknownTemplateError, TemplateFailedError, DrainingError: there is none to be had.
-            ShuttingDownError, ConnectionLostError: the daemon stops, or is gone.
+            UnknownTemplateError, TemplateFailedError, DrainingError: the template has no clones.
+            ShuttingDownError, ConnectionLostError: the daemon is stopping, or gone.
         """
         reserved: dict[str, int] = self.call(
             "reserve", template=template, tests=tests, parallelism=parallelism
@@ -193,10 +196,10 @@ class Client:
     def define(
         self, content: str, *, name: str | None = None, timeout: float | None = None
     ) -> Definition:
-        """Have a template that `content` stands for; fill it if nobody has done that yet.
+        """Find the template for `content`, or be the client that fills it.
 
-        One client fills it, others wait. Use the result in a `with` block: at its end what was
-        filled becomes the template, or is given up if there was an error::
+        One client fills the template, the others wait. Use the result in a `with` block: at its end
+        the filled database becomes the template, or is dropped if there was an error::
 
             with client.define(digest_of("migrations")) as definition:
                 if not definition.filled:
@@ -204,16 +207,17 @@ class Client:
             lease = client.lease(definition.template)
 
         Args:
-            content: any text of up to 200 characters that is the same exactly when what will be
-                filled in is the same, such as a digest of the migrations.
-            name: how the template's name begins.
-            timeout: seconds to wait for who fills it; None for the daemon's default.
+            content: a text of up to 200 characters that identifies what the template will hold,
+                such as a digest of the migrations.
+            name: prefix of the template's name.
+            timeout: most seconds to wait for the client that fills the template; None for the
+                daemon's default.
 
         Raises:
             NotAllowedError: the configuration does not allow it.
-            AcquireTimeoutError: another client was not done in time.
-            ClientLimitError: clients have made as many templates as may be, and use them all.
-            TemplateFailedError: there is no database to fill.
+            AcquireTimeoutError: another client did not finish in time.
+            ClientLimitError: there are as many such templates as allowed, and all are in use.
+            TemplateFailedError: the database to fill could not be made.
         """
         params = {"hash": content, "name": name, "timeout": timeout}
         connection = self._connection
@@ -226,26 +230,26 @@ class Client:
         """Send one request and wait for its result; parameters that are None are left out.
 
         Raises:
-            ClonepoolError: what the daemon answered, as the class of its code.
-            ConnectionLostError: the daemon went away, or the client was closed.
+            ClonepoolError: the daemon's error, as the class of its code.
+            ConnectionLostError: the daemon is gone, or the client was closed.
         """
         return self._connection.ask(method, params)
 
     def ask(self, method: str, params: dict[str, Any], make: Callable[[Any], T]) -> T:
-        """Send one request and make something of its result; see `Connection.ask`."""
+        """Send one request and return what `make` returns for its result; see `Connection.ask`."""
         made: T = self._connection.ask(method, params, make)
         return made
 
     def post(self, method: str, **params: object) -> None:
-        """Send a request whose answer nobody wants; see `Connection.post`."""
+        """Send a request and ignore its reply; see `Connection.post`."""
         self._connection.post(method, **params)
 
     def close(self) -> None:
-        """End the connection, and with it every lease taken through it that has no TTL.
+        """Close the connection, which ends every lease that was taken over it without a TTL.
 
-        Threads that wait get ClientClosedError, as does whoever uses the client or its leases
-        later. May be called again, from any thread and from a signal handler. In the child of a
-        fork it ends nothing of the parent's.
+        Calls of other threads that are waiting raise ClientClosedError, as does any later use of
+        the client or its leases. May be called again, from any thread and from a signal handler. In
+        the child of a fork it ends nothing of the parent's.
         """
         self._closed = True
         self._connection.close()
@@ -262,7 +266,7 @@ class Client:
         self.close()
 
     def _persist(self, attempt: Callable[[], T], before_next: Callable[[], None]) -> T:
-        """Try until it works, for as long as `reconnect` says, while the daemon is merely away."""
+        """Repeat an attempt that fails because the daemon is away, for `reconnect` seconds."""
         deadline = time.monotonic() + self._reconnect
         while True:
             try:
@@ -280,7 +284,7 @@ class Client:
         return Connection(_connect(self._socket_path), self._on_notification)
 
     def _replace(self, broken: Connection) -> None:
-        """Connect anew, unless another thread has done so, or the client was closed."""
+        """Connect again, unless another thread has done so, or the client was closed."""
         with self._reconnecting:
             if self._connection is broken and not self._closed:
                 self._connection = self._connect()
@@ -301,15 +305,15 @@ def lease(
     """Lease a clone for the length of a `with` block, over a connection of its own.
 
     Args:
-        template: its name.
-        timeout: seconds to wait at most; None for the daemon's default.
-        label: what the daemon shows to people.
-        socket_path: the daemon's socket; else `CLONEPOOL_SOCKET`, else the default places.
-        reconnect: seconds for which a daemon that is being started again is waited for.
+        template: the template's name.
+        timeout: most seconds to wait; None for the daemon's default.
+        label: the holder's name that the daemon shows to people.
+        socket_path: the daemon's socket; None for `CLONEPOOL_SOCKET`, else the default places.
+        reconnect: seconds to wait for a daemon that is being restarted.
 
     Raises:
-        DaemonNotFoundError: no daemon runs.
-        ClonepoolError: what `Client.lease` raises.
+        DaemonNotFoundError: no daemon can be reached.
+        ClonepoolError: as `Client.lease`.
     """
     with (
         Client(socket_path, reconnect=reconnect) as client,
@@ -320,7 +324,7 @@ def lease(
 
 def _connect(socket_path: str | None) -> socket.socket:
     candidates = socket_candidates(socket_path)
-    problem = ""
+    problem = None
     for candidate in candidates:
         connection = socket.socket(socket.AF_UNIX)
         try:
@@ -328,19 +332,54 @@ def _connect(socket_path: str | None) -> socket.socket:
         except BaseException as error:
             connection.close()
             if not isinstance(error, OSError) or isinstance(error, TimeoutError):
-                raise  # a signal's handler did: connecting itself knows no timeout
+                raise  # raised by a signal's handler: connecting itself has no timeout
             if not isinstance(error, FileNotFoundError):
-                problem = f"; {candidate}: {error.strerror or error}"
+                problem = candidate, error
         else:
             return connection
-    raise DaemonNotFoundError(
-        f"no clonepool daemon at {' or '.join(candidates)}{problem}",
-        remedy="start one with `clonepool serve`, or name its socket with CLONEPOOL_SOCKET",
-    )
+    raise _not_found(candidates, problem)
+
+
+class _UntrustedError(PermissionError):
+    """Another user could have put the socket where it is."""
 
 
 def _connect_to(connection: socket.socket, path: str) -> None:
     connection.settimeout(None)  # whatever socket.setdefaulttimeout says
     if not is_trusted(path):
-        raise PermissionError("its directory belongs to another user")
+        raise _UntrustedError("its directory belongs to another user")
     connection.connect(path)
+
+
+def _not_found(candidates: list[str], problem: tuple[str, OSError] | None) -> DaemonNotFoundError:
+    """Return the error for a daemon that cannot be reached, with the remedy for its cause.
+
+    Args:
+        candidates: where its socket may be.
+        problem: a socket that is there and cannot be used, and why not.
+    """
+    found = f"no clonepool daemon at {' or '.join(candidates)}"
+    named = len(candidates) == 1
+    remedy = (
+        "start one there with `clonepool serve --socket PATH`, or correct the path, which --socket,"
+        f" socket_path or {SOCKET_VARIABLE} named"
+        if named
+        else f"start one with `clonepool serve`, or name its socket with {SOCKET_VARIABLE}"
+    )
+    if problem is None:
+        return DaemonNotFoundError(found, remedy=remedy)
+    path, error = problem
+    said = f"{path}: {error.strerror or error}"
+    if isinstance(error, _UntrustedError):
+        return DaemonNotFoundError(
+            f"{found}; {said}",
+            remedy="have the daemon listen in a directory of its own user or of root that is not"
+            " below the temporary directory, or start one of your own with `clonepool serve`",
+        )
+    if isinstance(error, PermissionError):
+        return DaemonNotFoundError(
+            f"this user may not connect to the clonepool daemon at {said}",
+            remedy="log in as a member of the socket's group (`ls -l` shows it), and have access"
+            ".allow_users or access.allow_groups name this user",
+        )
+    return DaemonNotFoundError(f"{found}; {said}", remedy=remedy)

@@ -1,4 +1,7 @@
-"""Why a client gets nothing: the sentences, with the names and numbers a person needs."""
+"""The errors with which pools refuse requests: each says why, with the names and numbers needed.
+
+Only sentences are made here. Whether a request is refused, and when, the pools decide.
+"""
 
 from __future__ import annotations
 
@@ -32,20 +35,20 @@ _NAMED_HOLDERS = 3
 
 
 def template_failed(template: str, failure: ClonepoolError | None) -> TemplateFailedError:
-    """The template could not be built; a remedy that the failure names goes before ours."""
+    """The template could not be built; the remedy is the failure's own if it has one."""
     if failure is not None and failure.remedy:
         return TemplateFailedError(
             f"template {template} could not be built: {failure}", remedy=failure.remedy
         )
     return TemplateFailedError(
         f"template {template} could not be built: {failure or 'unknown'}",
-        remedy="correct what it is made from: it is built again when a file of it changes, or by"
+        remedy="correct its sources: it is built again when one of its files changes, or by"
         f" `clonepool build {template}`",
     )
 
 
 def queue_full(template: str, waiting: int) -> QueueFullError:
-    """The queue is as long as it may be."""
+    """The queue is full."""
     return QueueFullError(
         f"{waiting} acquires of {template} wait already",
         remedy=f"start fewer tests at a time, or raise templates.{template}.max_waiting",
@@ -53,10 +56,10 @@ def queue_full(template: str, waiting: int) -> QueueFullError:
 
 
 def draining(template: str) -> DrainingError:
-    """No new leases are wanted."""
+    """The template, or the daemon, is being drained."""
     return DrainingError(
         f"{template} is being drained: it grants no new leases",
-        remedy=f"`clonepool drain --off {template}` ends that",
+        remedy=f"`clonepool drain --off {template}` lets it grant leases again",
     )
 
 
@@ -64,14 +67,14 @@ def not_your_lease() -> NotYourLeaseError:
     """The token names no lease."""
     return NotYourLeaseError(
         "there is no lease of that token",
-        remedy="a lease ends once: released, expired, or with its connection",
+        remedy="a lease ends when it is released, when it expires, or with its connection",
     )
 
 
 def being_reset() -> LeaseBusyError:
-    """The lease has no clone at the moment."""
+    """The lease has no clone until its reset has ended."""
     return LeaseBusyError(
-        "the lease is being reset", remedy="wait for the answer to that; a release ends both"
+        "the lease is being reset", remedy="wait for the reply to the reset; a release ends both"
     )
 
 
@@ -79,39 +82,40 @@ def ended_while_reset() -> NotYourLeaseError:
     """The lease ended before its clone was clean."""
     return NotYourLeaseError(
         "the lease ended while it was being reset",
-        remedy="it was released, its time was over, its connection ended, or the daemon stopped",
+        remedy="it was released, it expired, its connection ended, or the daemon stopped",
     )
 
 
 def stopped_while_reset() -> AcquireTimeoutError:
-    """The daemon stops, and makes no more clones: there is none for the lease."""
+    """The daemon stops and makes no more clones, so there is none for the lease."""
     return AcquireTimeoutError(
         "the daemon is stopping and has no clean clone for the lease, which is over",
-        remedy="acquire another when the daemon has been started",
+        remedy="acquire another when the daemon has been started again",
     )
 
 
 def not_your_definition() -> NotYourDefinitionError:
-    """The token names no template that is being filled."""
+    """The token names no definition."""
     return NotYourDefinitionError(
-        "there is no template to be filled of that token",
-        remedy="it is finalized once, in time, and while its connection lasts; define it again",
+        "there is no definition of that token",
+        remedy="it was finalized or abandoned, its time was over, or its connection ended;"
+        " define the template again",
     )
 
 
 def retired(template: str) -> UnknownTemplateError:
-    """The template was made by a client, and given up."""
+    """The template was made by a client and has been removed since."""
     return UnknownTemplateError(
-        f"the template {template} was given up: nobody has used it for long, or others were made",
+        f"the template {template} was removed: it was unused for long, or others took its place",
         remedy="make it again",
     )
 
 
 def being_filled(template: str, seconds: float) -> AcquireTimeoutError:
-    """Another client fills the template, and is not done."""
+    """Another client is still filling the template."""
     return AcquireTimeoutError(
         f"waited {seconds:.3f} s for another client to fill {template}",
-        remedy="wait longer, or see whether that client still works",
+        remedy="raise the timeout, or see whether that client still works",
     )
 
 
@@ -124,13 +128,15 @@ def too_many_templates(count: int) -> ClientLimitError:
 
 
 def shutting_down() -> ShuttingDownError:
-    """The daemon stops."""
-    return ShuttingDownError("the daemon is stopping", remedy="try again when it has been started")
+    """The daemon is stopping."""
+    return ShuttingDownError(
+        "the daemon is stopping", remedy="try again when it has been started again"
+    )
 
 
 def cancelled() -> RequestCancelledError:
-    """The connection itself took the request back."""
-    return RequestCancelledError("the request was taken back", remedy="make another")
+    """The connection cancelled its own request."""
+    return RequestCancelledError("the request was cancelled by its connection")
 
 
 def timed_out(pool: PoolState, request: Request, now: float) -> ClonepoolError:
@@ -158,7 +164,7 @@ def timed_out(pool: PoolState, request: Request, now: float) -> ClonepoolError:
 
 
 def still_building(waited: str, obstacle: ClonepoolError | None) -> AcquireTimeoutError:
-    """There is nothing to be cloned yet; `obstacle` is what keeps the build from going on."""
+    """There is nothing to clone yet; `obstacle` is what holds the build up, if anything does."""
     if obstacle is None:
         return AcquireTimeoutError(
             f"{waited}: the template is still being built", remedy="raise the timeout"
@@ -170,7 +176,7 @@ def still_building(waited: str, obstacle: ClonepoolError | None) -> AcquireTimeo
 
 
 def server_away(waited: str, problem: str) -> ServerUnavailableError:
-    """PostgreSQL is gone; `problem` says in which way, if that is known."""
+    """PostgreSQL cannot be reached; `problem` says why, if that is known."""
     why = f": {problem}" if problem else ""
     return ServerUnavailableError(
         f"{waited}: PostgreSQL cannot be reached{why}", remedy="see `clonepool status`"
@@ -178,7 +184,7 @@ def server_away(waited: str, problem: str) -> ServerUnavailableError:
 
 
 def creating_fails(waited: str, cause: ClonepoolError) -> AcquireTimeoutError:
-    """Clones cannot be made at the moment."""
+    """No clones can be made at the moment."""
     remedy = cause.remedy or "see `clonepool status`"
     return AcquireTimeoutError(f"{waited}: {cause}", remedy=remedy)
 
@@ -186,14 +192,14 @@ def creating_fails(waited: str, cause: ClonepoolError) -> AcquireTimeoutError:
 def pool_full(
     waited: str, template: str, leases: Collection[Lease], limit: Limit, most: int, now: float
 ) -> PoolFullError:
-    """All that may exist are leased: how many, by whom, for how long.
+    """Every clone that the limit allows is leased: how many, by whom, for how long.
 
     Args:
-        waited: how the sentence begins.
-        template: which was asked for.
-        leases: of this template, or of all where the common limit is reached.
-        limit: which.
-        most: how many clones it allows.
+        waited: the beginning of the sentence.
+        template: the template that was asked for.
+        leases: those of this template, or of all templates where the common limit is reached.
+        limit: the limit that is reached.
+        most: number of clones that it allows.
         now: monotonic seconds.
     """
     key = f"templates.{template}.max_clones" if limit is Limit.TEMPLATE else "pool.max_clones"
@@ -205,14 +211,14 @@ def pool_full(
 
 
 def too_slow(waited: str) -> AcquireTimeoutError:
-    """Nothing is wrong, it only takes longer."""
+    """Clones are being made, and none was ready in time."""
     return AcquireTimeoutError(
         f"{waited}: none became ready in time", remedy="raise min_ready or the timeout"
     )
 
 
 def _holders(leases: Collection[Lease], now: float) -> str:
-    """Name the labels that hold most, each with the age of its oldest lease."""
+    """Name the labels that hold the most leases, each with the age of its oldest."""
     by_label: dict[str, list[float]] = {}
     for lease in leases:
         by_label.setdefault(lease.label or "a client", []).append(now - lease.granted_at)

@@ -179,11 +179,12 @@ class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class HelloResult(msgspec.Struct, frozen=True):
-    """The daemon that answers."""
+    """The daemon that answers, and the directory of an embedded server's programs."""
 
     protocol: int
     daemon: str
     instance: str
+    programs: str = ""
 
 
 class AcquireResult(msgspec.Struct, frozen=True):

@@ -31,6 +31,19 @@ before."""
 VERSION = version("clonepool")
 """Version of this package."""
 
+_DATE = (
+    "(?:19|20|21)[0-9]{2}[-_.]?(?:0[1-9]|1[0-2])[-_.]?(?:0[1-9]|[12][0-9]|3[01])"
+    "(?:[-_.T]?[0-2][0-9][-_.:]?[0-5][0-9](?:[-_.:]?[0-9]{2,8})?)?(?![0-9])"
+)
+"""A day, with or without a time to the microsecond, as in the names of migrations."""
+_SHORTEST_DATE = 8
+_find_date = re.compile(_DATE).fullmatch
+_find_year = re.compile("(?:19|20|21)[0-9]{2}").search
+_split_numbers = re.compile("([0-9]+)").split
+_split_dates = re.compile(f"({_DATE}|[0-9]+)").split
+_MOMENT_DIGITS = 20
+"""Digits of a day and a time to the microsecond."""
+
 
 class SourceFile(msgspec.Struct, frozen=True):
     """One file.
@@ -259,6 +272,20 @@ def generation_name(full_fingerprint: str) -> str:
 
 
 def natural_key(name: str) -> list[tuple[int, str]]:
-    """Return a sort key by which 2 comes before 10."""
-    parts = re.split(r"(\d+)", name)
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in parts]
+    """Return the sort key of a file's name: numbers by their value, dates and times as such.
+
+    2 comes before 10. A date, with or without separators and a time after it, is compared as the
+    moment that it names, as migration tools do: 20140924113530 comes before 2017-08-31-093000,
+    though it is the larger number.
+    """
+    if _find_year(name):
+        return [(_value(p), "") if n % 2 else (-1, p) for n, p in enumerate(_split_dates(name))]
+    return [(int(p), "") if n % 2 else (-1, p) for n, p in enumerate(_split_numbers(name))]
+
+
+def _value(part: str) -> int:
+    """Return a number's value; of a date and time, the digits of a moment, to the microsecond."""
+    if len(part) < _SHORTEST_DATE or not _find_date(part):
+        return int(part)
+    digits = "".join(filter(str.isdigit, part))
+    return int(digits.ljust(_MOMENT_DIGITS, "0"))

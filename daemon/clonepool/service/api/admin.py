@@ -25,12 +25,16 @@ class AdminMethods:
         dispatcher: drains.
         drains: the calls that wait for leases to end.
         instance: the daemon's name among others on the server.
+        programs: directory of the embedded server's programs; empty when there is none.
     """
 
-    def __init__(self, dispatcher: Dispatcher, drains: Drains, instance: str) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, drains: Drains, *, instance: str, programs: str
+    ) -> None:
         self._dispatcher = dispatcher
         self._drains = drains
         self._instance = instance
+        self._programs = programs
 
     def hello(self, call: Call, params: Hello) -> None:
         """Agree on the protocol, and remember what the client calls itself."""
@@ -40,7 +44,7 @@ class AdminMethods:
                 remedy=f"this daemon speaks protocol {PROTOCOL_VERSION}",
             )
         call.connection.client = params.client or call.connection.client
-        call.reply(HelloResult(PROTOCOL_VERSION, DAEMON, self._instance))
+        call.reply(HelloResult(PROTOCOL_VERSION, DAEMON, self._instance, self._programs))
 
     def ping(self, call: Call, _: Ping) -> None:
         """Answer."""

@@ -143,6 +143,9 @@ class TemplateBuilder:
             progress: notify the client of each step.
         """
         self._requests.enter(call, progress=progress)
+        if (step := self.under_way.get(template)) is not None:
+            # The build under way comes first, and its next step may be far off.
+            self._requests.tell([call.number], step)
         self._carry_out(self._schedule.ask(template, call.number, self._now(), anew=anew))
 
     def lost(self, template: str, *, damaged: bool) -> None:

@@ -106,7 +106,12 @@ def _make_methods(
             max_leases=config.access.max_leases_per_client,
         ),
         templates=templates.methods,
-        admin=AdminMethods(pools.dispatcher, pools.drains, config.instance),
+        admin=AdminMethods(
+            pools.dispatcher,
+            pools.drains,
+            instance=config.instance,
+            programs=str(ground.server.psql.parent) if ground.is_embedded else "",
+        ),
         board=board,
         max_pending=config.access.max_pending_per_client,
     )

@@ -16,6 +16,7 @@ from clonepool.service.jobs.leaks import Leaks
 from clonepool.service.jobs.park import ParkJob
 from clonepool.service.jobs.persist import PersistJob
 from clonepool.service.jobs.recycle import RecycleJob
+from clonepool.service.monitors.config_file import ConfigFileMonitor
 from clonepool.service.monitors.event_loop import EventLoopMonitor
 from clonepool.service.monitors.files import FileMonitor
 from clonepool.service.monitors.lock_watch import LockWatch
@@ -118,6 +119,8 @@ def make_monitors(
         ResourceMonitor(failures, resources=ground.resources),
         EventLoopMonitor(failures, lag_seconds=ground.metrics.event_loop_lag_seconds, now=NOW),
     ]
+    if ground.config.path:
+        monitors.append(ConfigFileMonitor(failures, config=ground.config))
     if ground.capabilities.rewinds:
         monitors.append(
             WalMonitor(failures, changed=changed, fleet=tools.fleet, rewinder=tools.rewinder)
