@@ -1,34 +1,58 @@
-"""Write the parts of the docs that follow from elsewhere: `make docs`. A test says when to."""
+"""Write the parts of README and docs that follow from code or from results: `make docs`.
+
+A page marks such a part by its name, and this fills it in:
+
+    <!-- bench: NAME -->…<!-- end of NAME -->        a block of bench/results/results.md
+    <!-- diagram: NAME -->…<!-- end of NAME -->      a transition table, as a Mermaid diagram
+
+A test fails while a page is stale.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from clonepool.core.clone import state_diagram
+from clonepool.core import clone
 
-DOCS = Path(__file__).parent
-README = DOCS.parent / "README.md"
-RESULTS = DOCS.parent / "bench" / "results" / "results.md"
-_DIAGRAM = re.compile(r"(```mermaid\n)stateDiagram-v2\n.*?(\n```)", re.DOTALL)
-_FIGURES = re.compile(r"(?<=\n)<!-- figures: .*?<!-- end of figures -->", re.DOTALL)
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
-
-def refreshed_architecture() -> str:
-    """Return docs/architecture.md with the diagram that the transition table makes."""
-    text = (DOCS / "architecture.md").read_text(encoding="utf-8")
-    return _DIAGRAM.sub(lambda match: f"{match[1]}{state_diagram()}{match[2]}", text)
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results" / "results.md"
+DIAGRAMS: dict[str, Callable[[], str]] = {"clone": clone.state_diagram}
+"""Functions that draw a transition table, by the name under which pages show it."""
+_BLOCK = re.compile(r"(<!-- (bench|diagram): (\w+) -->)(.*?)(<!-- end of \3 -->)", re.DOTALL)
 
 
-def refreshed_readme() -> str:
-    """Return README.md with the figures of the last `make bench`."""
-    (figures,) = _FIGURES.findall(RESULTS.read_text(encoding="utf-8"))
-    text, places = _FIGURES.subn(lambda _: figures, README.read_text(encoding="utf-8"))
-    if places != 1:
-        raise ValueError(f"README.md has {places} places for the figures")
-    return text
+def pages() -> list[Path]:
+    """Return README and every page of docs."""
+    return [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+
+
+def refreshed(page: Path) -> str:
+    """Return the text of a page with each of its marked parts as it should be.
+
+    Raises:
+        KeyError: the page has a part that neither the results nor the code know.
+    """
+    blocks = results()
+    return _BLOCK.sub(
+        lambda found: f"{found[1]}{_content(found[2], found[3], blocks)}{found[5]}",
+        page.read_text(encoding="utf-8"),
+    )
+
+
+def results() -> dict[str, str]:
+    """Return the blocks of the last `make bench`, by name."""
+    return {name: text for _, _, name, text, _ in _BLOCK.findall(RESULTS.read_text("utf-8"))}
+
+
+def _content(kind: str, name: str, blocks: dict[str, str]) -> str:
+    return f"\n```mermaid\n{DIAGRAMS[name]()}\n```\n" if kind == "diagram" else blocks[name]
 
 
 if __name__ == "__main__":
-    README.write_text(refreshed_readme(), encoding="utf-8")
-    (DOCS / "architecture.md").write_text(refreshed_architecture(), encoding="utf-8")
+    for path in pages():
+        path.write_text(refreshed(path), encoding="utf-8")
