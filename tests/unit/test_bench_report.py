@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-
 from typing import Any
 
 import pytest
@@ -54,6 +53,10 @@ def compared(ways: tuple[str, ...], **versions: str) -> str:
     return comparison_report.ways({"comparison": found})
 
 
+def versions(**measured: str) -> str:
+    return " ".join(compared(("rewound",), **measured).split())
+
+
 def test_the_comparison_has_a_row_for_each_way_that_was_measured_with_clonepool_first() -> None:
     text = compared(("rollback", "integresql", "rewound", "file_copy", "pytest_postgresql"))
     rows = [line.split(" | ")[0].strip("| ") for line in text.splitlines() if " 51.2 |" in line]
@@ -67,11 +70,10 @@ def test_the_comparison_has_a_row_for_each_way_that_was_measured_with_clonepool_
 
 
 def test_the_comparison_says_which_versions_were_measured_and_what_was_not() -> None:
-    assert "DatabaseJanitor 10.0.0" in compared(("rewound",), pytest_postgresql="10.0.0")
-    assert "IntegreSQL is v1.1.0" in compared(("rewound",), integresql="v1.1.0")
-    missing = " ".join(compared(("rewound",)).split())
-    assert "which was not installed, its statements were sent by psycopg" in missing
-    assert "IntegreSQL was not measured" in missing
+    assert "DatabaseJanitor 10.0.0" in versions(pytest_postgresql="10.0.0")
+    assert "IntegreSQL is v1.1.0" in versions(integresql="v1.1.0")
+    assert "which was not installed, its statements were sent by psycopg" in versions()
+    assert "IntegreSQL was not measured" in versions()
 
 
 def test_results_without_a_comparison_still_compare_with_create_and_drop() -> None:
