@@ -82,7 +82,7 @@ def _throughput(found: dict[str, Any]) -> list[list[str]]:
             "≤ 7",
         ],
         [
-            "of that daemon; server, the client's own connection within it, ms",
+            "of that the daemon; the server; the client's own connection, part of the server, ms",
             _split(ways["rewound"]),
             "",
         ],
