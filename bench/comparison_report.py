@@ -14,10 +14,10 @@ from bench.formats import MILLI, digits, milli, spread, table
 _LIMITS = {
     "rewound": "own database; a test may do anything",
     "rollback": "one transaction of one connection: no COMMIT, no second connection or process",
-    "wal_log": "own database; whoever made it has to drop it",
-    "file_copy": "own database; whoever made it has to drop it",
+    "wal_log": "own database, which the test itself has to drop",
+    "file_copy": "own database, which the test itself has to drop",
     "pytest_postgresql": "own database, dropped by the fixture; pytest alone",
-    "integresql": "own database; nobody gives back what a crashed test held",
+    "integresql": "own database, lost to the pool when the test crashes",
 }
 """What a test has, and what it may not do."""
 _NAMES = {
