@@ -17,7 +17,7 @@ _LIMITS = {
     "wal_log": "own database, which the test itself has to drop",
     "file_copy": "own database, which the test itself has to drop",
     "pytest_postgresql": "own database, dropped by the fixture; pytest alone",
-    "integresql": "own database, lost to the pool when the test crashes",
+    "integresql": "own database; not returned when the test crashes",
 }
 """What a test has, and what it may not do."""
 _NAMES = {
