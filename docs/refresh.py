@@ -16,7 +16,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from clonepool.core import clone
+from clonepool.core import clone, template
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +24,10 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "daemon" / "clonepool"
 RESULTS = ROOT / "bench" / "results" / "results.md"
-DIAGRAMS: dict[str, Callable[[], str]] = {"clone": clone.state_diagram}
+DIAGRAMS: dict[str, Callable[[], str]] = {
+    "clone": clone.state_diagram,
+    "template": template.state_diagram,
+}
 """Functions that draw a transition table, by the name under which pages show it."""
 _BLOCK = re.compile(
     r"(<!-- (bench|diagram|modules): (\w+) -->)(.*?)(<!-- end of \3 -->)", re.DOTALL

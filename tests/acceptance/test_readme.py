@@ -69,7 +69,7 @@ def test_the_commands_start_a_daemon_and_lease_from_it(place: Path) -> None:
 
 def test_a_second_project_has_a_daemon_of_its_own(place: Path) -> None:
     (script,) = (text for text in blocks("docs/installing.md", "sh") if "--state" in text)
-    script = script.rstrip() + " &\nuntil clonepool status; do sleep 0.2; done\nkill %1\nwait %1"
+    script = script.rstrip() + " &\nclonepool status --wait 30s\nkill %1\nwait %1"
     try:
         done = subprocess.run(
             ["bash", "-c", with_this_clonepool(script)],
