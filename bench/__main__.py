@@ -10,7 +10,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench import drawings, first_light, flooding, recycling, report, saturation, scaling, templates
+from bench import (
+    comparison,
+    drawings,
+    first_light,
+    flooding,
+    recycling,
+    report,
+    saturation,
+    scaling,
+    templates,
+)
 from bench.machine import busy_share, machine
 
 if TYPE_CHECKING:
@@ -18,10 +28,11 @@ if TYPE_CHECKING:
 
 RESULTS = Path(__file__).parent / "results"
 WATCH_SECONDS = 1.0
-"""Before each part: what else the machine does, so that the results can say so."""
+"""Seconds before each part in which the load of the machine by others is measured."""
 PARTS: dict[str, Callable[..., dict[str, Any]]] = {
     "first_light": first_light.run,
     "saturation": saturation.run,
+    "comparison": comparison.run,
     "recycling": recycling.run,
     "scaling": scaling.run,
     "templates": templates.run,
@@ -51,7 +62,7 @@ def main() -> None:
 
 
 def measure(*, short: bool, largest: int) -> dict[str, Any]:
-    """Measure one part after the other, each on a daemon of its own that nothing is left of."""
+    """Measure the parts in turn, each on a daemon of its own that is removed afterwards."""
     parts: dict[str, Callable[..., dict[str, Any]]] = {
         **PARTS,
         "recycling": partial(recycling.run, largest=largest),

@@ -1,6 +1,6 @@
 """Clients that work without a pause, each a process with one event loop, on one order at a time.
 
-Whichever way they come by their databases, what they do with them is the same code.
+Each way to get a database is a source; what is done with the database is the same code for all.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import msgspec
 import uvloop
 
 from bench import work
+from bench.integresql import IntegreSQL
+from bench.others import PytestPostgresql, rollback
 from bench.plain import Plain
 from clonepool.client import Client
 
@@ -31,32 +33,37 @@ class Shift(msgspec.Struct):
     """What one client did on one order; all times in seconds.
 
     Attributes:
-        got: what each wait for a database took.
-        gave: what it took each time to be rid of it.
-        took: from the start to the end of the last turn.
-        cpu: that the client itself used.
-        backend_cpu: that its own connections used, in the server.
+        got: the wait for each database.
+        gave: the time to give back each database.
+        turns: the whole of each turn: get a database, use it, give it back.
+        took: from the start of the first turn to the end of the last.
+        cpu: CPU time of the client itself.
+        backend_cpu: CPU time of its connections, in the server; 0 where it is not known.
     """
 
-    got: list[float]
-    gave: list[float]
-    took: float
-    cpu: float
+    got: list[float] = []
+    gave: list[float] = []
+    turns: list[float] = []
+    took: float = 0.0
+    cpu: float = 0.0
     backend_cpu: float = 0.0
 
 
 class _Source(Protocol):
-    """Where databases come from and go to."""
+    """A way to get databases."""
 
     async def get(self) -> str:
-        """Return the URL of a database."""
+        """Return the URL of a database that nobody else uses meanwhile."""
+
+    async def use(self, url: str) -> float:
+        """Run a test on the database; return the CPU seconds of its connection, 0 if unknown."""
 
     async def give_back(self) -> None:
-        """Be rid of it."""
+        """End the use of the database."""
 
 
 class _Leases:
-    """From the daemon; its synchronous client has the process to itself while it waits."""
+    """Leases of the daemon. The synchronous client may block: it is alone in its process."""
 
     def __init__(self, client: Client, template: str) -> None:
         self._client = client
@@ -67,13 +74,17 @@ class _Leases:
         self._lease = self._client.lease(self._template, timeout=WAIT_SECONDS)
         return self._lease.url
 
+    async def use(self, url: str) -> float:
+        """Connect and run the test's statements."""
+        return await work.visit(url, work.WRITES)
+
     async def give_back(self) -> None:
         """Release."""
         self._lease.release()
 
 
 class _ByHand:
-    """Made and dropped by the client itself, over a connection that stays open."""
+    """Databases that the client creates and drops over a connection that stays open."""
 
     def __init__(self, plain: Plain, source: str, strategy: str) -> None:
         self._plain = plain
@@ -84,9 +95,27 @@ class _ByHand:
         """Create."""
         return await self._plain.create(self._source, self._strategy)
 
+    async def use(self, url: str) -> float:
+        """Connect and run the test's statements."""
+        return await work.visit(url, work.WRITES)
+
     async def give_back(self) -> None:
         """Drop."""
         await self._plain.drop()
+
+
+class Servers(msgspec.Struct, frozen=True):
+    """The servers that the clients use.
+
+    Attributes:
+        socket_path: the daemon's socket.
+        url: URL of any database on its PostgreSQL server, as a superuser.
+        integresql: the port of IntegreSQL, or 0 if it is not measured.
+    """
+
+    socket_path: str
+    url: str
+    integresql: int = 0
 
 
 class Crowd:
@@ -94,17 +123,16 @@ class Crowd:
 
     Args:
         count: of processes.
-        socket_path: the daemon's.
-        url: of any database on its server, as a superuser.
+        servers: that they use.
     """
 
-    def __init__(self, count: int, socket_path: str, url: str) -> None:
+    def __init__(self, count: int, servers: Servers) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipes: list[Connection] = []
         self._processes = []
         for _ in range(count):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(theirs, socket_path, url), daemon=True)
+            process = context.Process(target=_serve, args=(theirs, servers), daemon=True)
             process.start()
             theirs.close()  # so that the end of the process is the end of the pipe
             self._pipes.append(ours)
@@ -125,7 +153,7 @@ class Crowd:
             process.join()
 
     def prepare(self, way: str, seconds: float, clients: int) -> None:
-        """Have so many clients get ready to work that way for that long."""
+        """Have `clients` processes get ready to work in one way for so many seconds."""
         self._at_work = self._pipes[:clients]
         for pipe in self._at_work:
             pipe.send((way, seconds))
@@ -133,27 +161,27 @@ class Crowd:
             pipe.recv()
 
     def work(self) -> list[Shift]:
-        """Let those who are ready work, all at once, and return what each did.
+        """Let the clients that are ready work, all at once, and return what each did.
 
         Raises:
-            EOFError: one of them failed; it said why on stderr.
+            EOFError: a client failed; its stderr says why.
         """
         for pipe in self._at_work:
             pipe.send("go")
         return [pipe.recv() for pipe in self._at_work]
 
 
-def _serve(pipe: Connection, socket_path: str, url: str) -> None:
+def _serve(pipe: Connection, servers: Servers) -> None:
     try:
-        uvloop.run(_obey(pipe, socket_path, url))
+        uvloop.run(_obey(pipe, servers))
     except (EOFError, BrokenPipeError):
         return  # the measurement is over
 
 
-async def _obey(pipe: Connection, socket_path: str, url: str) -> None:
+async def _obey(pipe: Connection, servers: Servers) -> None:
     while True:
         way, seconds = pipe.recv()
-        async with _open(way, socket_path, url) as source:
+        async with _open(way, servers) as source:
             pipe.send("ready")
             pipe.recv()
             shift = await _work(source, seconds)
@@ -161,27 +189,39 @@ async def _obey(pipe: Connection, socket_path: str, url: str) -> None:
 
 
 @asynccontextmanager
-async def _open(way: str, socket_path: str, url: str) -> AsyncIterator[_Source]:
+async def _open(way: str, servers: Servers) -> AsyncIterator[_Source]:
     if way in LEASES:
-        with Client(socket_path) as client:
+        with Client(servers.socket_path) as client:
             yield _Leases(client, way)
         return
-    async with Plain(url) as plain:
-        yield _ByHand(plain, await plain.generation(LEASES[0]), way)
+    if way == "integresql":
+        yield IntegreSQL(servers.integresql, servers.url)
+        return
+    async with Plain(servers.url) as plain:
+        template = await plain.generation(LEASES[0])
+        if way == "rollback":
+            async with rollback(plain, template) as source:
+                yield source
+        elif way == "pytest_postgresql":
+            yield PytestPostgresql(servers.url, template)
+        else:
+            yield _ByHand(plain, template, way)
 
 
 async def _work(source: _Source, seconds: float) -> Shift:
     """Get a database, write to it, give it back, and again until time is up."""
-    shift = Shift([], [], 0.0, 0.0)
+    shift = Shift()
     cpu, began = time.process_time(), time.perf_counter()
     while shift.took < seconds:
         asked = time.perf_counter()
         url = await source.get()
         shift.got.append(time.perf_counter() - asked)
-        shift.backend_cpu += await work.visit(url, work.WRITES)
+        shift.backend_cpu += await source.use(url)
         done = time.perf_counter()
         await source.give_back()
-        shift.gave.append(time.perf_counter() - done)
-        shift.took = time.perf_counter() - began
+        ended = time.perf_counter()
+        shift.gave.append(ended - done)
+        shift.turns.append(ended - asked)
+        shift.took = ended - began
     shift.cpu = time.process_time() - cpu
     return shift

@@ -17,7 +17,7 @@ NAMES = {
     "wal_log": "CREATE (WAL_LOG) and DROP",
     "file_copy": "CREATE (FILE_COPY) and DROP",
 }
-"""What people call the ways to come by a database."""
+"""The ways to get a database, as charts and tables name them."""
 
 
 def draw(figures: dict[str, Any]) -> dict[str, str]:

@@ -26,3 +26,12 @@ def spread(found: dict[str, Any], scale: float) -> tuple[str, str]:
 def digits(value: float) -> str:
     """Return three digits that count, and no power of ten."""
     return f"{value:.3g}" if value < 1000 else f"{value:,.0f}"
+
+
+def block(name: str, text: str) -> str:
+    """Return a part of the results that the docs show wherever they have a block of this name.
+
+    `docs/refresh.py` copies it there. A text of one line stays within its line.
+    """
+    end = "\n" if "\n" in text else ""
+    return f"<!-- bench: {name} -->{end}{text}{end}<!-- end of {name} -->"

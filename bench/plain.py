@@ -1,4 +1,4 @@
-"""Databases made and dropped by hand: what leases are compared with."""
+"""Databases created and dropped by plain statements: what leases are compared with."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 STRATEGIES = ("wal_log", "file_copy")
-"""Of CREATE DATABASE; the faster of them is what counts."""
+"""Strategies of CREATE DATABASE; results are compared with the faster one."""
 
 
 class Plain:
@@ -43,7 +43,7 @@ class Plain:
             await self._admin.close()
 
     async def generation(self, template: str) -> str:
-        """Return the sealed database of which a template's clones are copies."""
+        """Return the sealed database that a template's clones are copies of."""
         name: str = await self._admin.fetchval(
             "SELECT datname FROM pg_database WHERE datistemplate AND starts_with(datname, $1)",
             f"cp_main_{template}_",
@@ -51,12 +51,12 @@ class Plain:
         return name
 
     async def size(self, database: str) -> int:
-        """Return what a database takes, in bytes."""
+        """Return the size of a database in bytes."""
         size: int = await self._admin.fetchval("SELECT pg_database_size($1::name)", database)
         return size
 
     async def create(self, source: str, strategy: str) -> str:
-        """Make the database and return its URL."""
+        """Create the database and return its URL."""
         await self._admin.execute(
             f"CREATE DATABASE {self._name} TEMPLATE {source} STRATEGY {strategy}"
         )
@@ -67,7 +67,7 @@ class Plain:
         await self._admin.execute(f"DROP DATABASE {self._name}")
 
     async def drop_and_create(self, source: str, strategy: str) -> float:
-        """Return the seconds that it takes to replace the database, as recycling by hand would."""
+        """Return the seconds that dropping the database and creating it again take."""
         await self.create(source, strategy)
         began = time.perf_counter()
         await self.drop()

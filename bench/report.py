@@ -1,7 +1,7 @@
-"""The results as Markdown: what the README shows, and all the rest.
+"""The results as Markdown: `results.md`, and the blocks of it that README and docs show.
 
-Each figure stands beside what it must be. What was recreated where it should have been rewound is
-called so.
+Each figure stands beside its aim. A clone that was recreated where it should have been rewound is
+marked so.
 """
 
 from __future__ import annotations
@@ -9,12 +9,10 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
-from bench import recycling_report
+from bench import comparison_report, recycling_report
 from bench.drawings import NAMES
-from bench.formats import MIB, MICRO, MILLI, digits, milli, spread, table
-
-BEGIN, END = "<!-- figures: written by `make bench` -->", "<!-- end of figures -->"
-"""What stands between these in results.md stands in the README too."""
+from bench.formats import MIB, MICRO, MILLI, block, digits, milli, spread, table
+from bench.work import CHANGED, ROWS, TABLES
 
 
 def markdown(report: dict[str, Any]) -> str:
@@ -22,7 +20,8 @@ def markdown(report: dict[str, Any]) -> str:
     figures = report["figures"]
     parts = [
         "# Results",
-        f"{BEGIN}\n{summary(report)}\n{END}",
+        "Written by `make bench`; `make docs` copies the marked blocks into README and docs.",
+        *(block(name, text) for name, text in blocks(report).items()),
         "## Databases a second",
         _ways(figures["saturation"]),
         _by_clients(figures["saturation"]),
@@ -40,8 +39,18 @@ def markdown(report: dict[str, Any]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
+def blocks(report: dict[str, Any]) -> dict[str, str]:
+    """Return the parts that README and docs show, by name."""
+    acquire = report["figures"]["first_light"]["acquire"]["p50"]
+    return {
+        "acquire": f"{milli(float(f'{acquire:.2g}'))} ms",
+        "comparison": f"{comparison_report.ways(report['figures'])}\n\n{machine(report)}",
+        "summary": summary(report),
+    }
+
+
 def summary(report: dict[str, Any]) -> str:
-    """Return the figures that the README shows, and where they come from."""
+    """Return the table of all figures and their aims, and what they were measured on."""
     figures = report["figures"]
     goals = [
         *_throughput(figures["saturation"]),
@@ -73,7 +82,7 @@ def _throughput(found: dict[str, Any]) -> list[list[str]]:
             "≤ 7",
         ],
         [
-            "of that daemon; server, the client's own connection within it, ms",
+            "of that the daemon; the server; the client's own connection, part of the server, ms",
             _split(ways["rewound"]),
             "",
         ],
@@ -189,6 +198,18 @@ def _bursts(found: dict[str, Any] | None) -> list[list[str]]:
             *_both(found["acquire_over_floor_after_pause"]),
         ],
     ]
+
+
+def machine(report: dict[str, Any]) -> str:
+    """Return in one sentence when and on what the figures were measured."""
+    m, figures = report["machine"], report["figures"]
+    return textwrap.fill(
+        f"Measured on {m['date']}: {m['cpu']}, {m['cores']} cores, PostgreSQL"
+        f" {figures['first_light']['postgresql']}, its data"
+        f" {'in memory' if figures['recycling']['storage'] == 'memory' else 'on disk'}, fsync off;"
+        f" a template of {TABLES} tables of {ROWS} rows, {CHANGED} of them changed by each test.",
+        100,
+    )
 
 
 def _origin(report: dict[str, Any]) -> str:

@@ -1,8 +1,8 @@
-"""Databases a second, for clients that never pause: by leases, and by plain CREATE and DROP.
+"""Databases a second for clients that never pause: by leases, and by plain CREATE and DROP.
 
-A turn is to get a database, connect, change four tables, disconnect, and give the database back.
-The ways take turns on one server, several rounds, and a round counts until the last clone is
-ready again: nothing is borrowed from the inventory.
+In a turn, a client gets a database, connects, changes four tables, disconnects and gives the
+database back. The ways are measured one after another on one server, in several rounds. A round
+ends when the last clone is ready again, so no way borrows from the clones that were ready before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from bench import cpu, peers, work
-from bench.clients import LEASES, Crowd
+from bench.clients import LEASES, Crowd, Servers
 from bench.plain import STRATEGIES
 from bench.samples import summary
 from clonepool.client import Client
@@ -48,7 +48,7 @@ min_ready = 8
 max_clones = 16
 recycle = "recreate"
 """
-"""One clone in a hundred that are rewound is proven in full, as shipped."""
+"""One rewound clone in a hundred is compared with its template in full, as shipped."""
 
 
 def run(directory: Path, *, short: bool) -> dict[str, Any]:
@@ -63,7 +63,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
         peers.await_rest(client)
         url = peers.own_url(client)
         used = _meter(daemon, cpu.postmaster_of(directory / "state"))
-        with Crowd(max(counts), str(path), url) as crowd:
+        with Crowd(max(counts), Servers(str(path), url)) as crowd:
             measured = {
                 clients: [
                     _measure_round(crowd, client, used, seconds, clients, number)
@@ -75,7 +75,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
 
 
 def _meter(daemon: int, postmaster: int) -> Callable[[], tuple[float, float]]:
-    """Return what tells the CPU seconds that the daemon and the server have used."""
+    """Return a function that returns the CPU seconds of the daemon and of the server so far."""
     return lambda: (cpu.own_seconds(daemon), cpu.family_seconds(postmaster))
 
 
@@ -87,7 +87,7 @@ def _measure_round(
     clients: int,
     number: int,
 ) -> dict[str, Round]:
-    """Let each way have its turn; who begins is another one each time."""
+    """Measure each way once; another one begins in each round."""
     first = number % len(WAYS)
     found = {}
     for way in (*WAYS[first:], *WAYS[:first]):

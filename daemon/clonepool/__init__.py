@@ -5,9 +5,63 @@
     with clonepool.lease("blog") as db:
         connect(db.url)
 
-Importing this needs the standard library alone.
+The names in `__all__` are the public Python API; docs/releasing.md says what is promised for them.
+Each error that a client can raise is here too, so `except clonepool.AcquireTimeoutError` needs no
+second import. Importing this needs the standard library alone.
 """
 
 from clonepool.client import Client, Definition, LeakWarning, Lease, lease
+from clonepool.errors import (
+    AccessDeniedError,
+    AcquireTimeoutError,
+    BadRequestError,
+    ClientClosedError,
+    ClientLimitError,
+    CloneInUseError,
+    ClonepoolError,
+    ConnectionLostError,
+    DaemonNotFoundError,
+    DrainingError,
+    LeaseBusyError,
+    NotAllowedError,
+    NotYourDefinitionError,
+    NotYourLeaseError,
+    PoolFullError,
+    QueueFullError,
+    RequestCancelledError,
+    ServerUnavailableError,
+    ShuttingDownError,
+    TemplateFailedError,
+    UnknownMethodError,
+    UnknownTemplateError,
+)
 
-__all__ = ["Client", "Definition", "LeakWarning", "Lease", "lease"]
+__all__ = [
+    "AccessDeniedError",
+    "AcquireTimeoutError",
+    "BadRequestError",
+    "Client",
+    "ClientClosedError",
+    "ClientLimitError",
+    "CloneInUseError",
+    "ClonepoolError",
+    "ConnectionLostError",
+    "DaemonNotFoundError",
+    "Definition",
+    "DrainingError",
+    "LeakWarning",
+    "Lease",
+    "LeaseBusyError",
+    "NotAllowedError",
+    "NotYourDefinitionError",
+    "NotYourLeaseError",
+    "PoolFullError",
+    "QueueFullError",
+    "RequestCancelledError",
+    "ServerUnavailableError",
+    "ShuttingDownError",
+    "TemplateFailedError",
+    "UnknownMethodError",
+    "UnknownTemplateError",
+    "lease",
+]

@@ -49,7 +49,7 @@ def test_a_short_benchmark_writes_every_figure(place: Path) -> None:
     results = json.loads((place / "results.json").read_text())
     assert results["short"]
     assert results["figures"].keys() == {
-        "first_light", "saturation", "flooding", "recycling", "scaling", "templates",
+        "first_light", "saturation", "comparison", "flooding", "recycling", "scaling", "templates",
     }  # fmt: skip
     for name, number in numbers(results):
         assert math.isfinite(number), name
@@ -57,6 +57,8 @@ def test_a_short_benchmark_writes_every_figure(place: Path) -> None:
     text = (place / "results.md").read_text()
     assert "| acquire of a ready clone" in text
     assert re.search(r"^\| a real schema of 4\d\d tables: only read", text, re.MULTILINE)
+    for way in (r"\*\*clonepool\*\*", "rollback on a kept connection", "pytest-postgresql"):
+        assert re.search(rf"^\| {way} \| [\d.]+ \|", text, re.MULTILINE), way
     assert "nan" not in text
     charts = {chart.stem for chart in place.glob("*.svg")}
     assert charts >= {"acquire", "recycle", "recycle_by_template", "leases_by_clients"}

@@ -1,9 +1,12 @@
-"""The docs say what the code does."""
+"""The docs say what the code does, and a stranger finds what they name."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
+import tomllib
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,23 +14,87 @@ from bench import drawings, report
 from prometheus_client import CollectorRegistry
 
 from clonepool import paths
-from clonepool.core import clone, template
 from clonepool.errors import BY_CODE
 from clonepool.observe.metrics import Metrics, PoolCollector
 from clonepool.protocol import messages
 from support.servers import ROOT
 
 if TYPE_CHECKING:
+    from types import ModuleType
+
     import msgspec
 
+PACKAGE = ROOT / "daemon" / "clonepool"
+ARCHITECTURE = ROOT / "docs" / "architecture"
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+LONGEST_OVERVIEW = 1_600
+"""Words of the overview, without its diagrams: it is to be read in ten minutes."""
 RESULTS = ROOT / "bench" / "results"
 PROTOCOL = (ROOT / "docs" / "protocol.md").read_text()
 
 
-@pytest.mark.parametrize("diagram", [clone.state_diagram(), template.state_diagram()])
-def test_each_state_diagram_in_the_docs_is_its_tables(diagram: str) -> None:
-    text = "".join(page.read_text() for page in (ROOT / "docs").rglob("*.md"))
-    assert text.count(f"```mermaid\n{diagram}\n```") == 1, "run `make docs`"
+def refresh() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("refresh", ROOT / "docs" / "refresh.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_what_docs_show_of_code_and_of_results_is_up_to_date() -> None:
+    module = refresh()
+    for page in module.pages():
+        assert page.read_text() == module.refreshed(page), f"{page}: run `make docs`"
+
+
+def test_the_docs_show_the_figures_the_diagrams_and_the_modules() -> None:
+    shown = "".join(page.read_text() for page in PAGES)
+    for block in ("bench: acquire", "bench: comparison", "bench: summary", "modules: all"):
+        assert f"<!-- {block} -->" in shown, block
+    for name in refresh().DIAGRAMS:
+        assert f"<!-- diagram: {name} -->" in shown, name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_file_that_a_page_links_to_exists(page: Path) -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", linked.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w -]", "", h).lower().replace(" ", "-") for h in headings}
+            assert anchor in anchors, target
+
+
+@pytest.mark.parametrize("page", sorted(ARCHITECTURE.glob("*.md")), ids=lambda page: page.stem)
+def test_every_file_that_the_architecture_names_exists(page: Path) -> None:
+    text = re.sub(r"<!-- modules: .*?<!-- end of all -->", "", page.read_text(), flags=re.DOTALL)
+    for name in re.findall(r"`([\w/]+(?:\.py|/))`", text):
+        assert (PACKAGE / name).exists() or (ROOT / name).exists(), name
+
+
+def test_the_overview_is_one_page_that_names_each_package() -> None:
+    text = (ARCHITECTURE / "overview.md").read_text()
+    prose = re.sub(r"```mermaid\n.*?```", "", text, flags=re.DOTALL)
+    assert len(prose.split()) < LONGEST_OVERVIEW
+    for init in PACKAGE.glob("*/__init__.py"):
+        assert f"`{init.parent.name}/`" in text, init.parent
+    assert "```mermaid\nflowchart" in text
+
+
+def test_every_module_is_named_on_the_page_of_modules() -> None:
+    text = (ARCHITECTURE / "modules.md").read_text()
+    for file in PACKAGE.rglob("*.py"):
+        if file.name != "__init__.py":
+            heading = "/".join(["clonepool", *file.parent.relative_to(PACKAGE).parts])
+            section = re.search(rf"## `{heading}/`\n(.*?)(?=\n## |\Z)", text, re.DOTALL)
+            assert section, heading
+            assert f"| `{file.name}` | " in section[1], file
 
 
 def test_the_metrics_table_names_each_metric_and_no_other() -> None:
@@ -82,21 +149,46 @@ def test_the_operations_page_names_the_places_of_the_socket_in_their_order() -> 
     assert places == sorted(places)
 
 
-def test_every_command_of_the_readme_exists() -> None:
-    text = (ROOT / "README.md").read_text()
-    targets = set(re.findall(r"\bmake ([a-z-]+)", text))
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_every_command_that_a_page_names_exists(page: Path) -> None:
+    text = page.read_text()
     makefile = (ROOT / "Makefile").read_text()
-    assert {"demo", "test"} <= targets
-    for target in targets:
+    for target in re.findall(r"`make ([a-z-]+)(?: [^`]*)?`", text):
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
-    for command in set(re.findall(r"`?clonepool (serve|status|exec|templates|demo)\b", text)):
-        assert (ROOT / "daemon" / "clonepool" / "cli" / f"{command}_command.py").exists()
+    scripts = "\n".join(re.findall(r"```\w+\n(.*?)```", text, re.DOTALL))
+    typed = re.findall(r"(?:^|until |\()(?:\S*/)?clonepool ([a-z]+)", scripts, re.MULTILINE)
+    for command in [*typed, *re.findall(r"`clonepool ([a-z]+)", text)]:
+        assert (PACKAGE / "cli" / f"{command}_command.py").exists(), command
 
 
-def test_the_readme_shows_the_figures_of_the_last_benchmark() -> None:
-    figures = json.loads((RESULTS / "results.json").read_text())
-    shown = f"{report.BEGIN}\n{report.summary(figures)}\n{report.END}"
-    assert shown in (ROOT / "README.md").read_text(), "run `make docs`"
+def test_the_first_screen_says_what_it_is_with_one_number_a_picture_and_how_to_install_it() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert re.search(r"\d ms", "".join(lines[:5]))
+    first_screen = "\n".join(lines[:30])
+    assert re.search(r"!\[[^\]]{40,}\]\(docs/images/\w+\.svg\)", first_screen)
+    assert "pip install" in first_screen
+    code = re.search(r"```python\n(.*?)```", first_screen, re.DOTALL)
+    assert code
+    assert len([line for line in code[1].splitlines() if line.strip()]) <= 6
+
+
+def test_what_is_installed_is_this_package_with_an_extra_that_it_has() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for page in (ROOT / "README.md", ROOT / "docs" / "installing.md"):
+        for name, extra in re.findall(r"pip install\s+'([\w/]+)\[(\w+)\]'", page.read_text()):
+            assert Path(name).name == project["name"], name
+            assert extra in project["optional-dependencies"], extra
+
+
+def test_the_matrix_of_the_workflow_has_every_supported_python_and_postgresql() -> None:
+    workflow = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for version in re.findall(r"Python :: (3\.\d+)", "\n".join(project["classifiers"])):
+        assert f'"{version}"' in workflow, version
+    for version in range(14, 19):
+        assert f'"{version}"' in workflow, version
+    assert "make test\n" in workflow
+    assert "secrets." not in workflow
 
 
 def test_the_tables_and_charts_are_those_of_the_figures() -> None:
@@ -104,10 +196,3 @@ def test_the_tables_and_charts_are_those_of_the_figures() -> None:
     assert (RESULTS / "results.md").read_text() == report.markdown(figures)
     for name, chart in drawings.draw(figures["figures"]).items():
         assert (RESULTS / name).read_text() == chart, name
-
-
-def test_every_chart_of_the_readme_exists() -> None:
-    charts = re.findall(r"\]\((bench/results/\w+\.svg)\)", (ROOT / "README.md").read_text())
-    assert len(charts) >= 4
-    for chart in charts:
-        assert (ROOT / chart).exists(), chart

@@ -1,4 +1,9 @@
-"""The synchronous client, which test runners import. It needs the standard library alone."""
+"""The synchronous client, which test runners import; it needs the standard library alone.
+
+`clonepool` re-exports the names in `__all__`, and they are public under both. The modules of this
+package are not: `sync` has the client and `lease`, `lease` and `definition` what they return,
+`holding` what these have in common, `leaks` the warnings, `connection` and `calls` the transport.
+"""
 
 from clonepool.client.definition import Definition
 from clonepool.client.leaks import LeakWarning
