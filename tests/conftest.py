@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import binaries
+from support import binaries, clusters
 from support.daemons import Daemon, running_daemon
 from support.servers import Workshop, open_directory, running_server
 
@@ -15,6 +17,24 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.postgres.embedded.server import EmbeddedServer
+
+
+# Each process of the daemon's or the command line's would compile the whole package.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+_LEFT = ExitStack()
+
+
+def pytest_configure() -> None:
+    """Give the run a place for prepared clusters, unless this is a worker, which shares it."""
+    if clusters.PLACE not in os.environ:
+        _LEFT.enter_context(clusters.place_for_copies())
+
+
+def pytest_unconfigure() -> None:
+    """Delete it."""
+    _LEFT.close()
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from clonepool.config import EmbeddedSection
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
-from support import binaries
+from support import binaries, clusters
 from support.daemons import eventually
 from support.servers import ROOT, open_directory, role_of
 from support.visitors import Visitor
@@ -121,7 +121,9 @@ def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim
     with open_directory() as fallback:
         directory = state or fallback
         newest = next(iter(binaries.available().values()))
-        server = EmbeddedServer(EmbeddedSection(binaries=str(newest), **section), directory, 16)
+        embedded = EmbeddedSection(binaries=str(newest), **section)
+        clusters.lay_down(directory, embedded, 16)
+        server = EmbeddedServer(embedded, directory, 16)
         try:
             anyio.run(server.start)
             yield Victim(server)
