@@ -29,7 +29,7 @@ endurance: $(STAMP)
 	CLONEPOOL_ENDURANCE_LEASES=20000 $(BIN)/pytest --timeout 7200 tests/acceptance/test_endurance.py
 
 soak: $(STAMP)
-	$(BIN)/python -m bench.soak --minutes 5
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes 5
 
 docs: $(STAMP)
 	$(BIN)/python docs/refresh.py

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from support import binaries, clusters
+from support import binaries, clusters, lanes
 from support.daemons import Daemon, running_daemon
 from support.servers import Workshop, open_directory, running_server
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
     from clonepool.postgres.embedded.server import EmbeddedServer
@@ -37,6 +38,25 @@ def pytest_unconfigure() -> None:
     _LEFT.close()
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what runs on every version `slow` where the short lane does without that version."""
+    versions = list(binaries.available())
+    for item in items:
+        major = version_of(item)
+        marks = {mark.name for mark in item.iter_markers()}
+        if major and lanes.is_slow(major, versions, binaries.OLDEST, marks):
+            item.add_marker("slow")
+
+
+def version_of(item: pytest.Item) -> int | None:
+    """Return the version of PostgreSQL that a test runs on, if it runs on several."""
+    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
+        return None
+    of_test: dict[str, object] = item.callspec.params
+    major = of_test.get("any_server", of_test.get("major"))
+    return major if isinstance(major, int) else None
+
+
 @pytest.fixture(scope="session")
 def anyio_backend() -> tuple[str, dict[str, Any]]:
     return "asyncio", {"use_uvloop": True}
@@ -49,20 +69,32 @@ def place() -> Iterator[Path]:
         yield directory
 
 
+@pytest.fixture(scope="session")
+def server_of() -> Iterator[Callable[[int], EmbeddedServer]]:
+    """Return what starts a server of a version, or returns the one that runs."""
+    with ExitStack() as stack:
+
+        @cache
+        def start(major: int) -> EmbeddedServer:
+            return stack.enter_context(running_server(binaries.available()[major]))
+
+        yield start
+
+
 @pytest.fixture(
     scope="session", params=list(binaries.available()), ids=lambda major: f"postgresql-{major}"
 )
-def any_server(request: pytest.FixtureRequest) -> Iterator[EmbeddedServer]:
+def any_server(
+    request: pytest.FixtureRequest, server_of: Callable[[int], EmbeddedServer]
+) -> EmbeddedServer:
     """Return a server of each version that the machine has, one after another."""
-    with running_server(binaries.available()[request.param]) as server:
-        yield server
+    return server_of(request.param)
 
 
 @pytest.fixture(scope="session")
-def server() -> Iterator[EmbeddedServer]:
+def server(server_of: Callable[[int], EmbeddedServer]) -> EmbeddedServer:
     """Return a server of the newest version."""
-    with running_server(next(iter(binaries.available().values()))) as server:
-        yield server
+    return server_of(next(iter(binaries.available())))
 
 
 @pytest.fixture

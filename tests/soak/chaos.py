@@ -15,9 +15,9 @@ import asyncpg
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.soak.crowd import Crowd
-    from bench.soak.ground import Ground
-    from bench.soak.journal import Journal
+    from soak.crowd import Crowd
+    from soak.ground import Ground
+    from soak.journal import Journal
 
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> {me}"
 _ME = "pg_backend_pid()"
@@ -40,7 +40,7 @@ class Chaos:
         self._ground = ground
         self._crowd = crowd
         self._journal = journal
-        self._random = random.Random(f"chaos {seed}")  # noqa: S311 - must be repeatable
+        self._random = random.Random(f"chaos {seed}")
         self._pause = pause
         self._deck: list[str] = []
         self.actions: dict[str, Callable[[], object]] = {
@@ -54,13 +54,12 @@ class Chaos:
             "cut clients": self._cut_clients,
         }
 
-    def run(self, until: float) -> None:
-        """Act until that time, monotonic."""
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, self._random.uniform(0.3, 1.7) * self._pause))
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Act until it is over."""
+        while not is_over():
+            time.sleep(self._random.uniform(0.3, 1.7) * self._pause)
             self._ground.revive()
-            if time.monotonic() < until:
-                self._act()
+            self._act()
 
     def _act(self) -> None:
         if not self._deck:

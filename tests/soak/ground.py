@@ -21,7 +21,7 @@ from clonepool.postgres.embedded.cluster import SUPERUSER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.soak.journal import Journal
+    from soak.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_SECONDS = 1.0
