@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import ExitStack
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import settings
 
 from support import binaries, clusters, lanes
 from support.daemons import Daemon, running_daemon
@@ -24,7 +26,11 @@ if TYPE_CHECKING:
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
+SERVERS = {"server_of", "daemon", "shared_daemon"}
+"""Fixtures that start PostgreSQL."""
 _LEFT = ExitStack()
+settings.register_profile("lane", max_examples=lanes.examples(100), deadline=None)
+settings.load_profile("lane")
 
 
 def pytest_configure() -> None:
@@ -39,22 +45,27 @@ def pytest_unconfigure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what runs on every version `slow` where the short lane does without that version."""
+    """Sort the tests into lanes: what needs a server, what is slow, how many examples are tried."""
     versions = list(binaries.available())
     for item in items:
+        if SERVERS.intersection(getattr(item, "fixturenames", ())):
+            item.add_marker("server")
         major = version_of(item)
         marks = {mark.name for mark in item.iter_markers()}
         if major and lanes.is_slow(major, versions, binaries.OLDEST, marks):
             item.add_marker("slow")
+    classes = {item.cls for item in items if isinstance(item, pytest.Function) and item.cls}
+    for machine in classes:
+        tried = getattr(machine, "settings", None)
+        if isinstance(tried, settings):
+            few = lanes.examples(tried.max_examples)
+            machine.settings = settings(tried, max_examples=few)
 
 
 def version_of(item: pytest.Item) -> int | None:
     """Return the version of PostgreSQL that a test runs on, if it runs on several."""
-    if not isinstance(item, pytest.Function) or not hasattr(item, "callspec"):
-        return None
-    of_test: dict[str, object] = item.callspec.params
-    major = of_test.get("any_server", of_test.get("major"))
-    return major if isinstance(major, int) else None
+    found = re.search(r"\bpostgresql-(\d+)", item.name)
+    return int(found[1]) if found else None
 
 
 @pytest.fixture(scope="session")

@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import lanes
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
 from support.queries import ask
 
 if TYPE_CHECKING:
     from clonepool.client import Client
 
-LEASES = int(os.environ.get("CLONEPOOL_ENDURANCE_LEASES") or 600)
+LEASES = int(os.environ.get("CLONEPOOL_ENDURANCE_LEASES") or lanes.rounds(standard=300, slow=3000))
 """For each kind of lease; `make endurance` takes 20,000."""
-WARM_UP = 200
+WARM_UP = lanes.rounds(standard=100, slow=200)
 ROWS_OF_A_CLONE = 8
 MIB = 1024 * 1024
 CATALOGS = [
@@ -43,6 +44,7 @@ KINDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300 + LEASES // 4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_memory_nor_files_nor_shared_catalogs_grow_with_leases(kind: str) -> None:

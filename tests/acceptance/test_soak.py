@@ -12,7 +12,7 @@ from support import lanes
 from support.servers import ROOT
 
 CLIENTS = 24
-SECONDS = lanes.rounds(short=10, long=120)
+SECONDS = lanes.rounds(standard=10, slow=120)
 """At least so long; a busy machine takes longer until enough has happened."""
 
 

@@ -79,6 +79,7 @@ def computed_tables() -> str:
     return ";\n".join([*made, ""])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["of the database", "of the seed"])
 async def test_what_was_computed_under_other_settings_stays_what_it_was(
     any_server: EmbeddedServer, where: str
@@ -382,6 +383,7 @@ def rows_expected(bench: Bench) -> list[str]:
     return [plan.partition("rows=")[2].split()[0] for plan in plans]
 
 
+@pytest.mark.long
 async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> None:
     async with open_bench(any_server, STATISTICS) as bench:
         major = bench.shop.capabilities.major
@@ -397,6 +399,7 @@ async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> N
         assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
 
 
+@pytest.mark.long
 async def test_a_clone_with_other_statistics_is_recreated(any_server: EmbeddedServer) -> None:
     async with open_bench(any_server, STATISTICS) as bench:
         major = bench.shop.capabilities.major

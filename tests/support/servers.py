@@ -107,7 +107,7 @@ class Workshop:
         """Say whether clones can be rewound on this server."""
         async with self.gateway.control() as session:
             found = await session.value(
-                "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_visibility'"
+                "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_walinspect'"
             )
         return bool(found)
 
