@@ -83,7 +83,7 @@ def test_a_header_that_comes_byte_by_byte_wins_no_time(port: Port) -> None:
         deadline = time.monotonic() + 60
         while not is_cut(slow):
             assert time.monotonic() < deadline
-            time.sleep(0.2)
+            time.sleep(0.2)  # sleeps: byte by byte
             try:
                 slow.send(b"x")
             except OSError:
@@ -104,7 +104,7 @@ def test_whoever_reads_no_answer_is_cut(port: Port) -> None:
                 return False
             except OSError:
                 return True
-            time.sleep(0.01)
+            time.sleep(0.01)  # sleeps: paces what is asked
             return False
 
         eventually(ask, 100, "the connection is cut")
@@ -219,7 +219,7 @@ def test_how_late_the_event_loop_was_is_measured(port: Port) -> None:
     eventually(lambda: metric(port.number, "clonepool_event_loop_lag_seconds_count") > 4)
     before = metric(port.number, sample)
     with halted(port.daemon.process.pid):
-        time.sleep(1.5)
+        time.sleep(1.5)  # sleeps: so late is the loop, and that is measured
     eventually(lambda: metric(port.number, sample) > before + 1.0)
 
 

@@ -127,7 +127,7 @@ class Crowd:
             data = b"".join(self._line() for _ in range(number))
             guest.send(data if choice.random() < 0.9 else data[: choice.randrange(len(data))])
             self.lines += number
-            time.sleep(PACE_SECONDS)
+            time.sleep(PACE_SECONDS)  # sleeps: paces the load
             for readable in select.select(self._guests, [], [], 0)[0]:
                 for reply in readable.replies():
                     self._hear(reply)

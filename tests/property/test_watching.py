@@ -171,7 +171,7 @@ async def see_done(world: World, operation: Operation, sources: list[str]) -> No
         case "settle":
             await world.until_true()
         case "breathe":
-            await anyio.sleep(0.06)  # in the middle of what goes on
+            await anyio.sleep(0.06)  # sleeps: in the middle of what goes on
         case _:
             do(world.directory, operation, sources)
 

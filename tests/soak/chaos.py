@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> {me}"
 _ME = "pg_backend_pid()"
+_PATIENCE_SECONDS, _POLL_SECONDS = 10.0, 0.1
 
 
 class Chaos:
@@ -43,6 +44,7 @@ class Chaos:
         self._random = random.Random(f"chaos {seed}")
         self._pause = pause
         self._deck: list[str] = []
+        self._granted = 0
         self.actions: dict[str, Callable[[], object]] = {
             "kill the daemon": self._kill_daemon,
             "restart the daemon": self._restart_daemon,
@@ -59,7 +61,15 @@ class Chaos:
         while not is_over():
             time.sleep(self._random.uniform(0.3, 1.7) * self._pause)
             self._ground.revive()
+            self._await_leases()
             self._act()
+
+    def _await_leases(self) -> None:
+        """Let the clients come to something between two actions, also on a busy machine."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        while self._crowd.granted() == self._granted and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        self._granted = self._crowd.granted()
 
     def _act(self) -> None:
         if not self._deck:

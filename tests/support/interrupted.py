@@ -152,7 +152,7 @@ async def _stop(seconds: float | None) -> None:
     if seconds is None:
         die()
     else:
-        await anyio.sleep(seconds)
+        await anyio.sleep(seconds)  # sleeps: it is to be late
 
 
 def spawn(daemon: Daemon, killed_at: str, late: str = NOWHERE) -> Process:
