@@ -209,7 +209,7 @@ def test_a_release_is_answered_before_the_stop_hangs_up(daemon: Daemon, keep: bo
     """The server's word on the sessions left comes late."""
     assert daemon.stop() == 0
     process = daemon.process = spawn(daemon, NOWHERE, "before:sessions:1=0.3")
-    eventually(lambda: daemon._listens(process) and bool(daemon.pool()["ready"]))
+    eventually(lambda: daemon.listens(process) and bool(daemon.pool()["ready"]))
     with daemon.client() as client:
         lease = client.lease("blog", timeout=30)
         process.send_signal(signal.SIGTERM)

@@ -109,7 +109,7 @@ class Daemon:
     def start(self) -> Daemon:
         """Start the process and wait until it listens."""
         process = self.spawn()
-        eventually(lambda: self._listens(process), START_SECONDS, "the daemon listens")
+        eventually(lambda: self.listens(process), START_SECONDS, "the daemon listens")
         return self
 
     def client(self) -> Client:
@@ -144,7 +144,8 @@ class Daemon:
         """Return the log's lines with this event."""
         return [line for line in self.log.read_text().splitlines() if f'"{name}"' in line]
 
-    def _listens(self, process: Process) -> bool:
+    def listens(self, process: Process) -> bool:
+        """Say whether that process, which must not have ended, answers."""
         assert process.poll() is None, self.log.read_text()
         try:
             with self.client() as client:

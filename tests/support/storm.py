@@ -85,7 +85,7 @@ class Storm:
                 raise Interrupted
             return
         number = self.threads[victim - 1].ident
-        if number is not None and not _is_finalizing(sys._current_frames().get(number)):
+        if number is not None and not _is_finalizing(sys._current_frames().get(number)):  # noqa: SLF001 - documented, and named so all the same
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(number), ctypes.py_object(Interrupted)
             )
