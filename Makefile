@@ -17,7 +17,7 @@ demo: $(STAMP)
 
 # Every promise, on the newest PostgreSQL and the oldest that clones are rewound on.
 test: check
-	-$(BIN)/python tests/support/postgres_versions.py 14
+	-PYTHONPATH=tests $(BIN)/python -m support.postgres_versions 14 15
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not alone"
 	$(PYTEST) -m "alone and not slow"
 
@@ -36,7 +36,7 @@ coverage: $(STAMP)
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not alone" --cov --cov-report=term:skip-covered
 
 postgres-versions: $(STAMP)
-	$(BIN)/python tests/support/postgres_versions.py 14 15 16 17 18
+	PYTHONPATH=tests $(BIN)/python -m support.postgres_versions 14 15 16 17 18
 
 check: $(STAMP)
 	$(BIN)/ruff check .

@@ -46,13 +46,13 @@ def pytest_unconfigure() -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the tests into lanes: what needs a server, what is slow, how many examples are tried."""
-    versions = list(binaries.available())
+    versions, oldest = list(binaries.available()), min(binaries.rewinding())
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("server")
         major = version_of(item)
         marks = {mark.name for mark in item.iter_markers()}
-        if major and lanes.is_slow(major, versions, binaries.OLDEST, marks):
+        if major and lanes.is_slow(major, versions, oldest, marks):
             item.add_marker("slow")
     classes = {item.cls for item in items if isinstance(item, pytest.Function) and item.cls}
     for machine in classes:

