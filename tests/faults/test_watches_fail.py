@@ -109,6 +109,7 @@ def take_all_instances(directory: Path) -> list[RustNotify]:
     return taken
 
 
+@pytest.mark.alone  # all daemons of this user share that limit
 async def test_the_real_limit_on_instances_is_survived(here: Path) -> None:
     taken = take_all_instances(here)
     try:

@@ -132,6 +132,7 @@ class _ForkServer:
             self._process = subprocess.Popen(
                 command,
                 pass_fds=[theirs.fileno()],
+                stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
                 start_new_session=True,  # Ctrl-C is for pytest, which then ends the daemons
             )
