@@ -33,7 +33,10 @@ test-slow: check postgres-versions
 
 # Daemons and commands are processes of their own; each writes a file, and these are put together.
 coverage: $(STAMP)
-	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not alone" --cov --cov-report=term:skip-covered
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) -m "not slow and not alone"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
 
 postgres-versions: $(STAMP)
 	PYTHONPATH=tests $(BIN)/python -m support.postgres_versions 14 15 16 17 18
@@ -61,7 +64,7 @@ docs: $(STAMP)
 	$(BIN)/python docs/refresh.py
 
 clean:
-	rm -rf $(VENV) bench/build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) bench/build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
