@@ -5,6 +5,10 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+import pytest
+
+from support.lanes import is_slow
+
 TESTS = Path(__file__).resolve().parents[1]
 SLEEPS = {("time", "sleep"), ("anyio", "sleep"), ("asyncio", "sleep")}
 REASON = "# sleeps: "
@@ -67,3 +71,18 @@ def test_a_sleep_is_found_and_a_loop_or_a_reason_is_not() -> None:
     assert unexplained_sleeps("while not done():\n    time.sleep(1)\n") == []
     assert unexplained_sleeps("while not done():\n    work()\n    time.sleep(1)\n") == [3]
     assert unexplained_sleeps("time.sleep(1)  # sleeps: it is the load\n") == []
+
+
+VERSIONS = [18, 17, 16, 15, 14]
+
+
+@pytest.mark.parametrize("marks", [set[str](), {"long"}, {"smoke"}])
+def test_what_is_slow_on_one_version_is_not_on_the_newest(marks: set[str]) -> None:
+    assert not is_slow(18, VERSIONS, 15, marks)
+
+
+def test_the_oldest_that_rewinds_is_tested_always_but_for_what_takes_long() -> None:
+    slow = {major for major in VERSIONS if is_slow(major, VERSIONS, 15, set())}
+    assert slow == {17, 16, 14}
+    assert is_slow(15, VERSIONS, 15, {"long"})
+    assert not any(is_slow(major, VERSIONS, 15, {"smoke"}) for major in VERSIONS)
