@@ -161,11 +161,12 @@ def running_daemon(
     *,
     files: Mapping[str, str] = MappingProxyType({}),
     wrapper: Sequence[str] = (),
+    prepared: bool = True,
 ) -> Iterator[Daemon]:
     """Run a daemon, with files beside its configuration, and leave nothing of it."""
     with open_directory() as directory:
         daemon = Daemon(directory, settings)
-        daemon.wrapper = wrapper
+        daemon.wrapper, daemon.prepared = wrapper, prepared
         for name, text in files.items():
             (directory / name).write_text(text)
         try:
