@@ -150,7 +150,7 @@ def test_a_signal_at_any_moment_of_the_start_leaves_no_process(
     place: Path, stage: str, number: signal.Signals
 ) -> None:
     daemon = Daemon(place)
-    daemon.prepared, daemon.program = False, (sys.executable, "-m", "clonepool")
+    daemon.program = (sys.executable, "-m", "clonepool")
     process = daemon.spawn()
     try:
         eventually(lambda: daemon.state.exists() and (not stage or bool(daemon.events(stage))))

@@ -42,7 +42,6 @@ class SetBackDaemon(Daemon):
 
     def spawn(self) -> Process:
         """Start the process under libfaketime."""
-        self.lay_down_cluster()
         command = [sys.executable, "-m", "clonepool", *self.arguments]
         faked = {
             "LD_PRELOAD": str(find_libfaketime()),

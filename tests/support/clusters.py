@@ -23,6 +23,7 @@ from clonepool.postgres.embedded.account import choose_account
 from clonepool.postgres.embedded.binaries import find_binaries
 from clonepool.postgres.embedded.server import MARKER
 from clonepool.postgres.embedded.storage import MIB, Storage, choose_storage, prepare
+from support import binaries
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -56,19 +57,20 @@ def lay_down(state: Path, section: EmbeddedSection, max_clones: int) -> None:
     Where there is one, or this cannot be done, nothing is changed: the server makes its own, or
     says why it cannot.
     """
-    if PLACE not in os.environ or (state / MARKER).exists():
+    ordinary = not section.binaries or Path(section.binaries) in binaries.available().values()
+    if not ordinary or PLACE not in os.environ or (state / MARKER).exists():
         return
     with contextlib.suppress(EmbeddedServerError, OSError):
         state.mkdir(mode=0o711, parents=True, exist_ok=True)
         account = choose_account(section.user)
-        binaries = find_binaries(section.binaries, account, state)
+        programs = find_binaries(section.binaries, account, state)
         storage = choose_storage(
             section.storage, state, account, max_clones, section.min_free_mib * MIB
         )
-        _lay_down(state, storage, binaries, account)
+        _lay_down(state, storage, programs, account)
 
 
-def _lay_down(state: Path, storage: Storage, binaries: Binaries, account: Account) -> None:
+def _lay_down(state: Path, storage: Storage, programs: Binaries, account: Account) -> None:
     if storage.root.exists():
         return
     prepare(storage, account)
@@ -77,22 +79,26 @@ def _lay_down(state: Path, storage: Storage, binaries: Binaries, account: Accoun
         return
     try:
         subprocess.run(
-            ["cp", "-a", "--reflink=auto", _made(binaries, account), storage.data], check=True
+            ["cp", "-a", "--reflink=auto", _made(programs, account), storage.data],
+            check=True,
+            stderr=subprocess.DEVNULL,
         )
         _give_identity(storage.data)
         marker = cluster.Marker(cluster.boot_id(), str(storage.root), cluster.SUPERUSER)
         cluster.write_marker(state / MARKER, marker)
+    except (OSError, subprocess.CalledProcessError):
+        shutil.rmtree(storage.data, ignore_errors=True)
     finally:
         if claim is not None:
             os.close(claim)
 
 
-def _made(binaries: Binaries, account: Account) -> Path:
+def _made(programs: Binaries, account: Account) -> Path:
     """Return what initdb made with these binaries, now or before."""
     place = Path(os.environ[PLACE])
     place.chmod(0o711)
-    stamp = hashlib.blake2s(bytes(binaries.directory), digest_size=4).hexdigest()
-    name = f"{binaries.major}-{account.name}-{stamp}"
+    stamp = hashlib.blake2s(bytes(programs.directory), digest_size=4).hexdigest()
+    name = f"{programs.major}-{account.name}-{stamp}"
     with (place / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made = place / name
@@ -100,7 +106,7 @@ def _made(binaries: Binaries, account: Account) -> Path:
             scratch = Storage(place / f"{name}.new", in_memory=False)
             shutil.rmtree(scratch.root, ignore_errors=True)
             prepare(scratch, account)
-            cluster.make(scratch, binaries, account, "")
+            cluster.make(scratch, programs, account, "")
             scratch.data.rename(made)
     return made
 

@@ -87,7 +87,6 @@ class Daemon:
 
     def spawn(self) -> Process:
         """Start the process and do not wait for it."""
-        self.lay_down_cluster()
         with self.log.open("ab") as log:
             if self.program or self.wrapper:
                 program = self.program or (sys.executable, "-m", "clonepool")
@@ -108,6 +107,7 @@ class Daemon:
 
     def start(self) -> Daemon:
         """Start the process and wait until it listens."""
+        self.lay_down_cluster()
         process = self.spawn()
         eventually(lambda: self.listens(process), START_SECONDS, "the daemon listens")
         return self
