@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonepool.postgres.gateway import Session
+from support import lanes
 from support.health import ailments
 from support.rewinding import Bench, open_bench
 
@@ -391,7 +392,7 @@ async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> N
         for name, script in (
             KEEPS_STATISTICS | (CLEARED_RELATION if major >= CLEARED_MAJOR else {})
         ).items():
-            for _ in range(2):
+            for _ in range(lanes.rounds(standard=1, slow=2)):
                 assert await bench.lease(script, verify_every=1), f"{name}: {bench.why}"
                 assert await bench.look() == bench.pristine, name
                 for was, found in zip(expected, map(int, rows_expected(bench)), strict=True):

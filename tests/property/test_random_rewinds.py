@@ -29,10 +29,10 @@ from support.trials import Round, has_reason, open_trial, ought_to_be_rewound
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
 
-EXAMPLES = lanes.rounds(standard=8, slow=60)
+EXAMPLES = lanes.rounds(standard=5, slow=60)
 SHRINKING_SECONDS = 600
 """Hypothesis takes five minutes to make a failing example small, and then shows it."""
-ROUNDS = lanes.rounds(standard=40, slow=400)
+ROUNDS = lanes.rounds(standard=30, slow=400)
 """On clones that are kept."""
 SECONDS = 1200.0
 pytestmark = pytest.mark.long
