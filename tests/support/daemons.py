@@ -41,15 +41,18 @@ min_ready = 3
 max_clones = 12
 """
 START_SECONDS = 60.0
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.04
+"""Between two looks at what is waited for: looks take the processor that it needs."""
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0, what: str = "") -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
+    """Wait until the condition holds, looking less often the longer it takes."""
+    deadline, pause = time.monotonic() + seconds, SHORTEST_PAUSE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
-        time.sleep(0.01)
+        time.sleep(pause)  # sleeps: between two looks
+        pause = min(1.2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def free_port() -> int:
