@@ -250,7 +250,12 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 def metric(port: int, sample: str) -> float:
     """Return the value of one sample, written as Prometheus writes it; 0 when there is none."""
-    for line in get(port, "/metrics")[1].splitlines():
+    return value_in(get(port, "/metrics")[1], sample)
+
+
+def value_in(scraped: str, sample: str) -> float:
+    """Return the value of one sample of a scrape, of which several can be compared."""
+    for line in scraped.splitlines():
         name, _, value = line.rpartition(" ")
         if name == sample:
             return float(value)
