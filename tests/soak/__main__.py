@@ -35,7 +35,7 @@ ALLOWANCE_SECONDS = 0.25
 """By how much an answer may be late without an excuse; by twice that on a busy machine."""
 BUSY_SHARE = 0.1
 """Of its time that the daemon waits for a processor on a machine that is busy."""
-LONGER, LEAST_EXTRA_SECONDS = 5, 60
+LONGER, LEAST_EXTRA_SECONDS = 5, 180
 """How much longer than asked for it may take until enough has happened."""
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.6, 2.5
 _MISTAKES = ("work.failed", "request.failed", "Traceback", "PASSWORD E'", "PASSWORD '")

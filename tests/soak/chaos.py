@@ -21,7 +21,8 @@ if TYPE_CHECKING:
 
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> {me}"
 _ME = "pg_backend_pid()"
-_PATIENCE_SECONDS, _POLL_SECONDS = 10.0, 0.1
+_LEASES_BETWEEN = 6
+_PATIENCE_SECONDS, _POLL_SECONDS = 15.0, 0.1
 
 
 class Chaos:
@@ -67,7 +68,8 @@ class Chaos:
     def _await_leases(self) -> None:
         """Let the clients come to something between two actions, also on a busy machine."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
-        while self._crowd.granted() == self._granted and time.monotonic() < deadline:
+        enough = self._granted + _LEASES_BETWEEN
+        while self._crowd.granted() < enough and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         self._granted = self._crowd.granted()
 
