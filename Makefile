@@ -4,13 +4,42 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-.PHONY: demo test check bench compare random-rewinds endurance soak docs clean
+# Most tests wait for processes: more workers than this machine has cores keep the cores busy.
+WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
+PYTEST := $(BIN)/pytest
+SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
+
+.PHONY: demo test test-fast test-slow check coverage bench compare random-rewinds endurance soak docs \
+	postgres-versions clean
 
 demo: $(STAMP)
 	$(BIN)/clonepool demo
 
+# Every promise, on the newest PostgreSQL and the oldest that clones are rewound on.
 test: check
-	$(BIN)/pytest
+	-PYTHONPATH=tests $(BIN)/python -m support.postgres_versions 14 15
+	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not alone"
+	$(PYTEST) -m "alone and not slow"
+
+# What needs no server.
+test-fast: check
+	CLONEPOOL_TEST_LANE=fast $(PYTEST) -n auto -m "not server and not slow and not long and not alone" \
+		tests/unit tests/property
+
+# The same at length, on every PostgreSQL from 14 to 18.
+test-slow: check postgres-versions
+	CLONEPOOL_TEST_LANE=slow $(PYTEST) $(SIDE_BY_SIDE) -m "(slow or long) and not alone"
+	CLONEPOOL_TEST_LANE=slow $(PYTEST) -m "alone and (slow or long)"
+
+# Daemons and commands are processes of their own; each writes a file, and these are put together.
+coverage: $(STAMP)
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) -m "not slow and not alone"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+
+postgres-versions: $(STAMP)
+	PYTHONPATH=tests $(BIN)/python -m support.postgres_versions 14 15 16 17 18
 
 check: $(STAMP)
 	$(BIN)/ruff check .
@@ -34,13 +63,13 @@ endurance: $(STAMP)
 	CLONEPOOL_ENDURANCE_LEASES=20000 $(BIN)/pytest --timeout 7200 tests/acceptance/test_endurance.py
 
 soak: $(STAMP)
-	$(BIN)/python -m bench.soak --minutes 5
+	PYTHONPATH=tests $(BIN)/python -m soak --minutes 5
 
 docs: $(STAMP)
 	$(BIN)/python docs/refresh.py
 
 clean:
-	rm -rf $(VENV) bench/build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) bench/build .coverage* .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

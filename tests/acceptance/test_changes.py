@@ -151,7 +151,7 @@ def test_an_edit_back_while_a_build_is_at_its_end_is_not_forgotten(daemon: Daemo
         (daemon.directory / "a.sql").write_text(TWO)
         with ThreadPoolExecutor() as threads:
             building = threads.submit(build_anew, daemon)
-            time.sleep(number * 0.03)
+            time.sleep(number * 0.03)  # sleeps: between two edits
             (daemon.directory / "a.sql").write_text(ONE)
             building.result()
         eventually(lambda: leased(daemon) == 1)
@@ -431,7 +431,7 @@ def test_the_command_that_watches_tells_of_each_build(daemon: Daemon) -> None:
         assert watching.stdout is not None
         try:
             assert watching.stdout.readline().startswith("shop: up to date as ")
-            time.sleep(0.5)
+            time.sleep(0.5)  # sleeps: nothing tells that it watches
             edit(daemon, TWO + "SELECT pg_sleep(0.5);")
             assert watching.stdout.readline().startswith("shop: building ")
             assert watching.stdout.readline().startswith("shop: ready ")

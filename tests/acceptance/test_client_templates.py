@@ -157,7 +157,7 @@ def test_a_lease_that_ends_meanwhile_is_not_copied(daemon: Daemon) -> None:
         thread = threading.Thread(target=snapshot)
         with connected(lease.url):  # for this one it waits
             thread.start()
-            time.sleep(0.3)
+            time.sleep(0.3)  # sleeps: nothing tells that the snapshot waits
             other.call("release", lease=lease.token)
             thread.join()
         assert refused == ["not_your_lease"]
@@ -299,7 +299,7 @@ def test_exactly_one_client_fills_what_many_define(daemon: Daemon) -> None:
                 if not definition.filled:
                     fillers.append(definition.database)
                     run(definition.url, "CREATE SCHEMA app; CREATE TABLE t AS SELECT 3 AS v")
-                    time.sleep(0.3)
+                    time.sleep(0.3)  # sleeps: filling takes that long
             with client.lease(definition.template, timeout=30) as lease:
                 assert value(lease.url, V) == 3
                 assert value(lease.url, "SHOW search_path") == "app, public"
@@ -338,7 +338,7 @@ def test_a_filler_that_dies_or_fails_frees_the_place(daemon: Daemon) -> None:
     threads = [threading.Thread(target=_quietly, args=(work,)) for work in (wait, wait_more)]
     for thread in threads:
         thread.start()
-        time.sleep(0.2)
+        time.sleep(0.2)  # sleeps: one after another
     filler.close()
     for thread in threads:
         thread.join()
@@ -420,7 +420,7 @@ def test_a_daemon_that_stops_refuses_who_waits_and_drops_what_is_not_finished(
         definition = client.define("content")
         thread = threading.Thread(target=wait)
         thread.start()
-        time.sleep(0.3)
+        time.sleep(0.3)  # sleeps: nothing tells that the other waits
         daemon.stop()
         thread.join()
         assert said == ["shutting_down"]

@@ -70,8 +70,8 @@ def test_a_strategy_that_is_named_is_used_from_the_first_clone() -> None:
 
 
 def test_a_strategy_that_the_server_cannot_do_ends_the_start_with_a_sentence() -> None:
-    oldest = binaries.available()[binaries.OLDEST]
-    config = CONFIG + f'copy = "clone"\n[embedded]\nbinaries = "{oldest}"\n'
+    oldest, directory = list(binaries.available().items())[-1]
+    config = CONFIG + f'copy = "clone"\n[embedded]\nbinaries = "{directory}"\n'
     with open_directory() as directory:
         daemon = Daemon(directory, config)
         try:
@@ -79,7 +79,7 @@ def test_a_strategy_that_the_server_cannot_do_ends_the_start_with_a_sentence() -
         finally:
             clean_up(daemon)
         said = daemon.log.read_text()
-    assert 'templates.blog.copy = "clone": PostgreSQL 15' in said
+    assert f'templates.blog.copy = "clone": PostgreSQL {oldest}' in said
     assert 'set copy = "auto"' in said
 
 
@@ -120,7 +120,7 @@ def test_a_drop_waits_while_a_test_does_and_is_done_afterwards() -> None:
             lease.release()
             eventually(lambda: daemon.pool()["dropping"] == 1)
             eventually(lambda: daemon.pool()["ready"] == 2)
-            time.sleep(0.5)
+            time.sleep(0.5)  # sleeps: it must not be dropped meanwhile
             put_off = daemon.pool()["dropping"]
             assert is_still_waited_for(daemon)
         assert put_off == 1

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import lanes
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
 from support.queries import ask
 
 if TYPE_CHECKING:
     from clonepool.client import Client
 
-LEASES = int(os.environ.get("CLONEPOOL_ENDURANCE_LEASES") or 600)
+LEASES = int(os.environ.get("CLONEPOOL_ENDURANCE_LEASES") or lanes.rounds(standard=300, slow=3000))
 """For each kind of lease; `make endurance` takes 20,000."""
-WARM_UP = 200
+WARM_UP = lanes.rounds(standard=100, slow=200)
 ROWS_OF_A_CLONE = 8
+SLACK_SECONDS = 0.005
 MIB = 1024 * 1024
 CATALOGS = [
     "pg_authid",
@@ -43,6 +45,7 @@ KINDS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300 + LEASES // 4)
 @pytest.mark.parametrize("kind", KINDS)
 def test_neither_memory_nor_files_nor_shared_catalogs_grow_with_leases(kind: str) -> None:
@@ -61,7 +64,12 @@ def test_neither_memory_nor_files_nor_shared_catalogs_grow_with_leases(kind: str
     for name in ("resident", "log", *CATALOGS):
         assert after[name] <= 1.3 * before[name] + MIB, name
     assert after["files"] <= before["files"] + 8
-    assert statistics.median(last) <= 3 * statistics.median(first)
+    assert quick(last) <= 3 * quick(first) + SLACK_SECONDS
+
+
+def quick(seconds: list[float]) -> float:
+    """Return what all but a tenth took at least: what else the machine does slows the others."""
+    return statistics.quantiles(seconds, n=10)[0]
 
 
 def lease_often(client: Client, count: int, ttl: float | None) -> list[float]:

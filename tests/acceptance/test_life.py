@@ -6,6 +6,7 @@ import contextlib
 import json
 import signal
 import socket
+import sys
 import time
 from pathlib import Path
 
@@ -39,19 +40,19 @@ def test_sigterm_ends_the_daemon_cleanly(daemon: Daemon) -> None:
     assert daemon.events("server.stopped")
 
 
-def test_a_second_start_finds_cluster_and_template_and_is_ready_within_a_second(
-    daemon: Daemon,
-) -> None:
-    eventually(daemon.at_rest)
-    assert daemon.stop() == 0
-    began = time.monotonic()
-    daemon.start()
-    with daemon.client() as client:
-        client.lease("blog", timeout=30).release()
-    took = time.monotonic() - began
-    assert len(daemon.events("cluster.created")) == 1
-    assert len(daemon.events("template.reused")) == 1
-    started = json.loads(daemon.events("daemon.started")[-1])
+def test_a_second_start_finds_cluster_and_template_and_is_ready_within_a_second() -> None:
+    with running_daemon(prepared=False) as daemon:
+        eventually(daemon.at_rest)
+        assert daemon.stop() == 0
+        began = time.monotonic()
+        daemon.start()
+        with daemon.client() as client:
+            client.lease("blog", timeout=30).release()
+        took = time.monotonic() - began
+        daemon.stop()
+        assert len(daemon.events("cluster.created")) == 1
+        assert len(daemon.events("template.reused")) == 1
+        started = json.loads(daemon.events("daemon.started")[-1])
     assert started["duration_seconds"] < 1.0
     assert took < 3.0  # the process, its imports and the first clone besides
 
@@ -149,6 +150,7 @@ def test_a_signal_at_any_moment_of_the_start_leaves_no_process(
     place: Path, stage: str, number: signal.Signals
 ) -> None:
     daemon = Daemon(place)
+    daemon.program = (sys.executable, "-m", "clonepool")
     process = daemon.spawn()
     try:
         eventually(lambda: daemon.state.exists() and (not stage or bool(daemon.events(stage))))

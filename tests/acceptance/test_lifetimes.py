@@ -149,8 +149,9 @@ def test_a_lease_with_a_ttl_is_found_again_after_a_stop_and_after_a_kill(daemon:
 def test_a_ttl_that_ended_while_no_daemon_ran_is_over(daemon: Daemon) -> None:
     with daemon.client() as client:
         lease = client.lease("blog", timeout=30, ttl=0.5)
+        ends = time.monotonic() + 0.5
     daemon.stop(signal.SIGKILL)
-    time.sleep(0.6)
+    eventually(lambda: time.monotonic() > ends)
     daemon.start()
     assert not leases(daemon)
     eventually(daemon.at_rest)
@@ -208,7 +209,7 @@ def test_a_release_is_answered_before_the_stop_hangs_up(daemon: Daemon, keep: bo
     """The server's word on the sessions left comes late."""
     assert daemon.stop() == 0
     process = daemon.process = spawn(daemon, NOWHERE, "before:sessions:1=0.3")
-    eventually(lambda: daemon._listens(process) and bool(daemon.pool()["ready"]))
+    eventually(lambda: daemon.listens(process) and bool(daemon.pool()["ready"]))
     with daemon.client() as client:
         lease = client.lease("blog", timeout=30)
         process.send_signal(signal.SIGTERM)

@@ -52,7 +52,7 @@ class Guest:
                         began = time.perf_counter()
                         client.call("ping")
                         self.pings.append(time.perf_counter() - began)
-                        time.sleep(0.001)
+                        time.sleep(0.001)  # sleeps: paces the pings
                     client.lease("blog", timeout=20).release()
                     self.leases += 1
         except BaseException as error:  # noqa: BLE001 - raised again by `join`

@@ -200,7 +200,7 @@ def test_a_file_that_is_no_migration_causes_no_build() -> None:
         assert columns(daemon, "item") == ["id"]
         for name in ("models.py", "migrations/README", "migrations/versions/notes.txt"):
             put(daemon.directory, name, "nothing to migrate")
-        time.sleep(2)  # a migration is seen within a fraction of that
+        time.sleep(2)  # sleeps: a migration is seen within a fraction of that
         assert columns(daemon, "item") == ["id"]
         assert not daemon.events("template.stale")
         assert len(daemon.events("template.built")) == 1

@@ -68,7 +68,7 @@ def test_ten_times_more_clients_than_clones_are_served_or_refused_in_time(small:
                     continue
                 with lock:
                     outcomes["granted"] += 1
-                time.sleep(0.15)
+                time.sleep(0.15)  # sleeps: holds the lease
                 lease.release()
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(40)]

@@ -43,7 +43,7 @@ def slow(daemon: Daemon) -> Daemon:
 
 def start(daemon: Daemon, *, late: str, killed_at: str = NOWHERE) -> Daemon:
     process = daemon.process = spawn(daemon, killed_at, late)
-    eventually(lambda: daemon._listens(process) and bool(daemon.pool()["ready"]))
+    eventually(lambda: daemon.listens(process) and bool(daemon.pool()["ready"]))
     return daemon
 
 

@@ -326,7 +326,8 @@ def test_a_daemon_whose_state_directory_was_deleted_keeps_its_server_from_its_su
         with first.client() as client:
             client.lease("blog", timeout=30).release()
         first.stop()
-        shutil.rmtree(root_in_memory(first.state))
+        # Unless another daemon on this machine was quicker.
+        shutil.rmtree(root_in_memory(first.state), ignore_errors=True)
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
@@ -340,8 +341,10 @@ def test_the_next_start_of_any_daemon_sweeps_what_a_former_left(how: signal.Sign
             former.stop(how)
             shutil.rmtree(former.state)
             with running_daemon() as next_one:
-                assert not [x for x in next_one.events("cluster.left") if str(root) in x]
-            assert not root.exists()  # whichever daemon on this machine was the first to see it
+                left = [x for x in next_one.events("cluster.left") if str(root) in x]
+                # Whichever daemon on this machine was the first to see it removes it.
+                assert not [x for x in left if "its daemon still runs" not in x]
+                eventually(lambda: not root.exists())
             assert postmaster.search(Storage(root, in_memory=True)) is None
         finally:
             clean_up(former)

@@ -49,7 +49,7 @@ def test_a_session_that_hangs_on_a_returned_clone_holds_up_nobody_else(victim: V
             eventually(lambda: is_whole(daemon), 5)
             assert problem(daemon) == ""
             eventually(lambda: bool(logged(daemon, "clone.drop_failed")), 10)
-            time.sleep(1)  # tries again, and says nothing
+            time.sleep(1)  # sleeps: tries go on, and none is to be told
             assert lease.database in victim.databases()
         eventually(lambda: lease.database not in victim.databases(), 5)
         eventually(lambda: sum(p["dropping"] for p in daemon.status()["pools"]) == 0, 5)
@@ -71,7 +71,7 @@ def test_a_clone_that_cannot_be_dropped_is_told_once_while_drops_of_others_succe
             until = time.monotonic() + 2
             while time.monotonic() < until:
                 client.lease("blog", timeout=5).release()
-                time.sleep(0.1)
+                time.sleep(0.1)  # sleeps: between two leases
             assert lease.database in victim.databases()
             told = logged(daemon, "clone.drop_failed")
         eventually(lambda: lease.database not in victim.databases(), 5)
@@ -91,7 +91,7 @@ def test_a_hanging_lock_is_noticed_by_the_pulse_told_and_got_over(victim: Victim
             assert get(http, "/readyz")[0] == 503
             assert client.call("leases")[0]["database"] == lease.database
             eventually(lambda: bool(logged(daemon, "server.unreachable")), 10)
-            time.sleep(1)  # tries again, and says nothing
+            time.sleep(1)  # sleeps: tries go on, and none is to be told
         assert_recovers(daemon)
         lease.release()
         assert get(http, "/readyz")[0] == 200

@@ -53,6 +53,10 @@ def far_daemon(victim: Victim, instance: str, http: int = 0) -> Iterator[tuple[D
             yield daemon, proxy
 
 
+MANY = 20
+"""Leases before and after a fault, so that it falls among some."""
+
+
 def test_over_a_line_that_was_cut_leases_and_waiters_last(victim: Victim) -> None:
     http = free_port()
     with far_daemon(victim, "cut", http) as (daemon, proxy), daemon.client() as client:
@@ -61,7 +65,7 @@ def test_over_a_line_that_was_cut_leases_and_waiters_last(victim: Victim) -> Non
         eventually(lambda: bool(problem(daemon)), 5, "the cut is noticed")
         waiters = [Waiter(daemon) for _ in range(3)]
         eventually(lambda: daemon.pool()["waiting"] == 3)
-        time.sleep(1.5)  # the time of several tries, of which none may be logged twice
+        time.sleep(1.5)  # sleeps: the time of several tries, of which none may be logged twice
         assert daemon.pool()["limited_by"] == "server"
         assert "refused" in problem(daemon) or "Connect call failed" in problem(daemon)
         assert get(http, "/readyz")[0] == 503
@@ -80,12 +84,14 @@ def test_over_a_line_that_was_cut_leases_and_waiters_last(victim: Victim) -> Non
 def test_a_short_stall_is_no_more_than_a_wait(victim: Victim) -> None:
     with far_daemon(victim, "short") as (daemon, proxy):
         enough, errors = threading.Event(), list[Exception]()
+        served = list[int]()
 
         def come_and_go() -> None:
             with daemon.client() as client:
                 while not enough.is_set():
                     try:
                         client.lease("blog", timeout=10).release()
+                        served.append(1)
                     except Exception as error:  # noqa: BLE001 - the test looks at it
                         errors.append(error)
 
@@ -93,11 +99,12 @@ def test_a_short_stall_is_no_more_than_a_wait(victim: Victim) -> None:
         for thread in threads:
             thread.start()
         try:
-            time.sleep(0.3)
+            eventually(lambda: len(served) > MANY)
             proxy.stall()
-            time.sleep(1)
+            time.sleep(1)  # sleeps: so long is the stall
             proxy.flow()
-            time.sleep(0.3)
+            before = len(served)
+            eventually(lambda: len(served) > before + MANY)
         finally:
             enough.set()
             for thread in threads:
@@ -122,7 +129,8 @@ def test_a_long_stall_is_noticed_while_clients_are_connected(victim: Victim) -> 
         eventually(lambda: daemon.pool()["waiting"] == 1)
         assert daemon.pool()["limited_by"] == "server"
         assert get(http, "/readyz")[0] == 503
-        time.sleep(0.5)  # a connection is being tried as the line flows again
+        tried = proxy.opened
+        eventually(lambda: proxy.opened > tried, what="a connection is tried meanwhile")
         proxy.flow()
         assert_recovers(daemon)
         assert waiter.join() == [{"count": 40}]

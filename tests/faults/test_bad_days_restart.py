@@ -55,7 +55,7 @@ def test_a_restart_of_the_server_takes_neither_leases_nor_waiters_away(
         waiters = [Waiter(daemon) for _ in range(3)]
         try:
             eventually(lambda: daemon.pool()["waiting"] == 3)
-            time.sleep(1.5)  # the time of several tries, of which none may be logged twice
+            time.sleep(1.5)  # sleeps: the time of several tries, of which none may be logged twice
             assert daemon.pool()["limited_by"] == "server"
             assert get(http, "/readyz") == (
                 503,
@@ -81,6 +81,10 @@ def test_a_restart_of_the_server_takes_neither_leases_nor_waiters_away(
         eventually(daemon.at_rest, 10)
 
 
+MANY = 20
+"""Leases before and after a fault, so that it falls among some."""
+
+
 def test_waiters_in_front_of_a_full_pool_outlast_a_restart(victim: Victim) -> None:
     config = victim.config("full") + template(min_ready=1, max_clones=2)
     with running_daemon(config) as daemon, daemon.client() as client:
@@ -103,12 +107,14 @@ def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_erro
     with running_daemon(config) as daemon:
         eventually(lambda: is_whole(daemon))
         enough, failures = threading.Event(), list[ClonepoolError]()
+        served = list[int]()
 
         def come_and_go() -> None:
             with daemon.client() as client:
                 while not enough.is_set():
                     try:
                         client.lease("blog", timeout=20).release()
+                        served.append(1)
                     except ClonepoolError as error:
                         failures.append(error)
 
@@ -116,12 +122,13 @@ def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_erro
         for thread in threads:
             thread.start()
         try:
-            time.sleep(0.3)
+            eventually(lambda: len(served) > MANY)
             victim.stop(signal.SIGQUIT)
             eventually(lambda: bool(problem(daemon)))
             victim.start()
             eventually(lambda: not problem(daemon), 5)
-            time.sleep(0.3)
+            before = len(served)
+            eventually(lambda: len(served) > before + MANY)
         finally:
             enough.set()
             for thread in threads:

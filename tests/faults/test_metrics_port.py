@@ -23,6 +23,7 @@ from support.outages import (
     metric,
     rows,
     template,
+    value_in,
 )
 from support.resource_errors import connections_to, is_cut, strangers
 
@@ -83,7 +84,7 @@ def test_a_header_that_comes_byte_by_byte_wins_no_time(port: Port) -> None:
         deadline = time.monotonic() + 60
         while not is_cut(slow):
             assert time.monotonic() < deadline
-            time.sleep(0.2)
+            time.sleep(0.2)  # sleeps: byte by byte
             try:
                 slow.send(b"x")
             except OSError:
@@ -104,7 +105,7 @@ def test_whoever_reads_no_answer_is_cut(port: Port) -> None:
                 return False
             except OSError:
                 return True
-            time.sleep(0.01)
+            time.sleep(0.01)  # sleeps: paces what is asked
             return False
 
         eventually(ask, 100, "the connection is cut")
@@ -190,10 +191,8 @@ def test_a_wrong_request_is_refused_without_a_line_in_the_log(port: Port) -> Non
 
 def late_beats(port: int) -> float:
     """Return how often the event loop was more than half a second late."""
-    lag = "clonepool_event_loop_lag_seconds_bucket"
-    lines = (line.rpartition(" ") for line in get(port, "/metrics")[1].splitlines())
-    value = {name: float(number) for name, _, number in lines if name.startswith(lag)}
-    return value[f'{lag}{{le="+Inf"}}'] - value[f'{lag}{{le="0.5"}}']
+    lag, scraped = "clonepool_event_loop_lag_seconds_bucket", get(port, "/metrics")[1]
+    return value_in(scraped, f'{lag}{{le="+Inf"}}') - value_in(scraped, f'{lag}{{le="0.5"}}')
 
 
 def test_a_body_of_many_small_chunks_holds_nobody_up(port: Port) -> None:
@@ -221,7 +220,7 @@ def test_how_late_the_event_loop_was_is_measured(port: Port) -> None:
     eventually(lambda: metric(port.number, "clonepool_event_loop_lag_seconds_count") > 4)
     before = metric(port.number, sample)
     with halted(port.daemon.process.pid):
-        time.sleep(1.5)
+        time.sleep(1.5)  # sleeps: so late is the loop, and that is measured
     eventually(lambda: metric(port.number, sample) > before + 1.0)
 
 

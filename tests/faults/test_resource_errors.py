@@ -161,7 +161,7 @@ def test_however_few_files_are_left_the_daemon_is_whole_soon_after(
             length = len(daemon.log.read_text())
             with files_left(pid_of(daemon), left):
                 work(daemon, client, left)
-                time.sleep(1.0)  # the shortage is to last longer than the first tries
+                time.sleep(1.0)  # sleeps: the shortage is to last longer than the first tries
                 work(daemon, client, -left)
                 for pool in client.call("status")["pools"]:
                     assert pool["phase"] != "failed", pool["failure"]
@@ -297,7 +297,7 @@ def test_an_adopted_server_is_not_taken_for_dead_when_it_cannot_be_looked_at(
     with connected(daemon) as client, files_left(pid_of(daemon), -1):
         os.kill(sentinel, signal.SIGTERM)  # its end is heard, and the server lives on
         eventually(lambda: client.call("status")["server"]["problem"] != "")
-        time.sleep(1.0)
+        time.sleep(1.0)  # sleeps: it is looked at in vain meanwhile, and must not be ended
         os.kill(adopted["pid"], 0)
     assert_whole_soon(daemon)
     os.kill(adopted["pid"], 0)

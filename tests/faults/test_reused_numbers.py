@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LAST = Path("/proc/sys/kernel/ns_last_pid")
 TRIES = 200
 SLEEP = ["sleep", "600"]
+pytestmark = pytest.mark.alone  # it decides which number the next process on the machine gets
 
 
 @pytest.fixture(params=["pidfd", "the time it began"])

@@ -52,7 +52,7 @@ class Broken:
     def __exit__(self, *_: object) -> None: ...
 
     def watch(self, *_: object) -> Any:
-        time.sleep(self.stands_for)
+        time.sleep(self.stands_for)  # sleeps: as the library blocks
         raise self.failure
 
 
@@ -71,7 +71,7 @@ async def test_the_slow_look_finds_what_a_dead_thread_does_not_tell(
             for number in range(4):
                 (here / "mig" / "1.sql").write_text(f"SELECT 'edited {number}';")
                 await world.until_true()
-                await anyio.sleep(0.2)
+                await anyio.sleep(0.2)  # sleeps: it is watched again after that
     assert [each["event"] for each in logs].count(NOT_WATCHED) == 1
 
 
@@ -84,7 +84,7 @@ async def test_limits_of_the_kernel_are_told_once_and_watched_for_again(
         async with shop(here, "mig/*.sql", pace=pace) as world:
             (here / "mig" / "1.sql").write_text("SELECT 'edited';")
             await world.until_true()
-            await anyio.sleep(1)  # meanwhile it is tried again
+            await anyio.sleep(1)  # sleeps: it is tried again meanwhile, and must not be told
             assert [each["event"] for each in logs].count(NOT_WATCHED) == 1
             monkeypatch.setattr(watches, "RustNotify", real)
             number = 0
@@ -93,7 +93,7 @@ async def test_limits_of_the_kernel_are_told_once_and_watched_for_again(
                     number += 1
                     (here / "mig" / "1.sql").write_text(f"SELECT {number};")
                     await world.until_true()
-                    await anyio.sleep(0.1)
+                    await anyio.sleep(0.1)  # sleeps: between two edits
             (here / "mig" / "1.sql").write_text("SELECT 'edited too';")
             await world.until_true()  # by the watches: no look is due for hours
 
@@ -109,6 +109,7 @@ def take_all_instances(directory: Path) -> list[RustNotify]:
     return taken
 
 
+@pytest.mark.alone  # all daemons of this user share that limit
 async def test_the_real_limit_on_instances_is_survived(here: Path) -> None:
     taken = take_all_instances(here)
     try:
@@ -130,7 +131,7 @@ async def test_a_file_system_that_reports_nothing_is_looked_at(
 ) -> None:
     class Silent(Broken):
         def watch(self, *_: object) -> Any:
-            time.sleep(0.05)
+            time.sleep(0.05)  # sleeps: as the library blocks
             return "timeout"
 
     monkeypatch.setattr(watches, "RustNotify", Silent)
@@ -146,7 +147,7 @@ async def test_a_name_that_is_no_utf_8_beside_the_sources_does_no_harm(here: Pat
     async with shop(here, "mig/*.sql", pace=pace) as world:
         (here / "mig" / os.fsdecode(b"\xff.sql")).write_text("SELECT 'bytes';")
         await world.until_true()
-        await anyio.sleep(0.5)
+        await anyio.sleep(0.5)  # sleeps: looks go on, and must not fail
         (here / "mig" / "1.sql").write_text("SELECT 'edited';")
         await world.until_true()
 
@@ -163,7 +164,7 @@ async def test_watching_again_after_a_lost_watch_is_by_what_the_look_found(
             made += 1
 
         def watch(self, *_: object) -> Any:
-            time.sleep(0.05)
+            time.sleep(0.05)  # sleeps: as the library blocks
             return "timeout"
 
     monkeypatch.setattr(watches, "RustNotify", Deaf)
@@ -174,7 +175,7 @@ async def test_watching_again_after_a_lost_watch_is_by_what_the_look_found(
                 number += 1
                 (here / "mig" / "1.sql").write_text(f"SELECT 'edited {number}';")
                 await world.until_true()
-                await anyio.sleep(0.2)
+                await anyio.sleep(0.2)  # sleeps: between two edits
 
 
 # What it costs ----------------------------------------------------------------------------------
@@ -195,10 +196,10 @@ async def test_a_slow_look_reads_only_what_is_new(
         read.append(place)
         return original(place, *how, **more)
 
-    await anyio.sleep(0.02)
+    await anyio.sleep(0.02)  # sleeps: older than what counts as recent
     async with shop(here, "mig/*.sql", pace=BY_LOOKS_ALONE):
         monkeypatch.setattr("clonepool.postgres.templates.file_digests.open", opened, raising=False)
-        await anyio.sleep(0.5)
+        await anyio.sleep(0.5)  # sleeps: looks go on, and must read nothing
         assert read == []
         (here / "mig" / "1.sql").write_text("SELECT 'edited';")
         with anyio.fail_after(20):
@@ -215,7 +216,7 @@ async def test_looks_at_thousands_of_files_leave_the_loop_to_others(here: Path) 
         slow: list[float] = []
         for _ in range(200):
             began = time.thread_time()
-            await anyio.sleep(0.002)
+            await anyio.sleep(0.002)  # sleeps: a turn of the loop
             slow.append(time.thread_time() - began)  # of this thread: the looks are in others
         assert max(slow) < 0.02, sorted(slow)[-5:]
 

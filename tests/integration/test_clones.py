@@ -127,7 +127,7 @@ async def test_a_source_in_use_is_tried_again_until_it_is_free(workshop: Worksho
     began = anyio.current_time()
 
     async def leave_later() -> None:
-        await anyio.sleep(SERVERS_OWN_PATIENCE_SECONDS + 0.3)
+        await anyio.sleep(SERVERS_OWN_PATIENCE_SECONDS + 0.3)  # sleeps: longer than the server
         await guest.close()
 
     try:

@@ -64,6 +64,7 @@ async def undo(bench: Bench, done: Script, story: str) -> bool:
     return rewound
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_every_kind_of_damage_to_rows_is_undone(any_server: EmbeddedServer) -> None:
     seed = random.SystemRandom().randrange(2**32)
@@ -83,6 +84,7 @@ async def test_every_kind_of_damage_to_rows_is_undone(any_server: EmbeddedServer
         assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedServer) -> None:
     async with open_bench(any_server, SCHEMA, MATERIALIZED) as bench:
@@ -92,6 +94,7 @@ async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedSer
         assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
 
 
+@pytest.mark.long
 async def test_a_table_that_grew_while_it_was_leased_keeps_its_rows(
     any_server: EmbeddedServer,
 ) -> None:

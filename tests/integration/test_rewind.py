@@ -7,18 +7,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from support import lanes
 from support.kitchen_sink import EITHER, NOT_REWINDABLE, REWINDABLE
 
 if TYPE_CHECKING:
     from support.rewinding import Bench
 
-pytestmark = pytest.mark.anyio
-ROUNDS = 40
+pytestmark = [pytest.mark.anyio, pytest.mark.long]
+ROUNDS = lanes.rounds(standard=15, slow=80)
 
 
 async def test_whatever_can_be_undone_is_undone_again_and_again(bench: Bench) -> None:
     clone = bench.clone
-    for round_number in range(2):
+    for round_number in range(lanes.rounds(standard=1, slow=3)):
         for name, script in REWINDABLE.items():
             assert await bench.lease(script), f"{name} in round {round_number}: {bench.why}"
             assert await bench.look() == bench.pristine, name

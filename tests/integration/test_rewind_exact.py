@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from clonepool.postgres.session import Session
+from support import lanes
 from support.health import ailments
 from support.rewinding import Bench, open_bench
 
@@ -79,6 +80,7 @@ def computed_tables() -> str:
     return ";\n".join([*made, ""])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["of the database", "of the seed"])
 async def test_what_was_computed_under_other_settings_stays_what_it_was(
     any_server: EmbeddedServer, where: str
@@ -382,6 +384,7 @@ def rows_expected(bench: Bench) -> list[str]:
     return [plan.partition("rows=")[2].split()[0] for plan in plans]
 
 
+@pytest.mark.long
 async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> None:
     async with open_bench(any_server, STATISTICS) as bench:
         major = bench.shop.capabilities.major
@@ -389,7 +392,7 @@ async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> N
         for name, script in (
             KEEPS_STATISTICS | (CLEARED_RELATION if major >= CLEARED_MAJOR else {})
         ).items():
-            for _ in range(2):
+            for _ in range(lanes.rounds(standard=1, slow=2)):
                 assert await bench.lease(script, verify_every=1), f"{name}: {bench.why}"
                 assert await bench.look() == bench.pristine, name
                 for was, found in zip(expected, map(int, rows_expected(bench)), strict=True):
@@ -397,6 +400,7 @@ async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> N
         assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
 
 
+@pytest.mark.long
 async def test_a_clone_with_other_statistics_is_recreated(any_server: EmbeddedServer) -> None:
     async with open_bench(any_server, STATISTICS) as bench:
         major = bench.shop.capabilities.major

@@ -334,7 +334,7 @@ async def test_clones_that_come_back_together_are_looked_at_together(
     async def rows(self: Session, sql: str, *arguments: Any, **more: Any) -> Any:
         if "clonepool_inspect" in sql:
             looks.append(arguments[1])
-            await anyio.sleep(0.05)
+            await anyio.sleep(0.05)  # sleeps: a look takes that long
         return await real(self, sql, *arguments, **more)
 
     async with open_bench(any_server, SCHEMA, looks=False) as bench:

@@ -326,6 +326,7 @@ MUTATIONS = {
 }
 
 
+@pytest.mark.long
 async def test_each_way_to_break_the_rewind_is_caught_twice(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -350,6 +351,7 @@ async def test_each_way_to_break_the_rewind_is_caught_twice(
     assert await bench.look() == bench.pristine
 
 
+@pytest.mark.long
 async def test_the_proof_finds_nothing_wrong_with_what_is_right(bench: Bench) -> None:
     for script in REWINDABLE.values():
         assert await bench.lease(script, verify_every=1), f"{script}: {bench.why}"

@@ -116,6 +116,7 @@ async def holds(shop: Workshop, generation: Generation) -> list[Any]:
         await databases.drop(shop.gateway, name)
 
 
+@pytest.mark.long
 async def test_a_change_of_what_psql_reads_makes_another_generation(
     shop: Workshop, main: Path
 ) -> None:

@@ -166,7 +166,7 @@ async def test_directories_that_are_made_later_are_watched(
         assert world.served == FAILED
         for directory in reversed((here / file).relative_to(here).parents[:-1]):
             (here / directory).mkdir()
-            await anyio.sleep(0.02)
+            await anyio.sleep(0.02)  # sleeps: one after another
         (here / file).write_text("SELECT 1;")
         await world.until_true()
         assert world.served != FAILED
@@ -228,7 +228,7 @@ async def test_a_checkout_of_many_files_is_built_once(here: Path) -> None:
         for number in range(300):
             replaced(here / "mig" / f"{number}.sql", f"SELECT 'other {number}';")
             if number % 5 == 0:
-                await anyio.sleep(0.05)
+                await anyio.sleep(0.05)  # sleeps: a checkout takes that long
         await world.until_true()
         assert world.builds.built <= 5  # of 60 states; on a quiet machine 2
 
@@ -243,14 +243,14 @@ async def test_what_changes_for_ever_is_built_all_the_same(
             while world.builds.built < 2:
                 number += 1
                 (here / "mig" / "1.sql").write_text(f"SELECT {number};")
-                await anyio.sleep(0.03)
+                await anyio.sleep(0.03)  # sleeps: between two edits
 
 
 async def test_what_lies_beside_the_sources_has_nothing_looked_at(here: Path) -> None:
     (here / "mig" / "x.pyc").write_text("")
     (here / ".git").mkdir()
     async with shop(here, "mig/*.sql", "**/*.sql") as world:
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.3)  # sleeps: what the start has looked at is over
         looks = 0
 
         async def look(templates: set[str]) -> None:
@@ -264,7 +264,7 @@ async def test_what_lies_beside_the_sources_has_nothing_looked_at(here: Path) ->
             (here / "mig" / f"{number}.log").write_text("")
             (here / ".git" / f"{number}.sql").write_text("")
             (here.parent / f"{number}.sql").write_text("")
-        await anyio.sleep(0.5)
+        await anyio.sleep(0.5)  # sleeps: nothing must be looked at meanwhile
         assert looks == 0
         (here / "mig" / "1.sql").write_text("SELECT 'edited';")
         await world.until_true()
@@ -293,7 +293,7 @@ async def test_an_edit_after_the_last_check_of_a_build_is_not_forgotten(here: Pa
         await checked.wait()
         world.templates.look = real  # type: ignore[method-assign]
         file.write_text(before)
-        await anyio.sleep(0.5)  # it is seen, and nothing differs from what was there before
+        await anyio.sleep(0.5)  # sleeps: it is seen, and nothing differs from what was there before
         world.builds.before_ready = anyio.lowlevel.checkpoint
         go_on.set()
         await world.until_true()
@@ -314,7 +314,7 @@ async def test_an_edit_during_the_first_build_is_not_forgotten(here: Path) -> No
             while "shop" not in world.builds.tried:
                 await anyio.sleep(0.01)
         (here / "mig" / "1.sql").write_text("SELECT 'edited';")
-        await anyio.sleep(0.3)
+        await anyio.sleep(0.3)  # sleeps: it is seen in the middle of the build
         go_on.set()
         await world.until_true()
         tasks.cancel_scope.cancel()

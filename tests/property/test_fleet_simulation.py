@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from clonepool.core.budget import HANDOVER_SECONDS
 from support.fleet_world import Client, FleetWorld, Pace, limits_of
 
+pytestmark = pytest.mark.long
+
 
 def named(number: int) -> list[str]:
     return [f"t{n}" for n in range(number)]

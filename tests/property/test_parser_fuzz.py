@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from clonepool.protocol.framing import MAX_LINE_BYTES
 from clonepool.protocol.messages import METHODS
 from clonepool.protocol.server import Message, Rejected, ServerConnection, encode_result
+from support import lanes
 
-CI = os.environ.get("CI") == "true"
-INPUTS = 100_000 if CI else 20_000
+INPUTS = lanes.examples(20_000)
 SEED = int(os.environ.get("CLONEPOOL_FUZZ_SEED") or random.SystemRandom().randrange(2**32))
 LIMIT = 4096
 SPARE_BYTES = 2048
@@ -140,7 +140,7 @@ def test_every_line_of_a_broken_stream_gets_one_answer() -> None:
             pytest.fail(f"seed {SEED}, input {number}, {data!r}: {error!r}")
 
 
-@settings(max_examples=2000 if CI else 200, deadline=None)
+@settings(max_examples=lanes.examples(200), deadline=None)
 @given(
     choice=st.randoms(use_true_random=False),
     noise=st.lists(st.binary(max_size=40) | st.sampled_from(ODD_BYTES), max_size=4),
@@ -155,7 +155,7 @@ def test_noise_between_requests_hides_none_of_them(
     )
 
 
-@settings(max_examples=2000 if CI else 200, deadline=None)
+@settings(max_examples=lanes.examples(200), deadline=None)
 @given(choice=st.randoms(use_true_random=False))
 def test_a_broken_stream_is_answered_alike_however_it_is_cut(choice: random.Random) -> None:
     data = stream(choice)

@@ -18,8 +18,7 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from support import binaries
-from support.binaries import NEWEST, OLDEST
+from support import binaries, lanes
 from support.random_rewinds.lane import Failure, Lane, Outcome, run_lane
 from support.random_rewinds.tally import Tally
 from support.schemas import Schema, schemas
@@ -30,11 +29,13 @@ from support.trials import Round, has_reason, open_trial, ought_to_be_rewound
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
 
-EXAMPLES = 20
+EXAMPLES = lanes.rounds(standard=5, slow=60)
 SHRINKING_SECONDS = 600
 """Hypothesis takes five minutes to make a failing example small, and then shows it."""
-ROUNDS, SECONDS = 120, 180.0
-"""On clones that are kept; a slow machine may do fewer."""
+ROUNDS = lanes.rounds(standard=30, slow=400)
+"""On clones that are kept."""
+SECONDS = 1200.0
+pytestmark = pytest.mark.long
 
 
 @st.composite
@@ -47,12 +48,10 @@ def cases(draw: st.DrawFn) -> tuple[Schema, list[Round]]:
 
 @pytest.fixture
 def rewinding_server(any_server: EmbeddedServer) -> EmbeddedServer:
-    """Return a server, but, to be quick, of no version between two others."""
-    major, has_contrib = anyio.run(look_at, any_server)
+    """Return a server on which clones are rewound."""
+    _, has_contrib = anyio.run(look_at, any_server)
     if not has_contrib:
         pytest.skip("no contrib")
-    if major not in {NEWEST, OLDEST}:
-        pytest.skip("make random-rewinds looks at this version")
     return any_server
 
 
@@ -102,7 +101,7 @@ async def see_that_nothing_is_left(
         await trial.see_that_it_is_sound()
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(SECONDS + 100)
 def test_a_clone_that_was_rewound_many_times_is_still_its_template(
     rewinding_server: EmbeddedServer,
 ) -> None:

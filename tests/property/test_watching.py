@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from clonepool.config import TemplateSection
+from support import lanes
 from support.watching import BY_LOOKS_ALONE, BY_WATCH_ALONE, World, watching
 
 if TYPE_CHECKING:
@@ -171,7 +172,7 @@ async def see_done(world: World, operation: Operation, sources: list[str]) -> No
         case "settle":
             await world.until_true()
         case "breathe":
-            await anyio.sleep(0.06)  # in the middle of what goes on
+            await anyio.sleep(0.06)  # sleeps: in the middle of what goes on
         case _:
             do(world.directory, operation, sources)
 
@@ -197,7 +198,7 @@ ACTS = st.tuples(
 STORIES = st.lists(ACTS, min_size=1, max_size=2)
 CHOICES = st.lists(st.sampled_from(SOURCES), min_size=1, max_size=2, unique=True)
 UNHURRIED = settings(
-    max_examples=40,
+    max_examples=lanes.examples(40),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -16,6 +16,8 @@ from support.servers import open_directory
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from support.processes import Process
+
 
 def find_libfaketime() -> Path | None:
     """Return the library, from Debian's package `faketime`."""
@@ -38,10 +40,9 @@ class SetBackDaemon(Daemon):
         fresh.write_text(f"{seconds:+.3f}\n")
         fresh.rename(self.directory / "clock")
 
-    def spawn(self) -> subprocess.Popen[bytes]:
+    def spawn(self) -> Process:
         """Start the process under libfaketime."""
-        command = [sys.executable, "-m", "clonepool", "serve", "--config", str(self.config)]
-        command += ["--socket", str(self.socket), "--state", str(self.state)]
+        command = [sys.executable, "-m", "clonepool", *self.arguments]
         faked = {
             "LD_PRELOAD": str(find_libfaketime()),
             "FAKETIME_TIMESTAMP_FILE": str(self.directory / "clock"),

@@ -7,20 +7,30 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import anyio
 
+from clonepool import config
 from clonepool.client import Client
-from clonepool.errors import ConnectionLostError, DaemonNotFoundError, ShuttingDownError
+from clonepool.errors import (
+    ConfigError,
+    ConnectionLostError,
+    DaemonNotFoundError,
+    ShuttingDownError,
+)
 from clonepool.postgres.embedded.server import discard
+from support import clusters
+from support.processes import run_module
 from support.servers import ROOT, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from support.processes import Process
 
 CONFIG = f"""
 [http]
@@ -31,15 +41,18 @@ min_ready = 3
 max_clones = 12
 """
 START_SECONDS = 60.0
+SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.04
+"""Between two looks at what is waited for: looks take the processor that it needs."""
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0, what: str = "") -> None:
-    """Wait until the condition holds."""
-    deadline = time.monotonic() + seconds
+    """Wait until the condition holds, looking less often the longer it takes."""
+    deadline, pause = time.monotonic() + seconds, SHORTEST_PAUSE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {seconds} s: {what or condition}")
-        time.sleep(0.01)
+        time.sleep(pause)  # sleeps: between two looks
+        pause = min(1.2 * pause, LONGEST_PAUSE_SECONDS)
 
 
 def free_port() -> int:
@@ -52,30 +65,54 @@ def free_port() -> int:
 class Daemon:
     """One daemon: its directory, socket and process."""
 
-    def __init__(self, directory: Path, config: str = CONFIG) -> None:
+    def __init__(self, directory: Path, settings: str = CONFIG) -> None:
         self.directory = directory
         self.socket = directory / "clonepool.sock"
         self.state = directory / "state"
         self.config = directory / "config.toml"
         self.log = directory / "daemon.log"
-        self.config.write_text(config)
-        self.process: subprocess.Popen[bytes] | None = None
-        self.program: Sequence[str] = (sys.executable, "-m", "clonepool")
+        self.config.write_text(settings)
+        self.process: Process | None = None
+        self.program: Sequence[str] = ()
+        """What is run in place of `python -m clonepool`."""
         self.wrapper: Sequence[str] = ()
         """A program that starts the daemon in its own place, with its arguments."""
+        self.prepared = True
+        """Whether its first start finds a cluster that initdb made before."""
 
-    def spawn(self) -> subprocess.Popen[bytes]:
+    @property
+    def arguments(self) -> list[str]:
+        """What follows the program's name on its command line."""
+        return [
+            *("serve", "--config", str(self.config)),
+            *("--socket", str(self.socket), "--state", str(self.state)),
+        ]
+
+    def spawn(self) -> Process:
         """Start the process and do not wait for it."""
-        command = [*self.program, "serve", "--config", str(self.config)]
-        command += ["--socket", str(self.socket), "--state", str(self.state)]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*self.wrapper, *command], stdout=log, stderr=log)
+            if self.program or self.wrapper:
+                program = self.program or (sys.executable, "-m", "clonepool")
+                command = [*self.wrapper, *program, *self.arguments]
+                self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            else:
+                self.process = run_module("clonepool", self.arguments, log.fileno())
         return self.process
+
+    def lay_down_cluster(self) -> None:
+        """Save the first start initdb, if it has a cluster of its own and nobody made it yet."""
+        if not self.prepared:
+            return
+        with suppress(ConfigError):
+            settings = config.load(self.config)
+            if settings.server == config.EMBEDDED:
+                clusters.lay_down(self.state, settings.embedded, settings.pool.max_clones)
 
     def start(self) -> Daemon:
         """Start the process and wait until it listens."""
+        self.lay_down_cluster()
         process = self.spawn()
-        eventually(lambda: self._listens(process), START_SECONDS, "the daemon listens")
+        eventually(lambda: self.listens(process), START_SECONDS, "the daemon listens")
         return self
 
     def client(self) -> Client:
@@ -110,7 +147,8 @@ class Daemon:
         """Return the log's lines with this event."""
         return [line for line in self.log.read_text().splitlines() if f'"{name}"' in line]
 
-    def _listens(self, process: subprocess.Popen[bytes]) -> bool:
+    def listens(self, process: Process) -> bool:
+        """Say whether that process, which must not have ended, answers."""
         assert process.poll() is None, self.log.read_text()
         try:
             with self.client() as client:
@@ -122,15 +160,16 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    config: str = CONFIG,
+    settings: str = CONFIG,
     *,
     files: Mapping[str, str] = MappingProxyType({}),
     wrapper: Sequence[str] = (),
+    prepared: bool = True,
 ) -> Iterator[Daemon]:
     """Run a daemon, with files beside its configuration, and leave nothing of it."""
     with open_directory() as directory:
-        daemon = Daemon(directory, config)
-        daemon.wrapper = wrapper
+        daemon = Daemon(directory, settings)
+        daemon.wrapper, daemon.prepared = wrapper, prepared
         for name, text in files.items():
             (directory / name).write_text(text)
         try:

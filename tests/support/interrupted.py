@@ -13,7 +13,6 @@ import functools
 import inspect
 import os
 import signal
-import subprocess
 import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -36,12 +35,13 @@ from clonepool.service.jobs.create import CreateJob
 from clonepool.service.jobs.drop import DropJob
 from clonepool.service.jobs.leaks import Leaks
 from clonepool.service.jobs.recycle import RecycleJob
-from support.servers import ROOT
+from support.processes import run_module
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from support.daemons import Daemon
+    from support.processes import Process
 
 NOWHERE = "-"
 
@@ -153,18 +153,14 @@ async def _stop(seconds: float | None) -> None:
     if seconds is None:
         die()
     else:
-        await anyio.sleep(seconds)
+        await anyio.sleep(seconds)  # sleeps: it is to be late
 
 
-def spawn(daemon: Daemon, killed_at: str, late: str = NOWHERE) -> subprocess.Popen[bytes]:
+def spawn(daemon: Daemon, killed_at: str, late: str = NOWHERE) -> Process:
     """Start that process in the place of the daemon's own."""
-    command = [sys.executable, "-m", "support.interrupted", killed_at, late]
-    command += ["serve", "--config", str(daemon.config)]
-    command += ["--socket", str(daemon.socket), "--state", str(daemon.state)]
-    places = [str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+    daemon.lay_down_cluster()
     with daemon.log.open("ab") as log:
-        return subprocess.Popen(command, stdout=log, stderr=log, env=environment)
+        return run_module("support.interrupted", [killed_at, late, *daemon.arguments], log.fileno())
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from clonepool.config import EmbeddedSection
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
-from support import binaries
+from support import binaries, clusters
 from support.daemons import eventually
 from support.servers import ROOT, open_directory, role_of
 from support.visitors import Visitor
@@ -121,7 +121,9 @@ def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim
     with open_directory() as fallback:
         directory = state or fallback
         newest = next(iter(binaries.available().values()))
-        server = EmbeddedServer(EmbeddedSection(binaries=str(newest), **section), directory, 16)
+        embedded = EmbeddedSection(binaries=str(newest), **section)
+        clusters.lay_down(directory, embedded, 16)
+        server = EmbeddedServer(embedded, directory, 16)
         try:
             anyio.run(server.start)
             yield Victim(server)
@@ -248,7 +250,12 @@ def get(port: int, path: str) -> tuple[int, str]:
 
 def metric(port: int, sample: str) -> float:
     """Return the value of one sample, written as Prometheus writes it; 0 when there is none."""
-    for line in get(port, "/metrics")[1].splitlines():
+    return value_in(get(port, "/metrics")[1], sample)
+
+
+def value_in(scraped: str, sample: str) -> float:
+    """Return the value of one sample of a scrape, of which several can be compared."""
+    for line in scraped.splitlines():
         name, _, value = line.rpartition(" ")
         if name == sample:
             return float(value)

@@ -57,6 +57,8 @@ class Proxy:
         self._lines: list[_Line] = []
         self._forgotten: list[_Line] = []
         self._stalled = False
+        self.opened = 0
+        """Connections so far, those on which nothing flows too."""
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -117,6 +119,7 @@ class Proxy:
             while True:
                 near, _ = listener.accept()
                 near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.opened += 1
                 try:
                     far = self._connect()
                 except OSError:

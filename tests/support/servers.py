@@ -19,6 +19,7 @@ from clonepool.postgres.gateway import Gateway
 from clonepool.postgres.roles import OURS, Ownership, Roles
 from clonepool.postgres.templates.builder import Builder
 from clonepool.postgres.templates.recipe import Generation, Recipe
+from support import clusters
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,11 +46,11 @@ def open_directory() -> Iterator[Path]:
 def running_server(binaries: Path) -> Iterator[EmbeddedServer]:
     """Run a server of these binaries, and leave nothing of it."""
     with open_directory() as state:
-        server = EmbeddedServer(
-            EmbeddedSection(binaries=str(binaries), settings={"max_prepared_transactions": "5"}),
-            state,
-            16,
+        section = EmbeddedSection(
+            binaries=str(binaries), settings={"max_prepared_transactions": "5"}
         )
+        clusters.lay_down(state, section, 16)
+        server = EmbeddedServer(section, state, 16)
         try:
             anyio.run(server.start)
             yield server
@@ -106,7 +107,7 @@ class Workshop:
         """Say whether clones can be rewound on this server."""
         async with self.gateway.control() as session:
             found = await session.value(
-                "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_visibility'"
+                "SELECT count(*) FROM pg_available_extensions WHERE name = 'pg_walinspect'"
             )
         return bool(found)
 

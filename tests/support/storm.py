@@ -73,7 +73,7 @@ class Storm:
             left = [*self.client.call("leases"), *(p for p in pools if p["waiting"])]
             if not left or time.monotonic() > deadline:
                 return left
-            time.sleep(0.02)
+            time.sleep(0.02)  # sleeps: between two looks
 
     def _strike(self, _: int, frame: FrameType | None) -> None:
         """Throw an exception into one of the threads, this one perhaps."""
@@ -85,7 +85,7 @@ class Storm:
                 raise Interrupted
             return
         number = self.threads[victim - 1].ident
-        if number is not None and not _is_finalizing(sys._current_frames().get(number)):
+        if number is not None and not _is_finalizing(sys._current_frames().get(number)):  # noqa: SLF001 - documented, and named so all the same
             ctypes.pythonapi.PyThreadState_SetAsyncExc(
                 ctypes.c_ulong(number), ctypes.py_object(Interrupted)
             )
@@ -119,7 +119,7 @@ class Storm:
         if listed != [label]:
             self.wrong.append(f"{label} was given {lease.database}, which is of {listed}")
         self.leases += 1
-        time.sleep(chance.random() * 0.005)
+        time.sleep(chance.random() * 0.005)  # sleeps: holds the lease
         what = chance.random()
         if what < 0.1:
             lease.reset(timeout=TIMEOUT_SECONDS)

@@ -206,6 +206,7 @@ def test_a_cycle_that_ends_is_followed(main: Path) -> None:
     assert (found.included, found.errors) == ([str(main / "main.sql"), str(main / "part.sql")], [])
 
 
+@pytest.mark.long
 def test_files_that_include_each_other_twice_are_given_up_soon(main: Path) -> None:
     for number in range(40):
         (main / f"{number}.sql").write_text(f"\\i {number + 1}.sql\n" * 2)

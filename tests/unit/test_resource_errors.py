@@ -97,7 +97,7 @@ async def test_an_exception_in_a_callback_is_one_line_and_a_shortage_none_of_its
         for _ in range(20):
             running.call_soon(fail, OSError(errno.EMFILE, "Too many open files"))
         running.call_soon(fail, ValueError("a mistake"))
-        await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
     assert [entry["event"] for entry in logs] == ["machine.short", "loop.callback_failed"]
 
 
@@ -134,7 +134,7 @@ async def test_who_waits_while_no_connection_can_be_taken_is_taken_afterwards(
                 await came.wait()
         acceptor.close()
         acceptor.close()
-        await anyio.sleep(0.01)
+        await anyio.wait_all_tasks_blocked()
     short = [entry["of"] for entry in logs if entry["event"] == "machine.short"]
     assert short == ["files", "memory"]
     assert [e["event"] for e in logs if e["event"] != "machine.short"] == ["connection.not_taken"]

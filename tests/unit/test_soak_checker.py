@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from bench.soak.checker import Problem, check
+
+from soak.checker import Problem, check
 
 if TYPE_CHECKING:
-    from bench.soak.journal import Record
+    from soak.journal import Record
 
 AT_REST: dict[str, Any] = {
     "what": "remains",

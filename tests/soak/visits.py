@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from bench.soak import mischief
-from bench.soak.facts import Facts, difference, read_facts
+from soak import mischief
+from soak.facts import Facts, difference, read_facts
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -21,7 +21,7 @@ from clonepool.postgres.embedded.cluster import SUPERUSER
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from bench.soak.journal import Journal
+    from soak.journal import Journal
 
 ROOT = Path(__file__).resolve().parents[2]
 GRACE_SECONDS = 1.0
@@ -78,7 +78,7 @@ class Ground:
         return self.process.pid
 
     def start(self) -> None:
-        """Start it and wait until it listens.
+        """Start it and wait until it has started.
 
         Raises:
             RuntimeError: it ended instead, or took too long.
@@ -129,9 +129,9 @@ class Ground:
             self.start()
 
     def listens(self) -> bool:
-        """Say whether somebody can connect."""
+        """Say whether it has started: it listens before, and answers after."""
         try:
-            Client(str(self.socket)).close()
+            self.ask("ping")
         except (ClonepoolError, OSError):
             return False
         return True

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bench.soak.ground import TEMPLATES
+from soak.ground import TEMPLATES
 
 if TYPE_CHECKING:
-    from bench.soak.ground import Ground
-    from bench.soak.journal import Journal
+    from soak.ground import Ground
+    from soak.journal import Journal
 
 REST_SECONDS = 90.0
 _BUSY = ("creating", "leased", "returned", "recycling", "dropping", "kept", "parked", "waiting")

@@ -6,13 +6,13 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from bench.soak.journal import clock
-from bench.soak.line import runqueue_seconds
+from soak.journal import clock
+from soak.line import runqueue_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.soak.journal import Journal
+    from soak.journal import Journal
 
 _BEAT_SECONDS = 0.01
 _NOTICED_SECONDS = 0.02

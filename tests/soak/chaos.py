@@ -15,12 +15,14 @@ import asyncpg
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from bench.soak.crowd import Crowd
-    from bench.soak.ground import Ground
-    from bench.soak.journal import Journal
+    from soak.crowd import Crowd
+    from soak.ground import Ground
+    from soak.journal import Journal
 
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> {me}"
 _ME = "pg_backend_pid()"
+_LEASES_BETWEEN = 6
+_PATIENCE_SECONDS, _POLL_SECONDS = 15.0, 0.1
 
 
 class Chaos:
@@ -40,9 +42,10 @@ class Chaos:
         self._ground = ground
         self._crowd = crowd
         self._journal = journal
-        self._random = random.Random(f"chaos {seed}")  # noqa: S311 - must be repeatable
+        self._random = random.Random(f"chaos {seed}")
         self._pause = pause
         self._deck: list[str] = []
+        self._granted = 0
         self.actions: dict[str, Callable[[], object]] = {
             "kill the daemon": self._kill_daemon,
             "restart the daemon": self._restart_daemon,
@@ -54,13 +57,21 @@ class Chaos:
             "cut clients": self._cut_clients,
         }
 
-    def run(self, until: float) -> None:
-        """Act until that time, monotonic."""
-        while (left := until - time.monotonic()) > 0:
-            time.sleep(min(left, self._random.uniform(0.3, 1.7) * self._pause))
+    def run(self, is_over: Callable[[], bool]) -> None:
+        """Act until it is over."""
+        while not is_over():
+            time.sleep(self._random.uniform(0.3, 1.7) * self._pause)
             self._ground.revive()
-            if time.monotonic() < until:
-                self._act()
+            self._await_leases()
+            self._act()
+
+    def _await_leases(self) -> None:
+        """Let the clients come to something between two actions, also on a busy machine."""
+        deadline = time.monotonic() + _PATIENCE_SECONDS
+        enough = self._granted + _LEASES_BETWEEN
+        while self._crowd.granted() < enough and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
+        self._granted = self._crowd.granted()
 
     def _act(self) -> None:
         if not self._deck:

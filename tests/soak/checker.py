@@ -11,13 +11,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from bench.soak.deadlines import judge_answers
-from bench.soak.holdings import Holding, Register, overlaps
+from soak.deadlines import judge_answers
+from soak.holdings import Holding, Register, overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-    from bench.soak.journal import Record
+    from soak.journal import Record
 
 EXPECTED_REFUSALS = frozenset(
     {"acquire_timeout", "pool_full", "server_unavailable", "shutting_down"}
@@ -77,7 +77,7 @@ def check(
         allowance: seconds by which an answer may be late when nothing excuses it.
         needed: how often each thing must have happened for the run to verify anything.
     """
-    counts = Counter(_names(records))
+    counts = Counter(names(records))
     register = Register(grace)
     problems = [problem for record in records for problem in _judge(register, record)]
     problems += _held_twice(register.all)
@@ -95,7 +95,7 @@ def check(
     return Report(problems, counts, figures)
 
 
-def _names(records: Sequence[Record]) -> Iterator[str]:
+def names(records: Sequence[Record]) -> Iterator[str]:
     """Name each record, once by what happened and once with its outcome."""
     for record in records:
         yield record["what"]

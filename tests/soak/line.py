@@ -16,7 +16,7 @@ from clonepool.client import Client
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from bench.soak.journal import Journal
+    from soak.journal import Journal
 
 _MANY_BYTES = 65_536
 

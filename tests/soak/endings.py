@@ -7,12 +7,12 @@ import signal
 import time
 from typing import TYPE_CHECKING, Any
 
-from bench.soak.journal import clock
-from bench.soak.line import Line, runqueue_seconds
 from clonepool.errors import ClonepoolError, ConnectionLostError
+from soak.journal import clock
+from soak.line import Line, runqueue_seconds
 
 if TYPE_CHECKING:
-    from bench.soak.client import Player, Round
+    from soak.client import Player, Round
 
 DECK = (
     *("release",) * 12,

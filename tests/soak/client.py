@@ -14,16 +14,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.soak.endings import DECK, Endings
-from bench.soak.journal import Journal, clock
-from bench.soak.line import Line, on_cut_signal, runqueue_seconds
-from bench.soak.mischief import DEEDS
-from bench.soak.visits import Visit
 from clonepool.errors import ClonepoolError, ConnectionLostError, DaemonNotFoundError
+from soak.endings import DECK, Endings
+from soak.journal import Journal, clock
+from soak.line import Line, on_cut_signal, runqueue_seconds
+from soak.mischief import DEEDS
+from soak.visits import Visit
 
 if TYPE_CHECKING:
-    from bench.soak.facts import Facts
     from clonepool.client import Lease
+    from soak.facts import Facts
 
 SHORTEST_TIMEOUT, LONGEST_TIMEOUT = 0.2, 5.0
 SHORTEST_TTL, LONGEST_TTL = 0.8, 5.0
@@ -57,7 +57,7 @@ class Player:
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         self.who = arguments.who
-        self.random = random.Random(arguments.seed)  # noqa: S311 - must be repeatable
+        self.random = random.Random(arguments.seed)
         self.line: Line | None = None
         on_cut_signal(lambda: self.line)
         self.journal = Journal(arguments.journal, self.who)
@@ -67,13 +67,14 @@ class Player:
         self.references: dict[str, Facts] = json.loads(arguments.references.read_text())
         self._socket = str(arguments.socket)
         self._until = arguments.until
+        self._stop: Path = arguments.stop
         self._numbers = 0
         self._deck: list[str] = []
         self._endings = Endings(self)
 
     def run(self) -> None:
         """Play until it is time, then close."""
-        while clock() < self._until:
+        while clock() < self._until and not self._stop.exists():
             if clock() % TIDE_SECONDS < EBB_SECONDS:
                 time.sleep(min(self.random.expovariate(0.5), self._until - clock() + 0.1))
             if not self._connect():
@@ -125,7 +126,7 @@ class Player:
 
     def _acquire(self) -> Round | None:
         line = self.line
-        assert line is not None  # noqa: S101 - for the type checker; `_connect` said so
+        assert line is not None
         template = self.random.choice(sorted(self.references))
         timeout = SHORTEST_TIMEOUT * (LONGEST_TIMEOUT / SHORTEST_TIMEOUT) ** self.random.random()
         ttl = self.random.uniform(SHORTEST_TTL, LONGEST_TTL) if self.random.random() < 0.3 else None
@@ -165,7 +166,7 @@ class Player:
         if not self.still_holds(round_, 1.0):
             return
         visit = round_.visit
-        assert visit is not None  # noqa: S101 - `look` made it
+        assert visit is not None
         deeds = self.random.sample(sorted(DEEDS), self.random.randint(1, 4))
         deeds.sort(key="prepared".__eq__)  # last: its locks stay
         self.tell("marked", round_, visit.mark(deeds, second_session=self.random.random() < 0.15))
@@ -204,7 +205,7 @@ class Player:
     def _walk_away(self) -> None:
         """Ask for several at once and close the connection while waiting for some of them."""
         line = self.line
-        assert line is not None  # noqa: S101 - as in `_acquire`
+        assert line is not None
         asks = []
         for _ in range(self.random.randint(1, 3)):
             ttl = self.random.uniform(SHORTEST_TTL, 2.0) if self.random.random() < 0.2 else None
@@ -248,11 +249,11 @@ def token_hash(token: str) -> str:
 
 def main() -> None:
     """Run one client."""
-    parser = argparse.ArgumentParser(prog="python -m bench.soak.client")
+    parser = argparse.ArgumentParser(prog="python -m soak.client")
     parser.add_argument("--who", required=True)
     parser.add_argument("--seed", required=True)
     parser.add_argument("--until", type=float, required=True)
-    for path in ("--journal", "--socket", "--references"):
+    for path in ("--journal", "--socket", "--references", "--stop"):
         parser.add_argument(path, type=Path, required=True)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the runner tells its clients when to stop
     Player(parser.parse_args()).run()

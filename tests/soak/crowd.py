@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from bench.soak.ground import Ground
-    from bench.soak.journal import Journal
+    from soak.ground import Ground
+    from soak.journal import Journal
 
 _CRASHES = frozenset({70, -signal.SIGKILL})
 _POLL_SECONDS = 0.05
@@ -35,18 +35,29 @@ class Crowd:
         self._living: dict[str, subprocess.Popen[bytes]] = {}
         self._started: dict[int, int] = {}
         self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._stop = journals.with_name("stop")
 
     def start(self, size: int) -> None:
         """Start the clients."""
         for slot in range(size):
             self._start(slot)
 
-    def tend(self, until: float) -> None:
-        """Replace clients that crash, until that time."""
-        while time.monotonic() < until:
+    def tend(self) -> None:
+        """Replace clients that crash, until it is over."""
+        while not self._over.wait(_POLL_SECONDS):
             for who in self._reap():
                 self._start(int(who.partition("-")[0][1:]))
-            time.sleep(_POLL_SECONDS)
+
+    def granted(self) -> int:
+        """Return how many leases the clients had so far."""
+        journals = self._journals.glob("c*.jsonl")
+        return sum(journal.read_bytes().count(b'"what": "granted"') for journal in journals)
+
+    def end(self) -> None:
+        """Tell the clients to come to an end."""
+        self._over.set()
+        self._stop.touch()
 
     def await_end(self, seconds: float) -> None:
         """Wait until all have ended by themselves; who has not by then is killed."""
@@ -82,8 +93,9 @@ class Crowd:
     def _start(self, slot: int) -> None:
         number = self._started[slot] = self._started.get(slot, 0) + 1
         who = f"c{slot:02d}-{number}"
-        command = [sys.executable, "-m", "bench.soak.client", "--who", who]
+        command = [sys.executable, "-m", "soak.client", "--who", who]
         command += ["--seed", f"{self._seed} {who}", "--until", str(self._until)]
+        command += ["--stop", str(self._stop)]
         command += ["--journal", str(self._journal_of(who)), "--socket", str(self._ground.socket)]
         command += ["--references", str(self._ground.directory / "references.json")]
         with (self._journals / f"{who}.stderr").open("wb") as output:

@@ -6,11 +6,10 @@ import json
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from bench.soak.checker import Report
-    from bench.soak.heartbeat import Heartbeat
+    from soak.checker import Report
+    from soak.heartbeat import Heartbeat
 
 _SHOWN_PROBLEMS, _SHOWN_RECORDS = 20, 12
-_LONG_RUN_SECONDS = 45.0
 _ONCE = (
     "granted:ready",
     "granted:waited",
@@ -28,8 +27,6 @@ _ONCE = (
     "crashing:exit",
     "crashing:kill",
     "lost",
-)
-_ONCE_IN_A_LONG_RUN = (
     "stale_refused:expired",
     "closing:chaos",
     "logged:lease.found",
@@ -49,10 +46,7 @@ _ONCE_IN_A_LONG_RUN = (
 
 def needed(seconds: float) -> dict[str, int]:
     """Return how often each thing must happen in a run of that length."""
-    least = dict.fromkeys(_ONCE, 1)
-    if seconds >= _LONG_RUN_SECONDS:
-        least |= dict.fromkeys(_ONCE_IN_A_LONG_RUN, 1)
-    return least | {"granted": int(seconds), "chaos": max(1, int(seconds / 10))}
+    return dict.fromkeys(_ONCE, 1) | {"granted": int(seconds), "chaos": max(1, int(seconds / 10))}
 
 
 def summary(report: Report, heartbeat: Heartbeat, seconds: float) -> str:

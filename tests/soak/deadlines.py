@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from bench.soak.journal import Record
+    from soak.journal import Record
 
     Span = tuple[float, float]
 

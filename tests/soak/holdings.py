@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from bench.soak.journal import Record
+    from soak.journal import Record
 
 CLOCK_SLACK = 0.01
 """Seconds that times on the wire are rounded by, and more."""
