@@ -34,11 +34,11 @@ from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.listener import Listener
 from clonepool.service.api.methods import Methods
 from clonepool.service.api.progress import Drains
-from clonepool.service.api.results import LeaseResults
 from clonepool.service.credentials import Credentials
 from clonepool.service.dispatcher import Dispatcher
 from clonepool.service.job_queue import JobQueue
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.lease_results import LeaseResults
+from clonepool.service.resources import Resources
 
 if TYPE_CHECKING:
     from clonepool.service.api.builds import Builds

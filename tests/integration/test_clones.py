@@ -9,8 +9,8 @@ from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ServerUnavailableError, StatementError
 from clonepool.postgres import databases
 from clonepool.postgres.clones.lifecycle import Contents, IncompleteCloneError, make_clone
-from clonepool.postgres.clones.stray_sessions import stray_sessions
 from clonepool.postgres.gateway import OWN_NAMES
+from clonepool.postgres.rewind.stray_sessions import stray_sessions
 from support.servers import BLOG
 
 if TYPE_CHECKING:

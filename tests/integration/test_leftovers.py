@@ -11,8 +11,7 @@ import pytest
 from clonepool.config import EmbeddedSection, TemplateSection
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import TemplateFailedError
-from clonepool.postgres import databases
-from clonepool.postgres.clones import leftovers
+from clonepool.postgres import databases, leftovers
 from clonepool.postgres.clones.lifecycle import (
     IncompleteCloneError,
     adopt,

@@ -30,7 +30,7 @@ from clonepool.core import events
 from clonepool.core.decisions import Adopt, CreateClone, Drop, Keep, Park, Record, Recycle
 from clonepool.errors import ClonepoolError, ServerUnavailableError
 from clonepool.protocol.server import Message, ServerConnection
-from clonepool.service.api.call import Call, notify
+from clonepool.service.call import Call, notify
 from support.api import make_api
 from support.connections import FakeConnection
 from support.pools import make_fleet

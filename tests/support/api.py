@@ -13,8 +13,8 @@ from clonepool.service.api.admin import AdminMethods
 from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.methods import Methods
 from clonepool.service.api.progress import Drains
-from clonepool.service.api.results import LeaseResults
 from clonepool.service.dispatcher import Dispatcher
+from clonepool.service.lease_results import LeaseResults
 
 if TYPE_CHECKING:
     import asyncio
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
     from clonepool.core.decisions import Lease
     from clonepool.core.fleet import Fleet
-    from clonepool.service.api.release_reports import Connections
     from clonepool.service.dispatcher import Jobs, Recorder
+    from clonepool.service.release_reports import Connections
 
 
 class Api(NamedTuple):

@@ -8,7 +8,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from clonepool.protocol.server import RequestId
-    from clonepool.service.api.call import Call
+    from clonepool.service.call import Call
 
 
 class FakeConnection:

@@ -9,8 +9,7 @@ import anyio.to_thread
 import pytest
 
 from clonepool.core.naming import Identity, Kind
-from clonepool.postgres import databases
-from clonepool.postgres.clones import leftovers
+from clonepool.postgres import databases, leftovers
 from clonepool.postgres.clones.lifecycle import (
     IncompleteCloneError,
     adopt,

@@ -20,7 +20,7 @@ from clonepool.postgres.templates.file_digests import Digests
 from clonepool.postgres.templates.recipe import Generation, Inputs, Recipe, read_files
 from clonepool.service.failures import Failures
 from clonepool.service.monitors.files import FileMonitor, Pace
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.resources import Resources
 from support.building import Workplace
 
 if TYPE_CHECKING:

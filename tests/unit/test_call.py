@@ -5,7 +5,7 @@ from __future__ import annotations
 from structlog.testing import capture_logs
 
 from clonepool.errors import ShuttingDownError
-from clonepool.service.api.call import Call
+from clonepool.service.call import Call
 from support.connections import FakeConnection
 
 

@@ -13,7 +13,7 @@ from clonepool import config
 from clonepool.observe.metrics import Metrics
 from clonepool.service.failures import Failures
 from clonepool.service.monitors.config_file import CHANGED, ConfigFileMonitor
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.resources import Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable

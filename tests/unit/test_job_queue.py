@@ -22,7 +22,7 @@ from clonepool.service.api.access import Gatekeeper
 from clonepool.service.api.listener import Listener
 from clonepool.service.api.peer import CALLS_AT_A_TIME
 from clonepool.service.job_queue import LONGEST_HOLD_SECONDS, QUIET_SECONDS, JobQueue
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.resources import Resources
 from support.api import make_api
 from support.pools import make_fleet
 

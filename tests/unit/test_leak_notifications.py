@@ -9,10 +9,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from clonepool.observe.metrics import Metrics
-from clonepool.service.api.call import Call
 from clonepool.service.api.listener import Listener
 from clonepool.service.api.peer import MAX_UNREAD_BYTES, Peer
-from clonepool.service.api.release_reports import ReleaseReports
+from clonepool.service.call import Call
+from clonepool.service.release_reports import ReleaseReports
 
 LEFT: list[dict[str, object]] = [
     {"pid": 7, "application_name": "pool", "state": "idle", "query": "SELECT 42"}

@@ -11,8 +11,8 @@ from clonepool.core import events
 from clonepool.core.decisions import CreateClone
 from clonepool.errors import ClientLimitError
 from clonepool.protocol.messages import Acquire, Release
-from clonepool.service.api.call import Call
 from clonepool.service.api.leases import LeaseMethods
+from clonepool.service.call import Call
 from support.api import make_api
 from support.connections import FakeConnection
 from support.pools import make_fleet

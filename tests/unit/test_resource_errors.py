@@ -18,11 +18,11 @@ from clonepool.observe.metrics import Metrics
 from clonepool.service import loop
 from clonepool.service.api.acceptor import Acceptor
 from clonepool.service.api.builds import Builds
-from clonepool.service.api.call import Call
 from clonepool.service.api.progress import Drains
+from clonepool.service.call import Call
 from clonepool.service.failures import Failures
 from clonepool.service.monitors.event_loop import EventLoopMonitor
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.resources import Resources
 from support.connections import FakeConnection
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from clonepool.service.comment_locks import CommentLocks
 from clonepool.service.credentials import Credentials
 from clonepool.service.failures import Failures
 from clonepool.service.limiter import PriorityLimiter
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.resources import Resources
 from clonepool.service.state_files import Runs, begin_run, load_secret
 from clonepool.service.storage import MEBIBYTE, NoRoomError, StorageGuard
 

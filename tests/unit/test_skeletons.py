@@ -17,7 +17,7 @@ from clonepool.observe.metrics import Metrics
 from clonepool.service.failures import Failures
 from clonepool.service.jobs.base import Job, JobTools, PersistentJob
 from clonepool.service.monitors.base import Monitor, Pause
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.resources import Resources
 from clonepool.service.wakeup import WakeUp
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import anyio
 import msgspec
 
 from clonepool.errors import StatementError
-from clonepool.postgres.clones import leftovers
+from clonepool.postgres import leftovers
 from clonepool.postgres.gateway import NO_SETTINGS
 from clonepool.postgres.quoting import identifier, literal
 from clonepool.postgres.session import STATEMENT_SECONDS

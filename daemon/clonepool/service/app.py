@@ -31,7 +31,7 @@ from clonepool.service.api.listener import Listener
 from clonepool.service.condition import Condition
 from clonepool.service.http import server as http
 from clonepool.service.http.connections import HttpConnections
-from clonepool.service.monitors.resources import Resources
+from clonepool.service.resources import Resources
 from clonepool.service.sentinel import Sentinel
 from clonepool.service.server import open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal

@@ -29,9 +29,9 @@ from clonepool.core.decisions import (
     Source,
 )
 from clonepool.protocol.messages import ReleaseResult
-from clonepool.service.api.call import internal_error
-from clonepool.service.api.release_reports import ReleaseReports
+from clonepool.service.call import internal_error
 from clonepool.service.deadline_timer import DeadlineTimer
+from clonepool.service.release_reports import ReleaseReports
 
 if TYPE_CHECKING:
     import asyncio
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from clonepool.core.events import Event
     from clonepool.core.fleet import Fleet
     from clonepool.observe.metrics import Metrics
-    from clonepool.service.api.call import Call
-    from clonepool.service.api.release_reports import Connections
-    from clonepool.service.api.results import LeaseResults
+    from clonepool.service.call import Call
     from clonepool.service.job_queue import Job
+    from clonepool.service.lease_results import LeaseResults
+    from clonepool.service.release_reports import Connections
 
 log = structlog.get_logger()
 

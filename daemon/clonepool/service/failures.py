@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from clonepool.observe.metrics import Metrics
-    from clonepool.service.monitors.resources import Resources
+    from clonepool.service.resources import Resources
 
 log = structlog.get_logger()
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from clonepool.service.monitors.resources import Resources
+    from clonepool.service.resources import Resources
 
 log = structlog.get_logger()
 

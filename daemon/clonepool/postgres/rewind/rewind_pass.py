@@ -10,7 +10,7 @@ import anyio
 import structlog
 
 from clonepool.errors import StatementError
-from clonepool.postgres.clones import leftovers
+from clonepool.postgres import leftovers
 from clonepool.postgres.rewind.changes import add_unlogged, classify, is_catalog, reclassify
 from clonepool.postgres.rewind.checks import check_catalogs, check_tables
 from clonepool.postgres.rewind.database_facts import DatabaseFacts, read_entries

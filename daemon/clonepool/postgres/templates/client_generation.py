@@ -8,8 +8,7 @@ import anyio
 import msgspec
 
 from clonepool.errors import CloneInUseError, StatementError, TemplateFailedError
-from clonepool.postgres import databases
-from clonepool.postgres.clones import leftovers
+from clonepool.postgres import databases, leftovers
 from clonepool.postgres.clones.properties import Properties, give_properties, properties_of
 from clonepool.postgres.quoting import identifier
 from clonepool.postgres.roles import Rights

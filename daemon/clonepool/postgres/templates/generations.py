@@ -15,8 +15,7 @@ import msgspec
 
 from clonepool.core.naming import Identity, Kind
 from clonepool.errors import ClonepoolError, StatementError
-from clonepool.postgres import databases
-from clonepool.postgres.clones import leftovers
+from clonepool.postgres import databases, leftovers
 from clonepool.postgres.clones.lifecycle import Contents, read_contents
 from clonepool.postgres.rewind.indexes import create_functions
 from clonepool.postgres.templates.analyze import QUIET, gather_statistics

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-    from clonepool.service.monitors.resources import Resources
+    from clonepool.service.resources import Resources
 
 log = structlog.get_logger()
 

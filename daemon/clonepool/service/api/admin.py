@@ -11,8 +11,8 @@ from clonepool.protocol.messages import PROTOCOL_VERSION, CancelResult, HelloRes
 
 if TYPE_CHECKING:
     from clonepool.protocol.messages import Cancel, Drain, Hello, Ping
-    from clonepool.service.api.call import Call
     from clonepool.service.api.progress import Drains
+    from clonepool.service.call import Call
     from clonepool.service.dispatcher import Dispatcher
 
 DAEMON = f"clonepool {version('clonepool')}"

@@ -9,7 +9,7 @@ import structlog
 from clonepool import resource_errors
 from clonepool.errors import ClonepoolError
 from clonepool.protocol.messages import ExplainResult
-from clonepool.service.api.call import internal_error
+from clonepool.service.call import internal_error
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup

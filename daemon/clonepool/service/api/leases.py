@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from clonepool.protocol.messages import Acquire, Release, Renew, Reserve, Reset
-    from clonepool.service.api.call import Call
     from clonepool.service.api.progress import BuildSteps
+    from clonepool.service.call import Call
     from clonepool.service.dispatcher import Dispatcher
 
 RENEW_SECONDS = 10.0

@@ -19,9 +19,9 @@ from clonepool.errors import (
 )
 from clonepool.protocol.server import encode_error
 from clonepool.service.api.acceptor import Acceptor
-from clonepool.service.api.call import notify
 from clonepool.service.api.peer import UNREAD_BYTES, Peer
 from clonepool.service.api.socket_file import bind_and_listen, longest_backlog, take_lock
+from clonepool.service.call import notify
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clonepool.observe.metrics import Metrics
     from clonepool.service.api.access import Caller, Gatekeeper
     from clonepool.service.api.peer import Methods
-    from clonepool.service.monitors.resources import Resources
+    from clonepool.service.resources import Resources
 
 log = structlog.get_logger()
 

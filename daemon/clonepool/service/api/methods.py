@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
     from clonepool.protocol.server import Message
     from clonepool.service.api.admin import AdminMethods
-    from clonepool.service.api.call import Call
     from clonepool.service.api.leases import LeaseMethods
     from clonepool.service.api.status import StatusBoard
     from clonepool.service.api.templates import TemplateMethods
+    from clonepool.service.call import Call
 
 _MAY_WAIT = frozenset(
     ("acquire", "reset", "renew", "drain", "build", "explain", "snapshot", "define", "finalize")

@@ -16,7 +16,7 @@ import structlog
 from clonepool.errors import ClonepoolError
 from clonepool.protocol.server import Message, Rejected, ServerConnection, encode_error
 from clonepool.service.api.access import identify
-from clonepool.service.api.call import Call, internal_error
+from clonepool.service.call import Call, internal_error
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 import structlog
 
 from clonepool.protocol.messages import DrainProgress, DrainResult, Progress
-from clonepool.service.api.call import internal_error
+from clonepool.service.call import internal_error
 
 if TYPE_CHECKING:
     import asyncio
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.core.pool import Pool
     from clonepool.postgres.templates.builder import Step
-    from clonepool.service.api.call import Call
+    from clonepool.service.call import Call
     from clonepool.service.dispatcher import Dispatcher
 
 log = structlog.get_logger()

@@ -18,7 +18,7 @@ from clonepool.errors import (
     TemplateFailedError,
 )
 from clonepool.protocol.messages import FinalizeResult, SnapshotResult
-from clonepool.service.api.call import internal_error
+from clonepool.service.call import internal_error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Container
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.protocol.messages import Build, Define, Explain, Finalize, Snapshot
     from clonepool.service.api.builds import Builds
-    from clonepool.service.api.call import Call
+    from clonepool.service.call import Call
     from clonepool.service.templates.client_templates import ClientTemplates
     from clonepool.service.templates.fills import FillCoordinator
     from clonepool.service.templates.snapshots import Snapshots

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from clonepool.service.api.status import StatusBoard
     from clonepool.service.http.connections import HttpConnections
-    from clonepool.service.monitors.resources import Resources
+    from clonepool.service.resources import Resources
 
 log = structlog.get_logger()
 

@@ -14,7 +14,7 @@ import structlog
 
 from clonepool.core.events import GrantsHeld, GrantsResumed
 from clonepool.errors import ServerUnavailableError
-from clonepool.postgres.clones.stray_sessions import stray_sessions
+from clonepool.postgres.rewind.stray_sessions import stray_sessions
 from clonepool.postgres.roles import Rights
 
 if TYPE_CHECKING:

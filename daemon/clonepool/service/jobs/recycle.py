@@ -11,8 +11,8 @@ import structlog
 
 from clonepool.core.events import CloneRewound, CloneSuspect, CloneUnusable
 from clonepool.postgres import databases
-from clonepool.postgres.clones.stray_sessions import ENDING_SECONDS, inspect_returned
 from clonepool.postgres.rewind.errors import CannotRewindError, LockOutError
+from clonepool.postgres.rewind.stray_sessions import ENDING_SECONDS, inspect_returned
 from clonepool.postgres.rewind.verify import VerificationError
 from clonepool.service.jobs.base import Job
 from clonepool.service.jobs.keep import KEEP_FAILED

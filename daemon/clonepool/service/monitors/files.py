@@ -22,10 +22,10 @@ from clonepool.service.monitors.watches import News, Watches
 
 if TYPE_CHECKING:
     from clonepool.service.failures import Attempt, Failures
-    from clonepool.service.monitors.resources import Resources
     from clonepool.service.monitors.source_files import SourceFiles
     from clonepool.service.monitors.watch_points import Places
     from clonepool.service.monitors.watches import Report
+    from clonepool.service.resources import Resources
     from clonepool.service.templates.builder import TemplateBuilder
 
 log = structlog.get_logger()

@@ -9,12 +9,12 @@ from clonepool.service.api.admin import AdminMethods
 from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.methods import Methods
 from clonepool.service.api.progress import Drains
-from clonepool.service.api.results import LeaseResults
 from clonepool.service.api.status import StatusBoard
 from clonepool.service.condition import Condition
 from clonepool.service.dispatcher import Dispatcher
 from clonepool.service.executor import Executor
 from clonepool.service.job_queue import JobQueue
+from clonepool.service.lease_results import LeaseResults
 from clonepool.service.recovery import Recovery
 from clonepool.service.templates.losses import GenerationLosses
 from clonepool.service.wiring.parts import NOW, Daemon, Ground, Pools, Templates, Tools

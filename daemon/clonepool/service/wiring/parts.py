@@ -31,9 +31,9 @@ if TYPE_CHECKING:
     from clonepool.service.job_queue import JobQueue
     from clonepool.service.limiter import PriorityLimiter
     from clonepool.service.monitors.base import Monitor
-    from clonepool.service.monitors.resources import Resources
     from clonepool.service.recorder import Recorder
     from clonepool.service.recovery import Recovery
+    from clonepool.service.resources import Resources
     from clonepool.service.sentinel import Sentinel
     from clonepool.service.server import Server
     from clonepool.service.server_changes import ServerChanges

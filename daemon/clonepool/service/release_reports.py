@@ -14,7 +14,7 @@ import msgspec
 from clonepool.protocol.messages import Leaked, LeaseLeaks, ReleaseResult
 
 if TYPE_CHECKING:
-    from clonepool.service.api.call import Call
+    from clonepool.service.call import Call
 
     Sessions = list[dict[str, Any]] | None
     """The sessions and changes that a lease left; None when that could not be found out."""
