@@ -157,14 +157,21 @@ def _fork_server() -> _ForkServer:
 
 
 def _serve(orders: socket.socket) -> dict[str, Any]:
-    """Fork for each order, and return in the child with what it was ordered to run."""
+    """Fork for each order, and return in the child with what it was ordered to run.
+
+    When the worker is gone, whatever ended it, the daemons that it left are told to stop.
+    """
+    children: set[int] = set()
     while True:
         text, ancillary, _, _ = orders.recvmsg(_MESSAGE_BYTES, socket.CMSG_LEN(4))
         if not text:
+            for left in children:
+                os.kill(left, signal.SIGTERM)
             raise SystemExit(0)
         order: dict[str, Any] = json.loads(text)
         if "reap" in order:
             _, status = os.waitpid(order["reap"], 0)
+            children.discard(order["reap"])
             orders.send(json.dumps(os.waitstatus_to_exitcode(status)).encode())
             continue
         (output,) = array.array("i", ancillary[0][2])
@@ -176,6 +183,7 @@ def _serve(orders: socket.socket) -> dict[str, Any]:
             os.close(output)
             return order
         os.close(output)
+        children.add(child)
         orders.send(json.dumps(child).encode())
 
 
