@@ -109,3 +109,20 @@ def test_what_failed_is_built_again_when_its_sources_change() -> None:
     assert schedule.looked("shop", "f2", [], 12.0) == []
     assert schedule.looked("shop", "f3", ["edited"], 12.0)
     assert started(schedule, 13.0) == ["shop"]
+
+
+def test_an_edit_after_a_build_that_was_repeated_is_waited_out_as_any_other() -> None:
+    schedule = built()
+    schedule.looked("shop", "f2", ["edited"], 10.0)
+    now = 10.0 + QUIET_SECONDS
+    assert started(schedule, now) == ["shop"]
+    schedule.built("shop", ("f2", "g2"), ["edited"], now)
+    plan(schedule, now)
+    now += QUIET_SECONDS
+    assert started(schedule, now) == ["shop"]
+    plan(schedule, now)
+    schedule.built("shop", ("f3", "g3"), [], now)
+    plan(schedule, now)
+    schedule.looked("shop", "f4", ["edited"], 100.0)
+    assert plan(schedule, 100.0) == []
+    assert isinstance(plan(schedule, 100.0 + QUIET_SECONDS)[0], Look)

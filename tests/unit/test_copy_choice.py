@@ -254,3 +254,13 @@ def test_when_all_others_were_too_slow_the_last_one_is_used() -> None:
     chooser.too_slow(chooser.begin())
     assert chooser.begin().strategy is CLONE
     assert chooser.begin(without=[CLONE]).strategy is WAL, "slow is better than none"
+
+
+def test_when_each_has_failed_where_another_did_not_all_are_measured_again() -> None:
+    bench = Bench({WAL: 0.03, FILES: 0.02, CLONE: 0.01})
+    bench.copies(TRIALS)
+    for strategy in EVERY:
+        bench.chooser.refuse(strategy)
+    assert bench.chooser.measuring
+    assert set(bench.copies(TRIALS)) == set(EVERY)
+    assert bench.chosen is CLONE

@@ -43,8 +43,10 @@ class FakeBuilder:
         self.built: list[str] = []
         self.after_last_look: dict[str, Callable[[], Awaitable[None]]] = {}
         self.generations = None
+        self.looks = 0
 
     async def inputs(self, recipe: Recipe) -> Inputs:
+        self.looks += 1
         entries = {"sql": {"a.sql": self.text}}
         if recipe.section.extends:
             if recipe.lower is None:
@@ -183,6 +185,26 @@ async def test_what_extends_a_template_that_fails_fails_with_it_and_comes_back_w
             await anyio.sleep(0.01)
         assert "nonsense" in str(room.fleet.pools["upper"].failure)
         await room.edit("1")
+        await room.settles()
+
+
+async def test_what_waits_for_the_template_that_it_extends_is_not_looked_at_without_end() -> None:
+    async with working() as room:
+        await room.settles()
+        began, go_on = anyio.Event(), anyio.Event()
+
+        async def take_long() -> None:
+            began.set()
+            await go_on.wait()
+
+        room.builder.after_last_look["shop"] = take_long
+        await room.edit("2")
+        await began.wait()
+        looks = room.builder.looks
+        for _ in range(300):  # turns of the loop, in each of which it could look again
+            await anyio.lowlevel.checkpoint()
+        assert room.builder.looks <= looks + 2
+        go_on.set()
         await room.settles()
 
 

@@ -86,6 +86,7 @@ class BuildSchedule:
         """
         repeated = [self._start(each, now) for each in self._building() if each.is_due_again(now)]
         if not self._due:
+            self._unrest_since, self._has_looked = None, False
             return [*repeated, *self._tidy()]
         if self._unrest_since is None:
             self._unrest_since = now

@@ -142,8 +142,16 @@ class CopyChooser:
             self._decide()
 
     def refuse(self, strategy: Strategy) -> None:
-        """Never use a strategy again: it failed where another one did not."""
+        """Never use a strategy again: it failed where another one did not.
+
+        When that has happened to each of them, none is to blame, and all may be used again.
+        """
         self._refused.add(strategy)
+        if not self._usable():
+            self._slow.clear()
+        if not self._usable():
+            self._refused.clear()
+            self.chosen = strategy  # so that all are measured again
         if self.chosen is strategy:
             self.chosen = None
             self._measure()

@@ -1,9 +1,9 @@
 """When a drop may begin, so that drops do not slow down what tests wait for.
 
 DROP DATABASE forces a checkpoint and waits for every backend, so it slows the copies beside it. A
-drop waits while there is anything to stand back for, unless somebody needs the place or the storage
+drop waits while there is anything to stand back for, unless a waiter needs the place or the storage
 that it frees. It does not wait for long: after `LONGEST_SECONDS`, or when many wait, drops are
-made one at a time, with a rest after each.
+made one at a time in the order in which they asked, with a rest after each.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Pressure(NamedTuple):
 
 
 class DropSchedule:
-    """Decides for each drop when it asks.
+    """The drops that wait, and when each may begin.
 
     Args:
         fleet: the pools.
@@ -44,8 +44,6 @@ class DropSchedule:
         is_storage_short: says whether there is hardly room for another clone.
 
     Attributes:
-        waiting: drops that wait for their turn.
-        running: drops that are being made.
         cost: seconds that the last drop took.
     """
 
@@ -56,35 +54,55 @@ class DropSchedule:
         self._pressure = _Pressure(False, frozenset(), False)
         self._looked_at = float("-inf")
         self._resting_until = float("-inf")
-        self.waiting = 0
-        self.running = 0
+        self._waiting: dict[str, None] = {}
+        self._asked_at: dict[str, float] = {}
+        self._running = 0
         self.cost = 0.0
 
-    def may_begin(self, template: str, asked_at: float, now: float) -> bool:
-        """Say whether a drop may begin.
+    def ask(self, clone: str, now: float) -> None:
+        """Let a drop wait for its turn; one that asks again has waited since it asked first."""
+        self._asked_at.setdefault(clone, now)
+        self._waiting[clone] = None
+
+    def withdraw(self, clone: str) -> None:
+        """Forget a drop that waits: it is not to be made any more."""
+        self._waiting.pop(clone, None)
+        self._asked_at.pop(clone, None)
+
+    def is_first(self, clone: str) -> bool:
+        """Say whether a drop has waited longest for its turn: time alone can let it begin."""
+        return next(iter(self._waiting), None) == clone
+
+    def may_begin(self, template: str, clone: str, now: float) -> bool:
+        """Say whether a drop that waits may begin.
 
         Args:
             template: whose clone it is.
-            asked_at: when it asked first, in monotonic seconds.
+            clone: that is to be dropped.
             now: monotonic seconds.
         """
         pressure = self._look(now)
         if not pressure.busy or pressure.storage_short or template in pressure.urgent:
             return True
-        is_due = self.waiting > self._most_waiting or now >= asked_at + LONGEST_SECONDS
-        return is_due and not self.running and now >= self._resting_until
+        if self._running or now < self._resting_until or not self.is_first(clone):
+            return False
+        is_backlog_long = len(self._waiting) > self._most_waiting
+        return is_backlog_long or now >= self._asked_at[clone] + LONGEST_SECONDS
 
     def is_urgent(self, template: str, now: float) -> bool:
-        """Say whether somebody waits for the place of a clone of that template."""
+        """Say whether the place of a clone of that template is wanted."""
         return template in self._look(now).urgent
 
-    def began(self) -> None:
+    def began(self, clone: str) -> None:
         """Count a drop that begins."""
-        self.running += 1
+        self._waiting.pop(clone, None)
+        self._running += 1
 
-    def ended(self, now: float) -> None:
-        """Count a drop that ended, done or failed."""
-        self.running -= 1
+    def ended(self, clone: str, now: float, *, done: bool) -> None:
+        """Count a drop that ended; one that is not done will ask again."""
+        self._running -= 1
+        if done:
+            self._asked_at.pop(clone, None)
         self._resting_until = now + min(RESTS * self.cost, LONGEST_SECONDS)
 
     def _look(self, now: float) -> _Pressure:
@@ -102,7 +120,7 @@ class DropSchedule:
         busy = any(pool.waiting or pool.coming for pool in pools)
         if not busy or fleet.stopping or fleet.budget.paused:
             return _Pressure(False, frozenset(), False)
-        in_want = [pool for pool in pools if pool.shortage.wanted() > 0 and pool.shortage.room <= 0]
+        in_want = [pool for pool in pools if pool.shortage.is_in_want()]
         every = bool(in_want) and fleet.budget.room <= 0
         urgent = fleet.pools if every else [pool.template for pool in in_want]
         storage_short = self._is_storage_short() or any(

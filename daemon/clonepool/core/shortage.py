@@ -83,6 +83,10 @@ class Shortage:
         """Return how many clones min_ready, waiters and `asking` more lack, limits or not."""
         return self._needed(asking) - self._inventory.ready - self._inventory.coming
 
+    def is_in_want(self) -> bool:
+        """Say whether the pool wants a clone, for a waiter or the shelf, that the limits forbid."""
+        return max(self.wanted(), self.fresh) > 0 and self.room <= 0
+
     def limited_by(self, error: ClonepoolError | None, asking: int = 0) -> Limit | None:
         """Name what keeps wanted clones away; `error` is that of the last try to make one."""
         if self._budget.paused and self.wanted(asking) > 0:

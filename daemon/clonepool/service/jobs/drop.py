@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 import anyio
@@ -15,7 +14,7 @@ from clonepool.service.jobs.base import PersistentJob
 from clonepool.service.limiter import Rank
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from contextlib import AbstractAsyncContextManager
 
     from clonepool.core.decisions import Drop
     from clonepool.core.drop_schedule import DropSchedule
@@ -33,7 +32,7 @@ VACUUM_EVERY = 200
 """Drops, after which the shared catalogs of the embedded server are vacuumed."""
 _ENDING_SECONDS = 0.5
 _FIRST_RECHECK_SECONDS, _LONGEST_RECHECK_SECONDS = 0.01, 1.0
-"""Seconds after which a waiting drop asks again though the pools have not changed: time passes."""
+"""Seconds after which the first drop asks again though the pools have not changed: time passes."""
 
 
 class _StillInUseError(ClonepoolError):
@@ -97,38 +96,50 @@ class DropJob(PersistentJob["Drop"]):
         """
         template, clone = decision.template, decision.clone
         self._rewinder.forget(clone)
-        async with self._turn(template):
-            await self._end_sessions(clone)
-            async with self._places, self._place(template):
-                began = self._now()
-                await databases.drop(self._gateway, clone)
-                await self._credentials.remove(clone)
-            self._schedule.cost = self._now() - began
-            self._metrics.of[template].drop_seconds.observe(self._schedule.cost)
+        await self._wait_for_turn(template, clone)
+        done = False
+        try:
+            await self._drop(template, clone)
+            done = True
+        finally:
+            self._schedule.ended(clone, self._now(), done=done)
+            self._changed.notify()
         return CloneDropped(template, clone)
 
-    @asynccontextmanager
-    async def _turn(self, template: str) -> AsyncIterator[None]:
-        """Wait until a drop may begin, and count it while it is made inside."""
-        schedule, asked_at = self._schedule, self._now()
-        recheck = Backoff(_FIRST_RECHECK_SECONDS, _LONGEST_RECHECK_SECONDS)
+    async def _drop(self, template: str, clone: str) -> None:
+        await self._end_sessions(clone)
+        async with self._places, self._place(template):
+            began = self._now()
+            await databases.drop(self._gateway, clone)
+            await self._credentials.remove(clone)
+        self._schedule.cost = self._now() - began
+        self._metrics.of[template].drop_seconds.observe(self._schedule.cost)
+
+    async def _wait_for_turn(self, template: str, clone: str) -> None:
+        """Return when the drop may begin, and is counted as begun.
+
+        The pools notify of all that lets a drop begin, but for time; and that lets only the first
+        begin, so the others set no timers.
+        """
+        schedule = self._schedule
 
         def may_begin() -> bool:
-            return schedule.may_begin(template, asked_at, self._now())
+            return schedule.may_begin(template, clone, self._now())
 
-        schedule.waiting += 1
+        recheck = Backoff(_FIRST_RECHECK_SECONDS, _LONGEST_RECHECK_SECONDS)
+        schedule.ask(clone, self._now())
         try:
             while not may_begin():
-                with anyio.move_on_after(recheck.next_pause()):
-                    await self._changed.wait_for(may_begin)
-        finally:
-            schedule.waiting -= 1
-        schedule.began()
-        try:
-            yield
-        finally:
-            schedule.ended(self._now())
-            self._changed.notify()
+                if schedule.is_first(clone):
+                    with anyio.move_on_after(recheck.next_pause()):
+                        await self._changed.wait_for(may_begin)
+                else:
+                    await self._changed.wait_for(lambda: schedule.is_first(clone) or may_begin())
+        except BaseException:
+            schedule.withdraw(clone)
+            raise
+        schedule.began(clone)
+        self._changed.notify()  # another drop is the first now
 
     def _place(self, template: str) -> AbstractAsyncContextManager[None]:
         """Take a place for DDL; a drop that hangs, on whatever, gives it back before it is done."""

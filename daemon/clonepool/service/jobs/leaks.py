@@ -129,7 +129,7 @@ class Leaks:
         if seen is not None:
             return self._counted(clone, seen.facts.sessions)
         with (
-            self._failures.attempt(SESSIONS_FAILED, template, clone=clone),
+            self._failures.attempt(SESSIONS_FAILED, template, subject="strays", clone=clone),
             answer_within(ANSWER_SECONDS, f"the sessions on {clone}"),
         ):
             own = self._rewinder.backend_pid(clone)

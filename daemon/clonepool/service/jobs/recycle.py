@@ -93,6 +93,9 @@ class RecycleJob(Job["Recycle"]):
         return CloneUnusable(decision.template, decision.clone)
 
     # What the lease left ------------------------------------------------------------------
+    #
+    # Steps whose failure does not end the pass are subjects of their own: a pass that ends well
+    # must not count as their success.
 
     async def _look_and_report(self, decision: Recycle) -> Inspection | None:
         """Look at the clone and report what the lease left.
@@ -131,6 +134,7 @@ class RecycleJob(Job["Recycle"]):
                 self._failures.attempt(
                     RECYCLE_FAILED,
                     template,
+                    subject="inspection",
                     expected=(LockOutError, CannotRewindError),
                     clone=clone,
                 ),
@@ -158,7 +162,7 @@ class RecycleJob(Job["Recycle"]):
         """Write down that the lease is over: a later daemon must not take it for a living one."""
         template, clone = decision.template, decision.clone
         comment = self._comments.plain(template, decision.generation)
-        with self._failures.attempt(RECYCLE_FAILED, template, clone=clone):
+        with self._failures.attempt(RECYCLE_FAILED, template, subject="comment", clone=clone):
             async with self._comment_locks.hold(clone):
                 await databases.annotate(self._gateway, clone, comment)
 
@@ -179,7 +183,9 @@ class RecycleJob(Job["Recycle"]):
 
     async def _end_sessions(self, decision: Recycle) -> bool:
         """End the sessions that the lease left; say whether nobody is connected any more."""
-        with self._failures.attempt(RECYCLE_FAILED, decision.template, clone=decision.clone):
+        with self._failures.attempt(
+            RECYCLE_FAILED, decision.template, subject="sessions", clone=decision.clone
+        ):
             return await databases.end_sessions(
                 self._gateway,
                 decision.clone,

@@ -133,10 +133,10 @@ class ServerMonitor(Monitor):
         except ClusterLostError:
             raise
         except ClonepoolError as error:
-            self._still_lost(str(error))
+            self._still_lost(str(error) or repr(error))
             raise
         except OSError as error:
-            self._still_lost(str(error))
+            self._still_lost(str(error) or repr(error))
             short = resource_errors.told(error, "bringing the server back")
             raise short or ServerUnavailableError(str(error)) from error
         began, self._lost_at = self._lost_at, None

@@ -250,7 +250,8 @@ class TemplateBuilder:
             if isinstance(error, ServerUnavailableError):
                 return True  # it is looked at again when the server is back
             found, reasons = str(error), [str(error)]
-        self._carry_out(self._schedule.looked(template, found, reasons, self._now()))
+        if outcomes := self._schedule.looked(template, found, reasons, self._now()):
+            self._carry_out(outcomes)  # else the loop would be woken to look again, without end
         self._failures.end(LOOK_POSTPONED, template)
         return True
 
@@ -355,8 +356,9 @@ class TemplateBuilder:
 
     def _tell(self, template: str, step: Step) -> None:
         self.under_way[template] = step
-        if step.number > 1:  # it has connected, and done something
-            self._carry_out(self._schedule.progressed(template))
+        # From the second step on it has connected, and done something.
+        if step.number > 1 and (outcomes := self._schedule.progressed(template)):
+            self._carry_out(outcomes)
         self._requests.tell(self._schedule.listeners(template), step)
 
     def _answer(self, answer: decided.Answer) -> None:

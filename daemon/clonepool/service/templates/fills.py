@@ -213,26 +213,25 @@ class FillCoordinator:
             self._failures.end(DEFINE_FAILED, template)
 
     def _hand_over(self, fill: Fill, database: Fillable) -> None:
+        login, name = database.login, database.name
+        result = DefineResult(
+            fill.template,
+            filled=False,
+            definition=fill.request.token,
+            database=name,
+            url=login.url(name),
+            host=login.host,
+            port=login.port,
+            user=login.user,
+            password=login.password,
+            env=login.env(name),
+            expires_in_seconds=self._fill_seconds,
+        )
         self._carry_out(self._fills.prepared(fill, self._now()))
         waiter = self._calls.pop(fill.request.waiter, None)
         if waiter is not None and fill.stage is Stage.FILLING:
-            log.info("template.being_filled", template=fill.template, database=database.name)
-            login, name = database.login, database.name
-            waiter.call.reply(
-                DefineResult(
-                    fill.template,
-                    filled=False,
-                    definition=fill.request.token,
-                    database=name,
-                    url=login.url(name),
-                    host=login.host,
-                    port=login.port,
-                    user=login.user,
-                    password=login.password,
-                    env=login.env(name),
-                    expires_in_seconds=self._fill_seconds,
-                )
-            )
+            log.info("template.being_filled", template=fill.template, database=name)
+            waiter.call.reply(result)
 
     async def _discard(self, fill: Fill) -> None:
         database = self._databases.pop(fill.request.token, None)

@@ -55,8 +55,13 @@ class FormerGenerations:
         """Held so that no generation is dropped while it is being retired."""
 
     async def retire(self, generation: Generation) -> None:
-        """Forget what is needed only to rewind clones of a generation; a failure is logged."""
+        """Forget what is needed only to rewind clones of a generation; a failure is logged.
+
+        Nothing is forgotten of one that is current again by then.
+        """
         async with self._lock:
+            if generation.database in self._current():
+                return
             try:
                 await self._rewinder.generation_retired(generation.database)
             except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
@@ -71,7 +76,7 @@ class FormerGenerations:
                 self._failures.begin(STALE_KEPT, "", error)
 
     async def _drop_surplus(self) -> None:
-        current = {generation.database for generation in self._table.generations.values()}
+        current = self._current()
         configured = set(self._table.generations) & set(self._sections)
         found = [
             each for each in await self._generations.of(configured) if each.name not in current
@@ -79,6 +84,9 @@ class FormerGenerations:
         keep = current.union(*(self._kept(template, found) for template in configured))
         for name in await self._generations.drop_others(configured, keep):
             log.info("template.stale_dropped", database=name)
+
+    def _current(self) -> set[str]:
+        return {generation.database for generation in self._table.generations.values()}
 
     def _kept(self, template: str, found: list[Database]) -> set[str]:
         """Return the generations to which a template may go back; `found` has the newest first."""
