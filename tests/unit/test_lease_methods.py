@@ -71,14 +71,14 @@ class Room:
 
     def acquire(self, **params: Any) -> str:
         """Return the token of a new lease."""
-        self.methods.acquire(self._call(), Acquire("blog", **params))
+        self.methods.acquire(self.call(), Acquire("blog", **params))
         token: str = self.client.results[-1]["lease"]
         return token
 
     def release(self, token: str) -> None:
-        self.methods.release(self._call(), Release(token))
+        self.methods.release(self.call(), Release(token))
 
-    def _call(self) -> Call:
+    def call(self) -> Call:
         self._calls += 1
         return Call(self.client, self._calls, self._calls)
 
@@ -102,4 +102,14 @@ def test_leases_that_were_given_back_do_not_count() -> None:
     for _ in range(MAX_LEASES):
         room.acquire()
     with pytest.raises(ClientLimitError):
+        room.acquire()
+
+
+def test_leases_that_were_waited_for_count_as_any_other() -> None:
+    room = Room()
+    room.dispatcher.handle(events.GrantsHeld())
+    for _ in range(MAX_LEASES + 1):
+        room.methods.acquire(room.call(), Acquire("blog"))
+    room.dispatcher.handle(events.GrantsResumed())
+    with pytest.raises(ClientLimitError, match="holds 4 leases"):
         room.acquire()

@@ -564,3 +564,14 @@ def test_renewals_without_end_leave_no_trail() -> None:
     for second in range(5_000):
         book.enter(msgspec.structs.replace(lease, expires_at=60.0 + second))
     assert len(book._times._heap) < 200
+
+
+def test_a_lease_that_ends_while_it_is_written_down_is_answered_by_its_deadline() -> None:
+    fleet, decisions = make_fleet(blog=(1, 4))
+    finish_creates(fleet, decisions)
+    asked = msgspec.structs.replace(request(1, at=1.0, timeout=5.0), ttl=1.0)
+    assert any(isinstance(each, Record) for each in fleet.acquire("blog", asked, 1.0))
+    fleet.handle(ev.TimeCame(), 2.1)
+    timer = fleet.next_timer()
+    assert timer is not None
+    assert timer <= asked.deadline

@@ -454,3 +454,13 @@ def test_a_template_that_comes_later_is_drained_and_stopped_like_the_others() ->
     fleet.handle(ev.TemplateRemoved("late"), 0.0)
     with pytest.raises(UnknownTemplateError):
         fleet.pool("late")
+
+
+def test_no_ready_clone_is_dropped_for_waiters_of_its_own_template_while_grants_are_held() -> None:
+    fleet, decisions = make_fleet(3, blog=(2, 4), shop=(1, 2))
+    finish_creates(fleet, decisions)
+    fleet.acquire("shop", request(1), 0.0)
+    fleet.handle(ev.GrantsHeld(), 0.0)
+    for waiter in (2, 3):
+        assert not drops(fleet.acquire("blog", request(waiter), 0.0))
+    assert len(grants(fleet.handle(ev.GrantsResumed(), 0.0))) == 2

@@ -240,3 +240,44 @@ def test_a_file_that_cannot_be_written_to_ends_the_recording_alone() -> None:
 def test_a_file_that_cannot_be_opened_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot record to"):
         Recorder(tmp_path / "missing" / "run.jsonl", BEGINNING, Serials(0))
+
+
+def test_a_hit_beyond_the_common_limit_is_decided_the_same_again() -> None:
+    limits = {"blog": Limits(0, 9, rewinds=True), "shop": Limits(0, 2)}
+    beginning, serials = recording.Beginning("1.0", "test", 1, 1, limits), Serials(0)
+    fleet, lines = beginning.fleet(serials), [recording.encode(beginning)]
+
+    def happens(event: ev.Event) -> None:
+        step = recording.step(1.0, event, fleet.handle(event, 1.0), serials)
+        lines.append(recording.encode(step))
+
+    happens(ev.TemplateReady("blog", "abcdefgh"))
+    happens(ev.TemplateReady("shop", "abcdefgh"))
+    for number in range(7):
+        token, clone = token_digest(f"t{number}"), f"clone{number}"
+        happens(ev.FoundLeased(Lease(token, "blog", "abcdefgh", clone, 0, "", 0.0, 99.0, 99.0)))
+    for number in range(7):
+        happens(ev.Release(f"t{number}"))
+        happens(ev.CloneRewound("blog", f"clone{number}"))
+    happens(ev.Acquire("shop", request(1)))
+    asked = request(2)
+    granted = fleet.grant_at_once("blog", asked, 1.0)  # as the dispatcher does
+    assert granted is not None
+    decided = [granted, *fleet.plan_after_grant("blog", 1.0)]
+    step = recording.step(1.0, ev.Acquire("blog", asked), decided, serials)
+    assert recording.replay([*lines, recording.encode(step)]).difference is None
+
+
+def test_a_template_may_be_called_token() -> None:
+    beginning = recording.Beginning("1.0", "test", 1, 4, {"token": Limits(1, 3)})
+    assert recording.decode(recording.encode(beginning)) == beginning
+
+
+def test_an_event_that_cannot_be_written_ends_the_recording_and_nothing_else(
+    tmp_path: Path,
+) -> None:
+    recorder = Recorder(tmp_path / "record", BEGINNING, Serials(0))
+    with structlog.testing.capture_logs() as logs:
+        recorder.record(1.0, ev.ServerLost("\udcff"), [])
+        recorder.record(1.0, ev.ServerFound(), [])
+    assert [each["event"] for each in logs] == ["recording.failed"]

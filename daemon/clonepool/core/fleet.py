@@ -49,7 +49,7 @@ class Fleet(FleetState):
             case ev.OfPool(template):
                 return self._changed_pool(template).handle(event, now)
             case ev.Acquire(template, request):
-                return self.acquire(template, request, now)
+                return self._acquire(template, request, now)
             case ev.HolderGone(holder, waiters):
                 return self._holder_gone(holder, waiters, now)
             case ev.TimeCame():
@@ -103,11 +103,14 @@ class Fleet(FleetState):
             UnknownTemplateError: no such template; nothing changed.
             ShuttingDownError: `Stop` was handled; nothing changed.
         """
+        return [*self._acquire(template, request, now), *self._make_way(now)]
+
+    def _acquire(self, template: str, request: Request, now: float) -> list[Decision]:
         pool = self.pool(template)
         if self.stopping:
             raise refusals.shutting_down()
         self._timers.changed((pool,))
-        return [*pool.acquire(request, now), *self._make_way(now)]
+        return pool.acquire(request, now)
 
     def _release(self, token: str) -> list[Decision]:
         """End a lease: whoever knows the token may.

@@ -168,6 +168,8 @@ class PoolState:
         if not self.queue or not self.can_create or self.retries.is_pausing(now):
             return iter(())
         served = self.inventory.coming + min(self.returning, len(self.queue) - self.queue.fresh)
+        if not self.budget.grants:  # the ready clones wait with the requests
+            served += self.inventory.ready
         possible = max(0, self.limits.max_clones - len(self.inventory))
         return (rank(request) for request in islice(self.queue, served, served + possible))
 
@@ -175,11 +177,11 @@ class PoolState:
 
     def next_timer(self) -> float | None:
         """When `expire` or `plan` has something to do next, in monotonic seconds."""
-        times = [self.inventory.kept_until.first()]
+        times = [self.inventory.kept_until.first(), self.leasing.next_time()]
         if not self.budget.paused and not self.lifecycle.is_over:
             times.append(self.demand.next_time())
         if len(self.leases):
-            times += [self.leasing.next_time(), self.resets.first_deadline()]
+            times.append(self.resets.first_deadline())
         if self.queue:
             times.append(self.queue.first_deadline())
         if self.retries.at is not None and self.can_create and self.missing(refill=True) > 0:

@@ -239,7 +239,8 @@ def _hidden(value: Any) -> Any:
     """Return JSON with pseudonyms for the tokens in it."""
     if isinstance(value, dict):
         return {
-            key: _pseudonym(each) if key == "token" else _hidden(each)
+            # A template may be called so, and its limits are no text.
+            key: _pseudonym(each) if key == "token" and isinstance(each, str) else _hidden(each)
             for key, each in value.items()
         }
     return [_hidden(each) for each in value] if isinstance(value, list | tuple) else value

@@ -285,12 +285,14 @@ class Dispatcher:
         if not self._has_unfinished:
             return
         self._has_unfinished = False
-        self._plan()
-        self._count_grants()
-        self._start_jobs()
-        for observer in self._observers:
-            observer()
-        self._timer.set()
+        try:
+            self._plan()
+            self._count_grants()
+            self._start_jobs()
+            for observer in self._observers:
+                observer()
+        finally:
+            self._timer.set()  # whatever goes wrong here, deadlines are kept
 
     def _plan(self) -> None:
         """Decide what follows from a hit, and record the hit."""

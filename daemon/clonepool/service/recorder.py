@@ -58,8 +58,15 @@ class Recorder:
             event: that the fleet handled.
             decisions: that it returned.
         """
-        if self._file is not None:
-            self._write(recording.encode(recording.step(now, event, decisions, self._serials)))
+        if self._file is None:
+            return
+        try:
+            line = recording.encode(recording.step(now, event, decisions, self._serials))
+        except Exception as error:  # noqa: BLE001 - what was decided must be carried out all the same
+            log.warning(RECORDING_FAILED, path=str(self._path), error=repr(error))
+            self.close()
+            return
+        self._write(line)
 
     def close(self) -> None:
         """Write nothing more."""

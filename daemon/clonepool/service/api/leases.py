@@ -54,7 +54,9 @@ class LeaseMethods:
         """
         dispatcher, connection = self._dispatcher, call.connection
         if connection.most_leases >= self._max_leases:
-            connection.most_leases = self._count_leases(connection.number)
+            # Each acquire that waits may become a lease.
+            held = self._count_leases(connection.number)
+            connection.most_leases = held + len(connection.open_calls)
         connection.most_leases += 1
         now = dispatcher.now()
         timeout = self._acquire_timeout if params.timeout is None else params.timeout

@@ -51,13 +51,13 @@ class KeepJob:
 
     async def run(self, decision: Keep) -> None:
         """Name what the lease left, and write down that the clone is kept."""
-        leaked = await self._leaks.find(decision.template, decision.clone, None, sessions=True)
-        self._rewinder.forget(decision.clone)
-        with self._failures.attempt(
-            KEEP_FAILED, decision.template, clone=decision.clone
-        ) as attempt:
+        template, clone = decision.template, decision.clone
+        leaked = None
+        with self._failures.attempt(KEEP_FAILED, template, clone=clone) as attempt:
+            leaked = await self._leaks.find(template, clone, None, sessions=True)
+            self._rewinder.forget(clone)
             await self.run_once(decision)
-        self._reports.lease_kept(decision.clone, leaked, written_down=not attempt.failed)
+        self._reports.lease_kept(clone, leaked, written_down=not attempt.failed)
 
     async def run_once(self, decision: Keep) -> None:
         """End the sessions, and write down that the clone is kept."""
