@@ -318,7 +318,7 @@ class Fleet(FleetState):
         """End the leases that do not outlive the daemon."""
         self._timers.changed(self.pools.values())
         pools = self.pools.values()
-        return [decision for pool in pools for decision in pool.leasing.end_mortal()]
+        return [decision for pool in pools for decision in pool.leasing.end_connection_bound()]
 
     # Inside -------------------------------------------------------------------------------
 

@@ -43,7 +43,7 @@ class LeaseBook:
         templates: by token, or its digest, of the leases of all pools; kept here for this one.
 
     Attributes:
-        mortal: how many leases do not outlive their connections.
+        connection_bound: how many leases do not outlive their connections.
     """
 
     def __init__(self, template: str = "", templates: dict[str, str] | None = None) -> None:
@@ -52,7 +52,7 @@ class LeaseBook:
         self._leases: dict[str, Lease] = {}
         self._held: dict[int, dict[str, None]] = {}
         self._times: Deadlines[tuple[str, News]] = Deadlines()
-        self.mortal = 0
+        self.connection_bound = 0
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -100,7 +100,7 @@ class LeaseBook:
         self._leases[token] = lease
         self._templates[token] = self._template
         if not lease.outlives_connection:
-            self.mortal += 1
+            self.connection_bound += 1
             self._held.setdefault(lease.holder, {})[token] = None
         if lease.expires_at is not None:
             warn_at = lease.expires_at - _warning_seconds(lease, lease.expires_at)
@@ -112,7 +112,7 @@ class LeaseBook:
         ended = self._leases.pop(lease.token)
         del self._templates[ended.token]
         if not ended.outlives_connection:
-            self.mortal -= 1
+            self.connection_bound -= 1
             held = self._held[ended.holder]
             del held[ended.token]
             if not held:

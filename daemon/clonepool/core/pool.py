@@ -301,7 +301,7 @@ class Pool(PoolState):
         condition = self.lifecycle.condition
         if condition is Condition.RETIRED or not self.inventory.is_of(name, self.generation):
             return [self.inventory.drop(name), *self.plan(now)]
-        self.inventory.shelve(name, event)
+        self.inventory.add_ready(name, event)
         self.demand.replaced()
         return [*self.inventory.park_ready()] if condition is Condition.STOPPING else self.plan(now)
 

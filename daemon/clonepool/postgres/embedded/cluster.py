@@ -52,7 +52,7 @@ class Marker(msgspec.Struct, frozen=True):
     superuser: str = "postgres"
 
 
-class Judgement(StrEnum):
+class ClusterCheck(StrEnum):
     """Whether the cluster in the storage can be used."""
 
     USABLE = "usable"
@@ -67,7 +67,9 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str) -> Judgement:
+def check_cluster(
+    storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
+) -> ClusterCheck:
     """Say whether the cluster in the storage can be used.
 
     Data that was written with fsync off may be damaged if the machine has gone down since, which
@@ -78,15 +80,15 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
         EmbeddedServerError: another major version made it.
     """
     if marker is None or marker.root != str(storage.root):
-        return Judgement.MISSING
+        return ClusterCheck.MISSING
     try:
         written = trusted_files.read_own(storage.data / "PG_VERSION", storage.owners())
     except (FileNotFoundError, NotADirectoryError, trusted_files.UntrustedFileError):
-        return Judgement.MISSING
+        return ClusterCheck.MISSING
     if marker.boot_id != boot:
-        return Judgement.REBOOTED
+        return ClusterCheck.REBOOTED
     if marker.superuser != SUPERUSER:
-        return Judgement.OUTDATED
+        return ClusterCheck.OUTDATED
     found = written.decode("ascii", "replace").strip()
     if found != str(binaries.major):
         raise EmbeddedServerError(
@@ -95,7 +97,7 @@ def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
             remedy=f"remove {storage.data} (templates are built anew), choose another --state, or"
             " set embedded.binaries",
         )
-    return Judgement.USABLE
+    return ClusterCheck.USABLE
 
 
 def read_marker(path: Path) -> Marker | None:

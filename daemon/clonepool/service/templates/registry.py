@@ -103,7 +103,7 @@ class Registry:
         self._copiers.remove(template)
         self._metrics.remove(template)
         self._table.generations.pop(template, None)
-        self._table.distrusted.discard(template)
+        self._table.rewind_disabled.discard(template)
         del self._table.sections[template], self.origins[template]
 
     def pool(self, template: str) -> Pool:

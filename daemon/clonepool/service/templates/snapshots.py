@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.templates.client_generation import ClientGenerations
     from clonepool.postgres.templates.recipe import Generation
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.storage import StorageBudget
     from clonepool.service.templates.client_templates import ClientTemplates
     from clonepool.service.templates.interfaces import TemplateTable
     from clonepool.service.templates.registry import Origin
@@ -57,7 +57,7 @@ class Snapshots:
         fleet: Fleet,
         generations: ClientGenerations,
         rewinder: Rewinder,
-        storage: StorageGuard,
+        storage: StorageBudget,
         storage_taken: Callable[[], int],
         table: TemplateTable,
         templates: ClientTemplates,
