@@ -218,7 +218,7 @@ def test_where_our_role_can_make_no_others_leases_log_in_as_it() -> None:
     assert credentials.of(LEASE).url == url
     with pytest.raises(ConfigError, match="lacks CREATEROLE"):
         credentials.ownership(CloneOptions(owner="app"))
-    with pytest.raises(ConfigError, match="is no superuser"):
+    with pytest.raises(ConfigError, match="is not a superuser"):
         credentials.ownership(CloneOptions(rights="superuser"))
 
 

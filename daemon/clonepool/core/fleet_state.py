@@ -59,7 +59,7 @@ class FleetState:
         except KeyError:
             known = ", ".join(sorted(self.pools)) or "none"
             raise UnknownTemplateError(
-                f"there is no template {template!r}", remedy=f"there are: {known}"
+                f"there is no template {template!r}", remedy=f"known templates: {known}"
             ) from None
 
     def lease(self, token: str) -> Lease:

@@ -131,7 +131,7 @@ class Pool(PoolState):
         """Hold clones ready for tests that were announced; 0 tests take that back.
 
         Raises:
-            TemplateFailedError, DrainingError: no lease is to be had; nothing changed.
+            TemplateFailedError, DrainingError: no lease is available; nothing changed.
         """
         if tests and (closed := self._closed()):
             raise closed
@@ -316,7 +316,7 @@ class Pool(PoolState):
         return refusals.queue_full(self.template, len(self.queue))
 
     def _closed(self, *, continues: bool = False) -> ClonepoolError | None:
-        """Say why there is nothing to be had of the template, if so."""
+        """Say why no lease of the template is available, if none is."""
         if self.lifecycle.condition is Condition.READY:
             return None  # the usual case, on the way of every acquire
         return self.lifecycle.refusal(continues=continues)
@@ -325,7 +325,7 @@ class Pool(PoolState):
         return self.leasing.refuse(request, refusals.timed_out(self, request, now))
 
     def _give_up_reset(self, name: str) -> list[Decision]:
-        """Let a lease whose clone is not to be had any more wait for another one."""
+        """Let a lease whose clone is no longer available wait for another one."""
         request = self.resets.take(name)
         return [] if request is None else self._wait_for_another(request)
 

@@ -1,4 +1,4 @@
-"""The boundary of a task: a bug of ours in it must not end the whole task group."""
+"""The boundary of a task: a bug in it must not end the whole task group."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The cluster in the storage: created by initdb, marked, and judged before it is used again."""
+"""The cluster in the storage: created by initdb, marked, and checked before it is used again."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def check_cluster(
     """Say whether the cluster in the storage can be used.
 
     Data that was written with fsync off may be damaged if the machine has gone down since, which
-    another boot id shows. A cluster is not trusted either if PG_VERSION is no regular file of the
+    another boot id shows. Nor is a cluster trusted whose PG_VERSION is not a regular file of the
     server's user: a lease may have put a FIFO or a link there.
 
     Raises:

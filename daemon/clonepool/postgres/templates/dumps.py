@@ -63,7 +63,7 @@ def format_of(dump: Path) -> Format:
         if globbing.is_directory(dump):
             if not globbing.is_file(dump / "toc.dat"):
                 raise TemplateFailedError(
-                    f"dump: {dump} is a directory without toc.dat, so it is no dump",
+                    f"dump: {dump} is a directory without toc.dat, so it is not a dump",
                     remedy="name what `pg_dump --format=directory --file` named",
                 )
             return Format.DIRECTORY

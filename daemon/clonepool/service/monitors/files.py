@@ -1,4 +1,4 @@
-"""Sees to it that no template is stale: has those looked at whose source files may have changed.
+"""Has templates checked whose source files may have changed.
 
 The kernel's watches tell at once that something changed, and nothing else depends on them. They
 can be refused (limits), silent (network file systems), lost (a directory replaced) or late. So all

@@ -1,4 +1,4 @@
-"""What the templates need of the rest of the service, where no class of theirs says it."""
+"""What the templates need of the rest of the service, where none of its classes says it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which templates there are beside the configured ones: entered and removed as one.
+"""Which templates exist besides the configured ones: entered and removed as one.
 
 A template has options, a pool, a copier and metrics; whoever enters one enters all of them.
 """

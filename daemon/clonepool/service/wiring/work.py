@@ -104,7 +104,7 @@ def make_jobs(given: Prerequisites, tools: Tools, pools: Pools, losses: Generati
 def make_monitors(
     given: Prerequisites, tools: Tools, pools: Pools, templates: Templates
 ) -> list[Monitor]:
-    """Make the loops that run beside the jobs."""
+    """Make the background loops."""
     failures, changed = tools.failures, pools.changed
     monitors: list[Monitor] = [
         _make_server_monitor(given, tools, pools, templates),
