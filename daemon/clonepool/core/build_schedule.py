@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 MOST_REPEATS = 3
 """Builds of one template in a row, beyond the first, that no other template can come between."""
 QUIET_SECONDS = 0.1
-"""Seconds without a change before a build begins: one save is seldom alone."""
+"""Seconds without a change before a build begins: files are often saved together."""
 LONGEST_UNREST_SECONDS = 5.0
 """Seconds after which a build begins although files go on changing."""
 PAUSE_SECONDS = 1.0
@@ -227,7 +227,7 @@ class BuildSchedule:
         return [Postpone(template, error)]
 
     def is_disturbed(self, template: str) -> bool:
-        """Say whether a failed build is to be tried again alone, because others ran beside it."""
+        """Say whether a failed build is to be tried again alone, because others ran meanwhile."""
         return self._entries[template].is_accompanied
 
     def disturbed(self, template: str, now: float) -> None:

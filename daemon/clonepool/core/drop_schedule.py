@@ -1,9 +1,9 @@
 """When a drop may begin, so that drops do not slow down what tests wait for.
 
-DROP DATABASE forces a checkpoint and waits for every backend, so it slows the copies beside it. A
-drop waits while there is anything to stand back for, unless somebody needs the place or the storage
-that it frees. It does not wait for long: after `LONGEST_SECONDS`, or when many wait, drops are
-made one at a time, with a rest after each.
+DROP DATABASE forces a checkpoint and waits for every backend, so it slows copies. A drop waits
+while a test waits or clones are made, unless the place or the storage that it frees is needed. It
+does not wait for long: after `LONGEST_SECONDS`, or when many wait, drops are made
+one at a time, with a rest after each.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
 
 LONGEST_SECONDS = 10.0
-"""Seconds that a drop stands back, and the longest rest after one."""
+"""Maximum seconds that a drop waits, and the longest rest after one."""
 RESTS = 3.0
 """The rest after a drop, in times of what it took: drops get a quarter of the time."""
 LARGEST_SHARE, SMALLEST_BACKLOG = 8, 4
@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.004
 
 
 class _Pressure(NamedTuple):
-    """What drops stand back for, and what hurries them."""
+    """What delays drops, and what makes them urgent."""
 
     busy: bool
     urgent: frozenset[str]
@@ -36,12 +36,12 @@ class _Pressure(NamedTuple):
 
 
 class DropSchedule:
-    """Decides for each drop when it asks.
+    """Decides when each drop may begin.
 
     Args:
         fleet: the pools.
         max_clones: the limit of all clones.
-        is_storage_short: says whether there is hardly room for another clone.
+        is_storage_short: says whether storage is short.
 
     Attributes:
         waiting: drops that wait for their turn.

@@ -36,7 +36,7 @@ def is_digest(token: str) -> bool:
 
 
 class LeaseBook:
-    """Who has what. A lease found again after a restart is known by its token's digest alone.
+    """Who has what. A lease found again after a restart is known only by its token's digest.
 
     Args:
         template: whose leases these are.
@@ -66,7 +66,7 @@ class LeaseBook:
         return self._leases.values()
 
     def find(self, token: str) -> Lease | None:
-        """Return the lease of that token, or None; it may be known by its digest alone."""
+        """Return the lease of that token, or None; it may be known only by its digest."""
         if is_digest(token):
             return None
         lease = self._leases.get(token)

@@ -2,7 +2,7 @@
 
 What must hold, after every event:
 
-- A clone is leased to one holder at a time, and only from `ready`, where it is provably as its
+- A clone is leased to one holder at a time, and only from `ready`, where it is proven to be as its
   generation. A clone of another generation than the template's current one is granted to nobody.
 - Each request is answered once: granted, or refused with the reason, at the latest at its deadline.
 - First come, first served. A request that continues a lease goes before those that begin one. A
@@ -189,7 +189,7 @@ class Pool(PoolState):
         return self.leasing.refuse_all(refusals.template_failed(self.template, error))
 
     def drain(self, *, on: bool) -> list[Decision]:
-        """Grant no new leases, or do so again; those that are held, or reset, are left alone."""
+        """Grant no new leases, or do so again; those that are held, or reset, go on."""
         self._apply(TemplateEvent.DRAIN if on else TemplateEvent.LIFT)
         return self.leasing.refuse_new(refusals.draining(self.template)) if on else []
 
@@ -219,7 +219,7 @@ class Pool(PoolState):
         return self._became_ready(name, CloneEvent.CREATE, now)
 
     def _rewound(self, name: str, now: float, *, locked_out: bool = True) -> list[Decision]:
-        """The clone is provably in its generation's state again.
+        """The clone is proven to be in its generation's state again.
 
         Unless its former holder is `locked_out`, nobody but that one can have it.
         """

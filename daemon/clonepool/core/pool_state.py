@@ -189,7 +189,7 @@ class PoolState:
     # What is missing ----------------------------------------------------------------------
 
     def missing(self, *, refill: bool) -> int:
-        """Return how many clones to start: without `refill`, for the waiters alone."""
+        """Return how many clones to start: without `refill`, only for the waiters."""
         stock = refill and not self.lifecycle.is_draining
         return self.shortage.to_create(refill=refill, stock=stock)
 

@@ -47,11 +47,11 @@ def clones_to_create(*, min_ready: int, waiting: int, ready: int, coming: int, r
 
 
 class Demand:
-    """What was asked of one template lately, and how many clones it should therefore hold ready.
+    """The recent demand for one template, and how many clones it should therefore hold ready.
 
     The most that was out, and the fewest that were ready, are remembered over the current period
     and the one before: so for at least `shrink_after` seconds and for at most twice as long. Each
-    event costs a few comparisons. Nothing happens by time alone unless `next_time` says when.
+    event costs a few comparisons. Nothing happens with time unless `next_time` says when.
 
     Args:
         limits: between which the target stays.
@@ -60,7 +60,7 @@ class Demand:
 
     Attributes:
         target: clones to hold ready when nobody waits.
-        needed: clones that the stock would have had to hold lately, and some to spare.
+        needed: clones that the recent demand would have needed, and some to spare.
         reservations: what runners have announced.
     """
 
@@ -131,7 +131,7 @@ class Demand:
             self._awake = True
 
     def recycled(self, *, rewound: bool) -> None:
-        """A returned clone was made good in place, or has to be made anew."""
+        """A returned clone was rewound, or has to be recreated."""
         self._rewound += (rewound - self._rewound) * REWIND_SHARE_WEIGHT
         self._aim()
 

@@ -6,7 +6,7 @@ password is known to one leaseholder or one build, and is replaced for the next.
 
 What a login may do is determined by the template's `rights`. With `owner` it has the privileges of
 the owner in its own database and cannot become another role, and on the embedded server pg_hba.conf
-lets it into the database of its own name alone. With `superuser` it may do whatever PostgreSQL lets
+lets it only into the database of its own name. With `superuser` it may do whatever PostgreSQL lets
 superusers do.
 """
 

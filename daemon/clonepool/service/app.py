@@ -176,7 +176,7 @@ def _serials(found: list[Database], state: Path) -> Serials:
 
 
 class _Front(NamedTuple):
-    """What is told and asked from outside, beside the socket."""
+    """How the daemon is seen from outside, besides the socket: HTTP and the service manager."""
 
     web: sockets.socket | None
     manager: systemd.Manager

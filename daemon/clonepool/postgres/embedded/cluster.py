@@ -94,7 +94,7 @@ def check_cluster(
         raise EmbeddedServerError(
             f"{storage.data} was made by PostgreSQL {found}, the binaries in {binaries.directory}"
             f" are {binaries.major}",
-            remedy=f"remove {storage.data} (templates are built anew), choose another --state, or"
+            remedy=f"remove {storage.data} (templates are rebuilt), choose another --state, or"
             " set embedded.binaries",
         )
     return ClusterCheck.USABLE
@@ -118,7 +118,7 @@ def read_marker(path: Path) -> Marker | None:
 
 
 def write_marker(path: Path, marker: Marker) -> None:
-    """Write the marker in one step, readable by its owner alone."""
+    """Write the marker in one step, readable only by its owner."""
     scratch = path.with_name(f"{path.name}.new")
     scratch.unlink(missing_ok=True)
     scratch.touch(mode=0o600)
@@ -159,7 +159,7 @@ def put_back(storage: Storage, aside: Path) -> None:
 
 
 def remove_scratch(storage: Storage) -> None:
-    """Delete what a start that was killed may have left beside the cluster."""
+    """Delete what a start that was killed may have left next to the cluster."""
     for name in ("data.old", "data.new"):
         shutil.rmtree(storage.root / name, ignore_errors=True)
 

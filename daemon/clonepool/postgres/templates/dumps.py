@@ -109,7 +109,7 @@ class Restorer:
 
     Args:
         gateway: the way to the server, for creating roles.
-        psql: the program; pg_restore is beside it.
+        psql: the program; pg_restore is in its directory.
         endpoint: of the server, and the role to log in as.
         builder: a login that is to act for the roles that the dump names; empty for none.
     """

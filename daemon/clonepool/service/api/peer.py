@@ -31,7 +31,7 @@ CALLS_AT_A_TIME = 50
 """Requests, of all clients together, that are answered before new ones are read.
 
 Each client that has more than its share has an equal share, of one at least: a crowd that floods
-the daemon gets slower, and the client beside it that asks once does not.
+the daemon gets slower, and another client that asks once does not.
 """
 UNREAD_BYTES = 1024 * 1024
 """Bytes of replies that a client may leave unread before nothing more is read from it."""

@@ -257,7 +257,7 @@ class TemplateBuilder:
     # One build ----------------------------------------------------------------------------
 
     async def _build(self, build: decided.StartBuild) -> None:
-        """Build one template; a mistake of the daemon's own ends this build alone."""
+        """Build one template; a bug in the daemon ends only this build."""
         template, began = build.template, self._now()
         try:
             try:

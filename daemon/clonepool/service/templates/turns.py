@@ -1,4 +1,4 @@
-"""One piece of work on a template at a time: it is made, made anew, or given up."""
+"""One piece of work on a template at a time: it is made, made again, or given up."""
 
 from __future__ import annotations
 
