@@ -7,7 +7,7 @@
 
 The names in `__all__` are the public Python API; docs/releasing.md says what is promised for them.
 Each error that a client can raise is here too, so `except clonepool.AcquireTimeoutError` needs no
-second import. Importing this needs the standard library alone.
+second import. Importing this needs only the standard library.
 """
 
 from clonepool.client import Client, Definition, LeakWarning, Lease, lease

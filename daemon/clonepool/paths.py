@@ -1,6 +1,6 @@
 """Where the daemon's socket is, and whether its place can be trusted.
 
-Clients import this, and test runners should not wait for that: it needs `os` alone, as `pathlib`
+Clients import this, and test runners should not wait for that: it needs only `os`, as `pathlib`
 and `tempfile` would double the client's import time. Nothing here creates anything.
 """
 

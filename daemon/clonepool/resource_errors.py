@@ -2,7 +2,7 @@
 
 Such an error says nothing about its object: a directory that cannot be opened for lack of files is
 not an empty one, and a program that cannot be started is not a missing one. The work is postponed
-and tried again. Standard library only, beside clonepool's own errors and limits.
+and tried again. Standard library only, besides clonepool's own errors and limits.
 """
 
 from __future__ import annotations

@@ -456,7 +456,7 @@ def test_a_name_stays_with_the_template_that_it_was_made_of(daemon: Daemon) -> N
         with client.define("content") as definition:
             run(definition.url, "CREATE TABLE t AS SELECT 3 AS v")
         with client.lease(definition.template, timeout=30) as lease:
-            with pytest.raises(BadRequestError, match="made of shop"):
+            with pytest.raises(BadRequestError, match="a snapshot of shop"):
                 lease.snapshot("ready")
             lease.snapshot("other")
     assert leased(daemon, "other") == 3
@@ -471,7 +471,7 @@ def test_a_lease_whose_template_is_not_there_any_more_cannot_be_copied(daemon: D
     daemon.start()
     eventually(lambda: daemon.pool("shop")["phase"] == "failed")
     with daemon.client() as client:
-        with pytest.raises(TemplateFailedError, match="is not there"):
+        with pytest.raises(TemplateFailedError, match="does not exist"):
             client.call("snapshot", lease=token, template="ready")
         client.call("ping")
 

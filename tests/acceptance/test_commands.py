@@ -278,7 +278,7 @@ def test_python_shows_the_remedy_with_the_error(shared_daemon: Daemon) -> None:
         check=False,
         env={**os.environ, SOCKET_VARIABLE: str(shared_daemon.socket)},
     )
-    assert done.stderr.endswith("there is no template 'blag'\n(there are: blog)\n")
+    assert done.stderr.endswith("there is no template 'blag'\n(known templates: blog)\n")
 
 
 def test_without_a_daemon_the_places_that_were_tried_are_named(place: Path) -> None:

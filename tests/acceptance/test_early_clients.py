@@ -216,7 +216,7 @@ def test_the_socket_is_the_owners_and_the_groups_and_replaces_a_dead_one_only(pl
     again.close()
     path.unlink()
     path.write_text("dear")
-    with pytest.raises(ConfigError, match="no socket"):
+    with pytest.raises(ConfigError, match="not a socket"):
         bind_and_listen(path, 5)
     assert path.read_text() == "dear"
 

@@ -302,7 +302,7 @@ def test_a_shell_can_hold_a_lease(daemon: Daemon) -> None:
     assert run("release", CLONEPOOL_LEASE=taken["lease"]).returncode == 0
     again = run("release", taken["lease"])
     assert again.returncode == 1
-    assert "there is no lease of that token" in again.stderr
+    assert "no lease has that token" in again.stderr
     exported = run("acquire", "-t", "blog", "--ttl", "30s").stdout
     shown = subprocess.run(
         ["bash", "-c", f'{exported}\necho "$CLONEPOOL_LEASE $DATABASE_URL"'],
@@ -311,4 +311,4 @@ def test_a_shell_can_hold_a_lease(daemon: Daemon) -> None:
     assert "kept cp_main_blog_" in run("release", shown[0], "--keep").stdout
     assert run("drain").returncode == 0
     assert run("drain", "--off").returncode == 0
-    assert "no duration" in run("acquire", "-t", "blog", "--ttl", "soon").stderr
+    assert "is not a duration" in run("acquire", "-t", "blog", "--ttl", "soon").stderr

@@ -72,7 +72,7 @@ def test_errors_arrive_with_their_codes(shared_daemon: Daemon) -> None:
     with shared_daemon.client() as client:
         with pytest.raises(UnknownTemplateError, match="'blag'") as caught:
             client.lease("blag")
-        assert caught.value.remedy == "there are: blog"
+        assert caught.value.remedy == "known templates: blog"
         held = client.lease("blog", timeout=30)
         with shared_daemon.client() as other, pytest.raises(NotYourLeaseError):
             other.call("release", lease=held.database)

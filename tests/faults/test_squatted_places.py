@@ -18,7 +18,7 @@ from clonepool.errors import ConfigError, EmbeddedServerError
 from clonepool.postgres.embedded import storage as places
 from clonepool.postgres.embedded.account import Account
 from clonepool.postgres.embedded.binaries import Binaries
-from clonepool.postgres.embedded.cluster import Judgement, Marker, judge, read_marker
+from clonepool.postgres.embedded.cluster import ClusterCheck, Marker, check_cluster, read_marker
 from clonepool.postgres.embedded.postmaster import find_running
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.embedded.storage import Storage, choose_storage, prepare
@@ -107,8 +107,8 @@ def test_a_version_that_is_no_file_of_the_servers_is_none(
     found = cluster_in(place)
     put(found.data / "PG_VERSION", kind, victim)
     marker = Marker("boot", str(place), "pw")
-    judged = within(10, lambda: judge(found, marker, Binaries(Path("/b"), 18), "boot"))
-    assert judged is Judgement.MISSING
+    judged = within(10, lambda: check_cluster(found, marker, Binaries(Path("/b"), 18), "boot"))
+    assert judged is ClusterCheck.MISSING
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])

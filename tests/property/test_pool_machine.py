@@ -589,7 +589,7 @@ class PoolMachine(RuleBasedStateMachine):
     @invariant()
     def what_is_missing_is_tried_again(self) -> None:
         for pool in self.fleet.pools.values():
-            missing = pool.shortage.to_create(refill=True, shelf=False)
+            missing = pool.shortage.to_create(refill=True, stock=False)
             if pool.phase == "ready" and missing > 0:
                 assert pool.retries.is_pausing(self.now)
                 assert pool.next_timer() is not None
@@ -614,7 +614,7 @@ class PoolMachine(RuleBasedStateMachine):
         times = [time for pool in pools if (time := pool.next_timer()) is not None]
         assert self.fleet.next_timer() == min(times, default=None)
         for pool in pools:
-            assert pool.leases.mortal == sum(
+            assert pool.leases.connection_bound == sum(
                 not lease.outlives_connection for lease in pool.leases.values()
             )
             first = pool.queue.first(fresh=False)

@@ -85,7 +85,7 @@ class Workplace:
         self.fleet = Fleet(limits, 100, Namer("test", 1), Serials(0))
         self.sections: dict[str, TemplateSection] = dict(config.templates)
         self.generations: dict[str, Generation] = {}
-        self.distrusted: set[str] = set()
+        self.rewind_disabled: set[str] = set()
         self._now = now
         self.after_event = after_event
         observed = SimpleNamespace(build_seconds=SimpleNamespace(observe=lambda _: None))

@@ -56,7 +56,7 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
     [
         (
             f"{GOOD}password = 31337\n",
-            "templates.blog.password: is not a key any more: each clone has a login",
+            "templates.blog.password: is no longer supported: each clone has a login",
         ),
         (
             f"{GOOD}command = {{ run = 'x', env = {{ TOKEN = 31337 }} }}\n",
@@ -87,7 +87,7 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
         ),
         (
             f'{GOOD}[templates.b]\nextends = "blog"\ndatabase = "x"\n',
-            "templates.b.database: found 'x', allowed: nothing beside extends",
+            "templates.b.database: found 'x', allowed: nothing next to extends",
         ),
         (
             f'{GOOD}[templates.b]\nextends = "blog"\nlocale = "C"\n',
@@ -147,7 +147,7 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
         (f"pool = 3\n{GOOD}", "pool: found 3, allowed: table"),
         (f"directory = '/'\n{GOOD}", "directory: unknown key"),
         (f"path = '/'\n{GOOD}", "path: unknown key"),
-        (f"{GOOD}dump = {{ roles = 'map' }}\n", "templates.blog.dump.file: missing, and it must"),
+        (f"{GOOD}dump = {{ roles = 'map' }}\n", "templates.blog.dump.file: required key"),
         (
             f"{GOOD}command = {{ run = 'x', when = 'now' }}\n",
             "templates.blog.command.when: unknown key, allowed are: run, watch, directory",

@@ -11,7 +11,7 @@ from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import cluster, storage
 from clonepool.postgres.embedded.account import Account, choose_account
 from clonepool.postgres.embedded.binaries import Binaries, find_binaries
-from clonepool.postgres.embedded.cluster import SUPERUSER, Judgement, Marker, judge
+from clonepool.postgres.embedded.cluster import SUPERUSER, ClusterCheck, Marker, check_cluster
 from clonepool.postgres.embedded.postmaster import find_running
 from clonepool.postgres.embedded.settings import render, shared_buffers_mib
 from clonepool.postgres.embedded.storage import Storage, choose_storage
@@ -129,24 +129,29 @@ def made(place: Path, version: str = "18") -> Storage:
 def test_a_cluster_of_this_boot_is_used_again(tmp_path: Path) -> None:
     found = made(tmp_path)
     marker = Marker("boot", str(tmp_path), SUPERUSER)
-    assert judge(found, marker, Binaries(Path("/b"), 18), "boot") is Judgement.USABLE
+    assert check_cluster(found, marker, Binaries(Path("/b"), 18), "boot") is ClusterCheck.USABLE
 
 
 def test_after_a_reboot_data_written_without_fsync_is_not_trusted(tmp_path: Path) -> None:
     found = made(tmp_path)
     marker = Marker("boot", str(tmp_path), SUPERUSER)
-    assert judge(found, marker, Binaries(Path("/b"), 18), "another") is Judgement.REBOOTED
+    assert (
+        check_cluster(found, marker, Binaries(Path("/b"), 18), "another") is ClusterCheck.REBOOTED
+    )
 
 
 def test_a_cluster_without_its_marker_is_none(tmp_path: Path) -> None:
-    assert judge(made(tmp_path), None, Binaries(Path("/b"), 18), "boot") is Judgement.MISSING
+    assert (
+        check_cluster(made(tmp_path), None, Binaries(Path("/b"), 18), "boot")
+        is ClusterCheck.MISSING
+    )
 
 
 def test_a_cluster_of_another_major_version_is_an_error_with_both_versions(tmp_path: Path) -> None:
     found = made(tmp_path, "17")
     marker = Marker("boot", str(tmp_path), SUPERUSER)
     with pytest.raises(EmbeddedServerError, match=r"made by PostgreSQL 17.* are 18") as caught:
-        judge(found, marker, Binaries(Path("/b"), 18), "boot")
+        check_cluster(found, marker, Binaries(Path("/b"), 18), "boot")
     assert f"remove {found.data}" in caught.value.remedy
 
 

@@ -310,7 +310,7 @@ def test_an_unknown_template_is_named_with_the_known_ones() -> None:
     fleet, _ = make_fleet(blog=(1, 1), shop=(1, 1))
     with pytest.raises(UnknownTemplateError, match="'blag'") as caught:
         fleet.acquire("blag", request(1), 0.0)
-    assert caught.value.remedy == "there are: blog, shop"
+    assert caught.value.remedy == "known templates: blog, shop"
 
 
 def test_the_common_limit_holds_over_all_templates() -> None:

@@ -28,7 +28,7 @@ from clonepool.service.failures import Failures
 from clonepool.service.limiter import PriorityLimiter
 from clonepool.service.resources import Resources
 from clonepool.service.state_files import Runs, begin_run, load_secret
-from clonepool.service.storage import MEBIBYTE, NoRoomError, StorageGuard
+from clonepool.service.storage import MEBIBYTE, NoRoomError, StorageBudget
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -121,27 +121,27 @@ def test_after_a_reboot_a_moment_is_the_wall_clocks() -> None:
 
 
 def test_the_guard_says_no_before_the_disk_is_full(tmp_path: Path) -> None:
-    free = StorageGuard(Config(), tmp_path, in_memory=False).free()
+    free = StorageBudget(Config(), tmp_path, in_memory=False).free()
     assert free is not None
     floor = free // MEBIBYTE - 100
     config = Config(embedded=EmbeddedSection(min_free_mib=floor))
-    guard = StorageGuard(config, tmp_path, in_memory=False)
-    with guard.room(60 * MEBIBYTE, 0):
+    budget = StorageBudget(config, tmp_path, in_memory=False)
+    with budget.room(60 * MEBIBYTE, 0):
         with pytest.raises(NoRoomError, match="to stay free") as caught:
-            guard.begin(60 * MEBIBYTE, 0)
+            budget.begin(60 * MEBIBYTE, 0)
         assert caught.value.limit == "storage"
-    with guard.room(60 * MEBIBYTE, 0):
+    with budget.room(60 * MEBIBYTE, 0):
         pass
 
 
 def test_a_server_by_url_has_a_budget_only() -> None:
-    guard = StorageGuard(Config(pool=PoolSection(max_storage_mib=10)), None, in_memory=False)
-    assert guard.free() is None
-    guard.begin(6 * MEBIBYTE, 6 * MEBIBYTE)
+    budget = StorageBudget(Config(pool=PoolSection(max_storage_mib=10)), None, in_memory=False)
+    assert budget.free() is None
+    budget.begin(6 * MEBIBYTE, 6 * MEBIBYTE)
     with pytest.raises(NoRoomError, match="12 MiB of 10 MiB"):
-        guard.begin(6 * MEBIBYTE, 12 * MEBIBYTE)
-    assert guard.is_short(6 * MEBIBYTE, 12 * MEBIBYTE)
-    assert not guard.is_short(6 * MEBIBYTE, 6 * MEBIBYTE)
+        budget.begin(6 * MEBIBYTE, 12 * MEBIBYTE)
+    assert budget.is_short(6 * MEBIBYTE, 12 * MEBIBYTE)
+    assert not budget.is_short(6 * MEBIBYTE, 6 * MEBIBYTE)
 
 
 def test_a_failure_is_logged_once_for_each_cause_and_once_when_it_is_over() -> None:
@@ -218,7 +218,7 @@ def test_where_our_role_can_make_no_others_leases_log_in_as_it() -> None:
     assert credentials.of(LEASE).url == url
     with pytest.raises(ConfigError, match="lacks CREATEROLE"):
         credentials.ownership(CloneOptions(owner="app"))
-    with pytest.raises(ConfigError, match="is no superuser"):
+    with pytest.raises(ConfigError, match="is not a superuser"):
         credentials.ownership(CloneOptions(rights="superuser"))
 
 

@@ -63,7 +63,7 @@ class Constant(Demand):
     """What it is compared with: min_ready and nothing else, and no clone is ever given up."""
 
     def _aim(self) -> None:
-        self.target = self._shelf = self._limits.min_ready
+        self.target = self._stock = self._limits.min_ready
 
     def review(self, now: float) -> int:  # noqa: ARG002 - what it stands for takes the time
         return 0
@@ -136,8 +136,8 @@ def test_a_steady_demand_is_met_by_few_clones() -> None:
 def test_few_clones_are_made_beyond_those_that_are_needed(day: str, server: str) -> None:
     run = simulated(day, server)
     needed = simulated(day, server, constant=True).created
-    shelf = run.most_needed if server == "recreating" else 0
-    assert run.created <= needed + shelf + 2 * DROP_AT_A_TIME
+    stock = run.most_needed if server == "recreating" else 0
+    assert run.created <= needed + stock + 2 * DROP_AT_A_TIME
 
 
 @pytest.mark.parametrize("server", SERVERS)
@@ -337,7 +337,7 @@ def test_nothing_is_dropped_while_anybody_waits() -> None:
     assert demand.review(250.0) == DROP_AT_A_TIME
 
 
-def test_a_shelf_beyond_min_ready_takes_nothing_that_another_templates_min_ready_needs() -> None:
+def test_a_stock_beyond_min_ready_takes_nothing_that_another_templates_min_ready_needs() -> None:
     fleet, first = make_fleet(10, blog=(1, 10), shop=(4, 10))
     blog = fleet.pools["blog"]
     finish_creates(fleet, [d for d in first if getattr(d, "template", "") == "blog"])
@@ -350,7 +350,7 @@ def test_a_shelf_beyond_min_ready_takes_nothing_that_another_templates_min_ready
     assert blog.snapshot().target == 10
 
 
-def test_while_a_template_is_drained_no_shelf_is_filled_and_afterwards_it_is() -> None:
+def test_while_a_template_is_drained_no_stock_is_filled_and_afterwards_it_is() -> None:
     fleet, first = make_fleet(blog=(2, 20))
     finish_creates(fleet, [*first, *fleet.handle(ev.Reserve("blog", 1, 100, 8), 0.0)])
     fleet.handle(ev.Drain("blog", True), 1.0)
@@ -359,7 +359,7 @@ def test_while_a_template_is_drained_no_shelf_is_filled_and_afterwards_it_is() -
     assert len(creates(fleet.handle(ev.Drain("blog", False), 3.0))) == 5
 
 
-def test_a_client_that_goes_away_leaves_the_shelf_to_be_filled() -> None:
+def test_a_client_that_goes_away_leaves_the_stock_to_be_filled() -> None:
     fleet, first = make_fleet(4, blog=(0, 4))
     finish_creates(fleet, first)
     fleet.acquire("blog", request(1, holder=1), 0.0)

@@ -1,4 +1,4 @@
-"""clonepool acquire: a lease for a shell, named by its token alone."""
+"""clonepool acquire: a lease for a shell, known only by its token."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def command(
     shape: str,
     socket_path: str | None,
 ) -> None:
-    r"""Lease a clone until it is released or its time is over.
+    r"""Lease a clone until it is released or expires.
 
     The lease outlives this command, and the daemon. In a shell:
 
@@ -66,7 +66,7 @@ def command(
         psql
         eval "$(clonepool release)"
 
-    When there is no lease to be had, eval fails, and unsets the variables of an earlier lease.
+    If no lease can be granted, eval fails and the variables of an earlier lease are unset.
     """
     try:
         with Client(socket_path, name="acquire") as client:

@@ -20,10 +20,8 @@ _POLL_SECONDS = 0.2
 
 @click.command("build")
 @click.argument("template", metavar="NAME")
-@click.option("--anew", is_flag=True, help="Build it although no change is seen.")
-@click.option(
-    "--watch", is_flag=True, help="Then go on, and report each build that an edit causes."
-)
+@click.option("--anew", is_flag=True, help="Build even if nothing has changed.")
+@click.option("--watch", is_flag=True, help="Afterwards keep running and report each rebuild.")
 @socket_option
 def command(template: str, *, anew: bool, watch: bool, socket_path: str | None) -> None:
     """Build a template unless it is up to date, and print the seconds of each step.

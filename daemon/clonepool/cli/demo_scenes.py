@@ -1,4 +1,4 @@
-"""What the demo shows: isolation, then latencies beside those of a plain CREATE DATABASE."""
+"""What the demo shows: isolation, then latencies compared with those of a plain CREATE DATABASE."""
 
 from __future__ import annotations
 

@@ -22,7 +22,10 @@ from clonepool.client import Client
 )
 @socket_option
 def command(template: str | None, *, off: bool, timeout: float, socket_path: str | None) -> None:
-    """Grant no new leases of TEMPLATE, or of any template; exits with 1 while leases are held."""
+    """Stop granting leases of TEMPLATE, or of all templates.
+
+    Exits with 1 while leases are still held.
+    """
 
     def tell(_: str, params: dict[str, int]) -> None:
         click.echo(f"waiting for {params['leases']} leases", err=True)

@@ -20,14 +20,14 @@ class Duration(click.ParamType[float]):
         """Return seconds."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd]?)", str(value).strip())
         if match is None:
-            self.fail(f"{value!r} is no duration; write 90, 30s, 10m, 2h or 1d", param, ctx)
+            self.fail(f"{value!r} is not a duration; write 90, 30s, 10m, 2h or 1d", param, ctx)
         return float(match[1]) * _UNITS[match[2]]
 
 
 def _require_token(_: click.Context, __: click.Parameter, token: str | None) -> str:
     if not token:
         raise click.UsageError(
-            "no lease is named; give its token, or set CLONEPOOL_LEASE,"
+            "no lease is named; pass its token, or set CLONEPOOL_LEASE,"
             ' as eval "$(clonepool acquire -t NAME)" does'
         )
     return token

@@ -16,7 +16,7 @@ from clonepool.errors import NotYourLeaseError
 
 @click.command("release")
 @lease_argument
-@click.option("--keep", is_flag=True, help="Set the clone aside, to be looked into.")
+@click.option("--keep", is_flag=True, help="Keep the clone for inspection.")
 @socket_option
 @click.pass_context
 def command(ctx: click.Context, token: str, *, keep: bool, socket_path: str | None) -> None:
@@ -28,8 +28,7 @@ def command(ctx: click.Context, token: str, *, keep: bool, socket_path: str | No
     \b
         eval "$(clonepool release)"
 
-    Waits until it is known which sessions were left open and what was changed in the server, and
-    reports them.
+    Waits for the report of sessions left open and changes made to the server, and prints it.
     """
     for_eval = ctx.get_parameter_source("token") is ParameterSource.ENVIRONMENT
     try:

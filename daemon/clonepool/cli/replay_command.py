@@ -1,4 +1,4 @@
-"""clonepool replay: see whether a recorded run would be decided the same again."""
+"""clonepool replay: check that a recorded run leads to the same decisions again."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import click
 @click.command("replay")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def command(file: Path) -> None:
-    """Decide again what `serve --record FILE` has recorded.
+    """Replay a recording made by `serve --record FILE`.
 
-    Exits with 1 at the first decision that is not the recorded one, and shows both.
+    Exits with 1 at the first decision that differs from the recorded one, and shows both.
     """
     from clonepool.core import recording
     from clonepool.errors import BadRequestError
@@ -22,7 +22,7 @@ def command(file: Path) -> None:
         try:
             found = recording.replay(lines)
         except ValueError as error:
-            raise BadRequestError(f"{file} is no recording: {error}") from error
+            raise BadRequestError(f"{file} is not a recording: {error}") from error
     for line in found.unread:
         click.echo(f"line {line} is not whole, and was skipped", err=True)
     difference = found.difference

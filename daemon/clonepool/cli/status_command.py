@@ -19,7 +19,8 @@ _UNDER_WAY = ("creating", "returned", "recycling", "dropping")
     "--wait",
     type=Duration(),
     default="0",
-    help="Time to wait until the daemon has started, such as 30s; ends when its start fails.",
+    help="How long to wait for the daemon to start, such as 30s; stops waiting when the start"
+    " fails.",
 )
 @json_option
 @socket_option

@@ -1,4 +1,4 @@
-"""The synchronous client, which test runners import; it needs the standard library alone.
+"""The synchronous client, which test runners import; it needs only the standard library.
 
 `clonepool` re-exports the names in `__all__`, and they are public under both. The modules of this
 package are not: `sync` has the client and `lease`, `lease` and `definition` what they return,

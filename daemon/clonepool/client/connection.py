@@ -30,7 +30,9 @@ import select
 import socket
 import time
 from _thread import allocate_lock
-from _weakrefset import WeakSet  # as in threading; all of weakref takes half as long as all of ours
+from _weakrefset import (
+    WeakSet,
+)  # as in threading; importing weakref takes half as long as the client
 from collections import deque
 
 from clonepool.client.calls import Call, End

@@ -379,7 +379,7 @@ def _not_found(candidates: list[str], problem: tuple[str, OSError] | None) -> Da
     if isinstance(error, PermissionError):
         return DaemonNotFoundError(
             f"this user may not connect to the clonepool daemon at {said}",
-            remedy="log in as a member of the socket's group (`ls -l` shows it), and have access"
-            ".allow_users or access.allow_groups name this user",
+            remedy="log in as a member of the socket's group (`ls -l` shows it), and add this user"
+            " to access.allow_users or access.allow_groups",
         )
     return DaemonNotFoundError(f"{found}; {said}", remedy=remedy)

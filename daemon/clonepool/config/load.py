@@ -105,7 +105,7 @@ def _check_sources(place: Place, template: TemplateSection) -> None:
     if not any(getattr(template, source) for source in _SOURCES):
         raise unsuitable(place, template, f"one of {', '.join(_SOURCES)}")
     if template.extends and template.database:
-        raise unsuitable((*place, "database"), template.database, "nothing beside extends")
+        raise unsuitable((*place, "database"), template.database, "nothing next to extends")
     if template.extends or template.database:
         for key in ("encoding", "locale"):
             if value := getattr(template, key):

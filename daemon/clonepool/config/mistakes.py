@@ -1,6 +1,6 @@
 """Where a file does not fit the schema, and why: the first mistake, as one line for people.
 
-msgspec alone decides what fits. A value that does not is taken apart along the schema until the
+Only msgspec decides what fits. A value that does not is taken apart along the schema until the
 part is found that does not fit by itself; so place and cause are known without reading msgspec's
 messages.
 """
@@ -83,7 +83,7 @@ def _find_in_section(
             return _unknown_key(section, (*place, key))
     for key, field in fields.items():
         if field.required and key not in found:
-            return MistakeError((*place, key), "missing, and it must be there")
+            return MistakeError((*place, key), "required key is missing")
     return _first((fields[key].type, value, (*place, key)) for key, value in found.items())
 
 
@@ -94,7 +94,7 @@ def _first(parts: Iterable[tuple[Any, object, Place]]) -> MistakeError | None:
 def _unknown_key(section: type[Section], place: Place) -> MistakeError:
     inherits = issubclass(section, CloneOptions)
     if inherits and (instead := _REPLACED.get(str(place[-1]))):
-        return MistakeError(place, f"is not a key any more: {instead}")
+        return MistakeError(place, f"is no longer supported: {instead}")
     shared = CloneOptions.__struct_fields__ if inherits else ()
     own = (key for key in section.__struct_fields__ if key not in shared)
     return MistakeError(place, f"unknown key, allowed are: {', '.join((*own, *shared))}")

@@ -46,7 +46,7 @@ class PoolSection(Section, frozen=True):
 
 
 class AccessSection(Section, frozen=True):
-    """Who may use the socket beside the daemon's own user and root."""
+    """Who may use the socket, besides the daemon's own user and root."""
 
     allow_users: list[str] = []
     allow_groups: list[str] = []

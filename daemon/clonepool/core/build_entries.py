@@ -1,4 +1,4 @@
-"""What the build schedule knows of each configured template; `build_schedule` alone changes it."""
+"""What the build schedule knows of each configured template; only `build_schedule` changes it."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ The rules:
 - A build begins when nothing has changed for `QUIET_SECONDS`, or after `LONGEST_UNREST_SECONDS`.
 - A build answers the requests that were made before it began. If a source was changed while it
   ran, it answers nobody, and the template is built again.
-- A build that fails beside others is tried again alone: they may have needed the same roles.
-- A build that fails for want of the server or of a resource is tried again after a pause.
+- A build that fails while others run is tried again alone: they may have needed the same roles.
+- A build that fails for lack of the server or of a resource is tried again after a pause.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 MOST_REPEATS = 3
 """Builds of one template in a row, beyond the first, that no other template can come between."""
 QUIET_SECONDS = 0.1
-"""Seconds without a change before a build begins: one save is seldom alone."""
+"""Seconds without a change before a build begins: files are often saved together."""
 LONGEST_UNREST_SECONDS = 5.0
 """Seconds after which a build begins although files go on changing."""
 PAUSE_SECONDS = 1.0
@@ -222,17 +222,17 @@ class BuildSchedule:
         return decisions
 
     def postponed(self, template: str, error: ClonepoolError, now: float) -> list[BuildOutcome]:
-        """The build failed for want of something that passes: try it again after a pause."""
+        """The build failed for lack of something temporary: try it again after a pause."""
         self._try_again(self._entries[template], now + PAUSE_SECONDS)
         self._entries[template].is_postponed = True
         return [Postpone(template, error)]
 
     def is_disturbed(self, template: str) -> bool:
-        """Say whether a failed build is to be tried again alone, because others ran beside it."""
+        """Say whether a failed build is to be tried again alone, because others ran meanwhile."""
         return self._entries[template].is_accompanied
 
     def disturbed(self, template: str, now: float) -> None:
-        """The build failed beside others: try it again alone."""
+        """The build failed while others ran: try it again alone."""
         self._entries[template].is_alone = True
         self._try_again(self._entries[template], now)
 

@@ -90,7 +90,7 @@ class Clone:
 
     Attributes:
         name: the database's name, never used again.
-        state: changed by `apply` alone.
+        state: changed only by `apply`.
         used: whether somebody had the clone before.
         generation: of what it is a copy, as far as that was told.
     """

@@ -6,7 +6,7 @@ the server's load, so it is measured with the clones that are made anyway:
 1. Until there are `SAMPLES` times of each strategy, the strategies take turns. The first `WARM_UP`
    copies of each do not count, because they find the caches cold.
 2. The strategy with the least median is chosen. Copies that ran alone are compared with each other,
-   and so are copies that ran beside others.
+   and so are copies that ran together.
 3. After `REMEASURE_AFTER` copies all strategies are measured again. The chosen one stays unless
    another is `CLEARLY_BETTER` times as quick.
 4. A strategy that takes `FAR` times as long as the quickest is not tried again until the server or
@@ -159,7 +159,7 @@ class CopyChooser:
             self._decide()
 
     def has_other(self, failed: Collection[Strategy]) -> bool:
-        """Say whether there is a strategy beside those that failed."""
+        """Say whether there is a strategy besides those that failed."""
         return any(each not in failed and each not in self._refused for each in self.candidates)
 
     def seconds(self) -> dict[Strategy, float]:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
 
 LONGEST_SECONDS = 10.0
-"""Seconds that a drop stands back, and the longest rest after one."""
+"""Maximum seconds that a drop waits, and the longest rest after one."""
 RESTS = 3.0
 """The rest after a drop, in times of what it took: drops get a quarter of the time."""
 LARGEST_SHARE, SMALLEST_BACKLOG = 8, 4
@@ -28,7 +28,7 @@ LOOK_SECONDS = 0.004
 
 
 class _Pressure(NamedTuple):
-    """What drops stand back for, and what hurries them."""
+    """What delays drops, and what makes them urgent."""
 
     busy: bool
     urgent: frozenset[str]
@@ -41,7 +41,7 @@ class DropSchedule:
     Args:
         fleet: the pools.
         max_clones: the limit of all clones.
-        is_storage_short: says whether there is hardly room for another clone.
+        is_storage_short: says whether storage is short.
 
     Attributes:
         cost: seconds that the last drop took.

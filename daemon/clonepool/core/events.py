@@ -229,7 +229,7 @@ class CloneAdopted(OfPool, frozen=True, tag=True):
 
 
 class CloneRewound(OfPool, frozen=True, tag=True):
-    """The clone is provably in its generation's state again.
+    """The clone is proven to be in its generation's state again.
 
     Unless its former holder is `locked_out`, nobody but that one can have it.
     """

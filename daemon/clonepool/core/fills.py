@@ -83,7 +83,7 @@ class Fill(msgspec.Struct, eq=False):
     Attributes:
         template: its name.
         request: of the client that fills it; its token names the fill.
-        stage: changed by `apply` alone.
+        stage: changed only by `apply`.
         expires_at: when the client's time is over, in monotonic seconds; None while no time counts.
     """
 

@@ -2,7 +2,7 @@
 
 Everything that happens comes in through `Fleet.handle`, as an event of `events`, and goes to the
 pool that it concerns; an acquire may come by `Fleet.acquire`, for its microseconds. Beyond that the
-fleet decides what no pool can decide alone: whose waiter has the next place under the common limit,
+fleet decides what spans pools: whose waiter has the next place under the common limit,
 and whose ready clone gives way to a waiter. What can be asked of the fleet is in `fleet_state`.
 """
 
@@ -321,7 +321,7 @@ class Fleet(FleetState):
         """End the leases that do not outlive the daemon."""
         self._timers.changed(self.pools.values())
         pools = self.pools.values()
-        return [decision for pool in pools for decision in pool.leasing.end_mortal()]
+        return [decision for pool in pools for decision in pool.leasing.end_connection_bound()]
 
     # Inside -------------------------------------------------------------------------------
 

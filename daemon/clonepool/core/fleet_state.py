@@ -59,7 +59,7 @@ class FleetState:
         except KeyError:
             known = ", ".join(sorted(self.pools)) or "none"
             raise UnknownTemplateError(
-                f"there is no template {template!r}", remedy=f"there are: {known}"
+                f"there is no template {template!r}", remedy=f"known templates: {known}"
             ) from None
 
     def lease(self, token: str) -> Lease:
@@ -89,9 +89,9 @@ class FleetState:
         )
 
     @property
-    def mortal_leases(self) -> int:
+    def connection_bound_leases(self) -> int:
         """How many leases end with the daemon."""
-        return sum(pool.leases.mortal for pool in self.pools.values())
+        return sum(pool.leases.connection_bound for pool in self.pools.values())
 
     @property
     def is_idle(self) -> bool:

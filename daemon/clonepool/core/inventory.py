@@ -129,8 +129,8 @@ class Inventory:
         for event in events:
             self._move(self._clones[name], event)
 
-    def shelve(self, name: str, event: CloneEvent) -> None:
-        """Put a clone that became ready behind those that are."""
+    def add_ready(self, name: str, event: CloneEvent) -> None:
+        """Add a clone that became ready, behind those that are ready already."""
         clone = self._clones[name]
         self._move(clone, event)
         clone.used = clone.used or event is CloneEvent.REWIND
@@ -140,14 +140,14 @@ class Inventory:
         self._budget.idle += 1
 
     def take(self, event: CloneEvent, *, fresh: bool = False) -> str:
-        """Take the ready clone off the shelf that was put there last, of fresh ones alone if so.
+        """Take the ready clone that became ready last; with `fresh`, of fresh ones only.
 
-        The last one is the warmest, and the others come to show that nobody needs them.
+        The last one is the warmest. The others stay idle, which shows that they are not needed.
         """
         name = next(reversed(self._ready))
         if fresh and name not in self._fresh:
             name = next(iter(self._fresh))
-        self._unshelve(name)
+        self._remove_ready(name)
         self._move(self._clones[name], event)
         return name
 
@@ -168,7 +168,7 @@ class Inventory:
     def drop(self, name: str) -> Drop:
         """Let a clone begin to go."""
         if self._clones[name].state is State.READY:
-            self._unshelve(name)
+            self._remove_ready(name)
         self.kept_until.discard(name)
         self._move(self._clones[name], CloneEvent.DROP)
         return Drop(self._template, name)
@@ -237,7 +237,7 @@ class Inventory:
         clone = self._clones.get(name)
         return State.GONE if clone is None else clone.state
 
-    def _unshelve(self, name: str) -> None:
+    def _remove_ready(self, name: str) -> None:
         del self._ready[name]
         self._fresh.pop(name, None)
         self._budget.idle -= 1

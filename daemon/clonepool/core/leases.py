@@ -36,14 +36,14 @@ def is_digest(token: str) -> bool:
 
 
 class LeaseBook:
-    """Who has what. A lease found again after a restart is known by its token's digest alone.
+    """Who has what. A lease found again after a restart is known only by its token's digest.
 
     Args:
         template: whose leases these are.
         templates: by token, or its digest, of the leases of all pools; kept here for this one.
 
     Attributes:
-        mortal: how many leases do not outlive their connections.
+        connection_bound: how many leases do not outlive their connections.
     """
 
     def __init__(self, template: str = "", templates: dict[str, str] | None = None) -> None:
@@ -52,7 +52,7 @@ class LeaseBook:
         self._leases: dict[str, Lease] = {}
         self._held: dict[int, dict[str, None]] = {}
         self._times: Deadlines[tuple[str, News]] = Deadlines()
-        self.mortal = 0
+        self.connection_bound = 0
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -66,7 +66,7 @@ class LeaseBook:
         return self._leases.values()
 
     def find(self, token: str) -> Lease | None:
-        """Return the lease of that token, or None; it may be known by its digest alone."""
+        """Return the lease of that token, or None; it may be known only by its digest."""
         if is_digest(token):
             return None
         lease = self._leases.get(token)
@@ -100,7 +100,7 @@ class LeaseBook:
         self._leases[token] = lease
         self._templates[token] = self._template
         if not lease.outlives_connection:
-            self.mortal += 1
+            self.connection_bound += 1
             self._held.setdefault(lease.holder, {})[token] = None
         if lease.expires_at is not None:
             warn_at = lease.expires_at - _warning_seconds(lease, lease.expires_at)
@@ -112,7 +112,7 @@ class LeaseBook:
         ended = self._leases.pop(lease.token)
         del self._templates[ended.token]
         if not ended.outlives_connection:
-            self.mortal -= 1
+            self.connection_bound -= 1
             held = self._held[ended.holder]
             del held[ended.token]
             if not held:

@@ -217,10 +217,10 @@ class Leasing:
         """Refuse all in the queue that continue no lease."""
         return [Refuse(each.waiter, self._template, error) for each in self._queue.pop_new()]
 
-    def end_mortal(self) -> list[Decision]:
+    def end_connection_bound(self) -> list[Decision]:
         """End every lease that does not outlive the daemon."""
-        mortal = [lease for lease in self._book.values() if not lease.outlives_connection]
-        return [decision for lease in mortal for decision in self.release(lease)]
+        bound = [lease for lease in self._book.values() if not lease.outlives_connection]
+        return [decision for lease in bound for decision in self.release(lease)]
 
     # Time ---------------------------------------------------------------------------------
 

@@ -33,7 +33,7 @@ _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 class Kind(StrEnum):
-    """What a database of ours is."""
+    """What a database of this instance is."""
 
     GENERATION = "t"
     BUILD = "b"

@@ -2,7 +2,7 @@
 
 What must hold, after every event:
 
-- A clone is leased to one holder at a time, and only from `ready`, where it is provably as its
+- A clone is leased to one holder at a time, and only from `ready`, where it is proven to be as its
   generation. A clone of another generation than the template's current one is granted to nobody.
 - Each request is answered once: granted, or refused with the reason, at the latest at its deadline.
 - First come, first served. A request that continues a lease goes before those that begin one. A
@@ -131,7 +131,7 @@ class Pool(PoolState):
         """Hold clones ready for tests that were announced; 0 tests take that back.
 
         Raises:
-            TemplateFailedError, DrainingError: no lease is to be had; nothing changed.
+            TemplateFailedError, DrainingError: no lease is available; nothing changed.
         """
         if tests and (closed := self._closed()):
             raise closed
@@ -189,7 +189,7 @@ class Pool(PoolState):
         return self.leasing.refuse_all(refusals.template_failed(self.template, error))
 
     def drain(self, *, on: bool) -> list[Decision]:
-        """Grant no new leases, or do so again; those that are held, or reset, are left alone."""
+        """Grant no new leases, or do so again; those that are held, or reset, go on."""
         self._apply(TemplateEvent.DRAIN if on else TemplateEvent.LIFT)
         return self.leasing.refuse_new(refusals.draining(self.template)) if on else []
 
@@ -219,7 +219,7 @@ class Pool(PoolState):
         return self._became_ready(name, CloneEvent.CREATE, now)
 
     def _rewound(self, name: str, now: float, *, locked_out: bool = True) -> list[Decision]:
-        """The clone is provably in its generation's state again.
+        """The clone is proven to be in its generation's state again.
 
         Unless its former holder is `locked_out`, nobody but that one can have it.
         """
@@ -301,7 +301,7 @@ class Pool(PoolState):
         condition = self.lifecycle.condition
         if condition is Condition.RETIRED or not self.inventory.is_of(name, self.generation):
             return [self.inventory.drop(name), *self.plan(now)]
-        self.inventory.shelve(name, event)
+        self.inventory.add_ready(name, event)
         self.demand.replaced()
         return [*self.inventory.park_ready()] if condition is Condition.STOPPING else self.plan(now)
 
@@ -316,7 +316,7 @@ class Pool(PoolState):
         return refusals.queue_full(self.template, len(self.queue))
 
     def _closed(self, *, continues: bool = False) -> ClonepoolError | None:
-        """Say why there is nothing to be had of the template, if so."""
+        """Say why no lease of the template is available, if none is."""
         if self.lifecycle.condition is Condition.READY:
             return None  # the usual case, on the way of every acquire
         return self.lifecycle.refusal(continues=continues)
@@ -325,7 +325,7 @@ class Pool(PoolState):
         return self.leasing.refuse(request, refusals.timed_out(self, request, now))
 
     def _give_up_reset(self, name: str) -> list[Decision]:
-        """Let a lease whose clone is not to be had any more wait for another one."""
+        """Let a lease whose clone is no longer available wait for another one."""
         request = self.resets.take(name)
         return [] if request is None else self._wait_for_another(request)
 

@@ -191,9 +191,9 @@ class PoolState:
     # What is missing ----------------------------------------------------------------------
 
     def missing(self, *, refill: bool) -> int:
-        """Return how many clones to start: without `refill`, for the waiters alone."""
-        shelf = refill and not self.lifecycle.is_draining
-        return self.shortage.to_create(refill=refill, shelf=shelf)
+        """Return how many clones to start: without `refill`, only for the waiters."""
+        stock = refill and not self.lifecycle.is_draining
+        return self.shortage.to_create(refill=refill, stock=stock)
 
     def limited_by(self, asking: int = 0) -> Limit | None:
         """Name what keeps wanted clones away, for the waiters and `asking` requests more."""

@@ -85,7 +85,7 @@ class WaitQueue:
         """Return the first, or the first that does not want a fresh clone; None if there is none.
 
         Args:
-            fresh: whether there is a fresh clone to be had.
+            fresh: whether a fresh clone is available.
         """
         for request in self._continuing.values():
             if fresh or not request.fresh:

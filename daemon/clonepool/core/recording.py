@@ -249,7 +249,7 @@ def _hidden(value: Any) -> Any:
 def _pseudonym(token: str) -> str:
     """Return what stands for a token.
 
-    It depends on the token's digest alone, so that the digest of a pseudonym is the pseudonym of
+    It depends only on the token's digest, so that the digest of a pseudonym is the pseudonym of
     the digest: a lease that was found by its digest is found in a replay, too.
     """
     digest = token if is_digest(token) else token_digest(token)

@@ -1,6 +1,6 @@
 """The errors with which pools refuse requests: each says why, with the names and numbers needed.
 
-Only sentences are made here. Whether a request is refused, and when, the pools decide.
+This module only writes the texts. The pools decide whether a request is refused, and when.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def template_failed(template: str, failure: ClonepoolError | None) -> TemplateFa
         )
     return TemplateFailedError(
         f"template {template} could not be built: {failure or 'unknown'}",
-        remedy="correct its sources: it is built again when one of its files changes, or by"
+        remedy="fix its sources; it is rebuilt when one of its files changes, or run"
         f" `clonepool build {template}`",
     )
 
@@ -50,7 +50,7 @@ def template_failed(template: str, failure: ClonepoolError | None) -> TemplateFa
 def queue_full(template: str, waiting: int) -> QueueFullError:
     """The queue is full."""
     return QueueFullError(
-        f"{waiting} acquires of {template} wait already",
+        f"{waiting} acquires of {template} are already waiting",
         remedy=f"start fewer tests at a time, or raise templates.{template}.max_waiting",
     )
 
@@ -66,7 +66,7 @@ def draining(template: str) -> DrainingError:
 def not_your_lease() -> NotYourLeaseError:
     """The token names no lease."""
     return NotYourLeaseError(
-        "there is no lease of that token",
+        "no lease has that token",
         remedy="a lease ends when it is released, when it expires, or with its connection",
     )
 
@@ -87,18 +87,18 @@ def ended_while_reset() -> NotYourLeaseError:
 
 
 def stopped_while_reset() -> AcquireTimeoutError:
-    """The daemon stops and makes no more clones, so there is none for the lease."""
+    """The daemon is stopping and makes no more clones, so the lease gets none."""
     return AcquireTimeoutError(
-        "the daemon is stopping and has no clean clone for the lease, which is over",
-        remedy="acquire another when the daemon has been started again",
+        "the daemon is stopping and has no clean clone for the lease, which has ended",
+        remedy="acquire a new lease when the daemon has been started again",
     )
 
 
 def not_your_definition() -> NotYourDefinitionError:
     """The token names no definition."""
     return NotYourDefinitionError(
-        "there is no definition of that token",
-        remedy="it was finalized or abandoned, its time was over, or its connection ended;"
+        "no definition has that token",
+        remedy="it was finalized or abandoned, its time ran out, or its connection ended;"
         " define the template again",
     )
 
@@ -106,7 +106,7 @@ def not_your_definition() -> NotYourDefinitionError:
 def retired(template: str) -> UnknownTemplateError:
     """The template was made by a client and has been removed since."""
     return UnknownTemplateError(
-        f"the template {template} was removed: it was unused for long, or others took its place",
+        f"template {template} was removed: it was unused for too long, or its place was needed",
         remedy="make it again",
     )
 
@@ -115,7 +115,7 @@ def being_filled(template: str, seconds: float) -> AcquireTimeoutError:
     """Another client is still filling the template."""
     return AcquireTimeoutError(
         f"waited {seconds:.3f} s for another client to fill {template}",
-        remedy="raise the timeout, or see whether that client still works",
+        remedy="raise the timeout, or check whether that client is still running",
     )
 
 
@@ -140,11 +140,11 @@ def cancelled() -> RequestCancelledError:
 
 
 def timed_out(pool: PoolState, request: Request, now: float) -> ClonepoolError:
-    """The deadline of a request has come: the error names what kept its clone away.
+    """The deadline of a request has passed: the error says why it got no clone.
 
     Args:
-        pool: that was asked.
-        request: whose time is over.
+        pool: the pool that was asked.
+        request: the request whose deadline has passed.
         now: monotonic seconds.
     """
     waited = f"waited {now - request.asked_at:.3f} s for a clone of {pool.template}"
@@ -164,7 +164,7 @@ def timed_out(pool: PoolState, request: Request, now: float) -> ClonepoolError:
 
 
 def still_building(waited: str, obstacle: ClonepoolError | None) -> AcquireTimeoutError:
-    """There is nothing to clone yet; `obstacle` is what holds the build up, if anything does."""
+    """There is nothing to clone yet; `obstacle` is what prevents the build, if anything does."""
     if obstacle is None:
         return AcquireTimeoutError(
             f"{waited}: the template is still being built", remedy="raise the timeout"

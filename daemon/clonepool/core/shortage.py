@@ -62,19 +62,19 @@ class Shortage:
         coming = self._inventory.coming + max(0, self.room) + dropping
         return self._queue.fresh_before(request) > coming
 
-    def to_create(self, *, refill: bool, shelf: bool) -> int:
+    def to_create(self, *, refill: bool, stock: bool) -> int:
         """Return how many clones to start.
 
         Args:
             refill: whether up to `min_ready`, beyond those that somebody waits for.
-            shelf: whether up to the target: after the waiters, and after what min_ready promises
+            stock: whether to fill up to the target too, after the waiters and after min_ready
                 of this template and of all others.
         """
         room = self.room
         missing = self._missing(self._limits.min_ready if refill else 0, room)
         if self._queue.fresh:
             missing = max(missing, min(self.fresh, room))
-        if shelf and (target := self._demand.target) > self._limits.min_ready and not self._queue:
+        if stock and (target := self._demand.target) > self._limits.min_ready and not self._queue:
             spare = room - max(0, self._budget.owed - missing)
             missing = max(missing, self._missing(target, spare))
         return missing

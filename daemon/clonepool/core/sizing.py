@@ -1,10 +1,10 @@
 """How many clones to hold ready, and so how many to make or to drop.
 
-Inventory theory's base-stock policy, without its two estimates. A shelf of S clones that reorders
+Inventory theory's base-stock policy, without its two estimates. A stock of S clones that reorders
 one for each that is taken is empty just when S are *out*: taken and not yet replaced. On average,
 by Little's law, there are as many out as acquires come in the time that a replacement takes, by
 copy or by rewind; how far it goes beyond that depends on how they come. So what is out is counted,
-and its peak is what the shelf would have had to hold: neither rate nor lead time has to be
+and its peak is what the stock would have had to hold: neither rate nor lead time has to be
 measured, and no distribution of either is assumed.
 """
 
@@ -26,9 +26,9 @@ DROP_AT_A_TIME = 4
 """Surplus clones that are dropped at once."""
 DROP_EVERY_SECONDS = 1.0
 """Seconds between two such drops: tests could use what dropping takes from the server."""
-MOSTLY = 0.5
+REWIND_SHARE_THRESHOLD = 0.5
 """Share of rewinds above which a clone that is being recycled is expected to be rewound."""
-LESSON = 0.125
+REWIND_SHARE_WEIGHT = 0.125
 """Weight of the latest recycled clone in that share."""
 
 
@@ -47,11 +47,11 @@ def clones_to_create(*, min_ready: int, waiting: int, ready: int, coming: int, r
 
 
 class Demand:
-    """What was asked of one template lately, and how many clones it should therefore hold ready.
+    """The recent demand for one template, and how many clones it should therefore hold ready.
 
     The most that was out, and the fewest that were ready, are remembered over the current period
     and the one before: so for at least `shrink_after` seconds and for at most twice as long. Each
-    event costs a few comparisons. Nothing happens by time alone unless `next_time` says when.
+    event costs a few comparisons. Nothing happens with time unless `next_time` says when.
 
     Args:
         limits: between which the target stays.
@@ -60,7 +60,7 @@ class Demand:
 
     Attributes:
         target: clones to hold ready when nobody waits.
-        needed: clones that the shelf would have had to hold lately, and some to spare.
+        needed: clones that the recent demand would have needed, and some to spare.
         reservations: what runners have announced.
     """
 
@@ -76,7 +76,7 @@ class Demand:
         "_peak_before",
         "_queue",
         "_rewound",
-        "_shelf",
+        "_stock",
         "_turn_at",
         "needed",
         "reservations",
@@ -84,7 +84,7 @@ class Demand:
     )  # fmt: skip
 
     def __init__(self, limits: Limits, inventory: Inventory, queue: WaitQueue) -> None:
-        self.target = self._shelf = limits.min_ready
+        self.target = self._stock = limits.min_ready
         self.needed = 0
         self.reservations = Reservations()
         self._limits = limits
@@ -115,8 +115,8 @@ class Demand:
         self._aim()
         ready, waiting = self._inventory.ready, len(self._queue)
         self._least = min(self._least, ready)
-        if ready >= self._shelf and not waiting:
-            self._out = 0  # the shelf is full all the same
+        if ready >= self._stock and not waiting:
+            self._out = 0  # the stock is full all the same
         elif self._out + waiting > self._peak:
             self._peak = self._out + waiting
             self._learn()
@@ -125,14 +125,14 @@ class Demand:
         """A clone has become ready."""
         self._aim()
         ready = self._inventory.ready
-        full = ready >= self._shelf and not self._queue
+        full = ready >= self._stock and not self._queue
         self._out = 0 if full else max(0, self._out - 1)
         if ready > self.target or self.needed > self._limits.min_ready:
             self._awake = True
 
     def recycled(self, *, rewound: bool) -> None:
-        """A returned clone was made good in place, or has to be made anew."""
-        self._rewound += (rewound - self._rewound) * LESSON
+        """A returned clone was rewound, or has to be recreated."""
+        self._rewound += (rewound - self._rewound) * REWIND_SHARE_WEIGHT
         self._aim()
 
     def reserve(self, holder: int, tests: int, parallelism: int, now: float) -> None:
@@ -150,7 +150,7 @@ class Demand:
     @property
     def rewinds_mostly(self) -> bool:
         """Whether a clone that is being recycled is expected to be rewound, and not dropped."""
-        return self._rewound > MOSTLY
+        return self._rewound > REWIND_SHARE_THRESHOLD
 
     # Time ---------------------------------------------------------------------------------
 
@@ -201,16 +201,16 @@ class Demand:
     def _aim(self) -> None:
         """Set the target.
 
-        What is in use and will be rewound is as good as on the shelf to meet what was needed
+        What is in use and will be rewound counts as stock that meets what was needed
         lately; but whoever announces tests wants other clones than those that are in use.
         """
         least, needed, reserved = self._limits.min_ready, self.needed, self.reservations.ready
         if needed <= least and reserved <= least:
-            self.target = self._shelf = least
+            self.target = self._stock = least
             return
         states = self._inventory.count
         returning = int(self._rewound * (states[State.LEASED] + states[State.RECYCLING]))
-        self._shelf = min(max(least, reserved, needed), self._limits.max_clones)
+        self._stock = min(max(least, reserved, needed), self._limits.max_clones)
         self.target = min(max(least, reserved, needed - returning), self._limits.max_clones)
 
     def _surplus(self) -> int:

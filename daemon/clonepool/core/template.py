@@ -126,7 +126,7 @@ class Template:
 
     Attributes:
         name: by which it is leased.
-        condition: changed by `apply` alone.
+        condition: changed only by `apply`.
         underlying: the condition, or while it is draining the one to which lifting the drain goes
             back.
         generation: the short name of the generation that is cloned; empty before the first.

@@ -117,7 +117,7 @@ def from_url(url: str) -> Endpoint:
     """Parse a libpq URL; what it leaves out comes from `PG*` variables and the password file.
 
     Raises:
-        ConfigError: the URL cannot be parsed, names several hosts, or its port is no number.
+        ConfigError: the URL cannot be parsed, names several hosts, or its port is not a number.
     """
     try:
         parts = split_url(url)
@@ -127,7 +127,7 @@ def from_url(url: str) -> Endpoint:
     try:
         port = int(query.get("port") or parts.port or os.environ.get("PGPORT") or _DEFAULT_PORT)
     except ValueError:
-        raise ConfigError("server: the port of the URL is no number") from None
+        raise ConfigError("server: the port of the URL is not a number") from None
     host = query.get("host") or unquote(parts.hostname or "") or os.environ.get("PGHOST")
     host = host or "localhost"
     if "," in parts.netloc or "," in host:

@@ -83,7 +83,7 @@ async def _roll_back_prepared(gateway: Gateway, name: str) -> list[str]:
 
 
 async def _drop_subscriptions(gateway: Gateway, name: str) -> list[str]:
-    """Drop a database's subscriptions, and leave their slots at the publisher alone."""
+    """Drop a database's subscriptions, but not their slots at the publisher."""
     async with gateway.session(name) as session:
         rows = await session.rows(
             "SELECT subname FROM pg_subscription JOIN pg_database d ON d.oid = subdbid"

@@ -6,7 +6,7 @@ password is known to one leaseholder or one build, and is replaced for the next.
 
 What a login may do is determined by the template's `rights`. With `owner` it has the privileges of
 the owner in its own database and cannot become another role, and on the embedded server pg_hba.conf
-lets it into the database of its own name alone. With `superuser` it may do whatever PostgreSQL lets
+lets it only into the database of its own name. With `superuser` it may do whatever PostgreSQL lets
 superusers do.
 """
 
@@ -91,7 +91,7 @@ def derived_password(secret: bytes, what: str) -> str:
 
     Args:
         secret: of the state directory.
-        what: names the role and the occasion; each occasion has another password.
+        what: names the role and the occasion; each occasion has a password of its own.
     """
     return hmac.digest(secret, what.encode(), hashlib.sha256).hex()[:40]
 
@@ -116,7 +116,7 @@ def choose_ownership(
     if chosen is Rights.SUPERUSER:
         if not capabilities.superuser:
             raise ConfigError(
-                "rights: the daemon's own role is no superuser and cannot create superusers",
+                "rights: the daemon's own role is not a superuser and cannot create superusers",
                 remedy='remove `rights` or set it to "owner"',
             )
         return Ownership(owner or SUPERUSER_OWNER, chosen)
@@ -170,7 +170,7 @@ class Roles:
                 )
             elif superuser and not rows[0]["superuser"]:
                 raise ConfigError(
-                    f"owner: role {owner} is no superuser, and rights are those of a superuser",
+                    f"owner: role {owner} is not a superuser, but the rights are those of one",
                     remedy='name another as the template\'s `owner`, or set rights = "owner"',
                 )
             elif rows[0]["login"] and (rows[0]["ours"] or self._embedded):
@@ -180,9 +180,9 @@ class Roles:
     async def create_login(self, database: str, ownership: Ownership, password: str) -> None:
         """Create the login of a clone.
 
-        A login that is no superuser owns its database, which makes it `pg_database_owner` there and
-        nowhere else, and no other role can connect. If it is a superuser, roles that it creates can
-        connect.
+        A login that is not a superuser owns its database, which makes it `pg_database_owner` there
+        and nowhere else, and no other role can connect. If it is a superuser, roles that it creates
+        can connect.
         """
         name = identifier(database)
         statements = self._create(database, ownership, password, become=False)
@@ -299,7 +299,7 @@ class Roles:
         return f"NOSUPERUSER NOCREATEDB NOCREATEROLE NOREPLICATION NOBYPASSRLS {common}"
 
     def _membership(self) -> str:
-        """Return what lets the daemon's role, if it is no superuser, act for roles it creates."""
+        """Return the options by which a daemon's role can act for roles that it creates."""
         if self._superuser:
             return ""
         return f"ROLE {identifier(self._gateway.endpoint.user)}"

@@ -64,7 +64,7 @@ def _statements(difference: Difference) -> list[str]:
             # One that is gone cannot be made again.
             statements = [_DROPS[entry.kind](entry.name)] if difference.is_new else []
         case Kind.PARAMETER:
-            pass  # it has privileges alone
+            pass  # it has only privileges
         case _:
             assert_never(entry.kind)
     return statements

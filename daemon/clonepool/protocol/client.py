@@ -81,7 +81,7 @@ class ClientConnection:
         except UnicodeEncodeError as error:
             raise BadRequestError(
                 f"{method}: a parameter cannot be written in UTF-8: {error}",
-                remedy="replace what came of bytes that are no UTF-8",
+                remedy="replace the characters that stand for bytes that are not UTF-8",
             ) from error
         if len(line) > MAX_LINE_BYTES:
             raise BadRequestError(

@@ -37,7 +37,7 @@ from clonepool.service.server import open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
 from clonepool.service.state_files import hold_lock, reserve_serials
 from clonepool.service.wiring.daemon import make_daemon
-from clonepool.service.wiring.parts import Ground
+from clonepool.service.wiring.parts import Prerequisites
 from clonepool.service.wiring.tools import make_tools
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ async def _serve(
         server.gateway.share(own_connections(config, capabilities.max_connections))
         namer = Namer(config.instance, capabilities.system_identifier)
         found = await _find_databases(server.gateway, namer)
-        ground = Ground(
+        given = Prerequisites(
             capabilities=capabilities,
             config=config,
             listener=listener,
@@ -144,7 +144,7 @@ async def _serve(
             server=server,
             server_changed=server_changed,
         )
-        await _Application(ground, _Front(web, manager), stop).run(found, began)
+        await _Application(given, _Front(web, manager), stop).run(found, began)
 
 
 def _bind_http(section: HttpSection) -> sockets.socket | None:
@@ -176,7 +176,7 @@ def _serials(found: list[Database], state: Path) -> Serials:
 
 
 class _Front(NamedTuple):
-    """What is told and asked from outside, beside the socket."""
+    """How the daemon is seen from outside, besides the socket: HTTP and the service manager."""
 
     web: sockets.socket | None
     manager: systemd.Manager
@@ -185,8 +185,8 @@ class _Front(NamedTuple):
 class _Application:
     """One run of the daemon, in the order of its methods."""
 
-    def __init__(self, ground: Ground, front: _Front, stop: StopSignal) -> None:
-        self._ground = ground
+    def __init__(self, given: Prerequisites, front: _Front, stop: StopSignal) -> None:
+        self._given = given
         self._web, self._manager = front
         self._stop = stop
 
@@ -197,13 +197,13 @@ class _Application:
             found: the databases of this instance.
             began: when the start began, in monotonic seconds.
         """
-        ground = self._ground
-        tools = make_tools(ground)
-        for role in await tools.roles.sweep(ground.namer):
+        given = self._given
+        tools = make_tools(given)
+        for role in await tools.roles.sweep(given.namer):
             log.info("role.swept", role=role)
-        await tools.server_changes.begin(ground.capabilities.system_identifier)
+        await tools.server_changes.begin(given.capabilities.system_identifier)
         async with anyio.create_task_group() as background:
-            daemon = make_daemon(ground, tools, background)
+            daemon = make_daemon(given, tools, background)
             await self._start(daemon, found, background)
             async with anyio.create_task_group() as front:
                 self._open(daemon, front, began)
@@ -232,30 +232,30 @@ class _Application:
 
     def _open(self, daemon: Daemon, front: TaskGroup, began: float) -> None:
         """Begin to serve clients."""
-        ground = self._ground
-        ground.metrics.registry.register(
+        given = self._given
+        given.metrics.registry.register(
             PoolCollector(
                 daemon.board.pools,
-                lambda: len(ground.listener.peers),
-                lambda: ground.sentinel.server_up,
+                lambda: len(given.listener.peers),
+                lambda: given.sentinel.server_up,
                 daemon.board.connections,
                 daemon.board.strategies,
-                ground.metrics.label,
-                ground.resources.current,
+                given.metrics.label,
+                given.resources.current,
             )
         )
-        ground.listener.open(daemon.methods, ground.resources, ground.server_changed.notify)
+        given.listener.open(daemon.methods, given.resources, given.server_changed.notify)
         if self._web is not None:
-            section = ground.config.http
-            app = http.make_app(ground.metrics.registry, daemon.board, section.hosts)
+            section = given.config.http
+            app = http.make_app(given.metrics.registry, daemon.board, section.hosts)
             connections = HttpConnections(
-                section.max_connections, ground.metrics.http_connections_cut
+                section.max_connections, given.metrics.http_connections_cut
             )
-            front.start_soon(http.serve, app, self._web, connections, ground.resources)
+            front.start_soon(http.serve, app, self._web, connections, given.resources)
         log.info(
             "daemon.started",
-            socket=str(ground.listener.path),
-            instance=ground.config.instance,
+            socket=str(given.listener.path),
+            instance=given.config.instance,
             duration_seconds=round(time.monotonic() - began, 3),
         )
         self._manager.tell("READY=1")
@@ -264,35 +264,37 @@ class _Application:
     def _close(self, daemon: Daemon) -> None:
         """Accept and grant nothing more."""
         self._manager.tell("STOPPING=1")
-        self._ground.listener.stop_accepting()
+        self._given.listener.stop_accepting()
         daemon.pools.dispatcher.handle(Stop())
         daemon.methods.stop()
 
     async def _drain(self, daemon: Daemon) -> None:
         """Wait for leases to end, until the grace is over or a second signal comes."""
         dispatcher = daemon.pools.dispatcher
-        if dispatcher.fleet.mortal_leases:
-            log.info("daemon.draining", leases=dispatcher.fleet.mortal_leases)
+        if dispatcher.fleet.connection_bound_leases:
+            log.info("daemon.draining", leases=dispatcher.fleet.connection_bound_leases)
 
         async def hurry() -> None:
             await self._stop.hurry.wait()
             waiting.cancel()
 
-        with anyio.move_on_after(self._ground.config.pool.stop_grace) as waiting:
+        with anyio.move_on_after(self._given.config.pool.stop_grace) as waiting:
             async with anyio.create_task_group() as tasks:
                 tasks.start_soon(hurry)
                 await daemon.pools.changed.wait_for(
-                    lambda: not (dispatcher.fleet.mortal_leases or dispatcher.reports.owed)
+                    lambda: (
+                        not (dispatcher.fleet.connection_bound_leases or dispatcher.reports.owed)
+                    )
                 )
                 tasks.cancel_scope.cancel()
 
     async def _clean_up(self, daemon: Daemon) -> None:
         """End the leases that are left, and settle every clone, within `CLEANUP_SECONDS`."""
-        listener, sentinel = self._ground.listener, self._ground.sentinel
+        listener, sentinel = self._given.listener, self._given.sentinel
         dispatcher = daemon.pools.dispatcher
         fleet = dispatcher.fleet
-        if fleet.mortal_leases:
-            log.warning("daemon.ended_leases", leases=fleet.mortal_leases)
+        if fleet.connection_bound_leases:
+            log.warning("daemon.ended_leases", leases=fleet.connection_bound_leases)
         dispatcher.handle(EndLeases())
         listener.hang_up()
         cut_off = asyncio.get_running_loop().call_later(HANG_UP_SECONDS, listener.cut_off)

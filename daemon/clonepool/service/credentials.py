@@ -29,7 +29,7 @@ class Login(msgspec.Struct, frozen=True):
 
 
 class Credentials:
-    """Knows the login of each clone, and makes another password for each lease.
+    """Knows the login of each clone, and makes a new password for each lease.
 
     Passwords are derived from the daemon's secret, the clone's name and an *occasion*, a random
     word. A later daemon that finds the occasion in the clone's comment can derive the password
@@ -95,7 +95,7 @@ class Credentials:
             self._known[clone] = fresh
 
     async def renew(self, clone: str, options: CloneOptions) -> None:
-        """Lock the former holder of a clone out: its login gets another password.
+        """Lock the former holder of a clone out: its login gets a new password.
 
         Raises:
             StatementError, ServerUnavailableError: the former holder may still log in.

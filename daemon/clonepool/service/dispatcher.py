@@ -393,7 +393,7 @@ _DECIDED: dict[type[Job], str] = {
 
 
 def _answer(call: Call, result: Callable[[D], object], decision: D) -> None:
-    """Answer a waiter; a mistake of ours costs its call, and not the job that came to answer."""
+    """Answer a waiter; a bug in the daemon costs its call, and not the job that came to answer."""
     try:
         call.reply(result(decision))
     except Exception as error:

@@ -123,8 +123,8 @@ class Failures:
 class Attempt:
     """One pass of background work, and the only place where all of its exceptions are caught.
 
-    Whatever goes wrong in a pass, PostgreSQL's fault or a bug of ours, must cost that pass alone:
-    not the loop that makes the passes, and not the daemon.
+    Whatever goes wrong in a pass, PostgreSQL's fault or a bug in the daemon, must cost only that
+    pass: not the loop that makes the passes, and not the daemon.
 
     Attributes:
         cause: the exception that ended the pass; None when it succeeded.

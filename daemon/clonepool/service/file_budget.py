@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger()
 
 OWN_FILES = 64
-"""Files that the daemon has open beside connections: logs, locks, watches, pipes, sources."""
+"""Files that the daemon has open besides connections: logs, locks, watches, pipes, sources."""
 FEWEST_CLIENTS = 16
 """Clients that may connect even where there are not files enough for the daemon's own work."""
 _CONNECTIONS_OF_SERVERS = 300

@@ -31,7 +31,7 @@ class Recorder:
     """A file that a run of the fleet is added to; each line is written as it comes.
 
     Args:
-        path: of the file, which is made if missing, for its owner alone.
+        path: of the file, which is made if missing, readable only by its owner.
         beginning: how the fleet began; nothing has happened to it yet.
         serials: from which the fleet takes numbers for clones.
 

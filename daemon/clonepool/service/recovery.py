@@ -1,4 +1,4 @@
-"""What an earlier daemon left on the server: taken over where that is provably right, else dropped.
+"""What an earlier daemon left on the server: taken over where it is proven clean, else dropped.
 
 Only what was written down is believed: a clone is whole and clean only if it was parked, and leased
 or kept only if its comment says so. Every other database of this instance is in an unknown state.
@@ -71,7 +71,7 @@ class Recovery:
         """Give each database to its pool, or drop it.
 
         Clones of known templates always go through their pool, so that they count against the
-        limits until they are gone. A leased clone of an unknown template is left alone.
+        limits until they are gone. A leased clone of an unknown template is not touched.
 
         Args:
             ours: the databases of this instance.

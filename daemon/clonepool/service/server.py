@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CLOSE_SECONDS = 20.0
 """Seconds that closing one thing may take."""
 _SPARE_CONNECTIONS = 3
-"""Connections beside those for DDL."""
+"""Connections besides those for DDL."""
 _LARGEST_SHARE = 4
 """The daemon takes at most one in 4 of the server's connections."""
 _LARGEST_SHARE_KEPT = 8

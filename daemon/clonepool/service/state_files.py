@@ -52,7 +52,7 @@ def hold_lock(path: Path, *, directory_mode: int, taken: str, remedy: str) -> in
 def reserve_serials(path: Path, first: int) -> int:
     """Return a serial to start with, above all that earlier daemons of this directory used.
 
-    The clock alone does not do: it can be set back.
+    The clock is not enough: it can be set back.
 
     Args:
         path: of the file that remembers.

@@ -25,7 +25,7 @@ class NoRoomError(ResourceError):
     """There is no room for another clone; nothing was begun."""
 
 
-class StorageGuard:
+class StorageBudget:
     """Refuses a clone before the disk does.
 
     A full disk can take PostgreSQL down, and every lease with it.

@@ -1,4 +1,4 @@
-"""The boundary of a task: a bug of ours in it must not end the whole task group."""
+"""The boundary of a task: a bug in it must not end the whole task group."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ log = structlog.get_logger()
 
 
 async def guarded(work: Callable[..., Awaitable[None]], *arguments: object) -> None:
-    """Do the work; log an exception that it did not expect, so that it costs this work alone.
+    """Do the work; log an exception that it did not expect, so that it costs only this work.
 
     What is expected to fail is caught where it is known what follows, by `Failures.attempt`.
     """

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.templates.recipe import Generation
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.storage import StorageBudget
 
 
 class TemplateTable:
@@ -30,7 +30,7 @@ class TemplateTable:
     Attributes:
         sections: the options of every template, the ones that clients made included.
         generations: the current generation, of templates that were built.
-        distrusted: templates with a clone that was rewound wrongly; no other clone is rewound.
+        rewind_disabled: templates with a clone that was rewound wrongly; no other clone is rewound.
         changes_server: templates with a lease that changed the server as a whole.
         recreated_because: why the last clone was recreated that was to be rewound.
     """
@@ -45,7 +45,7 @@ class TemplateTable:
     ) -> None:
         self.sections = dict(sections)
         self.generations: dict[str, Generation] = {}
-        self.distrusted: set[str] = set()
+        self.rewind_disabled: set[str] = set()
         self.changes_server: set[str] = set()
         self.recreated_because: dict[str, str] = {}
         self._capabilities = capabilities
@@ -56,13 +56,13 @@ class TemplateTable:
         """Forget a template that is given up."""
         self.sections.pop(template, None)
         self.generations.pop(template, None)
-        self.distrusted.discard(template)
+        self.rewind_disabled.discard(template)
         self.changes_server.discard(template)
         self.recreated_because.pop(template, None)
 
     def can_rewind(self, template: str) -> bool:
         """Say whether clones of that template are to be rewound."""
-        return self.is_rewindable(template) and template not in self.distrusted
+        return self.is_rewindable(template) and template not in self.rewind_disabled
 
     def is_rewindable(self, template: str) -> bool:
         """Say whether the options ask for rewinds and this server allows them."""
@@ -87,7 +87,7 @@ class TemplateTable:
             for template, generation in self.generations.items()
         )
 
-    def is_storage_short(self, storage: StorageGuard) -> bool:
+    def is_storage_short(self, storage: StorageBudget) -> bool:
         """Say whether there is hardly room for two more clones of the largest template."""
         largest = max((each.size_bytes for each in self.generations.values()), default=0)
         return storage.is_short(2 * largest, self.storage_taken() + 2 * largest)

@@ -53,7 +53,7 @@ class Contents(msgspec.Struct, frozen=True):
 
 
 class DamagedError(ServerUnavailableError):
-    """A generation is not what it was; templates that extend it wait until it is built anew."""
+    """A generation is not what it was; templates that extend it wait until it is rebuilt."""
 
 
 class IncompleteCloneError(ClonepoolError):

@@ -23,7 +23,7 @@ import structlog
 
 from clonepool.errors import EmbeddedServerError
 from clonepool.postgres.embedded import claims, postmaster
-from clonepool.postgres.embedded.claims import Whereabouts
+from clonepool.postgres.embedded.claims import DirectoryState
 from clonepool.postgres.embedded.storage import CONTENTS, Storage, memory_name
 
 log = structlog.get_logger()
@@ -79,16 +79,16 @@ async def _sweep_if_abandoned(root: Path) -> None:
     if claim is None or memory_name(os.geteuid(), claim.state) != root.name:
         _log_unclaimed(root, "it has no claim: an earlier version made it")
         return
-    whereabouts = claims.look_for(claim)
-    match whereabouts:
-        case Whereabouts.DELETED:
+    state = claims.directory_state(claim)
+    match state:
+        case DirectoryState.DELETED:
             await _sweep_one(root, claim)
-        case Whereabouts.OUT_OF_SIGHT:
+        case DirectoryState.NOT_VISIBLE:
             _log_unclaimed(root, f"its state directory {claim.state} cannot be seen from here")
-        case Whereabouts.THERE:
+        case DirectoryState.EXISTS:
             pass
         case _:
-            assert_never(whereabouts)
+            assert_never(state)
 
 
 async def _sweep_one(root: Path, claim: claims.Claim) -> None:
@@ -98,7 +98,7 @@ async def _sweep_one(root: Path, claim: claims.Claim) -> None:
             _log_left(root, f"its state directory {claim.state} is gone, and its daemon still runs")
             return
         # Its daemon may have been started before the claim was locked, so this is checked again.
-        back = claims.look_for(claim) is not Whereabouts.DELETED
+        back = claims.directory_state(claim) is not DirectoryState.DELETED
         reason = "its state directory is back" if back else None
         reason = reason or _foreign(root) or await _end_server(root)
         if reason:

@@ -69,7 +69,7 @@ def name_of(uid: int) -> str:
         return pwd.getpwuid(uid).pw_name
     except KeyError:
         raise EmbeddedServerError(
-            f"user id {uid} has no name, and PostgreSQL runs for no user without one",
+            f"user id {uid} has no name, and PostgreSQL refuses to run as such a user",
             remedy=f'add "clonepool:x:{uid}:{os.getegid()}::/tmp:/sbin/nologin" to /etc/passwd in'
             " the image, or preload libnss_wrapper.so with NSS_WRAPPER_PASSWD and"
             " NSS_WRAPPER_GROUP, or run the container as a user that it has",

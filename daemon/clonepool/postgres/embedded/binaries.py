@@ -155,7 +155,7 @@ def _copy(directory: Path, account: Account, state: Path) -> Path:
 
 
 def _copy_to(target: Path, installation: Path) -> None:
-    """Copy an installation in one step, with the libraries that a wheel keeps beside it."""
+    """Copy an installation in one step, with the libraries that a wheel keeps next to it."""
     package = installation.parent
     if target.exists():
         _check_owner(target)

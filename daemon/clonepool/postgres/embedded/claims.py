@@ -25,12 +25,12 @@ if TYPE_CHECKING:
 CLAIM = "owner.json"
 
 
-class Whereabouts(StrEnum):
+class DirectoryState(StrEnum):
     """Whether a state directory exists."""
 
-    THERE = "there"
+    EXISTS = "exists"
     DELETED = "deleted"
-    OUT_OF_SIGHT = "out of sight"
+    NOT_VISIBLE = "not visible"
 
 
 class Claim(msgspec.Struct, frozen=True):
@@ -117,7 +117,7 @@ def locked(root: Path) -> Iterator[bool]:
         yield trusted_files.is_still(root / CLAIM, file.fileno())
 
 
-def look_for(claim: Claim) -> Whereabouts:
+def directory_state(claim: Claim) -> DirectoryState:
     """Say whether a state directory was deleted.
 
     A directory that is in a file system that is not mounted, in another container, or behind a
@@ -134,9 +134,9 @@ def look_for(claim: Claim) -> Whereabouts:
         except (FileNotFoundError, NotADirectoryError):
             continue
         if _identity(status) != identity:
-            return Whereabouts.OUT_OF_SIGHT
-        return Whereabouts.THERE if _exists(state) else Whereabouts.DELETED
-    return Whereabouts.OUT_OF_SIGHT
+            return DirectoryState.NOT_VISIBLE
+        return DirectoryState.EXISTS if _exists(state) else DirectoryState.DELETED
+    return DirectoryState.NOT_VISIBLE
 
 
 def _exists(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""The cluster in the storage: created by initdb, marked, and judged before it is used again."""
+"""The cluster in the storage: created by initdb, marked, and checked before it is used again."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Marker(msgspec.Struct, frozen=True):
     superuser: str = "postgres"
 
 
-class Judgement(StrEnum):
+class ClusterCheck(StrEnum):
     """Whether the cluster in the storage can be used."""
 
     USABLE = "usable"
@@ -67,35 +67,37 @@ def boot_id() -> str:
     return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
 
 
-def judge(storage: Storage, marker: Marker | None, binaries: Binaries, boot: str) -> Judgement:
+def check_cluster(
+    storage: Storage, marker: Marker | None, binaries: Binaries, boot: str
+) -> ClusterCheck:
     """Say whether the cluster in the storage can be used.
 
     Data that was written with fsync off may be damaged if the machine has gone down since, which
-    another boot id shows. A cluster is not trusted either if PG_VERSION is no regular file of the
+    another boot id shows. Nor is a cluster trusted whose PG_VERSION is not a regular file of the
     server's user: a lease may have put a FIFO or a link there.
 
     Raises:
         EmbeddedServerError: another major version made it.
     """
     if marker is None or marker.root != str(storage.root):
-        return Judgement.MISSING
+        return ClusterCheck.MISSING
     try:
         written = trusted_files.read_own(storage.data / "PG_VERSION", storage.owners())
     except (FileNotFoundError, NotADirectoryError, trusted_files.UntrustedFileError):
-        return Judgement.MISSING
+        return ClusterCheck.MISSING
     if marker.boot_id != boot:
-        return Judgement.REBOOTED
+        return ClusterCheck.REBOOTED
     if marker.superuser != SUPERUSER:
-        return Judgement.OUTDATED
+        return ClusterCheck.OUTDATED
     found = written.decode("ascii", "replace").strip()
     if found != str(binaries.major):
         raise EmbeddedServerError(
             f"{storage.data} was made by PostgreSQL {found}, the binaries in {binaries.directory}"
             f" are {binaries.major}",
-            remedy=f"remove {storage.data} (templates are built anew), choose another --state, or"
+            remedy=f"remove {storage.data} (templates are rebuilt), choose another --state, or"
             " set embedded.binaries",
         )
-    return Judgement.USABLE
+    return ClusterCheck.USABLE
 
 
 def read_marker(path: Path) -> Marker | None:
@@ -116,7 +118,7 @@ def read_marker(path: Path) -> Marker | None:
 
 
 def write_marker(path: Path, marker: Marker) -> None:
-    """Write the marker in one step, readable by its owner alone."""
+    """Write the marker in one step, readable only by its owner."""
     scratch = path.with_name(f"{path.name}.new")
     scratch.unlink(missing_ok=True)
     scratch.touch(mode=0o600)
@@ -157,7 +159,7 @@ def put_back(storage: Storage, aside: Path) -> None:
 
 
 def remove_scratch(storage: Storage) -> None:
-    """Delete what a start that was killed may have left beside the cluster."""
+    """Delete what a start that was killed may have left next to the cluster."""
     for name in ("data.old", "data.new"):
         shutil.rmtree(storage.root / name, ignore_errors=True)
 

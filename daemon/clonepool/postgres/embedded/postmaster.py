@@ -260,7 +260,7 @@ async def _answers(postmaster: Postmaster, probe: Callable[[], Awaitable[None]])
 
 
 def _private(path: str, flags: int) -> int:
-    """Open a file for the daemon's user alone: the log contains statements of leases."""
+    """Open a file that only the daemon's user can read: the log contains statements of leases."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
 
 

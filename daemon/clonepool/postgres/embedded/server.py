@@ -251,16 +251,16 @@ class EmbeddedServer:
         marker = cluster.read_marker(self._marker_path)
         if marker is not None and marker.root != str(self.storage.root):
             await self._remove_former(Path(marker.root))
-        judgement = cluster.judge(self.storage, marker, self._binaries, cluster.boot_id())
-        if judgement is cluster.Judgement.USABLE:
+        checked = cluster.check_cluster(self.storage, marker, self._binaries, cluster.boot_id())
+        if checked is cluster.ClusterCheck.USABLE:
             self._marker = marker
             return
-        if judgement is cluster.Judgement.REBOOTED:
+        if checked is cluster.ClusterCheck.REBOOTED:
             log.warning(
                 "cluster.discarded",
                 reason="the machine was booted since, and the data was written without fsync",
             )
-        if judgement is cluster.Judgement.OUTDATED:
+        if checked is cluster.ClusterCheck.OUTDATED:
             log.warning(
                 "cluster.discarded",
                 reason="an earlier version made it, whose leases knew the daemon's own password",

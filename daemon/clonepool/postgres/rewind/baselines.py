@@ -77,7 +77,7 @@ class Baselines:
         return self._costs[generation]
 
     def rebuilt(self, generation: str) -> None:
-        """Forget what a generation of that name held: it was built anew, with other OIDs.
+        """Forget what a generation of that name held: it was rebuilt, with other OIDs.
 
         Clones of the former build keep their own baseline.
         """
@@ -148,7 +148,7 @@ class Baselines:
             CannotRewindError: there is none.
         """
         if build != self.current(build.generation):
-            raise CannotRewindError("its generation was built anew")
+            raise CannotRewindError("its generation was rebuilt")
         async with self._references.of(build.generation) as reference:
             yield reference
 

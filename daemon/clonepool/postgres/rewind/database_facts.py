@@ -155,7 +155,7 @@ class DatabaseFacts(msgspec.Struct, frozen=True):
         if self.oid == 0:
             raise CannotRewindError("the database is gone")
         if self.activity.server_started != before.activity.server_started:
-            raise CannotRewindError("the server was started anew")
+            raise CannotRewindError("the server was restarted")
         if self.entries.properties != before.entries.properties:
             raise CannotRewindError("the database's own properties were changed")
         if self.activity.leftovers != _NO_LEFTOVERS or self.entries.subscriptions:

@@ -12,7 +12,7 @@ class CannotRewindError(ClonepoolError):
 
 
 class PinError(ClonepoolError):
-    """A generation is not what it was when it was built; it has to be built anew."""
+    """A generation is not what it was when it was built; it has to be rebuilt."""
 
     code = "generation_changed"
 

@@ -5,7 +5,7 @@ back where they differ. The planner multiplies the rows per page that it finds h
 the file. So for a file that could not be made as small as it was, the page count that is put back
 is that of the file now, and the planner expects as many rows as in the generation.
 
-The numbers of catalogs are left alone. What ANALYZE finds out about values is in catalogs that are
+The numbers of catalogs are not changed. What ANALYZE finds out about values is in catalogs that are
 compared like all others.
 """
 

@@ -201,4 +201,4 @@ def _read(
                 raise CannotRewindError("somebody else is connected")
             position, xid = value.split(b" ")
             return parse_lsn(position.decode()), int(xid)
-    raise CannotRewindError("the statement that puts rows back did not come to its end")
+    raise CannotRewindError("the statement that restores rows did not finish")

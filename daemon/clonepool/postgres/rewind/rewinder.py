@@ -117,7 +117,7 @@ class Rewinder:
         self._baselines.costs(generation).record_recreate(seconds)
 
     def generation_rebuilt(self, generation: str) -> None:
-        """Forget what a generation of that name held: it was built anew, with other OIDs.
+        """Forget what a generation of that name held: it was rebuilt, with other OIDs.
 
         Clones of the former build are still rewound to that.
         """
@@ -205,7 +205,7 @@ class Rewinder:
     def has_moved_rows(self, clone: str) -> bool:
         """Say whether rows of tables that are not kept in memory have moved in this clone.
 
-        Where to is known to this object alone. A later daemon would put such rows back a second
+        Only this object knows where to. A later daemon would put such rows back a second
         time.
         """
         state = self._states.get(clone)

@@ -71,5 +71,5 @@ SELECT root::bigint AS oid, min(rolname)::text AS owner
 
 
 async def read_untrusted_owners(session: Session) -> dict[int, str]:
-    """Return, by the table's OID, a role that is no superuser and whose function would run."""
+    """Return, by the table's OID, a role that is not a superuser and whose function would run."""
     return {row["oid"]: row["owner"] for row in await session.rows(_OWNERS)}

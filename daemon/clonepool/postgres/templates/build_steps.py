@@ -64,7 +64,7 @@ class Steps:
         roles: on it.
         clients: the server's endpoint for programs, which log in as its role if there are no
             logins.
-        psql: the program; PostgreSQL's other programs are beside it.
+        psql: the program; PostgreSQL's other programs are in its directory.
     """
 
     def __init__(self, gateway: Gateway, roles: Roles, clients: Endpoint, psql: Path) -> None:

@@ -65,9 +65,9 @@ class Builder:
         roles: on the server.
         clients: the server's endpoint for programs, which log in as its role if there are no
             logins.
-        psql: the program; PostgreSQL's other programs are beside it.
+        psql: the program; PostgreSQL's other programs are in its directory.
         next_serial: returns the serial of a temporary database.
-        digests: of files; None to remember them in this builder alone.
+        digests: of files; None to remember them only in this builder.
     """
 
     def __init__(
@@ -138,7 +138,7 @@ class Builder:
             raise TemplateFailedError(str(error)) from error
         raise TemplateFailedError(
             f"what {recipe.template} is made from changed during each of {MOST_TRIES} builds",
-            remedy="see that the command does not write to files that it watches",
+            remedy="make sure that the command does not write to files that it watches",
         )
 
     async def _ensure_once(

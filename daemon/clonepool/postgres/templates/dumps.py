@@ -63,7 +63,7 @@ def format_of(dump: Path) -> Format:
         if globbing.is_directory(dump):
             if not globbing.is_file(dump / "toc.dat"):
                 raise TemplateFailedError(
-                    f"dump: {dump} is a directory without toc.dat, so it is no dump",
+                    f"dump: {dump} is a directory without toc.dat, so it is not a dump",
                     remedy="name what `pg_dump --format=directory --file` named",
                 )
             return Format.DIRECTORY
@@ -109,7 +109,7 @@ class Restorer:
 
     Args:
         gateway: the way to the server, for creating roles.
-        psql: the program; pg_restore is beside it.
+        psql: the program; pg_restore is in its directory.
         endpoint: of the server, and the role to log in as.
         builder: a login that is to act for the roles that the dump names; empty for none.
     """

@@ -238,8 +238,8 @@ async def add_options(
     section, entries = recipe.section, dict(inputs.entries)
     if section.extends and recipe.lower is None:
         raise TemplateFailedError(
-            f"extends: the template {section.extends} is not there",
-            remedy="look at its own error",
+            f"extends: the template {section.extends} does not exist",
+            remedy="see the error of that template",
         )
     entries["server"] = {
         "major": str(capabilities.major),

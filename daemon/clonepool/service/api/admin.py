@@ -40,7 +40,7 @@ class AdminMethods:
         """Agree on the protocol, and remember what the client calls itself."""
         if params.protocol != PROTOCOL_VERSION:
             raise BadRequestError(
-                f"protocol {params.protocol} is not spoken here",
+                f"protocol {params.protocol} is not supported",
                 remedy=f"this daemon speaks protocol {PROTOCOL_VERSION}",
             )
         call.connection.client = params.client or call.connection.client

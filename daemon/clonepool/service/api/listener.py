@@ -103,7 +103,7 @@ class Listener:
 
         Args:
             methods: what is done with the clients' calls.
-            shortages: are told when a connection cannot be accepted for want of something.
+            shortages: are told when a connection cannot be accepted for lack of a resource.
             on_first_client: called when somebody connects while nobody else is connected.
         """
         self._opened = True

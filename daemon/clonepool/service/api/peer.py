@@ -31,7 +31,7 @@ CALLS_AT_A_TIME = 50
 """Requests, of all clients together, that are answered before new ones are read.
 
 Each client that has more than its share has an equal share, of one at least: a crowd that floods
-the daemon gets slower, and the client beside it that asks once does not.
+the daemon gets slower, and another client that asks once does not.
 """
 UNREAD_BYTES = 1024 * 1024
 """Bytes of replies that a client may leave unread before nothing more is read from it."""
@@ -99,7 +99,7 @@ class Peer(asyncio.BufferedProtocol):
         self._listener = listener
         self._protocol = ServerConnection()
         self._transport: asyncio.Transport | None = None
-        self._patience: asyncio.TimerHandle | None = None
+        self._unread_timer: asyncio.TimerHandle | None = None
         self._leaves_replies_unread = False
         self._is_reading = True
         self._backlog: deque[Message | Rejected] = deque()
@@ -143,19 +143,21 @@ class Peer(asyncio.BufferedProtocol):
         self._leaves_replies_unread = True
         self._read_or_not()
         loop = asyncio.get_running_loop()
-        self._patience = loop.call_later(self._listener.unread_timeout, self._lose_patience)
+        self._unread_timer = loop.call_later(
+            self._listener.unread_timeout, self._cut_off_slow_reader
+        )
 
     def resume_writing(self) -> None:
         """The client reads again."""
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
         self._leaves_replies_unread = False
         self._work()
 
     def connection_lost(self, _: Exception | None) -> None:
         """End what belonged to the client: nobody has to clean up."""
-        if self._patience is not None:
-            self._patience.cancel()
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
         self._backlog.clear()
         self._listener.busy.discard(self)
         if not self.is_gone:
@@ -173,7 +175,7 @@ class Peer(asyncio.BufferedProtocol):
             return
         self._transport.write(line)
         if self._transport.get_write_buffer_size() > MAX_UNREAD_BYTES:
-            self._lose_patience()
+            self._cut_off_slow_reader()
 
     def hang_up(self) -> None:
         """Close the connection after what was sent."""
@@ -233,7 +235,7 @@ class Peer(asyncio.BufferedProtocol):
             self._backlog.clear()
             self.hang_up()
 
-    def _lose_patience(self) -> None:
+    def _cut_off_slow_reader(self) -> None:
         """Cut off a client that never reads: its replies take memory, its leases clones."""
         self._listener.metrics.connections_cut.inc()
         log.warning("connection.cut", client=self.client, reason="it does not read its replies")

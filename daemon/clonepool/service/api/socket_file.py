@@ -47,8 +47,8 @@ def take_lock(path: Path) -> int:
 
     Raises:
         AlreadyRunningError: another daemon has the lock.
-        ConfigError: the directory cannot be used, or others could put a socket of theirs in place
-            of ours; nothing is made in it then.
+        ConfigError: the directory cannot be used, or others could replace the socket with their
+            own; nothing is made in it then.
     """
     _check_directory(path.parent)
     lock = hold_lock(
@@ -75,7 +75,7 @@ def longest_backlog() -> int | None:
 
 def _bind_and_listen(bound: socket.socket, path: Path, backlog: int) -> None:
     if os.path.lexists(path):
-        taken = f"{os.strerror(errno.EADDRINUSE)} by something that is no socket"
+        taken = f"{os.strerror(errno.EADDRINUSE)} by something that is not a socket"
         raise OSError(errno.EADDRINUSE, taken)
     new = path.with_name(f"{path.name}.new")
     if len(os.fsencode(new)) > _LONGEST_ADDRESS:

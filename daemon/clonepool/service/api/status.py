@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.clones.copier import Copiers
     from clonepool.postgres.gateway import Gateway
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.storage import StorageBudget
 
 
 class StatusBoard:
@@ -42,7 +42,7 @@ class StatusBoard:
         fleet: Fleet,
         capabilities: Capabilities,
         gateway: Gateway,
-        storage: StorageGuard,
+        storage: StorageBudget,
         copiers: Copiers,
         instance: str,
         configured: Collection[str],

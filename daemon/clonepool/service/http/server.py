@@ -52,7 +52,7 @@ def make_app(registry: CollectorRegistry, board: StatusBoard, hosts: Iterable[st
     Args:
         registry: of the metrics.
         board: tells what is ready.
-        hosts: names that it answers to, beside the machine's own.
+        hosts: names that it answers to, besides the machine's own.
     """
 
     async def metrics(_: Request) -> Response:

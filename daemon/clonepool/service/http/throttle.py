@@ -19,7 +19,7 @@ LARGEST_SHARE = 0.25
 _LONGEST_REST_SECONDS = 1.0
 """Seconds that the next response waits at most."""
 _OVERHEAD_SECONDS = 0.0005
-"""Seconds for reading a request and sending its response, beside making it."""
+"""Seconds for reading a request and sending its response, besides making it."""
 
 
 class Throttle:

@@ -32,7 +32,7 @@ class AdoptJob(Job["Adopt"]):
     Args:
         tools: of every job.
         limiter: for CREATE and DROP DATABASE; a check takes as much of the server as a copy.
-        credentials: give the clone's login another password.
+        credentials: give the clone's login a new password.
         rewinder: compares the clone with its generation.
         losses: is told when the generation is damaged.
     """
@@ -77,7 +77,7 @@ class AdoptJob(Job["Adopt"]):
         return CloneAdopted(template, decision.clone)
 
     def failed(self, decision: Adopt, attempt: Attempt) -> CloneUnusable:
-        """Have another clone made, and the generation too if it is damaged."""
+        """Have a new clone made, and the generation too if it is damaged."""
         if isinstance(attempt.cause, PinError):
             self._losses.damaged(decision.template)
         return CloneUnusable(decision.template, decision.clone)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from clonepool.service.failures import Attempt
     from clonepool.service.jobs.base import JobTools, TemplateLosses
     from clonepool.service.limiter import PriorityLimiter
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.storage import StorageBudget
 
 log = structlog.get_logger()
 
@@ -55,7 +55,7 @@ class CreateJob(Job["CreateClone"]):
         *,
         fleet: Fleet,
         limiter: PriorityLimiter,
-        storage: StorageGuard,
+        storage: StorageBudget,
         copiers: Copiers,
         credentials: Credentials,
         rewinder: Rewinder,

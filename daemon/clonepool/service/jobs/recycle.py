@@ -237,7 +237,7 @@ class RecycleJob(Job["Recycle"]):
         template, clone = decision.template, decision.clone
         log.error("clone.proof_failed", clone=clone, error=str(error))
         self._metrics.of[template].proofs_failed.inc()
-        self._templates.distrusted.add(template)
+        self._templates.rewind_disabled.add(template)
         seconds = self._templates.sections[template].keep_for
         comment = self._comments.kept(
             template, decision.generation, clone, str(error)[:200], seconds

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.clones.copier import Copiers
     from clonepool.service.clone_comment import Comments
     from clonepool.service.limiter import PriorityLimiter
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.storage import StorageBudget
     from clonepool.service.template_table import TemplateTable
 
 
@@ -42,7 +42,7 @@ class ReferenceJob:
         limiter: PriorityLimiter,
         namer: Namer,
         serials: Serials,
-        storage: StorageGuard,
+        storage: StorageBudget,
         templates: TemplateTable,
     ) -> None:
         self._comments = comments
@@ -66,7 +66,7 @@ class ReferenceJob:
         """
         template = self._templates.template_of(generation)
         if template is None:
-            raise CannotRewindError(f"{generation} is not current any more")
+            raise CannotRewindError(f"{generation} is no longer current")
         current = self._templates.generations[template]
         name = self._namer.name(
             Identity(Kind.REFERENCE, template, current.short, self._serials.next())

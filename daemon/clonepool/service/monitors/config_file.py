@@ -1,4 +1,4 @@
-"""Notices edits of the configuration file, which the daemon reads at its start alone.
+"""Notices edits of the configuration file, which the daemon reads only at its start.
 
 Nothing is reloaded: people are told to restart the daemon, and whether it would start. Files that
 templates are made from are another matter; see `files`.
@@ -27,7 +27,7 @@ log = structlog.get_logger()
 CHANGED = "config.changed"
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the file's time and size."""
-_RESTART = "restart the daemon: it reads this file at its start alone"
+_RESTART = "restart the daemon: it reads this file only at its start"
 _CORRECT = "correct it before the next start; the daemon goes on with what it read at its start"
 
 

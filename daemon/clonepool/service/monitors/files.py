@@ -1,9 +1,9 @@
-"""Sees to it that no template is stale: has those looked at whose source files may have changed.
+"""Has templates checked whose source files may have changed.
 
 The kernel's watches tell at once that something changed, and nothing else depends on them. They
 can be refused (limits), silent (network file systems), lost (a directory replaced) or late. So all
 sources are also read every few seconds, whatever the watches tell; directories are compared by
-device and inode, and watched anew when they are others; and after each build, what was built is
+device and inode, and watched again when they are others; and after each build, what was built is
 compared with what the files hold by then.
 """
 

@@ -1,4 +1,4 @@
-"""Gives up the daemon's session on a leased clone when somebody wants the database for himself.
+"""Closes the session on a leased clone when a client needs exclusive access to the database.
 
 DROP, RENAME and copying as a template fail while anybody is connected, but PostgreSQL waits for
 five seconds first, holding its lock on the database. So it is enough to look for such locks every

@@ -1,6 +1,6 @@
 """Notices when the server goes away, brings it back or waits for it, and says so.
 
-The sentinel's connection ends when the server does. Beside that, the server is asked for its
+The sentinel's connection ends when the server does. Besides, the server is asked for its
 databases every few seconds, but only while clients are connected: an idle daemon asks nothing.
 """
 

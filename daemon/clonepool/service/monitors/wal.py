@@ -1,7 +1,7 @@
-"""Reads the server's log while clones are leased, before PostgreSQL removes it.
+"""Reads the WAL while clones are leased, before PostgreSQL removes it.
 
-PostgreSQL keeps only so much of its log (WAL). A lease that goes on for an hour and writes
-gigabytes is followed as it goes, so that the log is neither lost nor read in one piece at the end.
+PostgreSQL keeps a limited amount of WAL. A lease that lasts an hour and writes gigabytes is
+followed as it writes, so that its WAL is neither lost nor read in one piece at the end.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ FOLLOW_SECONDS = 0.5
 
 
 class WalMonitor(Monitor):
-    """Has the rewinder read the log as it is written; needed only where clones are rewound.
+    """Has the rewinder read the WAL as it is written; needed only where clones are rewound.
 
     Args:
         failures: of every monitor.
         changed: notified when the pools change.
         fleet: tells whether any clone is in use.
-        rewinder: reads the log.
+        rewinder: reads the WAL.
     """
 
     failed_event = "log.follow_failed"

@@ -159,7 +159,7 @@ class TemplateBuilder:
         """Have those of these templates built again that have a changed source.
 
         There is one look at a time: what an earlier one saw must not come after what is seen now.
-        What cannot be looked at for want of a resource is looked at again until it can be.
+        What cannot be checked for lack of a resource is checked again until it can be.
         """
         async with self._looking:
             left = self._schedule.to_look_at(templates)
@@ -258,7 +258,7 @@ class TemplateBuilder:
     # One build ----------------------------------------------------------------------------
 
     async def _build(self, build: decided.StartBuild) -> None:
-        """Build one template; a mistake of the daemon's own ends this build alone."""
+        """Build one template; a bug in the daemon ends only this build."""
         template, began = build.template, self._now()
         try:
             try:

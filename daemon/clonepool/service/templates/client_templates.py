@@ -129,7 +129,7 @@ class ClientTemplates:
     # Making one ---------------------------------------------------------------------------
 
     def check_allowed(self) -> None:
-        """See that clients may make templates.
+        """Check that clients may make templates.
 
         Raises:
             NotAllowedError, ShuttingDownError: they may not.
@@ -138,7 +138,7 @@ class ClientTemplates:
             raise shutting_down()
         if not self._options.allow:
             raise NotAllowedError(
-                "clients may not make templates here",
+                "clients are not allowed to make templates",
                 remedy="set client_templates.allow in the daemon's configuration",
             )
 

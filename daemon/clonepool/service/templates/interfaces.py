@@ -1,4 +1,4 @@
-"""What the templates need of the rest of the service, where no class of theirs says it."""
+"""What the templates need of the rest of the service, where none of its classes says it."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ class TemplateTable(Protocol):
     Attributes:
         sections: the options of every template, those that clients made included.
         generations: the current generation of each template that was built.
-        distrusted: templates with a clone that was rewound wrongly.
+        rewind_disabled: templates with a clone that was rewound wrongly.
     """
 
     sections: dict[str, TemplateSection]
     generations: dict[str, Generation]
-    distrusted: set[str]
+    rewind_disabled: set[str]
 
     def is_rewindable(self, template: str) -> bool:
         """Say whether the options ask for rewinds and this server allows them."""

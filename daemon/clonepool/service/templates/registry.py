@@ -1,4 +1,4 @@
-"""Which templates there are beside the configured ones: entered and removed as one.
+"""Which templates exist besides the configured ones: entered and removed as one.
 
 A template has options, a pool, a copier and metrics; whoever enters one enters all of them.
 """
@@ -89,7 +89,7 @@ class Registry:
         self.origins: dict[str, Origin] = {}
 
     def enter(self, template: str, section: TemplateSection, origin: Origin) -> None:
-        """Have a template, or have it made anew; it can be leased when its generation is told."""
+        """Add a template, or have it made again; it can be leased when its generation is told."""
         self._copiers.enter(template, section.copy)
         self.origins[template] = origin
         self._table.sections[template] = section
@@ -103,7 +103,7 @@ class Registry:
         self._copiers.remove(template)
         self._metrics.remove(template)
         self._table.generations.pop(template, None)
-        self._table.distrusted.discard(template)
+        self._table.rewind_disabled.discard(template)
         del self._table.sections[template], self.origins[template]
 
     def pool(self, template: str) -> Pool:

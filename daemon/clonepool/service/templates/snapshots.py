@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.templates.client_generation import ClientGenerations
     from clonepool.postgres.templates.recipe import Generation
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.storage import StorageBudget
     from clonepool.service.templates.client_templates import ClientTemplates
     from clonepool.service.templates.interfaces import TemplateTable
     from clonepool.service.templates.registry import Origin
@@ -57,7 +57,7 @@ class Snapshots:
         fleet: Fleet,
         generations: ClientGenerations,
         rewinder: Rewinder,
-        storage: StorageGuard,
+        storage: StorageBudget,
         storage_taken: Callable[[], int],
         table: TemplateTable,
         templates: ClientTemplates,
@@ -112,7 +112,7 @@ class Snapshots:
             of = self._table.generations.get(lease.template)
             if of is None:
                 raise TemplateFailedError(
-                    f"the template {lease.template} is not there", remedy="build it first"
+                    f"the template {lease.template} does not exist", remedy="build it first"
                 )
             await self._templates.prepare(section)
             self._storage.begin(of.size_bytes, self._storage_taken() + of.size_bytes)
@@ -161,19 +161,19 @@ class Snapshots:
         )
 
     def _check_free(self, lease: Lease, template: str) -> None:
-        """See that a snapshot of that lease may have that name."""
+        """Check that a snapshot of that lease may have that name."""
         origin = self._templates.origin(template)
         if template in self._configured or (origin and origin.by is Method.DEFINE):
             how = "defined by a client" if origin else "configured"
             raise BadRequestError(f"the template {template} is {how}", remedy="use another name")
         if origin and origin.of != self._templates.root_of(lease.template):
             raise BadRequestError(
-                f"the template {template} was made of {origin.of or 'a defined one'}",
+                f"the template {template} is a snapshot of {origin.of or 'a defined template'}",
                 remedy="use another name",
             )
 
     def _check_held(self, lease: Lease) -> None:
-        """See that the clone still is this lease's, and was all the time."""
+        """Check that the clone belongs to this lease, and has done so all the time."""
         now = self._fleet.lease(lease.token)
         if (now.clone, now.resets) != (lease.clone, lease.resets):
             raise not_your_lease()

@@ -1,4 +1,4 @@
-"""One piece of work on a template at a time: it is made, made anew, or given up."""
+"""One piece of work on a template at a time: it is made, made again, or given up."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Turns:
                     await self._until_gone(template)
             except TimeoutError:
                 raise TemplateFailedError(
-                    f"the template {template} is being made or given up for long",
+                    f"timed out: other work on template {template} is still running",
                     remedy="try again",
                 ) from None
             yield

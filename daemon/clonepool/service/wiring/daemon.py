@@ -17,7 +17,7 @@ from clonepool.service.job_queue import JobQueue
 from clonepool.service.lease_results import LeaseResults
 from clonepool.service.recovery import Recovery
 from clonepool.service.templates.losses import GenerationLosses
-from clonepool.service.wiring.parts import NOW, Daemon, Ground, Pools, Templates, Tools
+from clonepool.service.wiring.parts import NOW, Daemon, Pools, Prerequisites, Templates, Tools
 from clonepool.service.wiring.templates import make_templates
 from clonepool.service.wiring.work import make_jobs, make_monitors
 
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
 
-def make_daemon(ground: Ground, tools: Tools, tasks: TaskGroup) -> Daemon:
+def make_daemon(given: Prerequisites, tools: Tools, tasks: TaskGroup) -> Daemon:
     """Make everything that works on the server.
 
     Args:
-        ground: what is there.
+        given: what exists already.
         tools: as `make_tools` returned them.
         tasks: where work that takes time is done.
     """
-    pools = make_pools(ground, tools)
+    pools = make_pools(given, tools)
     losses = GenerationLosses()
-    templates = make_templates(ground, tools, pools, losses, tasks)
-    jobs = make_jobs(ground, tools, pools, losses)
-    board = _make_board(ground, tools)
+    templates = make_templates(given, tools, pools, losses, tasks)
+    jobs = make_jobs(given, tools, pools, losses)
+    board = _make_board(given, tools)
     return Daemon(
         board=board,
         executor=Executor(jobs, queue=pools.queue, changed=pools.changed, tasks=tasks),
-        methods=_make_methods(ground, pools, templates, board),
-        monitors=make_monitors(ground, tools, pools, templates),
+        methods=_make_methods(given, pools, templates, board),
+        monitors=make_monitors(given, tools, pools, templates),
         pools=pools,
         recovery=Recovery(
             comments=tools.comments,
@@ -50,7 +50,7 @@ def make_daemon(ground: Ground, tools: Tools, tasks: TaskGroup) -> Daemon:
             events=pools.dispatcher,
             failures=tools.failures,
             fleet=tools.fleet,
-            gateway=ground.server.gateway,
+            gateway=given.server.gateway,
             now=NOW,
         ),
         templates=templates,
@@ -58,17 +58,17 @@ def make_daemon(ground: Ground, tools: Tools, tasks: TaskGroup) -> Daemon:
     )
 
 
-def make_pools(ground: Ground, tools: Tools) -> Pools:
+def make_pools(given: Prerequisites, tools: Tools) -> Pools:
     """Make the dispatcher, and what stands between it and the jobs."""
     loop, changed = asyncio.get_running_loop(), Condition()
-    queue = JobQueue(ground.listener, loop, NOW)
+    queue = JobQueue(given.listener, loop, NOW)
     drains = Drains(tools.fleet, loop)
     dispatcher = Dispatcher(
         fleet=tools.fleet,
         jobs=queue,
-        results=LeaseResults(ground.server.clients, tools.credentials, NOW),
-        connections=ground.listener,
-        metrics=ground.metrics,
+        results=LeaseResults(given.server.clients, tools.credentials, NOW),
+        connections=given.listener,
+        metrics=given.metrics,
         loop=loop,
         clock=NOW,
         changing=tools.table.changes_server,
@@ -78,26 +78,26 @@ def make_pools(ground: Ground, tools: Tools) -> Pools:
     return Pools(changed, dispatcher, drains, queue)
 
 
-def _make_board(ground: Ground, tools: Tools) -> StatusBoard:
+def _make_board(given: Prerequisites, tools: Tools) -> StatusBoard:
     return StatusBoard(
         fleet=tools.fleet,
-        capabilities=ground.capabilities,
-        gateway=ground.server.gateway,
+        capabilities=given.capabilities,
+        gateway=given.server.gateway,
         storage=tools.storage,
         copiers=tools.copiers,
-        instance=ground.config.instance,
-        configured=ground.config.templates.keys(),
+        instance=given.config.instance,
+        configured=given.config.templates.keys(),
         recreated_because=tools.table.recreated_because,
-        server_problem=lambda: ground.sentinel.problem,
-        short_of=ground.resources.current,
+        server_problem=lambda: given.sentinel.problem,
+        short_of=given.resources.current,
         now=NOW,
     )
 
 
 def _make_methods(
-    ground: Ground, pools: Pools, templates: Templates, board: StatusBoard
+    given: Prerequisites, pools: Pools, templates: Templates, board: StatusBoard
 ) -> Methods:
-    config = ground.config
+    config = given.config
     return Methods(
         leases=LeaseMethods(
             pools.dispatcher,
@@ -110,7 +110,7 @@ def _make_methods(
             pools.dispatcher,
             pools.drains,
             instance=config.instance,
-            programs=str(ground.server.psql.parent) if ground.is_embedded else "",
+            programs=str(given.server.psql.parent) if given.is_embedded else "",
         ),
         board=board,
         max_pending=config.access.max_pending_per_client,

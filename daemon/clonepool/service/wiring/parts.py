@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from clonepool.service.sentinel import Sentinel
     from clonepool.service.server import Server
     from clonepool.service.server_changes import ServerChanges
-    from clonepool.service.storage import StorageGuard
+    from clonepool.service.storage import StorageBudget
     from clonepool.service.template_table import TemplateTable
     from clonepool.service.templates.builder import TemplateBuilder
     from clonepool.service.templates.client_templates import ClientTemplates
@@ -46,8 +46,8 @@ if TYPE_CHECKING:
 NOW = time.monotonic
 
 
-class Ground(NamedTuple):
-    """What is there before the parts are made.
+class Prerequisites(NamedTuple):
+    """What exists before the parts are made.
 
     Attributes:
         capabilities: of the server.
@@ -94,7 +94,7 @@ class Tools(NamedTuple):
     rewinder: Rewinder
     roles: Roles
     server_changes: ServerChanges
-    storage: StorageGuard
+    storage: StorageBudget
     table: TemplateTable
 
 

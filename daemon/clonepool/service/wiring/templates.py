@@ -16,7 +16,7 @@ from clonepool.service.templates.fills import FillCoordinator
 from clonepool.service.templates.registry import Registry
 from clonepool.service.templates.snapshots import Snapshots
 from clonepool.service.templates.sources import TemplateSources
-from clonepool.service.wiring.parts import NOW, Ground, Pools, Templates, Tools
+from clonepool.service.wiring.parts import NOW, Pools, Prerequisites, Templates, Tools
 
 if TYPE_CHECKING:
     from anyio.abc import TaskGroup
@@ -25,53 +25,53 @@ if TYPE_CHECKING:
 
 
 def make_templates(
-    ground: Ground, tools: Tools, pools: Pools, losses: GenerationLosses, tasks: TaskGroup
+    given: Prerequisites, tools: Tools, pools: Pools, losses: GenerationLosses, tasks: TaskGroup
 ) -> Templates:
     """Make everything about templates.
 
     Args:
-        ground: what is there.
+        given: what exists already.
         tools: to work with.
         pools: are told what can be had of each template.
         losses: of generations, reported by jobs and monitors.
         tasks: where work that takes time is done.
     """
     server_builder = Builder(
-        ground.server.gateway,
-        ground.namer,
-        ground.capabilities,
+        given.server.gateway,
+        given.namer,
+        given.capabilities,
         tools.roles,
-        ground.server.clients,
-        ground.server.psql,
-        ground.serials.next,
-        Digests(ground.server.state / "digests.json"),
+        given.server.clients,
+        given.server.psql,
+        given.serials.next,
+        Digests(given.server.state / "digests.json"),
     )
-    builder = _make_builder(ground, tools, pools, server_builder)
-    from_clients = _make_client_templates(ground, tools, pools, server_builder, tasks)
+    builder = _make_builder(given, tools, pools, server_builder)
+    from_clients = _make_client_templates(given, tools, pools, server_builder, tasks)
     generations = ClientGenerations(
-        ground.server.gateway,
-        ground.capabilities,
+        given.server.gateway,
+        given.capabilities,
         server_builder.generations,
         server_builder.steps,
         server_builder.next_serial,
     )
     builds = Builds(builder, tasks)
-    methods = _make_template_methods(ground, tools, pools, from_clients, generations, builds, tasks)
+    methods = _make_template_methods(given, tools, pools, from_clients, generations, builds, tasks)
     return Templates(builder, builds, from_clients, losses, methods)
 
 
 def _make_builder(
-    ground: Ground, tools: Tools, pools: Pools, server_builder: Builder
+    given: Prerequisites, tools: Tools, pools: Pools, server_builder: Builder
 ) -> TemplateBuilder:
-    config = ground.config
+    config = given.config
     return TemplateBuilder(
         builder=server_builder,
         credentials=tools.credentials,
         events=pools.dispatcher,
         failures=tools.failures,
         fleet=tools.fleet,
-        gateway=ground.server.gateway,
-        metrics=ground.metrics,
+        gateway=given.server.gateway,
+        metrics=given.metrics,
         now=NOW,
         places=config.pool.ddl_concurrency,
         rewinder=tools.rewinder,
@@ -89,27 +89,27 @@ def _make_builder(
 
 
 def _make_client_templates(
-    ground: Ground, tools: Tools, pools: Pools, server_builder: Builder, tasks: TaskGroup
+    given: Prerequisites, tools: Tools, pools: Pools, server_builder: Builder, tasks: TaskGroup
 ) -> ClientTemplates:
-    config = ground.config
+    config = given.config
     return ClientTemplates(
-        capabilities=ground.capabilities,
+        capabilities=given.capabilities,
         changed=pools.changed,
         configured=config.templates,
         credentials=tools.credentials,
         events=pools.dispatcher,
         failures=tools.failures,
         fleet=tools.fleet,
-        gateway=ground.server.gateway,
+        gateway=given.server.gateway,
         generations=server_builder.generations,
         now=NOW,
         options=config.client_templates,
         registry=Registry(
-            capabilities=ground.capabilities,
+            capabilities=given.capabilities,
             copiers=tools.copiers,
             events=pools.dispatcher,
             fleet=tools.fleet,
-            metrics=ground.metrics,
+            metrics=given.metrics,
             table=tools.table,
         ),
         rewinder=tools.rewinder,
@@ -120,7 +120,7 @@ def _make_client_templates(
 
 
 def _make_template_methods(
-    ground: Ground,
+    given: Prerequisites,
     tools: Tools,
     pools: Pools,
     from_clients: ClientTemplates,
@@ -128,7 +128,7 @@ def _make_template_methods(
     builds: Builds,
     tasks: TaskGroup,
 ) -> TemplateMethods:
-    config = ground.config
+    config = given.config
     fills = FillCoordinator(
         call_later=pools.dispatcher.call_later,
         failures=tools.failures,
@@ -140,7 +140,7 @@ def _make_template_methods(
         templates=from_clients,
     )
     snapshots = Snapshots(
-        capabilities=ground.capabilities,
+        capabilities=given.capabilities,
         configured=config.templates,
         copiers=tools.copiers,
         fleet=tools.fleet,

@@ -21,33 +21,33 @@ from clonepool.service.recorder import Recorder
 from clonepool.service.server import kept_connections
 from clonepool.service.server_changes import ServerChanges
 from clonepool.service.state_files import begin_run, load_secret
-from clonepool.service.storage import StorageGuard
+from clonepool.service.storage import StorageBudget
 from clonepool.service.template_table import TemplateTable
 from clonepool.service.templates.registry import limits_of
-from clonepool.service.wiring.parts import NOW, Ground, Tools
+from clonepool.service.wiring.parts import NOW, Prerequisites, Tools
 
 if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
 
 
-def make_tools(ground: Ground) -> Tools:
+def make_tools(given: Prerequisites) -> Tools:
     """Make what the other parts work with."""
-    config, capabilities, server = ground.config, ground.capabilities, ground.server
+    config, capabilities, server = given.config, given.capabilities, given.server
     secret = load_secret(server.state / "secret")
-    roles = Roles(server.gateway, capabilities, embedded=ground.is_embedded)
-    beginning = _beginning(ground)
-    fleet = beginning.fleet(ground.serials)
-    table = TemplateTable(config.templates, capabilities, fleet, embedded=ground.is_embedded)
-    comments = Comments(ground.namer, secret, begin_run(server.state / "run"))
-    copiers = _make_copiers(ground)
+    roles = Roles(server.gateway, capabilities, embedded=given.is_embedded)
+    beginning = _beginning(given)
+    fleet = beginning.fleet(given.serials)
+    table = TemplateTable(config.templates, capabilities, fleet, embedded=given.is_embedded)
+    comments = Comments(given.namer, secret, begin_run(server.state / "run"))
+    copiers = _make_copiers(given)
     limiter = PriorityLimiter(config.pool.ddl_concurrency)
-    storage = _make_storage(ground)
+    storage = _make_storage(given)
     references = ReferenceJob(
         comments=comments,
         copiers=copiers,
         limiter=limiter,
-        namer=ground.namer,
-        serials=ground.serials,
+        namer=given.namer,
+        serials=given.serials,
         storage=storage,
         templates=table,
     )
@@ -55,76 +55,76 @@ def make_tools(ground: Ground) -> Tools:
         comments=comments,
         copiers=copiers,
         credentials=Credentials(
-            roles, server.clients, capabilities, secret, embedded=ground.is_embedded
+            roles, server.clients, capabilities, secret, embedded=given.is_embedded
         ),
-        failures=Failures(ground.metrics, ground.resources),
+        failures=Failures(given.metrics, given.resources),
         fleet=fleet,
         limiter=limiter,
-        recorder=_make_recorder(ground, beginning),
-        rewinder=_make_rewinder(ground, fleet, references),
+        recorder=_make_recorder(given, beginning),
+        rewinder=_make_rewinder(given, fleet, references),
         roles=roles,
         server_changes=ServerChanges(
             server.gateway,
             capabilities.major,
             fleet,
-            ground.metrics,
+            given.metrics,
             server.state / "server.json",
-            takes_back=ground.is_embedded,
+            takes_back=given.is_embedded,
         ),
         storage=storage,
         table=table,
     )
 
 
-def _beginning(ground: Ground) -> Beginning:
+def _beginning(given: Prerequisites) -> Beginning:
     """Return how the fleet begins, which a recording tells first."""
     return Beginning(
         clonepool=version("clonepool"),
-        instance=ground.namer.instance,
-        system_identifier=ground.capabilities.system_identifier,
-        max_clones=ground.config.pool.max_clones,
+        instance=given.namer.instance,
+        system_identifier=given.capabilities.system_identifier,
+        max_clones=given.config.pool.max_clones,
         limits={
-            name: limits_of(section, rewinds=ground.capabilities.rewinds)
-            for name, section in ground.config.templates.items()
+            name: limits_of(section, rewinds=given.capabilities.rewinds)
+            for name, section in given.config.templates.items()
         },
     )
 
 
-def _make_recorder(ground: Ground, beginning: Beginning) -> Recorder | None:
-    if ground.recording is None:
+def _make_recorder(given: Prerequisites, beginning: Beginning) -> Recorder | None:
+    if given.recording is None:
         return None
-    return Recorder(ground.recording, beginning, ground.serials)
+    return Recorder(given.recording, beginning, given.serials)
 
 
-def _make_copiers(ground: Ground) -> Copiers:
-    by_clients = ground.config.client_templates
+def _make_copiers(given: Prerequisites) -> Copiers:
+    by_clients = given.config.client_templates
     if by_clients.allow:  # its copy strategy must be possible before the first one is made
-        candidates(by_clients.copy, ground.capabilities, throwaway=ground.is_embedded)
+        candidates(by_clients.copy, given.capabilities, throwaway=given.is_embedded)
     return Copiers(
-        ground.server.gateway,
-        ground.capabilities,
-        {name: section.copy for name, section in ground.config.templates.items()},
+        given.server.gateway,
+        given.capabilities,
+        {name: section.copy for name, section in given.config.templates.items()},
         NOW,
-        throwaway=ground.is_embedded,
+        throwaway=given.is_embedded,
     )
 
 
-def _make_storage(ground: Ground) -> StorageGuard:
-    storage = ground.server.embedded.storage if ground.server.embedded else None
-    return StorageGuard(
-        ground.config,
+def _make_storage(given: Prerequisites) -> StorageBudget:
+    storage = given.server.embedded.storage if given.server.embedded else None
+    return StorageBudget(
+        given.config,
         storage.root if storage else None,
         in_memory=bool(storage and storage.in_memory),
     )
 
 
-def _make_rewinder(ground: Ground, fleet: Fleet, references: ReferenceJob) -> Rewinder:
-    capabilities = ground.capabilities
+def _make_rewinder(given: Prerequisites, fleet: Fleet, references: ReferenceJob) -> Rewinder:
+    capabilities = given.capabilities
     shared = database_facts.NOTHING_SHARED
-    if ground.is_embedded:
+    if given.is_embedded:
         shared = shared_objects.digest_sql(capabilities.major)
     return Rewinder(
-        ground.server.gateway,
+        given.server.gateway,
         references.make,
         capabilities.major,
         kept_connections(capabilities.max_connections),

@@ -25,22 +25,22 @@ from clonepool.service.monitors.resources import ResourceMonitor
 from clonepool.service.monitors.server import ServerMonitor
 from clonepool.service.monitors.wal import WalMonitor
 from clonepool.service.outages import Outages
-from clonepool.service.wiring.parts import NOW, Ground, Pools, Templates, Tools
+from clonepool.service.wiring.parts import NOW, Pools, Prerequisites, Templates, Tools
 
 if TYPE_CHECKING:
     from clonepool.service.monitors.base import Monitor
     from clonepool.service.templates.losses import GenerationLosses
 
 
-def make_jobs(ground: Ground, tools: Tools, pools: Pools, losses: GenerationLosses) -> Jobs:
+def make_jobs(given: Prerequisites, tools: Tools, pools: Pools, losses: GenerationLosses) -> Jobs:
     """Make one job for each kind of decision that takes time."""
     reports, comment_locks = pools.dispatcher.reports, CommentLocks()
     common = JobTools(
         comments=tools.comments,
         events=pools.dispatcher,
         failures=tools.failures,
-        gateway=ground.server.gateway,
-        metrics=ground.metrics,
+        gateway=given.server.gateway,
+        metrics=given.metrics,
         now=NOW,
         templates=tools.table,
     )
@@ -93,35 +93,35 @@ def make_jobs(ground: Ground, tools: Tools, pools: Pools, losses: GenerationLoss
             rewinder=tools.rewinder,
             schedule=DropSchedule(
                 tools.fleet,
-                ground.config.pool.max_clones,
+                given.config.pool.max_clones,
                 lambda: tools.table.is_storage_short(tools.storage),
             ),
-            vacuums=ground.is_embedded,
+            vacuums=given.is_embedded,
         ),
     )
 
 
 def make_monitors(
-    ground: Ground, tools: Tools, pools: Pools, templates: Templates
+    given: Prerequisites, tools: Tools, pools: Pools, templates: Templates
 ) -> list[Monitor]:
-    """Make the loops that run beside the jobs."""
+    """Make the background loops."""
     failures, changed = tools.failures, pools.changed
     monitors: list[Monitor] = [
-        _make_server_monitor(ground, tools, pools, templates),
-        FileMonitor(failures, builder=templates.builder, resources=ground.resources),
+        _make_server_monitor(given, tools, pools, templates),
+        FileMonitor(failures, builder=templates.builder, resources=given.resources),
         LockWatch(
             failures,
             changed=changed,
             fleet=tools.fleet,
-            gateway=ground.server.gateway,
+            gateway=given.server.gateway,
             rewinder=tools.rewinder,
         ),
-        ResourceMonitor(failures, resources=ground.resources),
-        EventLoopMonitor(failures, lag_seconds=ground.metrics.event_loop_lag_seconds, now=NOW),
+        ResourceMonitor(failures, resources=given.resources),
+        EventLoopMonitor(failures, lag_seconds=given.metrics.event_loop_lag_seconds, now=NOW),
     ]
-    if ground.config.path:
-        monitors.append(ConfigFileMonitor(failures, config=ground.config))
-    if ground.capabilities.rewinds:
+    if given.config.path:
+        monitors.append(ConfigFileMonitor(failures, config=given.config))
+    if given.capabilities.rewinds:
         monitors.append(
             WalMonitor(failures, changed=changed, fleet=tools.fleet, rewinder=tools.rewinder)
         )
@@ -129,17 +129,17 @@ def make_monitors(
 
 
 def _make_server_monitor(
-    ground: Ground, tools: Tools, pools: Pools, templates: Templates
+    given: Prerequisites, tools: Tools, pools: Pools, templates: Templates
 ) -> ServerMonitor:
     return ServerMonitor(
         tools.failures,
-        changed=ground.server_changed,
-        embedded=ground.server.embedded,
-        has_clients=lambda: bool(ground.listener.peers),
+        changed=given.server_changed,
+        embedded=given.server.embedded,
+        has_clients=lambda: bool(given.listener.peers),
         outages=Outages(
             copiers=tools.copiers,
             events=pools.dispatcher,
-            gateway=ground.server.gateway,
+            gateway=given.server.gateway,
             look_at_sources=templates.builder.files_due.set,
             rewinder=tools.rewinder,
             templates=tools.table,
@@ -148,8 +148,8 @@ def _make_server_monitor(
             events=pools.dispatcher,
             fleet=tools.fleet,
             losses=templates.losses,
-            metrics=ground.metrics,
+            metrics=given.metrics,
             templates=tools.table,
         ),
-        sentinel=ground.sentinel,
+        sentinel=given.sentinel,
     )
