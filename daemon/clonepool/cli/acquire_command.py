@@ -57,7 +57,7 @@ def command(
     shape: str,
     socket_path: str | None,
 ) -> None:
-    r"""Lease a clone until it is released or its time is over.
+    """Lease a clone until it is released or its time is over.
 
     The lease outlives this command, and the daemon. In a shell:
 
@@ -67,7 +67,7 @@ def command(
         eval "$(clonepool release)"
 
     When there is no lease to be had, eval fails, and unsets the variables of an earlier lease.
-    """
+    """  # noqa: D301 - click reads the mark \b
     try:
         with Client(socket_path, name="acquire") as client:
             lease = client.lease(template, timeout=timeout, ttl=ttl, label=label or None)
