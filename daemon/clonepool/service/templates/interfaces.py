@@ -50,12 +50,13 @@ class TemplateTable(Protocol):
     Attributes:
         sections: the options of every template, those that clients made included.
         generations: the current generation of each template that was built.
-        distrusted: templates with a clone that was rewound wrongly.
     """
 
     sections: dict[str, TemplateSection]
     generations: dict[str, Generation]
-    distrusted: set[str]
+
+    def remove(self, template: str) -> None:
+        """Forget everything about a template that is given up."""
 
     def is_rewindable(self, template: str) -> bool:
         """Say whether the options ask for rewinds and this server allows them."""

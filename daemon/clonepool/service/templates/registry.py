@@ -102,9 +102,8 @@ class Registry:
         self._events.handle(TemplateRemoved(template))
         self._copiers.remove(template)
         self._metrics.remove(template)
-        self._table.generations.pop(template, None)
-        self._table.distrusted.discard(template)
-        del self._table.sections[template], self.origins[template]
+        self._table.remove(template)
+        del self.origins[template]
 
     def pool(self, template: str) -> Pool:
         """Return the pool of a template that a client made."""
