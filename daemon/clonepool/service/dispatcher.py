@@ -313,8 +313,7 @@ class Dispatcher:
         jobs, self._unstarted = self._unstarted, []
         somebody_waits = self.fleet.budget.waiting > 0
         for job in jobs:
-            clone = job.lease.clone if isinstance(job, Record) else job.clone
-            log.debug(_DECIDED[type(job)], clone=clone)
+            log.debug(job.log_event, clone=job.clone)
             is_upkeep = isinstance(job, CreateClone | Drop)
             self._jobs.put(job, waited_for=somebody_waits or not is_upkeep)
         if somebody_waits:
@@ -376,18 +375,6 @@ class Dispatcher:
                 lease = each.lease
                 if lease.clone in recycled:
                     self.reports.expect(lease.template, lease.clone, lease.holder)
-
-
-_DECIDED: dict[type[Job], str] = {
-    CreateClone: "clone.create_decided",
-    Recycle: "clone.recycle_decided",
-    Keep: "clone.keep_decided",
-    Record: "lease.record_decided",
-    Park: "clone.park_decided",
-    Adopt: "clone.adopt_decided",
-    Drop: "clone.drop_decided",
-}
-"""What is logged, for developers, when a job is decided on."""
 
 
 def _answer(call: Call, result: Callable[[D], object], decision: D) -> None:
