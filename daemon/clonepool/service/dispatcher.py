@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.observe.metrics import Metrics
     from clonepool.service.call import Call
-    from clonepool.service.job_queue import Job
+    from clonepool.service.job_queue import Work
     from clonepool.service.lease_results import LeaseResults
     from clonepool.service.release_reports import Connections
 
@@ -51,14 +51,14 @@ log = structlog.get_logger()
 D = TypeVar("D", Grant, Renewed)
 
 
-class Jobs(Protocol):
+class WorkQueue(Protocol):
     """Takes the decisions that take time; `job_queue.JobQueue` in the daemon."""
 
-    def put(self, job: Job, *, waited_for: bool) -> None:
-        """Have the job begin soon, and return at once."""
+    def put(self, work: Work, *, waited_for: bool) -> None:
+        """Have the work begin soon, and return at once."""
 
     def hurry(self) -> None:
-        """Have the jobs that have not begun yet begin soon: somebody waits for them now."""
+        """Have the work that has not begun yet begin soon: somebody waits for it now."""
 
 
 class Recorder(Protocol):
@@ -73,7 +73,7 @@ class Dispatcher:
 
     Args:
         fleet: decides.
-        jobs: take what takes time.
+        queue: takes the decisions that take time.
         results: put leases into the protocol's words.
         connections: are told what happens to their leases.
         metrics: count decisions.
@@ -96,7 +96,7 @@ class Dispatcher:
         self,
         *,
         fleet: Fleet,
-        jobs: Jobs,
+        queue: WorkQueue,
         results: LeaseResults,
         connections: Connections,
         metrics: Metrics,
@@ -109,7 +109,7 @@ class Dispatcher:
         self.fleet = fleet
         self.reports = ReleaseReports(connections)
         self.now = clock
-        self._jobs = jobs
+        self._queue = queue
         self._results = results
         self._connections = connections
         self._metrics = metrics
@@ -121,7 +121,7 @@ class Dispatcher:
         self._unseen: set[str] = set()
         self._unplanned: tuple[events.Acquire, Decision] | None = None
         self._uncounted: list[tuple[Grant, float]] = []
-        self._unstarted: list[Job] = []
+        self._unstarted: list[Work] = []
         self._has_unfinished = False
         self._timer = DeadlineTimer(loop, clock, fleet.next_timer, self._time_is_up)
 
@@ -287,7 +287,7 @@ class Dispatcher:
         self._has_unfinished = False
         self._plan()
         self._count_grants()
-        self._start_jobs()
+        self._start_work()
         for observer in self._observers:
             observer()
         self._timer.set()
@@ -309,15 +309,15 @@ class Dispatcher:
             (metrics.hits if grant.source is Source.READY else metrics.waits).inc()
             metrics.acquire_seconds.observe(seconds)
 
-    def _start_jobs(self) -> None:
-        jobs, self._unstarted = self._unstarted, []
+    def _start_work(self) -> None:
+        unstarted, self._unstarted = self._unstarted, []
         somebody_waits = self.fleet.budget.waiting > 0
-        for job in jobs:
-            log.debug(job.log_event, clone=job.clone)
-            is_upkeep = isinstance(job, CreateClone | Drop)
-            self._jobs.put(job, waited_for=somebody_waits or not is_upkeep)
+        for work in unstarted:
+            log.debug(work.log_event, clone=work.clone)
+            is_upkeep = isinstance(work, CreateClone | Drop)
+            self._queue.put(work, waited_for=somebody_waits or not is_upkeep)
         if somebody_waits:
-            self._jobs.hurry()
+            self._queue.hurry()
 
     def _grant(self, grant: Grant) -> None:
         call = self._waiters.pop(grant.waiter, None)

@@ -13,8 +13,7 @@ if TYPE_CHECKING:
     from anyio.abc import TaskGroup
 
     from clonepool.service.condition import Condition
-    from clonepool.service.job_queue import Job as Work
-    from clonepool.service.job_queue import JobQueue
+    from clonepool.service.job_queue import JobQueue, Work
     from clonepool.service.jobs.adopt import AdoptJob
     from clonepool.service.jobs.create import CreateJob
     from clonepool.service.jobs.drop import DropJob

@@ -65,7 +65,7 @@ def make_pools(ground: Ground, tools: Tools) -> Pools:
     drains = Drains(tools.fleet, loop)
     dispatcher = Dispatcher(
         fleet=tools.fleet,
-        jobs=queue,
+        queue=queue,
         results=LeaseResults(ground.server.clients, tools.credentials, NOW),
         connections=ground.listener,
         metrics=ground.metrics,
