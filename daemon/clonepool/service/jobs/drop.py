@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Drop
     from clonepool.core.drop_schedule import DropSchedule
     from clonepool.postgres.rewind.rewinder import Rewinder
-    from clonepool.service.condition import Condition
     from clonepool.service.credentials import Credentials
     from clonepool.service.jobs.base import JobTools
     from clonepool.service.limiter import PriorityLimiter
+    from clonepool.service.state_changes import StateChanges
 
 DROP_FAILED, VACUUM_FAILED = "clone.drop_failed", "server.vacuum_failed"
 DROPS_AT_A_TIME = 2
@@ -61,7 +61,7 @@ class DropJob(PersistentJob["Drop"]):
         self,
         tools: JobTools,
         *,
-        changed: Condition,
+        changed: StateChanges,
         credentials: Credentials,
         limiter: PriorityLimiter,
         rewinder: Rewinder,

@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.embedded.server import EmbeddedServer
-    from clonepool.service.condition import Condition
     from clonepool.service.failures import Failures
     from clonepool.service.monitors.reconciler import Reconciler
     from clonepool.service.sentinel import Sentinel
+    from clonepool.service.state_changes import StateChanges
 
 log = structlog.get_logger()
 
@@ -66,7 +66,7 @@ class ServerMonitor(Monitor):
         self,
         failures: Failures,
         *,
-        changed: Condition,
+        changed: StateChanges,
         embedded: EmbeddedServer | None,
         has_clients: Callable[[], bool],
         outages: Outages,

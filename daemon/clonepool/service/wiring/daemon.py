@@ -10,12 +10,12 @@ from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.methods import Methods
 from clonepool.service.api.progress import Drains
 from clonepool.service.api.status import StatusBoard
-from clonepool.service.condition import Condition
 from clonepool.service.dispatcher import Dispatcher
 from clonepool.service.executor import Executor
 from clonepool.service.job_queue import JobQueue
 from clonepool.service.lease_results import LeaseResults
 from clonepool.service.recovery import Recovery
+from clonepool.service.state_changes import StateChanges
 from clonepool.service.templates.losses import GenerationLosses
 from clonepool.service.wiring.parts import NOW, Daemon, Ground, Pools, Templates, Tools
 from clonepool.service.wiring.templates import make_templates
@@ -60,7 +60,7 @@ def make_daemon(ground: Ground, tools: Tools, tasks: TaskGroup) -> Daemon:
 
 def make_pools(ground: Ground, tools: Tools) -> Pools:
     """Make the dispatcher, and what stands between it and the jobs."""
-    loop, changed = asyncio.get_running_loop(), Condition()
+    loop, changed = asyncio.get_running_loop(), StateChanges()
     queue = JobQueue(ground.listener, loop, NOW)
     drains = Drains(tools.fleet, loop)
     dispatcher = Dispatcher(
