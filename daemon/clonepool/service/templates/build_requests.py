@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from clonepool.core.build_decisions import Answer
     from clonepool.postgres.templates.builder import Step
     from clonepool.postgres.templates.recipe import Generation
-    from clonepool.service.templates.interfaces import Caller
+    from clonepool.service.templates.interfaces import PendingCall
 
 
 class _Request(NamedTuple):
     """A request for a build, and whether it is notified of the steps."""
 
-    call: Caller
+    call: PendingCall
     progress: bool
 
 
@@ -29,7 +29,7 @@ class BuildRequests:
     def __init__(self) -> None:
         self._open: dict[int, _Request] = {}
 
-    def enter(self, call: Caller, *, progress: bool) -> None:
+    def enter(self, call: PendingCall, *, progress: bool) -> None:
         """Remember a request until it is answered."""
         self._open[call.number] = _Request(call, progress)
 

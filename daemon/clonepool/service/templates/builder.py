@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from clonepool.service.credentials import Credentials
     from clonepool.service.failures import Failures
     from clonepool.service.server_changes import ServerChanges
-    from clonepool.service.templates.interfaces import Caller, Events, TemplateTable
+    from clonepool.service.templates.interfaces import Events, PendingCall, TemplateTable
     from clonepool.service.templates.sources import Explanation, TemplateSources
 
 log = structlog.get_logger()
@@ -133,7 +133,7 @@ class TemplateBuilder:
 
     # What is wanted -----------------------------------------------------------------------
 
-    def ask(self, template: str, call: Caller, *, anew: bool, progress: bool) -> None:
+    def ask(self, template: str, call: PendingCall, *, anew: bool, progress: bool) -> None:
         """Have a template looked at, and built if need be or if `anew`; answer when that is done.
 
         Args:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clonepool.service.failures import Failures
     from clonepool.service.server_changes import ServerChanges
     from clonepool.service.templates.client_templates import ClientTemplates
-    from clonepool.service.templates.interfaces import Caller
+    from clonepool.service.templates.interfaces import PendingCall
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class _Waiter(NamedTuple):
     """A request that is to be answered, and the connection that made it."""
 
     holder: int
-    call: Caller
+    call: PendingCall
 
 
 class FillCoordinator:
@@ -94,7 +94,7 @@ class FillCoordinator:
 
     # Clients ------------------------------------------------------------------------------
 
-    async def define(self, name: str, request: Request, call: Caller) -> None:
+    async def define(self, name: str, request: Request, call: PendingCall) -> None:
         """Have a client fill a template, or wait for another one, or learn that it is there.
 
         Args:

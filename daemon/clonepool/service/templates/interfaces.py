@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clonepool.protocol.server import RequestId
 
 
-class Caller(Protocol):
+class PendingCall(Protocol):
     """A request of a client that is answered once, by a result or an error."""
 
     @property
