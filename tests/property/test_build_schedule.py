@@ -86,7 +86,7 @@ class Machine(RuleBasedStateMachine):
                     self.condition[template] = "building"
                 case d.Fail(template):
                     self.condition[template] = "failed"
-                case d.Answer(template, requests):
+                case d.AnswerBuild(template, requests):
                     assert set(requests) <= self.ending.answers, "asked after the build began"
                     for request in requests:
                         assert self.unanswered.pop(request) == template

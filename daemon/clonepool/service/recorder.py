@@ -59,7 +59,9 @@ class Recorder:
             decisions: that it returned.
         """
         if self._file is not None:
-            self._write(recording.encode(recording.step(now, event, decisions, self._serials)))
+            self._write(
+                recording.encode(recording.recorded_event(now, event, decisions, self._serials))
+            )
 
     def close(self) -> None:
         """Write nothing more."""

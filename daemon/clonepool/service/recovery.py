@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
     from clonepool.service.clone_comment import Comments
     from clonepool.service.credentials import Credentials
+    from clonepool.service.event_handler import EventHandler
     from clonepool.service.failures import Failures
-    from clonepool.service.jobs.base import Events
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ class Recovery:
         *,
         comments: Comments,
         credentials: Credentials,
-        events: Events,
+        events: EventHandler,
         failures: Failures,
         fleet: Fleet,
         gateway: Gateway,

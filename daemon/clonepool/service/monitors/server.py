@@ -6,7 +6,7 @@ databases every few seconds, but only while clients are connected: an idle daemo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
     from clonepool.service.failures import Failures
     from clonepool.service.monitors.reconciler import Reconciler
+    from clonepool.service.outages import Outages
     from clonepool.service.sentinel import Sentinel
     from clonepool.service.state_changes import StateChanges
 
@@ -33,16 +34,6 @@ log = structlog.get_logger()
 
 PULSE_SECONDS = 2.0
 """Seconds between two questions to the server."""
-
-
-class Outages(Protocol):
-    """What an outage means for the rest of the daemon."""
-
-    def began(self, problem: str) -> None:
-        """The server is away; called again when the problem is another one."""
-
-    def ended(self) -> None:
-        """The server is back."""
 
 
 class ServerMonitor(Monitor):

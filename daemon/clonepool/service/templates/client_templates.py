@@ -44,10 +44,11 @@ if TYPE_CHECKING:
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.templates.generations import Generations
     from clonepool.service.credentials import Credentials
+    from clonepool.service.event_handler import EventHandler
     from clonepool.service.failures import Failures
     from clonepool.service.server_changes import ServerChanges
     from clonepool.service.state_changes import StateChanges
-    from clonepool.service.templates.interfaces import Events, TemplateTable
+    from clonepool.service.templates.interfaces import TemplateTable
     from clonepool.service.templates.registry import Registry
 
 log = structlog.get_logger()
@@ -89,7 +90,7 @@ class ClientTemplates:
         changed: StateChanges,
         configured: Mapping[str, TemplateSection],
         credentials: Credentials,
-        events: Events,
+        events: EventHandler,
         failures: Failures,
         fleet: Fleet,
         gateway: Gateway,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 import structlog
 
 from clonepool.core.client_templates import Method
-from clonepool.core.fills import Answer, Discard, Fills, Prepare, Stage
+from clonepool.core.fills import AnswerDefine, Discard, Fills, Prepare, Stage
 from clonepool.core.refusals import shutting_down
 from clonepool.errors import BadRequestError, ClientLimitError
 from clonepool.postgres.templates.file_digests import generation_name
@@ -174,13 +174,13 @@ class FillCoordinator:
                     self._tasks.start_soon(guarded, self._prepare, fill)
                 case Discard(fill):
                     self._tasks.start_soon(guarded, self._discard, fill)
-                case Answer():
+                case AnswerDefine():
                     self._answer(decision)
                 case _:
                     assert_never(decision)
         self._set_timer()
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: AnswerDefine) -> None:
         waiter = self._calls.pop(answer.request.waiter, None)
         if waiter is None:
             return

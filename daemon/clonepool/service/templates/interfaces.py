@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from clonepool.config import TemplateSection
-    from clonepool.core.events import Event
     from clonepool.errors import ClonepoolError
     from clonepool.postgres.templates.recipe import Generation
     from clonepool.protocol.server import RequestId
@@ -35,13 +34,6 @@ class PendingCall(Protocol):
 
     def notify(self, method: str, params: object) -> None:
         """Send a notification while the request is open."""
-
-
-class Events(Protocol):
-    """Takes what happened to templates: the dispatcher."""
-
-    def handle(self, event: Event) -> None:
-        """Give the event to the fleet and carry out what it decides."""
 
 
 class TemplateTable(Protocol):

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from clonepool.observe.metrics import Metrics
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.clones.copier import Copiers
-    from clonepool.service.templates.interfaces import Events, TemplateTable
+    from clonepool.service.event_handler import EventHandler
+    from clonepool.service.templates.interfaces import TemplateTable
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -75,7 +76,7 @@ class Registry:
         *,
         capabilities: Capabilities,
         copiers: Copiers,
-        events: Events,
+        events: EventHandler,
         fleet: Fleet,
         metrics: Metrics,
         table: TemplateTable,
