@@ -19,6 +19,11 @@ def schedule_of(fleet: Fleet, *, storage_short: bool = False) -> DropSchedule:
     return DropSchedule(fleet, FEW, lambda: storage_short)
 
 
+def let_wait(schedule: DropSchedule, drops: int) -> None:
+    for _ in range(drops):
+        schedule.enter()
+
+
 def busy_fleet() -> Fleet:
     """Return a fleet that makes a clone, which is far below all limits."""
     fleet, decisions = make_fleet(blog=(1, 9), shop=(0, 9))
@@ -30,7 +35,7 @@ def test_when_nothing_is_under_way_a_drop_begins_at_once() -> None:
     fleet, decisions = make_fleet(blog=(1, 4))
     finish_creates(fleet, decisions)
     schedule = schedule_of(fleet)
-    schedule.cost = 5.0
+    schedule.took(5.0)
     schedule.began()
     schedule.ended(99.0)
     assert schedule.may_begin("blog", 100.0, 100.0)
@@ -38,7 +43,7 @@ def test_when_nothing_is_under_way_a_drop_begins_at_once() -> None:
 
 def test_while_clones_are_made_a_drop_waits_and_not_without_end() -> None:
     schedule = schedule_of(busy_fleet())
-    schedule.waiting = 1
+    schedule.enter()
     assert not schedule.may_begin("blog", 100.0, 104.0)
     assert schedule.may_begin("blog", 100.0, 100.0 + LONGEST_SECONDS)
 
@@ -56,9 +61,9 @@ def test_when_storage_is_short_drops_begin_at_once() -> None:
 
 def test_a_long_backlog_is_worked_off_one_at_a_time() -> None:
     schedule = schedule_of(busy_fleet())
-    schedule.waiting = 4
+    let_wait(schedule, 4)
     assert not schedule.may_begin("blog", 100.0, 100.0)
-    schedule.waiting = 5
+    schedule.enter()
     assert schedule.may_begin("blog", 100.0, 100.0)
     schedule.began()
     assert not schedule.may_begin("blog", 100.0, 100.0)
@@ -68,9 +73,9 @@ def test_a_long_backlog_is_worked_off_one_at_a_time() -> None:
 
 def test_dear_drops_take_a_quarter_of_the_time_at_most() -> None:
     schedule = schedule_of(busy_fleet())
-    schedule.waiting = 5
+    let_wait(schedule, 5)
     schedule.began()
-    schedule.cost = 0.5
+    schedule.took(0.5)
     schedule.ended(101.0)
     assert not schedule.may_begin("blog", 90.0, 102.4)
     assert schedule.may_begin("blog", 90.0, 102.5)
@@ -79,7 +84,7 @@ def test_dear_drops_take_a_quarter_of_the_time_at_most() -> None:
 def test_however_dear_drops_are_one_is_never_put_off_much_longer() -> None:
     schedule = schedule_of(busy_fleet())
     schedule.began()
-    schedule.cost = 600.0
+    schedule.took(600.0)
     schedule.ended(100.0)
     assert schedule.may_begin("blog", 50.0, 100.0 + LONGEST_SECONDS)
 

@@ -78,9 +78,21 @@ class DropSchedule:
         """Say whether somebody waits for the place of a clone of that template."""
         return template in self._look(now).urgent
 
+    def enter(self) -> None:
+        """Count a drop that waits for its turn."""
+        self.waiting += 1
+
+    def leave(self) -> None:
+        """Count a drop no more that waited: it begins, or is given up."""
+        self.waiting -= 1
+
     def began(self) -> None:
         """Count a drop that begins."""
         self.running += 1
+
+    def took(self, seconds: float) -> None:
+        """Note how long the drop took that succeeds now; call this before `ended`."""
+        self.cost = seconds
 
     def ended(self, now: float) -> None:
         """Count a drop that ended, done or failed."""

@@ -282,15 +282,13 @@ class Fleet(FleetState):
 
     def _pause(self, problem: str = "") -> list[Decision]:
         """Grant and start nothing: the server is away. Leases and waiters stay."""
-        self.budget.paused = True
-        self.budget.server_problem = problem
+        self.budget.pause(problem)
         self._timers.changed(self.pools.values())
         return []
 
     def _resume(self, now: float) -> list[Decision]:
         """Go on: the server is back."""
-        self.budget.paused = False
-        self.budget.server_problem = ""
+        self.budget.resume()
         self._timers.changed(self.pools.values())
         for pool in self.pools.values():
             pool.retries.now()
@@ -298,12 +296,12 @@ class Fleet(FleetState):
 
     def _hold(self) -> list[Decision]:
         """Grant nothing for the moment: what a lease left in the server is to be gone before."""
-        self.budget.held += 1
+        self.budget.hold()
         return []
 
     def _let_go(self, now: float) -> list[Decision]:
         """Take back one `hold`."""
-        self.budget.held -= 1
+        self.budget.let_go()
         return [] if self.budget.held else self._plan(now)
 
     # The end ------------------------------------------------------------------------------

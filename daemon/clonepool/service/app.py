@@ -259,7 +259,7 @@ class _Application:
             duration_seconds=round(time.monotonic() - began, 3),
         )
         self._manager.tell("READY=1")
-        self._stop.started = True
+        self._stop.mark_started()
 
     def _close(self, daemon: Daemon) -> None:
         """Accept and grant nothing more."""

@@ -42,6 +42,9 @@ class Connection(Protocol):
     cancellable: dict[RequestId, Call]
     most_leases: int
 
+    def rename(self, name: str) -> None:
+        """Remember what the client calls itself."""
+
     def send(self, line: bytes) -> None:
         """Send a line; a connection that has ended drops it."""
 

@@ -63,6 +63,10 @@ class Sentinel:
         await self._lock.take(self._on_end())
         self.problem = ""
 
+    def lost(self, problem: str) -> None:
+        """Remember what is wrong with the server, until the lock is taken again."""
+        self.problem = problem
+
     async def databases(self) -> set[str]:
         """Return the names of the instance's databases.
 

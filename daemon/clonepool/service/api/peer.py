@@ -167,6 +167,10 @@ class Peer(asyncio.BufferedProtocol):
 
     # What calls and the listener do with it -------------------------------------------------
 
+    def rename(self, name: str) -> None:
+        """Remember what the client calls itself."""
+        self.client = name
+
     def send(self, line: bytes) -> None:
         """Send a line; a connection that has ended drops it."""
         if self._transport is None or self._transport.is_closing():

@@ -103,8 +103,9 @@ class DropJob(PersistentJob["Drop"]):
                 began = self._now()
                 await databases.drop(self._gateway, clone)
                 await self._credentials.remove(clone)
-            self._schedule.cost = self._now() - began
-            self._metrics.of[template].drop_seconds.observe(self._schedule.cost)
+            seconds = self._now() - began
+            self._schedule.took(seconds)
+            self._metrics.of[template].drop_seconds.observe(seconds)
         return CloneDropped(template, clone)
 
     @asynccontextmanager
@@ -116,13 +117,13 @@ class DropJob(PersistentJob["Drop"]):
         def may_begin() -> bool:
             return schedule.may_begin(template, asked_at, self._now())
 
-        schedule.waiting += 1
+        schedule.enter()
         try:
             while not may_begin():
                 with anyio.move_on_after(recheck.next_pause()):
                     await self._changed.wait_for(may_begin)
         finally:
-            schedule.waiting -= 1
+            schedule.leave()
         schedule.began()
         try:
             yield

@@ -110,7 +110,7 @@ class ServerMonitor(Monitor):
 
     def _lose(self) -> None:
         sentinel = self._sentinel
-        sentinel.problem = sentinel.problem or "the connection to the server was lost"
+        sentinel.lost(sentinel.problem or "the connection to the server was lost")
         self._lost_at = anyio.current_time()
         log.warning("server.lost", reason=sentinel.problem)
         self._outages.began(sentinel.problem)
@@ -138,5 +138,5 @@ class ServerMonitor(Monitor):
     def _still_lost(self, problem: str) -> None:
         """Remember why, for the status and for the refusals of the pools."""
         if problem != self._sentinel.problem:
-            self._sentinel.problem = problem
+            self._sentinel.lost(problem)
             self._outages.began(problem)
