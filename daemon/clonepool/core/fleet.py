@@ -46,8 +46,8 @@ class Fleet(FleetState):
         match event:
             case ev.Release(token):
                 return self._release(token)
-            case ev.OfPool(template):
-                return self._changed_pool(template).handle(event, now)
+            case ev.OfPool() | ev.FoundLeased():
+                return self._changed_pool(event.template).handle(event, now)
             case ev.Acquire(template, request):
                 return self.acquire(template, request, now)
             case ev.HolderGone(holder, waiters):
@@ -72,8 +72,6 @@ class Fleet(FleetState):
                 return self._lost(template, clones, now)
             case ev.CreateDeclined(template, clone, error):
                 return self._create_declined(template, clone, error, now)
-            case ev.FoundLeased(lease):
-                return self._changed_pool(lease.template).handle(event, now)
             case ev.TemplateEntered(template, limits):
                 self._enter(template, limits)
                 return []
