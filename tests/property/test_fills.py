@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -44,6 +46,8 @@ class Machine(RuleBasedStateMachine):
                     assert (error is None) == (template in self.there)
                     if request.waiter not in self.hung_up:
                         self.unanswered.pop(request.waiter)
+                case _:
+                    assert_never(decision)
 
     @rule(
         template=st.sampled_from(TEMPLATES),

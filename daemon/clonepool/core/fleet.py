@@ -1,9 +1,11 @@
 """All pools of one server under one limit, and who holds which lease.
 
 Everything that happens comes in through `Fleet.handle`, as an event of `events`, and goes to the
-pool that it concerns; an acquire may come by `Fleet.acquire`, for its microseconds. Beyond that the
-fleet decides what no pool can decide alone: whose waiter has the next place under the common limit,
-and whose ready clone gives way to a waiter. What can be asked of the fleet is in `fleet_state`.
+pool that it concerns. The daemon has one shortcut, for the microseconds of a hit: it calls
+`grant_at_once`, answers the client, and then calls `plan_after_grant`. Together they decide what
+the event `Acquire` does. Beyond that the fleet decides what no pool can decide alone: whose waiter
+has the next place under the common limit, and whose ready clone gives way to a waiter. What can be
+asked of the fleet is in `fleet_state`.
 """
 
 from __future__ import annotations
