@@ -195,22 +195,23 @@ class FillCoordinator:
         section = self._templates.options_of("")
         recipe = self._templates.recipe(template, section)
         try:
-            async with self._templates.turn(template):
-                self._templates.begin(template)
-                await self._templates.prepare(section)
-                inputs = await self._generations.identify(recipe, fill.request.label)
-                short = generation_name(f"{inputs.full} {self._generations.next_serial()}")
-                database = await self._generations.empty(recipe, short)
-                self._databases[fill.request.token] = _Database(database.name, short, inputs)
-                self._hand_over(fill, database)
+            with self._failures.attempt(
+                DEFINE_FAILED, template, expected=(ClientLimitError,)
+            ) as attempt:
+                async with self._templates.turn(template):
+                    self._templates.begin(template)
+                    await self._templates.prepare(section)
+                    inputs = await self._generations.identify(recipe, fill.request.label)
+                    short = generation_name(f"{inputs.full} {self._generations.next_serial()}")
+                    database = await self._generations.empty(recipe, short)
+                    self._databases[fill.request.token] = _Database(database.name, short, inputs)
+                    self._hand_over(fill, database)
         except ClientLimitError as error:
             self._carry_out(self._fills.not_prepared(fill, error))
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            told = self._failures.begin(DEFINE_FAILED, template, error)
+            return
+        if attempt.failed:
             self._templates.end(template)
-            self._carry_out(self._fills.not_prepared(fill, told))
-        else:
-            self._failures.end(DEFINE_FAILED, template)
+            self._carry_out(self._fills.not_prepared(fill, attempt.error))
 
     def _hand_over(self, fill: Fill, database: Fillable) -> None:
         self._carry_out(self._fills.prepared(fill, self._now()))
