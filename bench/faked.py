@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from clonepool.service.api.builds import Builds
     from clonepool.service.api.status import StatusBoard
     from clonepool.service.api.templates import TemplateMethods
-    from clonepool.service.job_queue import Job
+    from clonepool.service.job_queue import Work
 
 TEMPLATE, GENERATION = "faked", "aaaaaaaa"
 MOST_CLIENTS = 2000
@@ -74,7 +74,7 @@ class FakeExecutor:
             for job in await self._queue.get():
                 self._do(job)
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: Work) -> None:
         match job:
             case CreateClone(template, _, clone):
                 self._dispatcher.handle(events.CloneCreated(template, clone))
@@ -125,7 +125,7 @@ async def main(path: Path, ready: int) -> None:
     drains = Drains(fleet, loop)
     dispatcher = Dispatcher(
         fleet=fleet,
-        jobs=queue,
+        queue=queue,
         results=LeaseResults(ENDPOINT, _credentials(), time.monotonic),
         connections=listener,
         metrics=metrics,

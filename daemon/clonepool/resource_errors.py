@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 
-from clonepool.core.limit import Limit
+from clonepool.core.limit_names import Limit
 from clonepool.errors import ResourceError
 
 _LIMITS = {

@@ -7,7 +7,7 @@ look; what the files say after that is told by the next look.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -86,7 +86,7 @@ class Machine(RuleBasedStateMachine):
                     self.condition[template] = "building"
                 case d.Fail(template):
                     self.condition[template] = "failed"
-                case d.Answer(template, requests):
+                case d.AnswerBuild(template, requests):
                     assert set(requests) <= self.ending.answers, "asked after the build began"
                     for request in requests:
                         assert self.unanswered.pop(request) == template
@@ -95,6 +95,8 @@ class Machine(RuleBasedStateMachine):
                     self.tidied = True
                 case d.Postpone() | d.CompareFiles():
                     pass
+                case _:
+                    assert_never(decision)
 
     def begin(self, template: str, anew: bool) -> None:
         assert template not in self.building

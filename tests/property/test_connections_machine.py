@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterator
 
-    from clonepool.service.job_queue import Job
+    from clonepool.service.job_queue import Work
 
 PICK = st.integers(min_value=0, max_value=1_000)
 TEMPLATES = ("blog", "shop")
@@ -57,15 +57,15 @@ def _only_warnings() -> Iterator[None]:
     structlog.reset_defaults()
 
 
-class Jobs:
+class FakeQueue:
     """Note what is to be done; the machine does it, or fails at it, in any order."""
 
     def __init__(self) -> None:
-        self.put_off: list[Job] = []
+        self.put_off: list[Work] = []
 
-    def put(self, job: Job, *, waited_for: bool) -> None:
-        assert waited_for or isinstance(job, CreateClone | Drop)
-        self.put_off.append(job)
+    def put(self, work: Work, *, waited_for: bool) -> None:
+        assert waited_for or isinstance(work, CreateClone | Drop)
+        self.put_off.append(work)
 
     def hurry(self) -> None:
         """Whatever waits may be done next anyway."""
@@ -129,7 +129,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
         self.fleet, _ = make_fleet(
             5, ready_templates=False, rewinds=rewinds, shrink_after=2.0, blog=(1, 3), shop=(1, 3)
         )
-        self.jobs = Jobs()
+        self.jobs = FakeQueue()
         self.loop = Loop(lambda: self.now)
         loop = cast("asyncio.AbstractEventLoop", self.loop)
         self.changing: set[str] = set()
@@ -256,7 +256,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
     def a_lease_changes_the_server(self, template: str) -> None:
         self.changing.symmetric_difference_update({template})
 
-    def finish(self, job: Job, *, works: bool = True) -> None:
+    def finish(self, job: Work, *, works: bool = True) -> None:
         """Tell the dispatcher that something was done, or could not be."""
         handle, reports = self.dispatcher.handle, self.dispatcher.reports
         failure = ServerUnavailableError("x")

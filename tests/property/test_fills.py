@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import assert_never
+
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from clonepool.core.decisions import Request
-from clonepool.core.fills import Answer, Discard, Fill, FillDecision, Fills, Prepare, Stage
+from clonepool.core.fills import AnswerDefine, Discard, Fill, FillDecision, Fills, Prepare, Stage
 from clonepool.errors import ClonepoolError, NotYourDefinitionError
 
 FILL_SECONDS = 5.0
@@ -40,10 +42,12 @@ class Machine(RuleBasedStateMachine):
                     for place in (self.preparing, self.filling, self.sealing):
                         if fill in place:
                             place.remove(fill)
-                case Answer(request, template, error):
+                case AnswerDefine(request, template, error):
                     assert (error is None) == (template in self.there)
                     if request.waiter not in self.hung_up:
                         self.unanswered.pop(request.waiter)
+                case _:
+                    assert_never(decision)
 
     @rule(
         template=st.sampled_from(TEMPLATES),

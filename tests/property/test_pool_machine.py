@@ -135,7 +135,7 @@ class PoolMachine(RuleBasedStateMachine):
     def decide(self, event: Event) -> list[Decision]:
         """Return what is decided, and note it for the replay."""
         decisions = self.fleet.handle(event, self.now)
-        step = recording.step(self.now, event, decisions, self.serials)
+        step = recording.recorded_event(self.now, event, decisions, self.serials)
         self.log.append(recording.encode(step))
         return decisions
 

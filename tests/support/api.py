@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from clonepool.core.decisions import Lease
     from clonepool.core.fleet import Fleet
-    from clonepool.service.dispatcher import Jobs, Recorder
+    from clonepool.service.dispatcher import Recorder, WorkQueue
     from clonepool.service.release_reports import Connections
 
 
@@ -35,7 +35,7 @@ class Api(NamedTuple):
 
 def make_api(
     fleet: Fleet,
-    jobs: Jobs,
+    queue: WorkQueue,
     connections: Connections,
     loop: asyncio.AbstractEventLoop,
     clock: Callable[[], float],
@@ -47,7 +47,7 @@ def make_api(
 
     Args:
         fleet: decides.
-        jobs: take what takes time.
+        queue: takes the decisions that take time.
         connections: are notified.
         loop: keeps the time.
         clock: returns monotonic seconds.
@@ -59,7 +59,7 @@ def make_api(
     credentials = cast("Any", SimpleNamespace(of=_login_of))
     dispatcher = Dispatcher(
         fleet=fleet,
-        jobs=jobs,
+        queue=queue,
         results=LeaseResults(endpoint, credentials, clock),
         connections=connections,
         metrics=Metrics(CollectorRegistry(), list(fleet.pools)),

@@ -85,7 +85,6 @@ class Workplace:
         self.fleet = Fleet(limits, 100, Namer("test", 1), Serials(0))
         self.sections: dict[str, TemplateSection] = dict(config.templates)
         self.generations: dict[str, Generation] = {}
-        self.rewind_disabled: set[str] = set()
         self._now = now
         self.after_event = after_event
         observed = SimpleNamespace(build_seconds=SimpleNamespace(observe=lambda _: None))
@@ -127,6 +126,11 @@ class Workplace:
     def pool(self, template: str) -> Pool:
         """Return the pool of a template."""
         return self.fleet.pools[template]
+
+    def remove(self, template: str) -> None:
+        """Forget everything about a template that is given up."""
+        del self.sections[template]
+        self.generations.pop(template, None)
 
     def is_rewindable(self, template: str) -> bool:
         """Say that no template is rewound."""

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class FakeConnection:
-    """What calls need of a connection; see `service.api.call.Connection`.
+    """What calls need of a connection; see `service.call.Connection`.
 
     Attributes:
         sent: the lines, decoded.
@@ -26,6 +26,10 @@ class FakeConnection:
         self.cancellable: dict[RequestId, Call] = {}
         self.most_leases = 0
         self.sent: list[dict[str, Any]] = []
+
+    def rename(self, name: str) -> None:
+        """Remember what the client calls itself."""
+        self.client = name
 
     def send(self, line: bytes) -> None:
         """Remember a line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from clonepool.core.build_decisions import Answer, BuildStep, Look, StartBuild
+from clonepool.core.build_decisions import AnswerBuild, BuildStep, Look, StartBuild
 from clonepool.core.build_entries import Rule
 from clonepool.core.build_schedule import (
     LONGEST_UNREST_SECONDS,
@@ -69,8 +69,8 @@ def test_a_build_answers_the_requests_that_came_before_it_and_no_others() -> Non
     assert started(schedule, 10.0) == ["shop"]
     schedule.ask("shop", 2, 11.0, anew=False)
     outcomes = schedule.built("shop", ("f1", "g2"), [], 12.0)
-    assert [each for each in outcomes if isinstance(each, Answer)] == [
-        Answer("shop", (1,), None, 2.0)
+    assert [each for each in outcomes if isinstance(each, AnswerBuild)] == [
+        AnswerBuild("shop", (1,), None, 2.0)
     ]
     assert started(schedule, 12.0) == ["shop"]
 
@@ -105,7 +105,7 @@ def test_what_failed_is_built_again_when_its_sources_change() -> None:
     assert started(schedule, 10.0) == ["shop"]
     error = ClonepoolError("nonsense")
     outcomes = schedule.failed("shop", error, "f2", 11.0, tried=True)
-    assert Answer("shop", (1,), error, 1.0) in outcomes
+    assert AnswerBuild("shop", (1,), error, 1.0) in outcomes
     assert schedule.looked("shop", "f2", [], 12.0) == []
     assert schedule.looked("shop", "f3", ["edited"], 12.0)
     assert started(schedule, 13.0) == ["shop"]

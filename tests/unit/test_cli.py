@@ -61,6 +61,17 @@ def test_a_steps_seconds_are_those_since_it_was_heard_of() -> None:
     assert shown == ["   2.500 s  sealing", "   0.250 s  a.sql"]
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_help_of_a_command_shows_no_mark_for_click_and_keeps_its_examples_in_lines(
+    name: str,
+) -> None:
+    shown = CliRunner().invoke(cli, [name, "--help"]).output
+    assert "\\b" not in shown
+    assert "\b" not in shown
+    for example in (line for line in shown.splitlines() if "eval " in line and "$(" in line):
+        assert example.strip().startswith("eval "), example
+
+
 def test_each_command_is_listed_with_its_whole_first_sentence() -> None:
     listed = CliRunner().invoke(cli, ["--help"]).output.partition("Commands:\n")[2]
     words = " ".join(listed.split())

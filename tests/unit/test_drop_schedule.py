@@ -49,7 +49,7 @@ def test_when_nothing_is_under_way_a_drop_begins_at_once() -> None:
     fleet, decisions = make_fleet(blog=(1, 4))
     finish_creates(fleet, decisions)
     schedule = schedule_of(fleet)
-    schedule.cost = 5.0
+    schedule.took(5.0)
     schedule.began("another")
     schedule.ended("another", 99.0, done=True)
     assert may_begin(schedule, "blog", 100.0, 100.0)
@@ -90,7 +90,7 @@ def test_dear_drops_take_a_quarter_of_the_time_at_most() -> None:
     schedule = schedule_of(busy_fleet())
     first, second, *_ = wait(schedule, 6, 90.0)
     schedule.began(first)
-    schedule.cost = 0.5
+    schedule.took(0.5)
     schedule.ended(first, 101.0, done=True)
     assert not schedule.may_begin("blog", second, 102.4)
     assert schedule.may_begin("blog", second, 102.5)
@@ -100,7 +100,7 @@ def test_however_dear_drops_are_one_is_never_put_off_much_longer() -> None:
     schedule = schedule_of(busy_fleet())
     first, second = wait(schedule, 2, 50.0)
     schedule.began(first)
-    schedule.cost = 600.0
+    schedule.took(600.0)
     schedule.ended(first, 100.0, done=True)
     assert schedule.may_begin("blog", second, 100.0 + LONGEST_SECONDS)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.service.dispatcher import Dispatcher
-    from clonepool.service.job_queue import Job
+    from clonepool.service.job_queue import Work
 
 REFILL = CreateClone("blog", "abcdefgh", "clone")
 RECYCLE = Recycle("blog", "abcdefgh", "clone")
@@ -80,12 +80,12 @@ class Room:
         loop = cast("asyncio.AbstractEventLoop", self.loop)
         self.queue = JobQueue(self.requests, loop, lambda: self.loop.now)
 
-    def released(self) -> list[Job]:
+    def released(self) -> list[Work]:
         """Return the jobs that can be had without waiting."""
         try:
             self.queue.get().send(None)
         except StopIteration as done:
-            jobs: list[Job] = done.value
+            jobs: list[Work] = done.value
             return jobs
         except AssertionError:
             return []

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-    from clonepool.service.job_queue import Job
+    from clonepool.service.job_queue import Work
 
 MAX_LEASES = 3
 
@@ -36,15 +36,15 @@ class Loop:
         return SimpleNamespace(cancel=lambda: None)
 
 
-class Jobs:
+class FakeQueue:
     """Remembers what is to be done."""
 
     def __init__(self) -> None:
-        self.put_off: list[Job] = []
+        self.put_off: list[Work] = []
 
-    def put(self, job: Job, *, waited_for: bool) -> None:
+    def put(self, work: Work, *, waited_for: bool) -> None:
         del waited_for
-        self.put_off.append(job)
+        self.put_off.append(work)
 
     def hurry(self) -> None:
         """Nobody waits here."""
@@ -55,7 +55,7 @@ class Room:
 
     def __init__(self) -> None:
         fleet, _ = make_fleet(ready_templates=False, blog=(20, 20))
-        jobs, loop = Jobs(), cast("asyncio.AbstractEventLoop", Loop())
+        jobs, loop = FakeQueue(), cast("asyncio.AbstractEventLoop", Loop())
         nobody = cast("Any", SimpleNamespace(is_connected=lambda _: False))
         self.dispatcher, _ = make_api(fleet, jobs, nobody, loop, lambda: 0.0)
         self.dispatcher.handle(events.TemplateReady("blog", "abcdefgh"))

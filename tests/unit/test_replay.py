@@ -50,7 +50,7 @@ class Run:
         every: list[Decision] = []
         for event in events:
             decisions = self.fleet.handle(event, now)
-            step = recording.step(now, event, decisions, self.serials)
+            step = recording.recorded_event(now, event, decisions, self.serials)
             self.lines.append(recording.encode(step))
             every += decisions
         return every
@@ -132,7 +132,7 @@ def test_a_grant_at_once_and_what_follows_it_are_what_an_acquire_decides() -> No
     assert isinstance(granted, Grant)
     decisions = [granted, *run.fleet.plan_after_grant("blog", 2.0)]
     assert any(isinstance(each, CreateClone) for each in decisions)
-    step = recording.step(2.0, ev.Acquire("blog", request(1)), decisions, run.serials)
+    step = recording.recorded_event(2.0, ev.Acquire("blog", request(1)), decisions, run.serials)
     run.lines.append(recording.encode(step))
     run.happens(ev.Release("token-1"), now=3.0)
     assert recording.replay(run.lines).difference is None
@@ -177,9 +177,9 @@ def test_every_event_can_be_written_and_read(kind: type[msgspec.Struct]) -> None
         "lease": Lease("a", "blog", "g", "c", 1, "l", 0.0),
     }  # fmt: skip
     event = kind(**{name: filled[name] for name in kind.__struct_fields__})
-    line = recording.encode(recording.Step(1.0, 2, event, []))  # type: ignore[arg-type]
+    line = recording.encode(recording.RecordedEvent(1.0, 2, event, []))  # type: ignore[arg-type]
     read = recording.decode(line)
-    assert isinstance(read, recording.Step)
+    assert isinstance(read, recording.RecordedEvent)
     assert type(read.event) is kind
     assert recording.encode(read).count(b'"type"') == 2
 
@@ -194,9 +194,9 @@ def test_every_event_can_be_written_and_read(kind: type[msgspec.Struct]) -> None
     ],
 )
 def test_an_error_means_the_same_to_the_core_when_it_is_read(error: ClonepoolError) -> None:
-    step = recording.Step(1.0, 0, ev.CreateFailed("blog", "c", error), [])
+    step = recording.RecordedEvent(1.0, 0, ev.CreateFailed("blog", "c", error), [])
     read = recording.decode(recording.encode(step))
-    assert isinstance(read, recording.Step)
+    assert isinstance(read, recording.RecordedEvent)
     assert isinstance(read.event, ev.CreateFailed)
     again = read.event.error
     assert (again.code, again.sentence()) == (error.code, error.sentence())
@@ -248,7 +248,7 @@ def test_a_hit_beyond_the_common_limit_is_decided_the_same_again() -> None:
     fleet, lines = beginning.fleet(serials), [recording.encode(beginning)]
 
     def happens(event: ev.Event) -> None:
-        step = recording.step(1.0, event, fleet.handle(event, 1.0), serials)
+        step = recording.recorded_event(1.0, event, fleet.handle(event, 1.0), serials)
         lines.append(recording.encode(step))
 
     happens(ev.TemplateReady("blog", "abcdefgh"))
@@ -264,7 +264,7 @@ def test_a_hit_beyond_the_common_limit_is_decided_the_same_again() -> None:
     granted = fleet.grant_at_once("blog", asked, 1.0)  # as the dispatcher does
     assert granted is not None
     decided = [granted, *fleet.plan_after_grant("blog", 1.0)]
-    step = recording.step(1.0, ev.Acquire("blog", asked), decided, serials)
+    step = recording.recorded_event(1.0, ev.Acquire("blog", asked), decided, serials)
     assert recording.replay([*lines, recording.encode(step)]).difference is None
 
 

@@ -57,7 +57,7 @@ def command(
     shape: str,
     socket_path: str | None,
 ) -> None:
-    r"""Lease a clone until it is released or expires.
+    """Lease a clone until it is released or expires.
 
     The lease outlives this command, and the daemon. In a shell:
 
@@ -67,7 +67,7 @@ def command(
         eval "$(clonepool release)"
 
     If no lease can be granted, eval fails and the variables of an earlier lease are unset.
-    """
+    """  # noqa: D301 - click reads the mark \b
     try:
         with Client(socket_path, name="acquire") as client:
             lease = client.lease(template, timeout=timeout, ttl=ttl, label=label or None)

@@ -20,7 +20,7 @@ from clonepool.errors import NotYourLeaseError
 @socket_option
 @click.pass_context
 def command(ctx: click.Context, token: str, *, keep: bool, socket_path: str | None) -> None:
-    r"""Give a lease back; LEASE is its token, which `acquire` puts into CLONEPOOL_LEASE.
+    """Give a lease back; LEASE is its token, which `acquire` puts into CLONEPOOL_LEASE.
 
     When the token comes from that variable, prints a line for eval that unsets the variables of
     the lease:
@@ -29,7 +29,7 @@ def command(ctx: click.Context, token: str, *, keep: bool, socket_path: str | No
         eval "$(clonepool release)"
 
     Waits for the report of sessions left open and changes made to the server, and prints it.
-    """
+    """  # noqa: D301 - click reads the mark \b
     for_eval = ctx.get_parameter_source("token") is ParameterSource.ENVIRONMENT
     try:
         with Client(socket_path, name="release") as client:

@@ -33,6 +33,10 @@ _FIRST_OF_ALL = float("-inf")
 class Budget(WaiterCount):
     """The places for clones, and the claims to them.
 
+    Args:
+        limit: how many clones may exist at a time.
+        pools: all that share the places, by template.
+
     Attributes:
         limit: how many clones may exist at a time.
         used: how many exist or may exist.
@@ -40,12 +44,12 @@ class Budget(WaiterCount):
         idle: clones that are ready.
         paused: whether the server is away: nothing is granted or started.
         held: how many reasons there are to grant nothing for the moment.
-        pools: all that share the places.
+        pools: all that share the places, by template.
         changed: pools whose clones have changed state since these were counted last.
         server_problem: what is wrong with the server while it is away.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, pools: Mapping[str, PoolState]) -> None:
         super().__init__()
         self.limit = limit
         self.used = 0
@@ -55,7 +59,7 @@ class Budget(WaiterCount):
         self.changed: set[PoolState] = set()
         self._counted: dict[PoolState, tuple[int, int]] = {}
         self._leaving = self._owed = 0
-        self.pools: Mapping[str, PoolState] = {}
+        self.pools = pools
         self.server_problem = ""
 
     @property
@@ -79,6 +83,24 @@ class Budget(WaiterCount):
         """How many places there are, or will be by themselves."""
         self._recount()
         return self.room + self._leaving
+
+    def pause(self, problem: str) -> None:
+        """Grant and start nothing: the server is away, `problem` says how."""
+        self.paused = True
+        self.server_problem = problem
+
+    def resume(self) -> None:
+        """Grant and start again: the server is back."""
+        self.paused = False
+        self.server_problem = ""
+
+    def hold(self) -> None:
+        """Grant nothing until a matching `let_go`."""
+        self.held += 1
+
+    def let_go(self) -> None:
+        """Take back one `hold`."""
+        self.held -= 1
 
     def leases(self) -> list[Lease]:
         """Return the leases of all pools."""

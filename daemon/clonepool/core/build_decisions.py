@@ -73,7 +73,7 @@ class Postpone(msgspec.Struct, frozen=True):
     obstacle: ClonepoolError | None
 
 
-class Answer(msgspec.Struct, frozen=True):
+class AnswerBuild(msgspec.Struct, frozen=True):
     """Tell the requests how the build ended that they asked for, `seconds` after it began."""
 
     template: str
@@ -90,6 +90,6 @@ BuildStep = Look | StartBuild | Tidy
 """What is to be done next; it takes time."""
 
 BuildOutcome = (
-    MarkStale | Lose | Serve | ServePrevious | Fail | Postpone | Answer | CompareFiles
+    MarkStale | Lose | Serve | ServePrevious | Fail | Postpone | AnswerBuild | CompareFiles
 )  # fmt: skip
 """What follows from an event; it is done at once, in order."""

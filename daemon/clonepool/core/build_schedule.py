@@ -22,7 +22,7 @@ import math
 from typing import TYPE_CHECKING
 
 from clonepool.core.build_decisions import (
-    Answer,
+    AnswerBuild,
     BuildOutcome,
     BuildStep,
     CompareFiles,
@@ -379,7 +379,7 @@ class BuildSchedule:
         self, entry: Entry, now: float, error: ClonepoolError | None = None
     ) -> list[BuildOutcome]:
         requests, entry.answered = entry.answered, []
-        return [Answer(entry.template, tuple(requests), error, now - entry.began)]
+        return [AnswerBuild(entry.template, tuple(requests), error, now - entry.began)]
 
     def _end(self, entry: Entry) -> None:
         """Give the place of a build back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import ClassVar
 
 import msgspec
 
@@ -93,8 +94,15 @@ class Refuse(msgspec.Struct, frozen=True, tag=True):
 class Record(msgspec.Struct, frozen=True, tag=True):
     """Write the lease down, then tell the pool; until then nobody is told of the lease."""
 
+    log_event: ClassVar[str] = "lease.record_decided"
+
     waiter: int
     lease: Lease
+
+    @property
+    def clone(self) -> str:
+        """The clone that is leased."""
+        return self.lease.clone
 
 
 class Renewed(msgspec.Struct, frozen=True, tag=True):
@@ -122,6 +130,8 @@ class Notice(msgspec.Struct, frozen=True, tag=True):
 class CreateClone(msgspec.Struct, frozen=True, tag=True):
     """Copy the generation into a new database of this name."""
 
+    log_event: ClassVar[str] = "clone.create_decided"
+
     template: str
     generation: str
     clone: str
@@ -134,6 +144,8 @@ class Recycle(msgspec.Struct, frozen=True, tag=True):
     reset and is to have the clone again, `same_holder`, its holder is not locked out.
     """
 
+    log_event: ClassVar[str] = "clone.recycle_decided"
+
     template: str
     generation: str
     clone: str
@@ -143,6 +155,8 @@ class Recycle(msgspec.Struct, frozen=True, tag=True):
 
 class Keep(msgspec.Struct, frozen=True, tag=True):
     """End what is left of the lease and write down that the clone is kept, for so many seconds."""
+
+    log_event: ClassVar[str] = "clone.keep_decided"
 
     template: str
     generation: str
@@ -154,6 +168,8 @@ class Keep(msgspec.Struct, frozen=True, tag=True):
 class Park(msgspec.Struct, frozen=True, tag=True):
     """Seal a ready clone, `used` or not, and leave it for the next start."""
 
+    log_event: ClassVar[str] = "clone.park_decided"
+
     template: str
     clone: str
     used: bool
@@ -161,6 +177,8 @@ class Park(msgspec.Struct, frozen=True, tag=True):
 
 class Adopt(msgspec.Struct, frozen=True, tag=True):
     """Check a clone that an earlier daemon parked, `used` or not, and open it."""
+
+    log_event: ClassVar[str] = "clone.adopt_decided"
 
     template: str
     generation: str
@@ -170,6 +188,8 @@ class Adopt(msgspec.Struct, frozen=True, tag=True):
 
 class Drop(msgspec.Struct, frozen=True, tag=True):
     """Remove the database."""
+
+    log_event: ClassVar[str] = "clone.drop_decided"
 
     template: str
     clone: str

@@ -98,6 +98,10 @@ class DropSchedule:
         self._waiting.pop(clone, None)
         self._running += 1
 
+    def took(self, seconds: float) -> None:
+        """Note how long a drop took that succeeded; to be called before `ended`."""
+        self.cost = seconds
+
     def ended(self, clone: str, now: float, *, done: bool) -> None:
         """Count a drop that ended; one that is not done will ask again."""
         self._running -= 1

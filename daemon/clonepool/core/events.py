@@ -293,6 +293,11 @@ class FoundLeased(msgspec.Struct, frozen=True, tag=True):
 
     lease: Lease
 
+    @property
+    def template(self) -> str:
+        """The template of the lease, to whose pool the clone belongs."""
+        return self.lease.template
+
 
 class FoundKept(OfPool, frozen=True, tag=True):
     """A clone was found that is kept until then, in monotonic seconds."""

@@ -119,7 +119,7 @@ class Discard(msgspec.Struct, frozen=True):
     fill: Fill
 
 
-class Answer(msgspec.Struct, frozen=True):
+class AnswerDefine(msgspec.Struct, frozen=True):
     """Tell a waiter that the template is there, or why it is not."""
 
     request: Request
@@ -127,7 +127,7 @@ class Answer(msgspec.Struct, frozen=True):
     error: ClonepoolError | None = None
 
 
-FillDecision = Prepare | Discard | Answer
+FillDecision = Prepare | Discard | AnswerDefine
 
 
 class _Place:
@@ -163,7 +163,7 @@ class Fills:
         if place is None:
             return self._begin(template, request)
         if request.deadline <= request.asked_at:
-            return [Answer(request, error=refusals.being_filled(template, 0.0))]
+            return [AnswerDefine(request, error=refusals.being_filled(template, 0.0))]
         place.queue.add(request)
         return []
 
@@ -218,13 +218,13 @@ class Fills:
         fill.apply(FillEvent.FAIL)
         place = self._places.pop(fill.template)
         requests = [fill.request, *place.queue.pop_all()]
-        return [Answer(request, error=error) for request in requests]
+        return [AnswerDefine(request, error=error) for request in requests]
 
     def sealed(self, fill: Fill) -> list[FillDecision]:
         """The template is there."""
         fill.apply(FillEvent.SEAL)
         place = self._places.pop(fill.template)
-        return [Answer(request, fill.template) for request in place.queue.pop_all()]
+        return [AnswerDefine(request, fill.template) for request in place.queue.pop_all()]
 
     def not_sealed(self, fill: Fill, now: float) -> list[FillDecision]:
         """What was filled could not become a template: the next waiter may try."""
@@ -283,6 +283,6 @@ class Fills:
         return decisions
 
 
-def _late(request: Request, template: str, now: float) -> Answer:
+def _late(request: Request, template: str, now: float) -> AnswerDefine:
     """Return the refusal of a waiter whose deadline has come."""
-    return Answer(request, error=refusals.being_filled(template, now - request.asked_at))
+    return AnswerDefine(request, error=refusals.being_filled(template, now - request.asked_at))

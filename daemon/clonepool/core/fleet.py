@@ -1,9 +1,11 @@
 """All pools of one server under one limit, and who holds which lease.
 
 Everything that happens comes in through `Fleet.handle`, as an event of `events`, and goes to the
-pool that it concerns; an acquire may come by `Fleet.acquire`, for its microseconds. Beyond that the
-fleet decides what spans pools: whose waiter has the next place under the common limit,
-and whose ready clone gives way to a waiter. What can be asked of the fleet is in `fleet_state`.
+pool that it concerns. The daemon has one shortcut, for the microseconds of a hit: it calls
+`grant_at_once`, answers the client, and then calls `plan_after_grant`. Together they decide what
+the event `Acquire` does. Beyond that the fleet decides what no pool can decide alone: whose waiter
+has the next place under the common limit, and whose ready clone gives way to a waiter. What can be
+asked of the fleet is in `fleet_state`.
 """
 
 from __future__ import annotations
@@ -46,8 +48,8 @@ class Fleet(FleetState):
         match event:
             case ev.Release(token):
                 return self._release(token)
-            case ev.OfPool(template):
-                return self._changed_pool(template).handle(event, now)
+            case ev.OfPool() | ev.FoundLeased():
+                return self._changed_pool(event.template).handle(event, now)
             case ev.Acquire(template, request):
                 return self._acquire(template, request, now)
             case ev.HolderGone(holder, waiters):
@@ -72,8 +74,6 @@ class Fleet(FleetState):
                 return self._lost(template, clones, now)
             case ev.CreateDeclined(template, clone, error):
                 return self._create_declined(template, clone, error, now)
-            case ev.FoundLeased(lease):
-                return self._changed_pool(lease.template).handle(event, now)
             case ev.TemplateEntered(template, limits):
                 self._enter(template, limits)
                 return []
@@ -285,15 +285,13 @@ class Fleet(FleetState):
 
     def _pause(self, problem: str = "") -> list[Decision]:
         """Grant and start nothing: the server is away. Leases and waiters stay."""
-        self.budget.paused = True
-        self.budget.server_problem = problem
+        self.budget.pause(problem)
         self._timers.changed(self.pools.values())
         return []
 
     def _resume(self, now: float) -> list[Decision]:
         """Go on: the server is back."""
-        self.budget.paused = False
-        self.budget.server_problem = ""
+        self.budget.resume()
         self._timers.changed(self.pools.values())
         for pool in self.pools.values():
             pool.retries.now()
@@ -301,12 +299,12 @@ class Fleet(FleetState):
 
     def _hold(self) -> list[Decision]:
         """Grant nothing for the moment: what a lease left in the server is to be gone before."""
-        self.budget.held += 1
+        self.budget.hold()
         return []
 
     def _let_go(self, now: float) -> list[Decision]:
         """Take back one `hold`."""
-        self.budget.held -= 1
+        self.budget.let_go()
         return [] if self.budget.held else self._plan(now)
 
     # The end ------------------------------------------------------------------------------

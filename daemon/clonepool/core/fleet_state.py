@@ -41,14 +41,13 @@ class FleetState:
     def __init__(
         self, limits: Mapping[str, Limits], max_clones: int, namer: Namer, serials: Serials
     ) -> None:
-        self.budget = Budget(max_clones)
-        self.stopping = False
         self.pools: dict[str, Pool] = {}
+        self.budget = Budget(max_clones, self.pools)
+        self.stopping = False
         self._naming = namer, serials
         self._draining = False
         self._template_of: dict[str, str] = {}  # by the tokens of all leases
         self._timers = Timers()
-        self.budget.pools = self.pools
         for name, limit in limits.items():
             self._add_pool(name, limit)
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from clonepool.core.limit import Limit
+from clonepool.core.limit_names import Limit
 from clonepool.errors import ResourceError, StatementError
 
 if TYPE_CHECKING:

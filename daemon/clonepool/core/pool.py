@@ -158,7 +158,7 @@ class Pool(PoolState):
         late = [*self.resets.pop_overdue(now), *self.queue.pop_overdue(now)]
         decisions = [decision for request in late for decision in self._refuse_late(request, now)]
         for request in self.leasing.pop_overdue(now):
-            error = refusals.timed_out(self, request, now)
+            error = self.timed_out(request, now)
             decisions += self.leasing.not_recorded(request.waiter, error)
         decisions += self.leasing.expire(now)
         decisions += self.inventory.drop_overdue(now)
@@ -322,7 +322,7 @@ class Pool(PoolState):
         return self.lifecycle.refusal(continues=continues)
 
     def _refuse_late(self, request: Request, now: float) -> list[Decision]:
-        return self.leasing.refuse(request, refusals.timed_out(self, request, now))
+        return self.leasing.refuse(request, self.timed_out(request, now))
 
     def _give_up_reset(self, name: str) -> list[Decision]:
         """Let a lease whose clone is no longer available wait for another one."""

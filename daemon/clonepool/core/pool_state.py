@@ -8,6 +8,7 @@ from __future__ import annotations
 from itertools import islice
 from typing import TYPE_CHECKING
 
+from clonepool.core import refusals
 from clonepool.core.backoff import Backoff
 from clonepool.core.budget import rank
 from clonepool.core.clone import State
@@ -15,7 +16,7 @@ from clonepool.core.decisions import PoolSnapshot
 from clonepool.core.inventory import Inventory
 from clonepool.core.leases import LeaseBook
 from clonepool.core.leasing import Leasing
-from clonepool.core.limits import limit_of
+from clonepool.core.limits import Limit, limit_of
 from clonepool.core.queue import WaitQueue
 from clonepool.core.resets import Resets
 from clonepool.core.shortage import Shortage
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from clonepool.core.budget import Budget
-    from clonepool.core.limits import Limit, Limits
+    from clonepool.core.decisions import Request
+    from clonepool.core.limits import Limits
     from clonepool.core.naming import Namer, Serials
     from clonepool.errors import ClonepoolError
 
@@ -200,6 +202,29 @@ class PoolState:
         if not self.can_create:
             return limit_of(self.lifecycle.obstacle)
         return self.shortage.limited_by(self.retries.last_error, asking)
+
+    def timed_out(self, request: Request, now: float) -> ClonepoolError:
+        """Return what a request is told at its deadline: the error names what kept its clone away.
+
+        Args:
+            request: whose time is over.
+            now: monotonic seconds.
+        """
+        waited = f"waited {now - request.asked_at:.3f} s for a clone of {self.template}"
+        if self.lifecycle.is_being_built:
+            return refusals.still_building(waited, self.lifecycle.obstacle)
+        if self.budget.paused:
+            return refusals.server_away(waited, self.budget.server_problem)
+        limit = self.limited_by(asking=1)
+        if limit is Limit.TEMPLATE and len(self.leases):
+            held, most = list(self.leases.values()), self.limits.max_clones
+            return refusals.pool_full(waited, self.template, held, limit, most, now)
+        if limit is Limit.POOL and (held := self.budget.leases()):
+            most = self.budget.limit
+            return refusals.pool_full(waited, self.template, held, limit, most, now)
+        if self.retries.last_error is not None:
+            return refusals.creating_fails(waited, self.retries.last_error)
+        return refusals.too_slow(waited)
 
     def snapshot(self) -> PoolSnapshot:
         """Return counts and texts for status and metrics."""

@@ -54,8 +54,8 @@ class Beginning(msgspec.Struct, frozen=True, tag="Beginning"):
         return Fleet(self.limits, self.max_clones, namer, serials)
 
 
-class Step(msgspec.Struct, frozen=True, tag="Step"):
-    """One event and what was decided.
+class RecordedEvent(msgspec.Struct, frozen=True, tag="Step"):
+    """One event and what was decided; a line of the file calls it a Step.
 
     Attributes:
         now: monotonic seconds.
@@ -102,7 +102,9 @@ class Replayed(msgspec.Struct, frozen=True):
     unread: list[int]
 
 
-def step(now: float, event: Event, decisions: Sequence[Decision], serials: Serials) -> Step:
+def recorded_event(
+    now: float, event: Event, decisions: Sequence[Decision], serials: Serials
+) -> RecordedEvent:
     """Return the record of an event that was just handled.
 
     Args:
@@ -112,15 +114,15 @@ def step(now: float, event: Event, decisions: Sequence[Decision], serials: Seria
         serials: of which the fleet has taken one for each clone that it creates.
     """
     taken = sum(isinstance(decision, CreateClone) for decision in decisions)
-    return Step(now, serials.last - taken, event, list(decisions))
+    return RecordedEvent(now, serials.last - taken, event, list(decisions))
 
 
-def encode(line: Beginning | Step) -> bytes:
+def encode(line: Beginning | RecordedEvent) -> bytes:
     """Return it as a line of JSON, without tokens."""
     return msgspec.json.encode(_hidden(msgspec.to_builtins(line, enc_hook=_from_error))) + b"\n"
 
 
-def decode(line: bytes) -> Beginning | Step:
+def decode(line: bytes) -> Beginning | RecordedEvent:
     """Return what `encode` was given, with pseudonyms for tokens.
 
     Raises:
@@ -163,7 +165,7 @@ def replay(lines: Iterable[bytes]) -> Replayed:
     return Replayed(runs, events, None, unread)
 
 
-def _again(fleet: Fleet, record: Step) -> list[str]:
+def _again(fleet: Fleet, record: RecordedEvent) -> list[str]:
     """Return what the fleet decides now, or why it cannot, each as JSON."""
     try:
         decisions = fleet.handle(record.event, record.now)
@@ -172,7 +174,7 @@ def _again(fleet: Fleet, record: Step) -> list[str]:
     return _texts(decisions)
 
 
-def _compare(number: int, record: Step, replayed: list[str]) -> Difference | None:
+def _compare(number: int, record: RecordedEvent, replayed: list[str]) -> Difference | None:
     recorded = _texts(record.decisions)
     if recorded == replayed:
         return None
@@ -230,8 +232,8 @@ def _of_code(base: type[E], code: str) -> type[E]:
     return base if base.code == code else type("RecordedError", (base,), {"code": code})
 
 
-_DECODER: msgspec.json.Decoder[Beginning | Step] = msgspec.json.Decoder(
-    Beginning | Step, dec_hook=_to_error
+_DECODER: msgspec.json.Decoder[Beginning | RecordedEvent] = msgspec.json.Decoder(
+    Beginning | RecordedEvent, dec_hook=_to_error
 )
 
 

@@ -28,8 +28,7 @@ from clonepool.errors import (
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from clonepool.core.decisions import Lease, Request
-    from clonepool.core.pool_state import PoolState
+    from clonepool.core.decisions import Lease
 
 _NAMED_HOLDERS = 3
 
@@ -137,30 +136,6 @@ def shutting_down() -> ShuttingDownError:
 def cancelled() -> RequestCancelledError:
     """The connection cancelled its own request."""
     return RequestCancelledError("the request was cancelled by its connection")
-
-
-def timed_out(pool: PoolState, request: Request, now: float) -> ClonepoolError:
-    """The deadline of a request has passed: the error says why it got no clone.
-
-    Args:
-        pool: the pool that was asked.
-        request: the request whose deadline has passed.
-        now: monotonic seconds.
-    """
-    waited = f"waited {now - request.asked_at:.3f} s for a clone of {pool.template}"
-    if pool.lifecycle.is_being_built:
-        return still_building(waited, pool.lifecycle.obstacle)
-    if pool.budget.paused:
-        return server_away(waited, pool.budget.server_problem)
-    limit = pool.limited_by(asking=1)
-    if limit is Limit.TEMPLATE and len(pool.leases):
-        held, most = list(pool.leases.values()), pool.limits.max_clones
-        return pool_full(waited, pool.template, held, limit, most, now)
-    if limit is Limit.POOL and (held := pool.budget.leases()):
-        return pool_full(waited, pool.template, held, limit, pool.budget.limit, now)
-    if pool.retries.last_error is not None:
-        return creating_fails(waited, pool.retries.last_error)
-    return too_slow(waited)
 
 
 def still_building(waited: str, obstacle: ClonepoolError | None) -> AcquireTimeoutError:

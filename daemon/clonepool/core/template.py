@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 from clonepool.core import refusals
 from clonepool.core.clone import IllegalTransitionError
@@ -238,7 +238,8 @@ class Template:
             continues: the request is for a clean clone for a lease that goes on, which a drain
                 leaves alone.
         """
-        match self.condition:
+        condition = self.condition
+        match condition:
             case Condition.STOPPING:
                 return refusals.shutting_down()
             case Condition.RETIRED:
@@ -249,6 +250,8 @@ class Template:
                 return refusals.template_failed(self.name, self.failure)
             case Condition.BUILDING | Condition.READY | Condition.STALE:
                 return None
+            case _:
+                assert_never(condition)
 
     # Inside -------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import anyio
 import msgspec
 
+from clonepool.core.backoff import Backoff
 from clonepool.errors import StatementError
 from clonepool.postgres import leftovers
 from clonepool.postgres.gateway import NO_SETTINGS
@@ -30,6 +31,8 @@ INVALID_CATALOG_NAME = "3D000"
 _FIRST_PAUSE_SECONDS = 0.05
 _LONGEST_PAUSE_SECONDS = 1.0
 """Seconds between two tries of a copy; each pause is twice as long as the one before."""
+_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS = 0.002, 0.1
+"""Seconds between two looks at whether sessions that were told to end have ended."""
 _OF_CLIENTS = "coalesce(backend_type, 'client backend') = 'client backend'"
 """SQL that is true of clients. An ordinary role does not see the type of other roles' backends."""
 
@@ -104,18 +107,18 @@ async def create(
         options = f"OWNER {identifier(owner)} {options}"
     sql = f"CREATE DATABASE {identifier(name)} TEMPLATE {identifier(source)} {options}"
     deadline = anyio.current_time() + seconds
-    pause = _FIRST_PAUSE_SECONDS
+    backoff = Backoff(_FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS)
     while True:
         left = max(0.001, deadline - anyio.current_time())
         try:
             await gateway.ddl(sql, seconds=left, settings=settings)
         except StatementError as error:
+            pause = backoff.next_pause()
             if error.sqlstate != OBJECT_IN_USE or anyio.current_time() + pause > deadline:
                 raise
         else:
             return
         await anyio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - jitter
-        pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
 
 async def annotate(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
@@ -255,7 +258,7 @@ async def end_sessions(
     which = "(datname = $1 OR usename = $1) AND pid <> $2"
     if clients_only:
         which += f" AND {_OF_CLIENTS}"
-    pause = 0.002
+    backoff = Backoff(_FIRST_LOOK_SECONDS, _LONGEST_LOOK_SECONDS)
     with anyio.move_on_after(seconds):
         while True:
             async with gateway.control() as session:
@@ -266,8 +269,7 @@ async def end_sessions(
                 )
             if not left:
                 return True
-            await anyio.sleep(pause)
-            pause = min(pause * 2, 0.1)
+            await anyio.sleep(backoff.next_pause())
     return False
 
 

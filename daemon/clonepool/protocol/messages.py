@@ -1,7 +1,8 @@
-"""The shape of every request and reply; the types here are the schema.
+"""The shape of requests, replies and notifications; the types here are the schema.
 
-Unknown fields of a request are errors, so that a misspelt option is never ignored. Replies may
-grow.
+Except the results of `status`, `leases` and `templates`: these are dicts that `service/api/status`
+builds, and docs/protocol.md lists their fields. Unknown fields of a request are errors, so that a
+misspelt option is never ignored. Replies may grow.
 """
 
 from __future__ import annotations

@@ -28,13 +28,13 @@ from clonepool.postgres.capabilities import inspect
 from clonepool.service import file_budget, loop, systemd
 from clonepool.service.api.access import Gatekeeper
 from clonepool.service.api.listener import Listener
-from clonepool.service.condition import Condition
 from clonepool.service.http import server as http
 from clonepool.service.http.connections import HttpConnections
 from clonepool.service.resources import Resources
 from clonepool.service.sentinel import Sentinel
 from clonepool.service.server import open_server, own_connections, shielded
 from clonepool.service.signals import StopSignal
+from clonepool.service.state_changes import StateChanges
 from clonepool.service.state_files import hold_lock, reserve_serials
 from clonepool.service.wiring.daemon import make_daemon
 from clonepool.service.wiring.parts import Prerequisites
@@ -115,7 +115,7 @@ async def _serve(
         if web is not None:
             stack.callback(web.close)
         server = await open_server(config, state, stack)
-        server_changed = Condition()
+        server_changed = StateChanges()
         sentinel = Sentinel(
             server.gateway,
             config.instance,
@@ -259,7 +259,7 @@ class _Application:
             duration_seconds=round(time.monotonic() - began, 3),
         )
         self._manager.tell("READY=1")
-        self._stop.started = True
+        self._stop.mark_started()
 
     def _close(self, daemon: Daemon) -> None:
         """Accept and grant nothing more."""

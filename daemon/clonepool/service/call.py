@@ -1,8 +1,8 @@
 """One request of a client, from the bytes that made it to the bytes that answer it.
 
-The listener makes a `Call` where it reads the request, and whoever learns the outcome answers it,
-at once or later: there is no other way to answer. What the methods do with a request, and what a
-result holds, do not belong here.
+The connection (`api.peer`) makes a `Call` of each message, and whoever learns the outcome answers
+it, at once or later: there is no other way to answer. What the methods do with a request, and what
+a result holds, do not belong here.
 """
 
 from __future__ import annotations
@@ -41,6 +41,9 @@ class Connection(Protocol):
     open_calls: set[Call]
     cancellable: dict[RequestId, Call]
     most_leases: int
+
+    def rename(self, name: str) -> None:
+        """Remember what the client calls itself."""
 
     def send(self, line: bytes) -> None:
         """Send a line; a connection that has ended drops it."""

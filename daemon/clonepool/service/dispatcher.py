@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.observe.metrics import Metrics
     from clonepool.service.call import Call
-    from clonepool.service.job_queue import Job
+    from clonepool.service.job_queue import Work
     from clonepool.service.lease_results import LeaseResults
     from clonepool.service.release_reports import Connections
 
@@ -51,14 +51,14 @@ log = structlog.get_logger()
 D = TypeVar("D", Grant, Renewed)
 
 
-class Jobs(Protocol):
+class WorkQueue(Protocol):
     """Takes the decisions that take time; `job_queue.JobQueue` in the daemon."""
 
-    def put(self, job: Job, *, waited_for: bool) -> None:
-        """Have the job begin soon, and return at once."""
+    def put(self, work: Work, *, waited_for: bool) -> None:
+        """Have the work begin soon, and return at once."""
 
     def hurry(self) -> None:
-        """Have the jobs that have not begun yet begin soon: somebody waits for them now."""
+        """Have the work that has not begun yet begin soon: somebody waits for it now."""
 
 
 class Recorder(Protocol):
@@ -73,7 +73,7 @@ class Dispatcher:
 
     Args:
         fleet: decides.
-        jobs: take what takes time.
+        queue: takes the decisions that take time.
         results: put leases into the protocol's words.
         connections: are told what happens to their leases.
         metrics: count decisions.
@@ -96,7 +96,7 @@ class Dispatcher:
         self,
         *,
         fleet: Fleet,
-        jobs: Jobs,
+        queue: WorkQueue,
         results: LeaseResults,
         connections: Connections,
         metrics: Metrics,
@@ -109,7 +109,7 @@ class Dispatcher:
         self.fleet = fleet
         self.reports = ReleaseReports(connections)
         self.now = clock
-        self._jobs = jobs
+        self._queue = queue
         self._results = results
         self._connections = connections
         self._metrics = metrics
@@ -121,7 +121,7 @@ class Dispatcher:
         self._unseen: set[str] = set()
         self._unplanned: tuple[events.Acquire, Decision] | None = None
         self._uncounted: list[tuple[Grant, float]] = []
-        self._unstarted: list[Job] = []
+        self._unstarted: list[Work] = []
         self._has_unfinished = False
         self._timer = DeadlineTimer(loop, clock, fleet.next_timer, self._time_is_up)
 
@@ -288,7 +288,7 @@ class Dispatcher:
         try:
             self._plan()
             self._count_grants()
-            self._start_jobs()
+            self._start_work()
             for observer in self._observers:
                 observer()
         finally:
@@ -311,16 +311,15 @@ class Dispatcher:
             (metrics.hits if grant.source is Source.READY else metrics.waits).inc()
             metrics.acquire_seconds.observe(seconds)
 
-    def _start_jobs(self) -> None:
-        jobs, self._unstarted = self._unstarted, []
+    def _start_work(self) -> None:
+        unstarted, self._unstarted = self._unstarted, []
         somebody_waits = self.fleet.budget.waiting > 0
-        for job in jobs:
-            clone = job.lease.clone if isinstance(job, Record) else job.clone
-            log.debug(_DECIDED[type(job)], clone=clone)
-            is_upkeep = isinstance(job, CreateClone | Drop)
-            self._jobs.put(job, waited_for=somebody_waits or not is_upkeep)
+        for work in unstarted:
+            log.debug(work.log_event, clone=work.clone)
+            is_upkeep = isinstance(work, CreateClone | Drop)
+            self._queue.put(work, waited_for=somebody_waits or not is_upkeep)
         if somebody_waits:
-            self._jobs.hurry()
+            self._queue.hurry()
 
     def _grant(self, grant: Grant) -> None:
         call = self._waiters.pop(grant.waiter, None)
@@ -378,18 +377,6 @@ class Dispatcher:
                 lease = each.lease
                 if lease.clone in recycled:
                     self.reports.expect(lease.template, lease.clone, lease.holder)
-
-
-_DECIDED: dict[type[Job], str] = {
-    CreateClone: "clone.create_decided",
-    Recycle: "clone.recycle_decided",
-    Keep: "clone.keep_decided",
-    Record: "lease.record_decided",
-    Park: "clone.park_decided",
-    Adopt: "clone.adopt_decided",
-    Drop: "clone.drop_decided",
-}
-"""What is logged, for developers, when a job is decided on."""
 
 
 def _answer(call: Call, result: Callable[[D], object], decision: D) -> None:

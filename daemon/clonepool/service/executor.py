@@ -12,9 +12,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from clonepool.service.condition import Condition
-    from clonepool.service.job_queue import Job as Work
-    from clonepool.service.job_queue import JobQueue
+    from clonepool.service.job_queue import JobQueue, Work
     from clonepool.service.jobs.adopt import AdoptJob
     from clonepool.service.jobs.create import CreateJob
     from clonepool.service.jobs.drop import DropJob
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
     from clonepool.service.jobs.park import ParkJob
     from clonepool.service.jobs.persist import PersistJob
     from clonepool.service.jobs.recycle import RecycleJob
+    from clonepool.service.state_changes import StateChanges
 
 W = TypeVar("W")
 
@@ -49,7 +48,7 @@ class Executor:
     """
 
     def __init__(
-        self, jobs: Jobs, *, queue: JobQueue, changed: Condition, tasks: TaskGroup
+        self, jobs: Jobs, *, queue: JobQueue, changed: StateChanges, tasks: TaskGroup
     ) -> None:
         self._jobs = jobs
         self._queue = queue

@@ -1,7 +1,7 @@
 """The work that decisions call for, on its way from the dispatcher to the executor.
 
-Grants come first: a job begins when no request is waiting to be read, for its first steps on the
-event loop would take the time of the next grant. How a job is carried out, and how many run at a
+Grants come first: work begins when no request is waiting to be read, because its first steps on the
+event loop would take the time of the next grant. How work is carried out, and how much runs at a
 time, do not belong here.
 """
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable
 
-Job = CreateClone | Recycle | Keep | Record | Park | Adopt | Drop
+Work = CreateClone | Recycle | Keep | Record | Park | Adopt | Drop
 """The decisions that take time to carry out; any other is carried out at once."""
 
 QUIET_SECONDS = 0.002
-"""Seconds without a request after which jobs begin that nobody waits for."""
+"""Seconds without a request after which work begins that nobody waits for."""
 LONGEST_HOLD_SECONDS = 0.005
-"""Seconds that a job is held back at most, however many requests arrive."""
+"""Seconds that work is held back at most, however many requests arrive."""
 
 
 class Requests(Protocol):
@@ -33,9 +33,9 @@ class Requests(Protocol):
 
 
 class JobQueue:
-    """Holds jobs back while clients ask.
+    """Holds work back while requests arrive.
 
-    A job that somebody waits for is let go as soon as the event loop has looked once at all sockets
+    Work that somebody waits for is let go as soon as the event loop has looked once at all sockets
     and found no request. Any other, such as a refill, is let go when no request has come for
     `QUIET_SECONDS`: a client that asks again and again leaves the loop idle between its requests.
     Neither is held for longer than `LONGEST_HOLD_SECONDS`.
@@ -52,44 +52,44 @@ class JobQueue:
         self._requests = requests
         self._loop = loop
         self._clock = clock
-        self._held: list[Job] = []
+        self._held: list[Work] = []
         self._held_since = 0.0
         self._requests_seen = 0
         self._is_looking = False
         self._timer: asyncio.TimerHandle | None = None
-        self._released: list[Job] = []
+        self._released: list[Work] = []
         self._consumer: asyncio.Future[None] | None = None
 
-    def put(self, job: Job, *, waited_for: bool) -> None:
-        """Hold a job back until its time comes; return at once.
+    def put(self, work: Work, *, waited_for: bool) -> None:
+        """Hold work back until its time comes; return at once.
 
         Args:
-            job: what is to be done.
-            waited_for: whether a client waits for what the job brings about.
+            work: what is to be done.
+            waited_for: whether a client waits for what the work brings about.
         """
         if not self._held:
             self._held_since = self._clock()
-        self._held.append(job)
+        self._held.append(work)
         if waited_for:
             self._look_soon()
         elif self._timer is None and not self._is_looking:
             self._set_timer()
 
     def hurry(self) -> None:
-        """Let the jobs that are held go soon: somebody waits for them now."""
+        """Let the work that is held go soon: somebody waits for it now."""
         if self._held:
             self._look_soon()
 
-    async def get(self) -> list[Job]:
-        """Wait for jobs to be let go, and return them in the order in which they were put.
+    async def get(self) -> list[Work]:
+        """Wait for work to be let go, and return it in the order in which it was put.
 
-        One task may wait at a time. A task that is cancelled while it waits has taken no job.
+        One task may wait at a time. A task that is cancelled while it waits has taken no work.
         """
         while not self._released:
             self._consumer = self._loop.create_future()
             await self._consumer
-        jobs, self._released = self._released, []
-        return jobs
+        released, self._released = self._released, []
+        return released
 
     # Inside -------------------------------------------------------------------------------
 
@@ -126,7 +126,7 @@ class JobQueue:
             self._set_timer()
 
     def _is_quiet(self) -> bool:
-        """Say whether no request has come since this was asked last, or jobs can wait no longer."""
+        """Say whether no request has come since this was asked last, or work can wait no longer."""
         read, self._requests_seen = self._requests_seen, self._requests.requests_read
         quiet = read == self._requests_seen
         return quiet or self._clock() - self._held_since >= LONGEST_HOLD_SECONDS

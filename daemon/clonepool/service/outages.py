@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.clones.copier import Copiers
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.rewinder import Rewinder
-    from clonepool.service.jobs.base import Events
+    from clonepool.service.event_handler import EventHandler
     from clonepool.service.template_table import TemplateTable
 
 
@@ -32,7 +32,7 @@ class Outages:
         self,
         *,
         copiers: Copiers,
-        events: Events,
+        events: EventHandler,
         gateway: Gateway,
         look_at_sources: Callable[[], None],
         rewinder: Rewinder,

@@ -61,7 +61,7 @@ class Recorder:
         if self._file is None:
             return
         try:
-            line = recording.encode(recording.step(now, event, decisions, self._serials))
+            line = recording.encode(recording.recorded_event(now, event, decisions, self._serials))
         except Exception as error:  # noqa: BLE001 - what was decided must be carried out all the same
             log.warning(RECORDING_FAILED, path=str(self._path), error=repr(error))
             self.close()

@@ -6,7 +6,7 @@ or kept only if its comment says so. Every other database of this instance is in
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, assert_never
 
 import structlog
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
     from clonepool.service.clone_comment import Comments
     from clonepool.service.credentials import Credentials
+    from clonepool.service.event_handler import EventHandler
     from clonepool.service.failures import Failures
-    from clonepool.service.jobs.base import Events
 
 log = structlog.get_logger()
 
@@ -53,7 +53,7 @@ class Recovery:
         *,
         comments: Comments,
         credentials: Credentials,
-        events: Events,
+        events: EventHandler,
         failures: Failures,
         fleet: Fleet,
         gateway: Gateway,
@@ -105,7 +105,8 @@ class Recovery:
     def _enter(self, database: Database, current: set[str]) -> Event:
         """Return what was found for the clone's pool."""
         name, template, now = database.name, database.identity.template, self._now()
-        match self._comment_of(database):
+        comment = self._comment_of(database)
+        match comment:
             case clone_comment.LeasedComment() as found if database.open and name in current:
                 log.info("lease.found", clone=name, label=found.label)
                 self._credentials.found(name, found.occasion)
@@ -116,9 +117,16 @@ class Recovery:
             case clone_comment.ParkedComment() as found if not database.open:
                 generation = database.identity.generation
                 return FoundParked(template, name, generation, used=found.used)
-            case _:
+            case (
+                clone_comment.LeasedComment()
+                | clone_comment.KeptComment()
+                | clone_comment.ParkedComment()
+                | clone_comment.OtherComment()
+            ):
                 log.info("database.swept", database=name, kind="clone")
                 return FoundUnknown(template, name)
+            case _:
+                assert_never(comment)
 
     def _comment_of(self, database: Database) -> clone_comment.Comment:
         return self._comments.read(database.name, database.comment)

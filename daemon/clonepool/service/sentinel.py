@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.gateway import Gateway
-    from clonepool.service.condition import Condition
+    from clonepool.service.state_changes import StateChanges
 
 SILENCE_SECONDS = 5.0
 """Seconds that the server may take for an answer before it counts as away."""
@@ -37,7 +37,7 @@ class Sentinel:
     """
 
     def __init__(
-        self, gateway: Gateway, instance: str, changed: Condition, *, embedded: bool
+        self, gateway: Gateway, instance: str, changed: StateChanges, *, embedded: bool
     ) -> None:
         # On the daemon's own server in a database where no lease can take it.
         database = gateway.endpoint.maintenance if embedded else COMMON_DATABASE
@@ -62,6 +62,10 @@ class Sentinel:
         self.is_lost = False
         await self._lock.take(self._on_end())
         self.problem = ""
+
+    def lost(self, problem: str) -> None:
+        """Remember what is wrong with the server, until the lock is taken again."""
+        self.problem = problem
 
     async def databases(self) -> set[str]:
         """Return the names of the instance's databases.

@@ -21,14 +21,17 @@ class StopSignal:
         starting: the scope of the start.
         received: set by the first signal.
         hurry: set by the second: leases are ended at once.
-        started: whether the start is over; set by the application.
     """
 
     def __init__(self) -> None:
         self.starting = anyio.CancelScope()
         self.received = anyio.Event()
         self.hurry = anyio.Event()
-        self.started = False
+        self._has_started = False
+
+    def mark_started(self) -> None:
+        """From now on a signal asks for an orderly stop: the start is over."""
+        self._has_started = True
 
     async def listen(self, signals: AsyncIterable[Signals]) -> None:
         """Wait for signals until cancelled."""
@@ -39,5 +42,5 @@ class StopSignal:
                 continue
             log.info("daemon.stopping", signal=received.name)
             self.received.set()
-            if not self.started:
+            if not self._has_started:
                 self.starting.cancel()

@@ -53,7 +53,7 @@ class TemplateTable:
         self._embedded = embedded
 
     def remove(self, template: str) -> None:
-        """Forget a template that is given up."""
+        """Forget everything about a template that is given up."""
         self.sections.pop(template, None)
         self.generations.pop(template, None)
         self.rewind_disabled.discard(template)

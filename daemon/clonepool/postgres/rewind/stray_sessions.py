@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import anyio
 
+from clonepool.core.backoff import Backoff
 from clonepool.postgres import databases
 from clonepool.postgres.rewind.errors import CannotRewindError
 
@@ -60,13 +61,13 @@ async def inspect_returned(
         CannotRewindError: a backend does not finish logging in, and may come in at any time.
     """
     inspection = await rewinder.inspect(name, lock_out=lock_out, with_shared=with_shared)
-    deadline, pause = anyio.current_time() + LOGIN_SECONDS, FIRST_PAUSE_SECONDS
+    deadline = anyio.current_time() + LOGIN_SECONDS
+    backoff = Backoff(FIRST_PAUSE_SECONDS, LOGIN_SECONDS)
     logging_in = set(inspection.facts.activity.logging_in or ())
     while logging_in:
         if anyio.current_time() > deadline:
             raise CannotRewindError("a backend does not finish logging in")
-        await anyio.sleep(pause)
-        pause *= 2
+        await anyio.sleep(backoff.next_pause())
         inspection = await rewinder.inspect(name, with_shared=with_shared)
         logging_in &= set(inspection.facts.activity.logging_in or ())
     return await _after_leaving(
@@ -82,10 +83,10 @@ async def _after_leaving(
     first: T | None = None,
 ) -> T:
     """Ask again while there are sessions, until those that are leaving must have left."""
-    until, pause = anyio.current_time() + LEAVING_SECONDS, FIRST_PAUSE_SECONDS
+    until = anyio.current_time() + LEAVING_SECONDS
+    backoff = Backoff(FIRST_PAUSE_SECONDS, LEAVING_SECONDS)
     found = first if first is not None else await ask()
     while sessions(found) and anyio.current_time() < until:
-        await anyio.sleep(pause)
-        pause *= 2
+        await anyio.sleep(backoff.next_pause())
         found = await ask()
     return found

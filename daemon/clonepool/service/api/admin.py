@@ -43,7 +43,8 @@ class AdminMethods:
                 f"protocol {params.protocol} is not supported",
                 remedy=f"this daemon speaks protocol {PROTOCOL_VERSION}",
             )
-        call.connection.client = params.client or call.connection.client
+        if params.client:
+            call.connection.rename(params.client)
         call.reply(HelloResult(PROTOCOL_VERSION, DAEMON, self._instance, self._programs))
 
     def ping(self, call: Call, _: Ping) -> None:

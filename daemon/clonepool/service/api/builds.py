@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.templates.builder import Step
     from clonepool.protocol.messages import Build
     from clonepool.service.templates.builder import TemplateBuilder
-    from clonepool.service.templates.interfaces import Caller
+    from clonepool.service.templates.interfaces import PendingCall
 
 log = structlog.get_logger()
 
@@ -34,7 +34,7 @@ class Builds:
         self._builder = builder
         self._tasks = tasks
 
-    def build(self, call: Caller, params: Build) -> None:
+    def build(self, call: PendingCall, params: Build) -> None:
         """Have a template built, and answer when that is done; a client that goes stops nothing."""
         self._builder.ask(params.template, call, anew=params.anew, progress=params.progress)
 
@@ -42,11 +42,11 @@ class Builds:
         """Return the step that a build of the template is in; None while there is no build."""
         return self._builder.under_way.get(template)
 
-    def explain(self, call: Caller, template: str) -> None:
+    def explain(self, call: PendingCall, template: str) -> None:
         """Find out what goes into a template, and answer."""
         self._tasks.start_soon(self._explain, call, template)
 
-    async def _explain(self, call: Caller, template: str) -> None:
+    async def _explain(self, call: PendingCall, template: str) -> None:
         try:
             found = await self._builder.explain(template)
             call.reply(ExplainResult(template, *found))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from clonepool.config import AccessSection
     from clonepool.observe.metrics import Metrics
     from clonepool.service.api.access import Caller, Gatekeeper
-    from clonepool.service.api.peer import Methods
+    from clonepool.service.api.peer import CallHandler
     from clonepool.service.resources import Resources
 
 log = structlog.get_logger()
@@ -93,7 +93,7 @@ class Listener:
 
     def open(
         self,
-        methods: Methods,
+        methods: CallHandler,
         shortages: Resources,
         on_first_client: Callable[[], None] | None = None,
     ) -> None:
@@ -187,7 +187,7 @@ class Listener:
 
     # Inside -------------------------------------------------------------------------------
 
-    def _peers(self, methods: Methods) -> Callable[[], Peer]:
+    def _peers(self, methods: CallHandler) -> Callable[[], Peer]:
         def make() -> Peer:
             self._last_number += 1
             return Peer(self._last_number, methods, self)

@@ -42,7 +42,7 @@ Replies to what was asked earlier may still come when nothing more is read.
 """
 
 
-class Methods(Protocol):
+class CallHandler(Protocol):
     """What is done with calls; `methods.Methods` in the daemon."""
 
     def call(self, call: Call, message: Message) -> None:
@@ -88,7 +88,7 @@ class Peer(asyncio.BufferedProtocol):
         listener: what the connection has in common with the others.
     """
 
-    def __init__(self, number: int, methods: Methods, listener: ListenerState) -> None:
+    def __init__(self, number: int, methods: CallHandler, listener: ListenerState) -> None:
         self.number = number
         self.client = ""
         self.is_gone = False
@@ -168,6 +168,10 @@ class Peer(asyncio.BufferedProtocol):
             self._methods.disconnect(self.number, open_calls)
 
     # What calls and the listener do with it -------------------------------------------------
+
+    def rename(self, name: str) -> None:
+        """Remember what the client calls itself."""
+        self.client = name
 
     def send(self, line: bytes) -> None:
         """Send a line; a connection that has ended drops it."""

@@ -11,7 +11,6 @@ from clonepool.service.call import internal_error
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
 
     from clonepool.core.fleet import Fleet
     from clonepool.core.pool import Pool
@@ -83,7 +82,7 @@ class Drains:
     def __init__(self, fleet: Fleet, loop: asyncio.AbstractEventLoop) -> None:
         self._fleet = fleet
         self._loop = loop
-        self._waiting: set[_Drain] = set()
+        self._waiting: dict[_Drain, asyncio.TimerHandle] = {}
 
     def watch(self, call: Call, template: str | None, timeout: float, *, progress: bool) -> None:
         """Answer a call when no lease is left, or when its time is up.
@@ -97,9 +96,7 @@ class Drains:
         drain = _Drain(call, template, self._fleet, progress=progress)
         if drain.look(is_over=timeout <= 0):
             return
-        self._waiting.add(drain)
-        timer = self._loop.call_later(timeout, self._time_is_up, drain)
-        drain.on_end = timer.cancel
+        self._waiting[drain] = self._loop.call_later(timeout, self._time_is_up, drain)
         call.on_cancel(lambda: self._end(drain))
 
     def look(self) -> None:
@@ -114,16 +111,13 @@ class Drains:
         self._end(drain)
 
     def _end(self, drain: _Drain) -> None:
-        self._waiting.discard(drain)
-        drain.on_end()
+        timer = self._waiting.pop(drain, None)
+        if timer is not None:
+            timer.cancel()
 
 
 class _Drain:
-    """One call that waits for leases to end.
-
-    Attributes:
-        on_end: called when it does not wait any more.
-    """
+    """One call that waits for leases to end."""
 
     def __init__(self, call: Call, template: str | None, fleet: Fleet, *, progress: bool) -> None:
         self._call = call
@@ -131,7 +125,6 @@ class _Drain:
         self._fleet = fleet
         self._progress = progress
         self._told: int | None = None
-        self.on_end: Callable[[], None] = lambda: None
 
     def look(self, *, is_over: bool = False) -> bool:
         """Answer if no lease is left or the time is over; say whether the call needs no more."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, NamedTuple, Protocol, TypeV
 import anyio
 
 from clonepool.core.backoff import Backoff
+from clonepool.service.event_handler import EventHandler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,11 +25,8 @@ if TYPE_CHECKING:
     from clonepool.service.template_table import TemplateTable
 
 
-class Events(Protocol):
-    """The one door for what happened: the dispatcher."""
-
-    def handle(self, event: Event) -> None:
-        """Give the event to the fleet and carry out what it decides."""
+class JobEvents(EventHandler, Protocol):
+    """Takes the events of jobs, and resumes what a lease held up."""
 
     def looked_at(self, clone: str) -> None:
         """Resume the grants that are held since the lease on that clone ended, if they are."""
@@ -70,7 +68,7 @@ class JobTools(NamedTuple):
     """
 
     comments: Comments
-    events: Events
+    events: JobEvents
     failures: Failures
     gateway: Gateway
     metrics: Metrics

@@ -19,10 +19,10 @@ if TYPE_CHECKING:
     from clonepool.core.decisions import Drop
     from clonepool.core.drop_schedule import DropSchedule
     from clonepool.postgres.rewind.rewinder import Rewinder
-    from clonepool.service.condition import Condition
     from clonepool.service.credentials import Credentials
     from clonepool.service.jobs.base import JobTools
     from clonepool.service.limiter import PriorityLimiter
+    from clonepool.service.state_changes import StateChanges
 
 DROP_FAILED, VACUUM_FAILED = "clone.drop_failed", "server.vacuum_failed"
 DROPS_AT_A_TIME = 2
@@ -60,7 +60,7 @@ class DropJob(PersistentJob["Drop"]):
         self,
         tools: JobTools,
         *,
-        changed: Condition,
+        changed: StateChanges,
         credentials: Credentials,
         limiter: PriorityLimiter,
         rewinder: Rewinder,
@@ -112,8 +112,9 @@ class DropJob(PersistentJob["Drop"]):
             began = self._now()
             await databases.drop(self._gateway, clone)
             await self._credentials.remove(clone)
-        self._schedule.cost = self._now() - began
-        self._metrics.of[template].drop_seconds.observe(self._schedule.cost)
+        seconds = self._now() - began
+        self._schedule.took(seconds)
+        self._metrics.of[template].drop_seconds.observe(seconds)
 
     async def _wait_for_turn(self, template: str, clone: str) -> None:
         """Return when the drop may begin, and is counted as begun.

@@ -18,7 +18,7 @@ import structlog
 
 from clonepool.service.monitors.base import Monitor, Pause
 from clonepool.service.monitors.source_files import read_sources
-from clonepool.service.monitors.watches import News, Watches
+from clonepool.service.monitors.watches import Watches, WatchNews
 
 if TYPE_CHECKING:
     from clonepool.service.failures import Attempt, Failures
@@ -180,13 +180,13 @@ class FileMonitor(Monitor):
 
     def _hear(self, report: Report) -> None:
         match report.news:
-            case News.STANDING:
+            case WatchNews.STANDING:
                 self._standing, self._stood_at = True, time.monotonic()
-            case News.CHANGED:
+            case WatchNews.CHANGED:
                 pass
-            case News.MOVED:
+            case WatchNews.MOVED:
                 self._moved = True
-            case News.ENDED:
+            case WatchNews.ENDED:
                 self._lose(report.error)
             case _:
                 assert_never(report.news)

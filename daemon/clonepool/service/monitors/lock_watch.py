@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.rewinder import Rewinder
-    from clonepool.service.condition import Condition
     from clonepool.service.failures import Failures
+    from clonepool.service.state_changes import StateChanges
 
 log = structlog.get_logger()
 
@@ -46,7 +46,7 @@ class LockWatch(Monitor):
         self,
         failures: Failures,
         *,
-        changed: Condition,
+        changed: StateChanges,
         fleet: Fleet,
         gateway: Gateway,
         rewinder: Rewinder,

@@ -15,7 +15,8 @@ from clonepool.core.events import ClonesLost
 if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.observe.metrics import Metrics
-    from clonepool.service.jobs.base import Events, TemplateLosses
+    from clonepool.service.event_handler import EventHandler
+    from clonepool.service.jobs.base import TemplateLosses
     from clonepool.service.template_table import TemplateTable
 
 log = structlog.get_logger()
@@ -38,7 +39,7 @@ class Reconciler:
     def __init__(
         self,
         *,
-        events: Events,
+        events: EventHandler,
         fleet: Fleet,
         losses: TemplateLosses,
         metrics: Metrics,

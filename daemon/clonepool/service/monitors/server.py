@@ -6,7 +6,7 @@ databases every few seconds, but only while clients are connected: an idle daemo
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import anyio
 import structlog
@@ -24,25 +24,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.embedded.server import EmbeddedServer
-    from clonepool.service.condition import Condition
     from clonepool.service.failures import Failures
     from clonepool.service.monitors.reconciler import Reconciler
+    from clonepool.service.outages import Outages
     from clonepool.service.sentinel import Sentinel
+    from clonepool.service.state_changes import StateChanges
 
 log = structlog.get_logger()
 
 PULSE_SECONDS = 2.0
 """Seconds between two questions to the server."""
-
-
-class Outages(Protocol):
-    """What an outage means for the rest of the daemon."""
-
-    def began(self, problem: str) -> None:
-        """The server is away; called again when the problem is another one."""
-
-    def ended(self) -> None:
-        """The server is back."""
 
 
 class ServerMonitor(Monitor):
@@ -66,7 +57,7 @@ class ServerMonitor(Monitor):
         self,
         failures: Failures,
         *,
-        changed: Condition,
+        changed: StateChanges,
         embedded: EmbeddedServer | None,
         has_clients: Callable[[], bool],
         outages: Outages,
@@ -119,7 +110,7 @@ class ServerMonitor(Monitor):
 
     def _lose(self) -> None:
         sentinel = self._sentinel
-        sentinel.problem = sentinel.problem or "the connection to the server was lost"
+        sentinel.lost(sentinel.problem or "the connection to the server was lost")
         self._lost_at = anyio.current_time()
         log.warning("server.lost", reason=sentinel.problem)
         self._outages.began(sentinel.problem)
@@ -147,5 +138,5 @@ class ServerMonitor(Monitor):
     def _still_lost(self, problem: str) -> None:
         """Remember why, for the status and for the refusals of the pools."""
         if problem != self._sentinel.problem:
-            self._sentinel.problem = problem
+            self._sentinel.lost(problem)
             self._outages.began(problem)

@@ -16,8 +16,8 @@ from clonepool.service.monitors.base import Monitor, Pause
 if TYPE_CHECKING:
     from clonepool.core.fleet import Fleet
     from clonepool.postgres.rewind.rewinder import Rewinder
-    from clonepool.service.condition import Condition
     from clonepool.service.failures import Failures
+    from clonepool.service.state_changes import StateChanges
 
 FOLLOW_SECONDS = 0.5
 """Seconds between two reads."""
@@ -36,7 +36,7 @@ class WalMonitor(Monitor):
     failed_event = "log.follow_failed"
 
     def __init__(
-        self, failures: Failures, *, changed: Condition, fleet: Fleet, rewinder: Rewinder
+        self, failures: Failures, *, changed: StateChanges, fleet: Fleet, rewinder: Rewinder
     ) -> None:
         super().__init__(failures)
         self._changed = changed

@@ -23,7 +23,7 @@ _MOST_LINKS = 40
 """Links that the kernel follows in one path."""
 
 
-class Identity(NamedTuple):
+class Inode(NamedTuple):
     """What tells a directory from another one that takes its place."""
 
     device: int
@@ -34,7 +34,7 @@ class Places:
     """The directories to be watched, without links in their paths, and what matters in each."""
 
     def __init__(self) -> None:
-        self._directories: dict[str, Identity] = {}
+        self._directories: dict[str, Inode] = {}
         self._names: defaultdict[str, set[str]] = defaultdict(set)
         self._patterns: defaultdict[str, set[str]] = defaultdict(set)
         self._deep: set[str] = set()
@@ -46,7 +46,7 @@ class Places:
         self._note("/")
 
     @property
-    def watched(self) -> dict[str, Identity]:
+    def watched(self) -> dict[str, Inode]:
         """The directories in which something matters."""
         return {
             path: identity
@@ -137,7 +137,7 @@ class Places:
         except OSError:
             return 0
         if stat.S_ISDIR(status.st_mode):
-            self._directories[path] = Identity(status.st_dev, status.st_ino)
+            self._directories[path] = Inode(status.st_dev, status.st_ino)
         return status.st_mode
 
     def _glob(self, here: str, parts: tuple[str, ...]) -> None:

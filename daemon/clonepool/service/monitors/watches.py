@@ -19,7 +19,7 @@ from watchfiles._rust_notify import RustNotify  # documented for direct use, as 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from clonepool.service.monitors.watch_points import Identity, Places
+    from clonepool.service.monitors.watch_points import Inode, Places
 
 STEP_MILLISECONDS = 50
 """Milliseconds without a change before changes are reported. The library looks as often; that costs
@@ -29,7 +29,7 @@ _NO_CHANGE_MILLISECONDS = 60_000
 _LONGEST_END_SECONDS = 1.0
 
 
-class News(StrEnum):
+class WatchNews(StrEnum):
     """What a thread reports."""
 
     STANDING = "standing"
@@ -45,7 +45,7 @@ class News(StrEnum):
 class Report(NamedTuple):
     """News, and with the last one the reason, unless the thread was told to end."""
 
-    news: News
+    news: WatchNews
     error: BaseException | None = None
 
 
@@ -58,7 +58,7 @@ class Watches:
     """
 
     def __init__(self, places: Places, tell: Callable[[Report], None]) -> None:
-        self.directories: dict[str, Identity] = places.watched
+        self.directories: dict[str, Inode] = places.watched
         self.places = places
         """What matters; may be replaced while the directories are the same."""
         self._tell = tell
@@ -81,13 +81,13 @@ class Watches:
             self._listen()
         except BaseException as failure:  # noqa: BLE001 - also the library's panics: reported to the loop
             error = failure
-        self._report(Report(News.ENDED, error))
+        self._report(Report(WatchNews.ENDED, error))
 
     def _listen(self) -> None:
         # Parents come first: their watches see a directory that is replaced after its turn.
         paths = sorted(self.directories)
         with RustNotify(paths, False, False, 0, False, True) as notify:
-            self._report(Report(News.STANDING))
+            self._report(Report(WatchNews.STANDING))
             while not self._stopped.is_set():
                 found = notify.watch(
                     LONGEST_MILLISECONDS, STEP_MILLISECONDS, _NO_CHANGE_MILLISECONDS, self._stopped
@@ -95,10 +95,10 @@ class Watches:
                 if isinstance(found, set) and (news := self._sort({path for _, path in found})):
                     self._report(Report(news))
 
-    def _sort(self, paths: set[str]) -> News | None:
+    def _sort(self, paths: set[str]) -> WatchNews | None:
         if not paths.isdisjoint(self.directories):
-            return News.MOVED
-        return News.CHANGED if any(map(self.places.matters, paths)) else None
+            return WatchNews.MOVED
+        return WatchNews.CHANGED if any(map(self.places.matters, paths)) else None
 
     def _report(self, report: Report) -> None:
         def arrive() -> None:

@@ -10,16 +10,16 @@ from clonepool.protocol.messages import BuildProgress, BuildResult
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from clonepool.core.build_decisions import Answer
+    from clonepool.core.build_decisions import AnswerBuild
     from clonepool.postgres.templates.builder import Step
     from clonepool.postgres.templates.recipe import Generation
-    from clonepool.service.templates.interfaces import Caller
+    from clonepool.service.templates.interfaces import PendingCall
 
 
 class _Request(NamedTuple):
     """A request for a build, and whether it is notified of the steps."""
 
-    call: Caller
+    call: PendingCall
     progress: bool
 
 
@@ -29,7 +29,7 @@ class BuildRequests:
     def __init__(self) -> None:
         self._open: dict[int, _Request] = {}
 
-    def enter(self, call: Caller, *, progress: bool) -> None:
+    def enter(self, call: PendingCall, *, progress: bool) -> None:
         """Remember a request until it is answered."""
         self._open[call.number] = _Request(call, progress)
 
@@ -42,7 +42,7 @@ class BuildRequests:
                 told = BuildProgress(call.request, step.what, step.number, step.steps, seconds)
                 call.notify("progress", told)
 
-    def answer(self, answer: Answer, generation: Generation | None) -> None:
+    def answer(self, answer: AnswerBuild, generation: Generation | None) -> None:
         """Answer requests: with the error of the build, or else with the generation."""
         for number in answer.requests:
             call = self._open.pop(number).call

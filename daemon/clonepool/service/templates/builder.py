@@ -39,9 +39,10 @@ if TYPE_CHECKING:
     from clonepool.postgres.templates.builder import Builder, Step
     from clonepool.postgres.templates.recipe import Generation
     from clonepool.service.credentials import Credentials
+    from clonepool.service.event_handler import EventHandler
     from clonepool.service.failures import Failures
     from clonepool.service.server_changes import ServerChanges
-    from clonepool.service.templates.interfaces import Caller, Events, TemplateTable
+    from clonepool.service.templates.interfaces import PendingCall, TemplateTable
     from clonepool.service.templates.sources import Explanation, TemplateSources
 
 log = structlog.get_logger()
@@ -83,7 +84,7 @@ class TemplateBuilder:
         *,
         builder: Builder,
         credentials: Credentials,
-        events: Events,
+        events: EventHandler,
         failures: Failures,
         fleet: Fleet,
         gateway: Gateway,
@@ -133,7 +134,7 @@ class TemplateBuilder:
 
     # What is wanted -----------------------------------------------------------------------
 
-    def ask(self, template: str, call: Caller, *, anew: bool, progress: bool) -> None:
+    def ask(self, template: str, call: PendingCall, *, anew: bool, progress: bool) -> None:
         """Have a template looked at, and built if need be or if `anew`; answer when that is done.
 
         Args:
@@ -230,7 +231,7 @@ class TemplateBuilder:
                 self._events.handle(events.TemplateFailed(template, error))
             case decided.Postpone(template, obstacle):
                 self._events.handle(events.BuildPostponed(template, obstacle))
-            case decided.Answer():
+            case decided.AnswerBuild():
                 self._answer(outcome)
             case decided.CompareFiles():
                 self.files_due.set()
@@ -361,7 +362,7 @@ class TemplateBuilder:
             self._carry_out(outcomes)
         self._requests.tell(self._schedule.listeners(template), step)
 
-    def _answer(self, answer: decided.Answer) -> None:
+    def _answer(self, answer: decided.AnswerBuild) -> None:
         self.under_way.pop(answer.template, None)
         self._requests.answer(answer, self._table.generations.get(answer.template))
 

@@ -43,11 +43,12 @@ if TYPE_CHECKING:
     from clonepool.postgres.gateway import Gateway
     from clonepool.postgres.rewind.rewinder import Rewinder
     from clonepool.postgres.templates.generations import Generations
-    from clonepool.service.condition import Condition
     from clonepool.service.credentials import Credentials
+    from clonepool.service.event_handler import EventHandler
     from clonepool.service.failures import Failures
     from clonepool.service.server_changes import ServerChanges
-    from clonepool.service.templates.interfaces import Events, TemplateTable
+    from clonepool.service.state_changes import StateChanges
+    from clonepool.service.templates.interfaces import TemplateTable
     from clonepool.service.templates.registry import Registry
 
 log = structlog.get_logger()
@@ -86,10 +87,10 @@ class ClientTemplates:
         self,
         *,
         capabilities: Capabilities,
-        changed: Condition,
+        changed: StateChanges,
         configured: Mapping[str, TemplateSection],
         credentials: Credentials,
-        events: Events,
+        events: EventHandler,
         failures: Failures,
         fleet: Fleet,
         gateway: Gateway,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 import structlog
 
 from clonepool.core.client_templates import Method
-from clonepool.core.fills import Answer, Discard, Fills, Prepare, Stage
+from clonepool.core.fills import AnswerDefine, Discard, Fills, Prepare, Stage
 from clonepool.core.refusals import shutting_down
 from clonepool.errors import BadRequestError, ClientLimitError
 from clonepool.postgres.templates.file_digests import generation_name
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from clonepool.service.failures import Failures
     from clonepool.service.server_changes import ServerChanges
     from clonepool.service.templates.client_templates import ClientTemplates
-    from clonepool.service.templates.interfaces import Caller
+    from clonepool.service.templates.interfaces import PendingCall
 
 log = structlog.get_logger()
 
@@ -50,7 +50,7 @@ class _Waiter(NamedTuple):
     """A request that is to be answered, and the connection that made it."""
 
     holder: int
-    call: Caller
+    call: PendingCall
 
 
 class FillCoordinator:
@@ -94,7 +94,7 @@ class FillCoordinator:
 
     # Clients ------------------------------------------------------------------------------
 
-    async def define(self, name: str, request: Request, call: Caller) -> None:
+    async def define(self, name: str, request: Request, call: PendingCall) -> None:
         """Have a client fill a template, or wait for another one, or learn that it is there.
 
         Args:
@@ -174,13 +174,13 @@ class FillCoordinator:
                     self._tasks.start_soon(guarded, self._prepare, fill)
                 case Discard(fill):
                     self._tasks.start_soon(guarded, self._discard, fill)
-                case Answer():
+                case AnswerDefine():
                     self._answer(decision)
                 case _:
                     assert_never(decision)
         self._set_timer()
 
-    def _answer(self, answer: Answer) -> None:
+    def _answer(self, answer: AnswerDefine) -> None:
         waiter = self._calls.pop(answer.request.waiter, None)
         if waiter is None:
             return
@@ -195,22 +195,23 @@ class FillCoordinator:
         section = self._templates.options_of("")
         recipe = self._templates.recipe(template, section)
         try:
-            async with self._templates.turn(template):
-                self._templates.begin(template)
-                await self._templates.prepare(section)
-                inputs = await self._generations.identify(recipe, fill.request.label)
-                short = generation_name(f"{inputs.full} {self._generations.next_serial()}")
-                database = await self._generations.empty(recipe, short)
-                self._databases[fill.request.token] = _Database(database.name, short, inputs)
-                self._hand_over(fill, database)
+            with self._failures.attempt(
+                DEFINE_FAILED, template, expected=(ClientLimitError,)
+            ) as attempt:
+                async with self._templates.turn(template):
+                    self._templates.begin(template)
+                    await self._templates.prepare(section)
+                    inputs = await self._generations.identify(recipe, fill.request.label)
+                    short = generation_name(f"{inputs.full} {self._generations.next_serial()}")
+                    database = await self._generations.empty(recipe, short)
+                    self._databases[fill.request.token] = _Database(database.name, short, inputs)
+                    self._hand_over(fill, database)
         except ClientLimitError as error:
             self._carry_out(self._fills.not_prepared(fill, error))
-        except Exception as error:  # noqa: BLE001 - a pass of background work: told, counted, survived
-            told = self._failures.begin(DEFINE_FAILED, template, error)
+            return
+        if attempt.failed:
             self._templates.end(template)
-            self._carry_out(self._fills.not_prepared(fill, told))
-        else:
-            self._failures.end(DEFINE_FAILED, template)
+            self._carry_out(self._fills.not_prepared(fill, attempt.error))
 
     def _hand_over(self, fill: Fill, database: Fillable) -> None:
         login, name = database.login, database.name

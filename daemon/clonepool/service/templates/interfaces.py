@@ -6,13 +6,12 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from clonepool.config import TemplateSection
-    from clonepool.core.events import Event
     from clonepool.errors import ClonepoolError
     from clonepool.postgres.templates.recipe import Generation
     from clonepool.protocol.server import RequestId
 
 
-class Caller(Protocol):
+class PendingCall(Protocol):
     """A request of a client that is answered once, by a result or an error."""
 
     @property
@@ -37,25 +36,19 @@ class Caller(Protocol):
         """Send a notification while the request is open."""
 
 
-class Events(Protocol):
-    """Takes what happened to templates: the dispatcher."""
-
-    def handle(self, event: Event) -> None:
-        """Give the event to the fleet and carry out what it decides."""
-
-
 class TemplateTable(Protocol):
     """The options and the current generation of each template.
 
     Attributes:
         sections: the options of every template, those that clients made included.
         generations: the current generation of each template that was built.
-        rewind_disabled: templates with a clone that was rewound wrongly.
     """
 
     sections: dict[str, TemplateSection]
     generations: dict[str, Generation]
-    rewind_disabled: set[str]
+
+    def remove(self, template: str) -> None:
+        """Forget everything about a template that is given up."""
 
     def is_rewindable(self, template: str) -> bool:
         """Say whether the options ask for rewinds and this server allows them."""

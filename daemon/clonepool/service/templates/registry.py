@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from clonepool.observe.metrics import Metrics
     from clonepool.postgres.capabilities import Capabilities
     from clonepool.postgres.clones.copier import Copiers
-    from clonepool.service.templates.interfaces import Events, TemplateTable
+    from clonepool.service.event_handler import EventHandler
+    from clonepool.service.templates.interfaces import TemplateTable
 
 
 class Origin(msgspec.Struct, frozen=True):
@@ -75,7 +76,7 @@ class Registry:
         *,
         capabilities: Capabilities,
         copiers: Copiers,
-        events: Events,
+        events: EventHandler,
         fleet: Fleet,
         metrics: Metrics,
         table: TemplateTable,
@@ -102,9 +103,8 @@ class Registry:
         self._events.handle(TemplateRemoved(template))
         self._copiers.remove(template)
         self._metrics.remove(template)
-        self._table.generations.pop(template, None)
-        self._table.rewind_disabled.discard(template)
-        del self._table.sections[template], self.origins[template]
+        self._table.remove(template)
+        del self.origins[template]
 
     def pool(self, template: str) -> Pool:
         """Return the pool of a template that a client made."""

@@ -10,12 +10,12 @@ from clonepool.service.api.leases import LeaseMethods
 from clonepool.service.api.methods import Methods
 from clonepool.service.api.progress import Drains
 from clonepool.service.api.status import StatusBoard
-from clonepool.service.condition import Condition
 from clonepool.service.dispatcher import Dispatcher
 from clonepool.service.executor import Executor
 from clonepool.service.job_queue import JobQueue
 from clonepool.service.lease_results import LeaseResults
 from clonepool.service.recovery import Recovery
+from clonepool.service.state_changes import StateChanges
 from clonepool.service.templates.losses import GenerationLosses
 from clonepool.service.wiring.parts import NOW, Daemon, Pools, Prerequisites, Templates, Tools
 from clonepool.service.wiring.templates import make_templates
@@ -60,12 +60,12 @@ def make_daemon(given: Prerequisites, tools: Tools, tasks: TaskGroup) -> Daemon:
 
 def make_pools(given: Prerequisites, tools: Tools) -> Pools:
     """Make the dispatcher, and what stands between it and the jobs."""
-    loop, changed = asyncio.get_running_loop(), Condition()
+    loop, changed = asyncio.get_running_loop(), StateChanges()
     queue = JobQueue(given.listener, loop, NOW)
     drains = Drains(tools.fleet, loop)
     dispatcher = Dispatcher(
         fleet=tools.fleet,
-        jobs=queue,
+        queue=queue,
         results=LeaseResults(given.server.clients, tools.credentials, NOW),
         connections=given.listener,
         metrics=given.metrics,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from clonepool.service.api.status import StatusBoard
     from clonepool.service.api.templates import TemplateMethods
     from clonepool.service.clone_comment import Comments
-    from clonepool.service.condition import Condition
     from clonepool.service.credentials import Credentials
     from clonepool.service.dispatcher import Dispatcher
     from clonepool.service.executor import Executor
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from clonepool.service.sentinel import Sentinel
     from clonepool.service.server import Server
     from clonepool.service.server_changes import ServerChanges
+    from clonepool.service.state_changes import StateChanges
     from clonepool.service.storage import StorageBudget
     from clonepool.service.template_table import TemplateTable
     from clonepool.service.templates.builder import TemplateBuilder
@@ -73,7 +73,7 @@ class Prerequisites(NamedTuple):
     sentinel: Sentinel
     serials: Serials
     server: Server
-    server_changed: Condition
+    server_changed: StateChanges
 
     @property
     def is_embedded(self) -> bool:
@@ -108,7 +108,7 @@ class Pools(NamedTuple):
         queue: from the dispatcher to the executor.
     """
 
-    changed: Condition
+    changed: StateChanges
     dispatcher: Dispatcher
     drains: Drains
     queue: JobQueue

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
-from clonepool.core.limit import Limit
+from clonepool.core.limit_names import Limit
 from clonepool.errors import ResourceError, ServerUnavailableError, TemplateFailedError
 from clonepool.postgres import programs
 from clonepool.postgres.server_errors import CONNECT_REMEDIES, is_unavailable

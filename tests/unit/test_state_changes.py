@@ -5,13 +5,13 @@ from __future__ import annotations
 import anyio
 import pytest
 
-from clonepool.service.condition import Condition
+from clonepool.service.state_changes import StateChanges
 
 pytestmark = pytest.mark.anyio
 
 
 async def test_a_task_goes_on_once_its_predicate_holds_and_no_sooner() -> None:
-    changed, order, left = Condition(), list[str](), 2
+    changed, order, left = StateChanges(), list[str](), 2
 
     async def wait() -> None:
         await changed.wait_for(lambda: left == 0)
@@ -32,11 +32,11 @@ async def test_a_task_goes_on_once_its_predicate_holds_and_no_sooner() -> None:
 
 async def test_what_holds_already_is_not_waited_for() -> None:
     with anyio.fail_after(0):
-        await Condition().wait_for(lambda: True)
+        await StateChanges().wait_for(lambda: True)
 
 
 async def test_however_often_it_is_notified_predicates_are_checked_once() -> None:
-    changed, checks = Condition(), 0
+    changed, checks = StateChanges(), 0
 
     def never() -> bool:
         nonlocal checks
@@ -58,7 +58,7 @@ async def test_however_often_it_is_notified_predicates_are_checked_once() -> Non
 
 
 async def test_a_waiter_that_is_cancelled_leaves_nothing_to_be_checked() -> None:
-    changed, checks = Condition(), 0
+    changed, checks = StateChanges(), 0
 
     def count() -> bool:
         nonlocal checks

@@ -1,4 +1,4 @@
-"""Waiting inside the process until something holds, instead of looking again and again.
+"""Waiting inside the process until a predicate holds, without polling.
 
 As with `asyncio.Condition`, a change of the state is notified, and a waiter names a predicate. Here
 the predicates are checked in a callback of the event loop: a notification costs next to nothing,
@@ -18,8 +18,8 @@ CHECK_SECONDS = 0.005
 """Seconds from a notification to the check of the predicates."""
 
 
-class Condition:
-    """Wakes tasks once the predicate they wait for holds.
+class StateChanges:
+    """Notified of changes of state; wakes the tasks whose predicate then holds.
 
     The dispatcher has one and notifies it after every event, so that jobs, monitors, the stop of
     the daemon and tests can wait for a state of the pools.
