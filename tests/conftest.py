@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from support import binaries, clusters, lanes
 from support.daemons import Daemon, running_daemon
-from support.servers import Workshop, open_directory, running_server
+from support.servers import ServerTools, open_directory, running_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -109,17 +109,17 @@ def server(server_of: Callable[[int], EmbeddedServer]) -> EmbeddedServer:
 
 
 @pytest.fixture
-async def workshop(server: EmbeddedServer) -> AsyncIterator[Workshop]:
-    shop = await Workshop.open(server.endpoint, server.psql, "test")
-    yield shop
-    await shop.gateway.close()
+async def tools(server: EmbeddedServer) -> AsyncIterator[ServerTools]:
+    tools = await ServerTools.open(server.endpoint, server.psql, "test")
+    yield tools
+    await tools.gateway.close()
 
 
 @pytest.fixture
-async def any_workshop(any_server: EmbeddedServer) -> AsyncIterator[Workshop]:
-    shop = await Workshop.open(any_server.endpoint, any_server.psql, "test")
-    yield shop
-    await shop.gateway.close()
+async def any_tools(any_server: EmbeddedServer) -> AsyncIterator[ServerTools]:
+    tools = await ServerTools.open(any_server.endpoint, any_server.psql, "test")
+    yield tools
+    await tools.gateway.close()
 
 
 @pytest.fixture

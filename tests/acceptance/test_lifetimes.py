@@ -21,7 +21,7 @@ from clonepool.errors import (
     ShuttingDownError,
 )
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.interrupted import NOWHERE, spawn
+from support.kill_points import NOWHERE, spawn
 from support.queries import clones_of, value
 
 if TYPE_CHECKING:

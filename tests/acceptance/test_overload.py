@@ -22,8 +22,8 @@ from clonepool.errors import (
     QueueFullError,
 )
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.lines import Lines
-from support.manners import misbehaving
+from support.misbehaving_clients import misbehaving
+from support.raw_connection import RawConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def test_ten_times_more_clients_than_clones_are_served_or_refused_in_time(small:
 def test_a_line_that_is_full_is_refused_at_once(small: Daemon) -> None:
     with small.client() as holder:
         held = [holder.lease("blog", timeout=30) for _ in range(4)]
-        lines = Lines(small.socket)
+        lines = RawConnection(small.socket)
         for number in range(60):
             lines.send(number, "acquire", template="blog", timeout=20)
         eventually(lambda: small.pool()["waiting"] == 60)
@@ -106,7 +106,7 @@ def test_a_line_that_is_full_is_refused_at_once(small: Daemon) -> None:
 def test_a_waiter_that_vanished_costs_no_clone_and_no_order(small: Daemon) -> None:
     with small.client() as holder:
         held = [holder.lease("blog", timeout=30) for _ in range(4)]
-        waiting = [Lines(small.socket) for _ in range(3)]
+        waiting = [RawConnection(small.socket) for _ in range(3)]
         for number, lines in enumerate(waiting):
             lines.send(number, "acquire", template="blog", timeout=20, label=f"waiter {number}")
             eventually(lambda: small.pool()["waiting"] == number + 1)  # noqa: B023 - called at once
@@ -157,7 +157,7 @@ def test_pending_requests_are_bounded(place: Any) -> None:
         held: list[Lease] = []
         for client, count in zip(holders, (2, 1), strict=True):
             held += [client.lease("blog", timeout=30) for _ in range(count)]
-        lines = Lines(running.socket)
+        lines = RawConnection(running.socket)
         for number in range(4):
             lines.send(number, "acquire", template="blog", timeout=20)
         refused = lines.receive()
@@ -171,7 +171,7 @@ def test_pending_requests_are_bounded(place: Any) -> None:
 def test_whatever_waits_for_its_answer_counts_as_pending(bounded: Daemon, method: str) -> None:
     with bounded.client() as holder:
         lease = holder.lease("blog", timeout=30)
-        lines = Lines(bounded.socket)
+        lines = RawConnection(bounded.socket)
         for number in range(3):
             lines.send(number, "drain", timeout=20)
         eventually(lambda: bool(bounded.pool()["draining"]))

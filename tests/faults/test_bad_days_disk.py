@@ -14,7 +14,7 @@ from clonepool.errors import AcquireTimeoutError, ClonepoolError
 from support.daemons import Daemon, clean_up, eventually, free_port, running_daemon
 from support.outages import (
     COUNT,
-    Victim,
+    ExternalServer,
     assert_recovers,
     get,
     is_whole,
@@ -22,7 +22,7 @@ from support.outages import (
     metric,
     problem,
     rows,
-    running_victim,
+    running_external_server,
     said_once_each,
     template,
 )
@@ -64,18 +64,18 @@ def fill(disk: Path, leaving_mib: float) -> Path:
 
 
 @contextmanager
-def victim_with_small_tables(place: Path, mebibytes: int) -> Iterator[tuple[Victim, Path]]:
+def victim_with_small_tables(place: Path, mebibytes: int) -> Iterator[tuple[ExternalServer, Path]]:
     """Run a server whose databases lie on a small disk, and its WAL does not."""
-    with running_victim(storage="disk") as victim:
-        base = victim.server.storage.data / "base"
-        victim.stop()
+    with running_external_server(storage="disk") as postgres:
+        base = postgres.server.storage.data / "base"
+        postgres.stop()
         aside = place / "base"
         subprocess.run(["cp", "-a", base, aside], check=True)
         with mounted(base, mebibytes):
             subprocess.run(["cp", "-aT", aside, base], check=True)
-            victim.start()
-            yield victim, base
-            victim.stop()
+            postgres.start()
+            yield postgres, base
+            postgres.stop()
 
 
 @contextmanager
@@ -93,8 +93,8 @@ def daemon_on_small_disk(config: str, mebibytes: int) -> Iterator[Daemon]:
 
 def test_a_disk_that_postgresql_says_is_full_ends_refills_until_there_is_room(place: Path) -> None:
     http = free_port()
-    with victim_with_small_tables(place, 160) as (victim, disk):
-        config = victim.config("full", http=http) + template(min_ready=3, max_clones=20)
+    with victim_with_small_tables(place, 160) as (postgres, disk):
+        config = postgres.config("full", http=http) + template(min_ready=3, max_clones=20)
         with running_daemon(config) as daemon, daemon.client() as client:
             held = [client.lease("blog", timeout=20)]
             eventually(lambda: is_whole(daemon))

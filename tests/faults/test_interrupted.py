@@ -22,12 +22,12 @@ from clonepool.errors import (
     PoolFullError,
 )
 from clonepool.postgres.endpoint import from_url
+from support.client_sessions import ClientGateway
 from support.daemons import Daemon, clean_up, eventually
-from support.interrupted import NOWHERE, spawn
-from support.lines import Lines
+from support.kill_points import NOWHERE, spawn
 from support.queries import ask, clones_of, own_url, value
+from support.raw_connection import RawConnection
 from support.servers import ROOT, open_directory
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -231,7 +231,7 @@ def mark(lease: Lease) -> None:
 
 async def _execute(url: str, sql: str) -> None:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         await session.execute(sql)
 
 
@@ -289,11 +289,11 @@ def test_a_lease_that_ended_while_it_was_renewed_is_over_for_the_next_daemon_too
     daemon = recreating
 
     def renew_and_end(client: Client, book: Book) -> None:
-        with contextlib.closing(Lines(daemon.socket)) as lines:
+        with contextlib.closing(RawConnection(daemon.socket)) as lines:
             lines.send(1, "acquire", template="blog", timeout=20)
             token = lines.receive()["result"]["lease"]
             if end == "renewed elsewhere":
-                with contextlib.closing(Lines(daemon.socket)) as other:
+                with contextlib.closing(RawConnection(daemon.socket)) as other:
                     other.send(1, "renew", lease=token, ttl=TTL)
                 for _ in range(10):  # rounds of the daemon's loop: it has seen the other off
                     client.call("ping")

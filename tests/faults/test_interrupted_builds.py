@@ -14,7 +14,7 @@ from clonepool.client import Client
 from clonepool.errors import ConnectionLostError, DaemonNotFoundError
 from clonepool.postgres.embedded.binaries import find_psql
 from support.daemons import Daemon, clean_up, eventually
-from support.interrupted import spawn
+from support.kill_points import spawn
 from support.queries import ask, run, value
 from support.servers import open_directory
 

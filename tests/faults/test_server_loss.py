@@ -14,8 +14,8 @@ from clonepool.errors import AcquireTimeoutError, PoolFullError
 from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.server import MARKER
 from clonepool.postgres.endpoint import from_url
+from support.client_sessions import ClientGateway
 from support.daemons import CONFIG, eventually, running_daemon
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from support.daemons import Daemon
@@ -58,7 +58,7 @@ def test_a_crashed_backend_takes_no_lease_away(daemon: Daemon) -> None:
 
         async def crash() -> None:
             endpoint = from_url(lease.url)
-            gateway = Visitor(endpoint, "test")
+            gateway = ClientGateway(endpoint, "test")
             session = await gateway.connect(endpoint.maintenance)
             os.kill(session.pid, signal.SIGSEGV)
             await session.close()
@@ -133,7 +133,7 @@ def _is_sleeping(daemon: Daemon) -> bool:
 
 async def _value(url: str, sql: str) -> object:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.value(sql)
 
 

@@ -11,8 +11,17 @@ import pytest
 
 from clonepool.config import CommandSection, TemplateSection
 from clonepool.service.monitors.watch_points import Places
-from support.building import Answered
-from support.watching import FAILED, World, fill, remove_and_make, replaced, shop, switch, watched
+from support.building import RecordedCall
+from support.watching import (
+    FAILED,
+    WatchedTemplate,
+    fill,
+    remove_and_make,
+    replaced,
+    shop,
+    switch,
+    watched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +190,7 @@ async def test_a_dump_and_what_a_command_names_are_watched_where_links_lead(here
     section = TemplateSection(
         dump="dump", command=CommandSection(run="true", watch=["alembic.ini", "py/**/*.py"])
     )
-    async with watched(World(here, section)) as world:
+    async with watched(WatchedTemplate(here, section)) as world:
         assert world.served == FAILED
         (here / "py" / "more").mkdir(parents=True)
         (here / "py" / "more" / "0001.py").write_text("pass")
@@ -289,7 +298,7 @@ async def test_an_edit_after_the_last_check_of_a_build_is_not_forgotten(here: Pa
         world.builds.before_ready = before_ready
         real, world.templates.look = world.templates.look, ignored  # type: ignore[method-assign]
         file.write_text("SELECT 'for a moment';")
-        world.templates.ask("shop", Answered(), anew=True, progress=False)
+        world.templates.ask("shop", RecordedCall(), anew=True, progress=False)
         await checked.wait()
         world.templates.look = real  # type: ignore[method-assign]
         file.write_text(before)
@@ -304,7 +313,7 @@ async def ignored(templates: set[str]) -> None:
 
 
 async def test_an_edit_during_the_first_build_is_not_forgotten(here: Path) -> None:
-    world = World(here, TemplateSection(sql=["mig/*.sql"]))
+    world = WatchedTemplate(here, TemplateSection(sql=["mig/*.sql"]))
     go_on = anyio.Event()
     world.builds.before_ready = go_on.wait
     async with anyio.create_task_group() as tasks:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from clonepool.config import TemplateSection
 from support import lanes
-from support.watching import BY_LOOKS_ALONE, BY_WATCH_ALONE, World, watching
+from support.watching import BY_LOOKS_ALONE, BY_WATCH_ALONE, WatchedTemplate, watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -153,7 +153,7 @@ async def play(story: list[Act], pace: Pace, sources: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="clonepool-test-") as above:
         top = Path(above) / "top"
         furnish(top)
-        world = World(top, TemplateSection(sql=sources), pace)
+        world = WatchedTemplate(top, TemplateSection(sql=sources), pace)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(world.templates.run)
             await world.built()
@@ -167,7 +167,7 @@ async def play(story: list[Act], pace: Pace, sources: list[str]) -> None:
             tasks.cancel_scope.cancel()
 
 
-async def see_done(world: World, operation: Operation, sources: list[str]) -> None:
+async def see_done(world: WatchedTemplate, operation: Operation, sources: list[str]) -> None:
     match operation[0]:
         case "settle":
             await world.until_true()

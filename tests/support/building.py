@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from clonepool.service.server_changes import ServerChanges
 
 
-class Answered:
+class RecordedCall:
     """A call that keeps its answers.
 
     Attributes:
@@ -58,7 +58,7 @@ class Answered:
         self.notified.append(params)
 
 
-class Workplace:
+class BuilderHarness:
     """A template builder at work.
 
     Args:

@@ -20,9 +20,9 @@ from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
 from support import binaries, clusters
+from support.client_sessions import ClientGateway
 from support.daemons import eventually
 from support.servers import ROOT, open_directory, role_of
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,7 +45,7 @@ async def _make_admin(server: EmbeddedServer) -> None:
     await gateway.close()
 
 
-class Victim:
+class ExternalServer:
     """A real server that the test stops, kills and starts; a daemon knows it by URL."""
 
     def __init__(self, server: EmbeddedServer) -> None:
@@ -116,7 +116,7 @@ def template(name: str = "blog", **limits: int) -> str:
 
 
 @contextmanager
-def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim]:
+def running_external_server(state: Path | None = None, **section: Any) -> Iterator[ExternalServer]:
     """Run a server of the newest version, and leave nothing of it."""
     with open_directory() as fallback:
         directory = state or fallback
@@ -126,7 +126,7 @@ def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim
         server = EmbeddedServer(embedded, directory, 16)
         try:
             anyio.run(server.start)
-            yield Victim(server)
+            yield ExternalServer(server)
         finally:
             anyio.run(discard, directory)
             server.alive()  # takes note of its end, so that no zombie stays
@@ -134,7 +134,7 @@ def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim
 
 async def _rows(url: str, sql: str, *arguments: object) -> list[dict[str, Any]]:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.rows(sql, *arguments)
 
 
@@ -153,7 +153,7 @@ class Sessions:
     def open(self, url: str) -> Session:
         """Open one more."""
         endpoint = from_url(url)
-        gateway = Visitor(endpoint, "test")
+        gateway = ClientGateway(endpoint, "test")
         session = self._portal.call(lambda: gateway.connect(endpoint.maintenance))
         self._open.append(session)
         return session

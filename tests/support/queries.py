@@ -15,7 +15,7 @@ from clonepool.postgres.embedded.server import MARKER
 from clonepool.postgres.embedded.settings import DEFAULT_PORT
 from clonepool.postgres.embedded.storage import Storage
 from clonepool.postgres.endpoint import Endpoint, from_url
-from support.visitors import Visitor
+from support.client_sessions import ClientGateway
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 async def _value(url: str, sql: str) -> object:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.value(sql)
 
 
@@ -38,7 +38,7 @@ def run(url: str, sql: str) -> None:
 
     async def work() -> None:
         endpoint = from_url(url)
-        async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+        async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
             await session.execute(sql)
 
     anyio.run(work)
@@ -49,7 +49,7 @@ def connected(url: str) -> Iterator[Callable[[str], object]]:
     """Stay connected, and be able to ask for values."""
     endpoint = from_url(url)
     with start_blocking_portal() as portal:
-        opened = Visitor(endpoint, "test").session(endpoint.maintenance)
+        opened = ClientGateway(endpoint, "test").session(endpoint.maintenance)
         with portal.wrap_async_context_manager(opened) as session:
             yield lambda sql: portal.call(session.value, sql)
 
@@ -63,7 +63,7 @@ def tell(daemon: Daemon, sql: str) -> None:
     """Run a statement on the embedded server behind the daemon's back."""
 
     async def run() -> None:
-        async with Visitor(from_url(own_url(daemon)), "test").session("postgres") as session:
+        async with ClientGateway(from_url(own_url(daemon)), "test").session("postgres") as session:
             await session.execute(sql)
 
     anyio.run(run)

@@ -19,7 +19,7 @@ from clonepool.postgres.clones.lifecycle import (
 from clonepool.postgres.rewind.errors import CannotRewindError
 from clonepool.postgres.rewind.rewinder import Rewinder
 from support.kitchen_sink import contents, run_script
-from support.servers import Workshop, open_directory
+from support.servers import ServerTools, open_directory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from clonepool.postgres.templates.recipe import Generation
 
 
-class Bench:
+class RewindHarness:
     """One template, its rewinder, and the clone that is worked on."""
 
-    def __init__(self, server: EmbeddedServer, shop: Workshop, generation: Generation) -> None:
+    def __init__(self, server: EmbeddedServer, tools: ServerTools, generation: Generation) -> None:
         self.server = server
-        self.shop = shop
+        self.tools = tools
         self.generation = generation
-        self.rewinder = Rewinder(shop.gateway, self._make_reference, shop.capabilities.major)
+        self.rewinder = Rewinder(tools.gateway, self._make_reference, tools.capabilities.major)
         self.clone = ""
         self.pristine: list[str] = []
         self.why = ""
         self.stays = False
         self._others: list[str] = []
 
-    async def renew(self) -> None:
+    async def recreate(self) -> None:
         """Make a clone, measured, and see what it holds."""
         await self.drop()
         self.clone = await self._make(Kind.CLONE)
@@ -69,17 +69,17 @@ class Bench:
         provable = self.rewinder.can_be_adopted(self.clone)
         self.rewinder.forget(self.clone)
         await self.rewinder.close()
-        gateway = self.shop.gateway
-        self.rewinder = Rewinder(gateway, self._make_reference, self.shop.capabilities.major)
+        gateway = self.tools.gateway
+        self.rewinder = Rewinder(gateway, self._make_reference, self.tools.capabilities.major)
         if not provable:
-            await self.renew()
+            await self.recreate()
             return
         await park(gateway, self.clone, {})
         await self.rewinder.ensure_baseline(self.generation.database)
         try:
             await adopt(gateway, self.clone, self.generation.contents, {}, 30)
         except IncompleteCloneError:  # a file is another one, after TRUNCATE
-            await self.renew()
+            await self.recreate()
             return
         await self.rewinder.track_adopted(self.clone, self.generation.database)
 
@@ -87,22 +87,22 @@ class Bench:
         """Leave nothing of the clone."""
         if self.clone:
             self.rewinder.forget(self.clone)
-            await leftovers.clear(self.shop.gateway, self.clone)
-            await databases.drop(self.shop.gateway, self.clone)
+            await leftovers.clear(self.tools.gateway, self.clone)
+            await databases.drop(self.tools.gateway, self.clone)
             self.clone = ""
 
     async def drop_others(self) -> None:
         """Leave nothing of the clones of others."""
         for name in self._others:
             self.rewinder.forget(name)
-            await databases.drop(self.shop.gateway, name)
+            await databases.drop(self.tools.gateway, name)
         self._others.clear()
 
     async def _make(self, kind: Kind) -> str:
-        serial = self.shop.serials.next()
-        name = self.shop.namer.name(Identity(kind, "kitchen_sink", self.generation.short, serial))
+        serial = self.tools.serials.next()
+        name = self.tools.namer.name(Identity(kind, "kitchen_sink", self.generation.short, serial))
         await make_clone(
-            self.shop.gateway, name, self.generation.database, self.generation.contents,
+            self.tools.gateway, name, self.generation.database, self.generation.contents,
             options="", facts={}, seconds=30,
         )  # fmt: skip
         return name
@@ -131,7 +131,7 @@ class Bench:
         if not self.stays:
             self.rewinder.close_session(self.clone)
         ours = self.rewinder.backend_pid(self.clone)
-        assert await databases.end_sessions(self.shop.gateway, self.clone, but=ours)
+        assert await databases.end_sessions(self.tools.gateway, self.clone, but=ours)
         self.stays = not self.stays
         self.why = ""
         try:
@@ -145,15 +145,15 @@ class Bench:
             )
         except CannotRewindError as reason:
             self.why = str(reason)
-            await self.renew()
+            await self.recreate()
             return False
         return True
 
 
 @asynccontextmanager
-async def open_bench(
+async def open_harness(
     server: EmbeddedServer, *schema: str, looks: bool = True
-) -> AsyncIterator[Bench]:
+) -> AsyncIterator[RewindHarness]:
     """Build a template of this SQL, each in a session of its own, and work on a clone of it.
 
     Skips where nothing is rewound.
@@ -163,23 +163,23 @@ async def open_bench(
         schema: files of SQL.
         looks: whether the oracle is asked; not where it would read too much.
     """
-    shop = await Workshop.open(server.endpoint, server.psql, "rewind")
+    tools = await ServerTools.open(server.endpoint, server.psql, "rewind")
     try:
-        if not await shop.has_contrib():
+        if not await tools.has_contrib():
             pytest.skip("no contrib")
         with open_directory() as directory:
             for number, sql in enumerate(schema):
                 (directory / f"{number}.sql").write_text(sql)
-            generation = await shop.build(["*.sql"], directory, "kitchen_sink", rewindable=True)
-        made = Bench(server, shop, generation)
+            generation = await tools.build(["*.sql"], directory, "kitchen_sink", rewindable=True)
+        made = RewindHarness(server, tools, generation)
         made.pristine = [] if looks else ["never looked at"]
         try:
-            await made.renew()
+            await made.recreate()
             yield made
         finally:
             await made.drop()
             await made.drop_others()
             await made.rewinder.close()
-            await databases.drop(shop.gateway, generation.database, sealed=True)
+            await databases.drop(tools.gateway, generation.database, sealed=True)
     finally:
-        await shop.gateway.close()
+        await tools.gateway.close()

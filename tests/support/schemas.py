@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from support.columns import KINDS, Column, column
-from support.traits import (
+from support.schema_features import (
     EXTRAS,
     GIVEN_BY_SERVER,
     KEYS,
@@ -15,7 +15,7 @@ from support.traits import (
     PRELUDE,
     SEED_SETTINGS,
     SETTINGS,
-    TRAITS,
+    TABLE_FEATURES,
 )
 
 SMALL_ROWS = (7, 0, 1, 60)
@@ -31,7 +31,7 @@ class Table(NamedTuple):
         name: qualified.
         columns: those that are written, but for the id.
         numbered: whether the server gives the id.
-        traits: by name.
+        features: by name.
         parted: how, or empty.
         rows: how many it is filled with.
     """
@@ -39,7 +39,7 @@ class Table(NamedTuple):
     name: str
     columns: tuple[Column, ...] = ()
     numbered: bool = False
-    traits: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     parted: str = ""
     rows: int = 0
 
@@ -53,7 +53,7 @@ class Table(NamedTuple):
         """Itself, a partition of it, and what inherits from it."""
         names = [self.name]
         names += [f"{self.name}_p1"] if self.parted else []
-        names += [f"{self.name}_heir"] if "heir" in self.traits else []
+        names += [f"{self.name}_heir"] if "heir" in self.features else []
         return [self._replace(name=name) for name in names]
 
     @property
@@ -82,14 +82,14 @@ class Schema(NamedTuple):
 
     def __repr__(self) -> str:
         """Stay short where hypothesis shows it; the test notes the SQL itself."""
-        tables = [(t.short, t.parted, t.rows, *t.traits) for t in self.tables]
+        tables = [(t.short, t.parted, t.rows, *t.features) for t in self.tables]
         return f"<schema of {tables}, {self.extras}, {self.settings}>"
 
     @property
-    def traits(self) -> set[str]:
-        """All of its traits, extras and settings by name, and whether it is large."""
+    def features(self) -> set[str]:
+        """All of its features, extras and settings by name, and whether it is large."""
         large = {"large"} if any(table.large for table in self.tables) else set()
-        of_tables = {trait for table in self.tables for trait in table.traits}
+        of_tables = {feature for table in self.tables for feature in table.features}
         return {*self.extras, *self.settings, *of_tables, *large}
 
 
@@ -128,7 +128,7 @@ def _tables(draw: st.DrawFn, number: int) -> tuple[Table, str]:
         f"m.t{number}",
         tuple(column(position, kind) for position, kind in enumerate(kinds)),
         key in GIVEN_BY_SERVER,
-        draw(some(TRAITS, 4)),
+        draw(some(TABLE_FEATURES, 4)),
         draw(st.sampled_from(list(PARTS))),
         draw(st.sampled_from(SMALL_ROWS)),
     )
@@ -141,7 +141,7 @@ def _tables(draw: st.DrawFn, number: int) -> tuple[Table, str]:
 
 
 def table_sql(table: Table, key: str, unlogged: str, earlier: str) -> str:
-    """Return the SQL that makes the table, fills it, and gives it its traits.
+    """Return the SQL that makes the table, fills it, and gives it its features.
 
     Args:
         table: what it is.
@@ -154,10 +154,10 @@ def table_sql(table: Table, key: str, unlogged: str, earlier: str) -> str:
     named = {"t": table.name, "s": table.short, "e": earlier, "u": unlogged}
     parts = PARTS[table.parted].format(**named)
     fill = f"{table.insert(1, table.rows)};" if table.rows else ""
-    traits = [f"{TRAITS[name].format(**named)};" for name in table.traits]
+    features = [f"{TABLE_FEATURES[name].format(**named)};" for name in table.features]
     first = "" if table.parted else unlogged
     create = f"CREATE {first} TABLE {table.name} ({defined}) {parted};"
-    return "\n".join([create, parts, fill, *traits])
+    return "\n".join([create, parts, fill, *features])
 
 
 def _setting(name: str) -> str:

@@ -64,8 +64,8 @@ def role_of(server: Endpoint, user: str) -> Endpoint:
     return msgspec.structs.replace(server, user=user, password="plain", maintenance="postgres")
 
 
-class Workshop:
-    """The postgres room on one server: what a daemon would have, without the daemon."""
+class ServerTools:
+    """What a daemon uses of `clonepool.postgres` on one server, without the daemon."""
 
     def __init__(
         self,
@@ -96,7 +96,7 @@ class Workshop:
     @classmethod
     async def open(
         cls, endpoint: Endpoint, psql: Path, instance: str, *, embedded: bool = True
-    ) -> Workshop:
+    ) -> ServerTools:
         """Look at the server and set up."""
         gateway = Gateway(endpoint, "clonepool test")
         capabilities = await inspect(gateway)

@@ -67,7 +67,7 @@ class Moment(msgspec.Struct, frozen=True):
     databases: int
 
 
-class World:
+class PoolSimulation:
     """One pool, its server, and whoever comes.
 
     Attributes:
@@ -100,7 +100,7 @@ class World:
 
     # Who comes ----------------------------------------------------------------------------
 
-    def expect(self, workers: Iterable[Worker], holder: int = 1) -> World:
+    def schedule_workers(self, workers: Iterable[Worker], holder: int = 1) -> PoolSimulation:
         """Let these come, over one connection, whenever they do."""
         for worker in workers:
             self.at(worker.begins, partial(self._work, iter(worker.tests), holder))
@@ -118,7 +118,7 @@ class World:
         """End the connection, now."""
         self._happens(ev.HolderGone(holder, ()))
 
-    def run(self, until: float = float("inf")) -> World:
+    def run(self, until: float = float("inf")) -> PoolSimulation:
         """Let time go on until then, or until nothing is to come and no timer is set."""
         while True:
             timer = self.fleet.next_timer()

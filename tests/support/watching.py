@@ -21,7 +21,7 @@ from clonepool.postgres.templates.recipe import Generation, Inputs, Recipe, read
 from clonepool.service.failures import Failures
 from clonepool.service.monitors.files import FileMonitor, Pace
 from clonepool.service.resources import Resources
-from support.building import Workplace
+from support.building import BuilderHarness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -73,7 +73,7 @@ class SlowBuilder:
         return []
 
 
-class World:
+class WatchedTemplate:
     """One template `shop` of the given sources, watched.
 
     Attributes:
@@ -89,7 +89,7 @@ class World:
         self.directory = directory
         self.builds = SlowBuilder()
         config = Config(templates={"shop": section}, directory=str(directory))
-        workplace = Workplace(config, self.builds, time.monotonic)
+        workplace = BuilderHarness(config, self.builds, time.monotonic)
         self.pool = workplace.pool("shop")
         self.generations = workplace.generations
         self.templates = workplace.templates
@@ -131,7 +131,7 @@ class World:
 
 
 @asynccontextmanager
-async def watched(world: World) -> AsyncIterator[World]:
+async def watched(world: WatchedTemplate) -> AsyncIterator[WatchedTemplate]:
     """Run the builder and the watcher; the template was built once when this begins."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(world.templates.run)
@@ -142,7 +142,7 @@ async def watched(world: World) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def watching(world: World) -> AsyncIterator[FileMonitor]:
+async def watching(world: WatchedTemplate) -> AsyncIterator[FileMonitor]:
     """Run one watcher; what happens from here on is its to find."""
     watcher = world.new_watcher()
     async with anyio.create_task_group() as tasks:
@@ -155,9 +155,11 @@ async def watching(world: World) -> AsyncIterator[FileMonitor]:
 
 
 @asynccontextmanager
-async def shop(directory: Path, *sql: str, pace: Pace = BY_WATCH_ALONE) -> AsyncIterator[World]:
+async def shop(
+    directory: Path, *sql: str, pace: Pace = BY_WATCH_ALONE
+) -> AsyncIterator[WatchedTemplate]:
     """Have a template of these files watched."""
-    async with watched(World(directory, TemplateSection(sql=list(sql)), pace)) as world:
+    async with watched(WatchedTemplate(directory, TemplateSection(sql=list(sql)), pace)) as world:
         yield world
 
 

@@ -28,7 +28,7 @@ from clonepool.errors import (
 )
 from clonepool.paths import SOCKET_VARIABLE
 from support.daemons import eventually
-from support.scripted import ScriptedDaemon
+from support.scripted_daemon import ScriptedDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -485,7 +485,7 @@ def test_threads_that_reconnect_at_once_share_one_new_connection(daemon: Scripte
                 NotYourLeaseError, ConnectionLostError
             ):  # it was granted before the end
                 first.done().release()
-    assert len(daemon.guests) == 2
+    assert len(daemon.connections) == 2
 
 
 def test_what_the_daemon_could_not_even_refuse_is_not_sent(client: Client) -> None:

@@ -14,7 +14,7 @@ from clonepool import LeakWarning
 from clonepool.client import Client
 from clonepool.errors import ConnectionLostError, NotYourLeaseError, UnknownTemplateError
 from support.daemons import eventually
-from support.scripted import ScriptedDaemon
+from support.scripted_daemon import ScriptedDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -273,7 +273,7 @@ def test_a_client_that_reconnects_gets_its_other_lease_over_the_next_connection(
         eventually(lambda: list(daemon.held.values()) == ["second"])
         lease.release()
     assert not daemon.held
-    assert len(daemon.guests) == 2
+    assert len(daemon.connections) == 2
 
 
 def test_a_lasting_lease_whose_connection_is_lost_is_given_back_over_the_next(

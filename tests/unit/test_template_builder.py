@@ -14,7 +14,7 @@ from clonepool.config import Config, PoolSection, TemplateSection
 from clonepool.core.template import Condition
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
 from clonepool.postgres.templates.recipe import Generation, Inputs
-from support.building import Workplace
+from support.building import BuilderHarness
 from support.pools import request
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class FakeBuilder:
         )  # fmt: skip
 
 
-class Room(Workplace):
+class Room(BuilderHarness):
     """The builder of templates, with fakes around it."""
 
     def __init__(self, config: Config = CONFIG) -> None:

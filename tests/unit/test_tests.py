@@ -14,8 +14,6 @@ SLEEPS = {("time", "sleep"), ("anyio", "sleep"), ("asyncio", "sleep")}
 REASON = "# sleeps: "
 PACED = {"soak"}
 """Folders of programs that act at random moments."""
-THEIRS = {"unit/test_deferral.py"}
-"""Fakes of time in which nothing else can tell that nothing happens."""
 
 
 def test_nothing_sleeps_for_a_time_that_should_do() -> None:
@@ -27,7 +25,6 @@ def test_nothing_sleeps_for_a_time_that_should_do() -> None:
         f"{path.relative_to(TESTS)}:{line}"
         for path in sorted(TESTS.glob("**/*.py"))
         if path.relative_to(TESTS).parts[0] not in PACED
-        and path.relative_to(TESTS).as_posix() not in THEIRS
         for line in unexplained_sleeps(path.read_text(encoding="utf-8"))
     ]
     assert found == []

@@ -102,7 +102,7 @@ def _run(
 ) -> tuple[list[tuple[Lane, Failure]], list[tuple[Lane, str]]]:
     """Run the lanes, a few at a time; return what failed, and which lanes broke down."""
     context = multiprocessing.get_context("spawn")
-    told: Any = context.Queue()
+    reports: Any = context.Queue()
     waiting = list(lanes)
     at_work: dict[Lane, Any] = {}
     failures: list[tuple[Lane, Failure]] = []
@@ -113,20 +113,20 @@ def _run(
         while waiting or at_work:
             while waiting and len(at_work) < workers:
                 lane = waiting.pop(0)
-                at_work[lane] = context.Process(target=work, args=(lane, told))
+                at_work[lane] = context.Process(target=work, args=(lane, reports))
                 at_work[lane].start()
             try:
-                lane, news = told.get(timeout=_LOOK_SECONDS)
+                lane, result = reports.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 for lane in [lane for lane, process in at_work.items() if not process.is_alive()]:
                     broken.append((lane, f"its process ended: {at_work.pop(lane).exitcode}"))
                 continue
-            if isinstance(news, Outcome):
-                tally.add(news)
+            if isinstance(result, Outcome):
+                tally.add(result)
                 progress.update(bar, completed=tally.rounds)
-            elif isinstance(news, Failure):
-                failures.append((lane, news))
-                console.print(f"PostgreSQL {lane.major}, template {news.number}: FAILED")
+            elif isinstance(result, Failure):
+                failures.append((lane, result))
+                console.print(f"PostgreSQL {lane.major}, template {result.number}: FAILED")
             else:
                 at_work.pop(lane).join()
             if not console.is_terminal and time.monotonic() - said > _LINE_SECONDS:

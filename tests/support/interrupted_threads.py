@@ -1,6 +1,6 @@
 """Threads that lease over one client while exceptions come out of the blue; a script.
 
-    python storm.py SOCKET SECONDS SEED
+    python interrupted_threads.py SOCKET SECONDS SEED
 
 Prints a line of JSON when it is over: how many leases there were and how many interrupts, what
 was wrong, and what the daemon lists as leased and waiting while the client is still open.
@@ -34,7 +34,7 @@ class Interrupted(BaseException):
     """Comes out of the blue."""
 
 
-class Storm:
+class InterruptedThreads:
     """The client and who uses it."""
 
     def __init__(self, path: str, seconds: float, seed: int) -> None:
@@ -139,7 +139,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ResourceWarning)
     threading.excepthook = lambda _: None  # an interrupt between the turns of a thread
     path, seconds, seed = sys.argv[1:]
-    print(json.dumps(Storm(path, float(seconds), int(seed)).run()), flush=True)  # noqa: T201
+    print(json.dumps(InterruptedThreads(path, float(seconds), int(seed)).run()), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ import anyio.to_thread
 
 from clonepool.errors import StatementError
 from clonepool.postgres import databases
-from support.health import ailments
-from support.rewinding import Bench
-from support.servers import Workshop, open_directory
+from support.integrity import problems
+from support.rewinding import RewindHarness
+from support.servers import ServerTools, open_directory
 from support.sessions import End, Script, running
 
 if TYPE_CHECKING:
@@ -68,11 +68,11 @@ class Round(NamedTuple):
         return f"<round of {len(self.script.sessions)} sessions>"
 
 
-class NotTheSameError(AssertionError):
+class CloneDiffersError(AssertionError):
     """A clone that is said to be clean is not what its template is."""
 
 
-class Trial(Bench):
+class RecycleHarness(RewindHarness):
     """Recycles as the daemon does: what cannot be measured or rewound is made anew.
 
     Attributes:
@@ -85,10 +85,10 @@ class Trial(Bench):
     rewinds = 0
     unmeasured = ""
 
-    async def renew(self) -> None:
+    async def recreate(self) -> None:
         """Make a clone, of which nothing was rewound yet."""
         self.rewinds = 0
-        await super().renew()
+        await super().recreate()
 
     async def measure(self) -> None:
         """Take its measure if it has one."""
@@ -105,17 +105,17 @@ class Trial(Bench):
             rewound = await super().recycle(verify_every=verify_every)
         except StatementError as error:
             self.why = f"the rewind failed: {error}"
-            await self.renew()
+            await self.recreate()
             return False
         self.rewinds += rewound
         return rewound
 
-    async def lease_for(self, made_up: Round) -> bool:
+    async def run_round(self, planned: Round) -> bool:
         """Do it, with sessions left open or not, and recycle; say whether it was rewound."""
-        await suffer(self, made_up.script)
-        return await self.recycle(verify_every=1 if made_up.proven else 0)
+        await run_on_clone(self, planned.script)
+        return await self.recycle(verify_every=1 if planned.proven else 0)
 
-    async def see_that_nothing_is_left(self) -> None:
+    async def check_contents(self) -> None:
         """Ask the oracle.
 
         Raises:
@@ -123,59 +123,59 @@ class Trial(Bench):
         """
         shown = differences(self.pristine, await self.look())
         if shown:
-            raise NotTheSameError(shown)
+            raise CloneDiffersError(shown)
 
-    async def see_that_it_is_sound(self) -> None:
+    async def check_integrity(self) -> None:
         """Ask PostgreSQL's own checkers.
 
         Raises:
             NotTheSameError: indexes, pages or the visibility map are damaged.
         """
         found = await anyio.to_thread.run_sync(
-            ailments, self.server.psql, self.server.endpoint, self.clone
+            problems, self.server.psql, self.server.endpoint, self.clone
         )
         if found:
-            raise NotTheSameError("\n".join(found))
+            raise CloneDiffersError("\n".join(found))
 
 
-async def suffer(bench: Bench, script: Script) -> None:
+async def run_on_clone(harness: RewindHarness, script: Script) -> None:
     """Let a script do its work on the clone, and end what it left open, as the daemon does.
 
     Where it left nothing open, a session of ours that stays on the clone goes on.
     """
-    at_work = running(script, bench.server.psql, bench.server.endpoint, bench.clone)
+    at_work = running(script, harness.server.psql, harness.server.endpoint, harness.clone)
     await anyio.to_thread.run_sync(at_work.__enter__)
     try:
         if any(session.end is End.OPEN for session in script.sessions):
-            assert await databases.end_sessions(bench.shop.gateway, bench.clone)
+            assert await databases.end_sessions(harness.tools.gateway, harness.clone)
     finally:
         await anyio.to_thread.run_sync(at_work.__exit__, None, None, None)
 
 
 @asynccontextmanager
-async def open_trial(server: EmbeddedServer, sql: str) -> AsyncIterator[Trial]:
+async def open_recycle_harness(server: EmbeddedServer, sql: str) -> AsyncIterator[RecycleHarness]:
     """Build a template, make a clone of it, and leave nothing of either."""
-    shop = await Workshop.open(server.endpoint, server.psql, "trial")
+    tools = await ServerTools.open(server.endpoint, server.psql, "trial")
     with open_directory() as directory:
         (directory / "schema.sql").write_text(sql)
-        generation = await shop.build(["schema.sql"], directory, "made_up", rewindable=True)
-    trial = Trial(server, shop, generation)
+        generation = await tools.build(["schema.sql"], directory, "made_up", rewindable=True)
+    harness = RecycleHarness(server, tools, generation)
     try:
-        await trial.renew()
-        yield trial
+        await harness.recreate()
+        yield harness
     finally:
-        await trial.drop()
-        await trial.rewinder.close()
-        await _drop_all(shop)
-        await shop.gateway.close()
+        await harness.drop()
+        await harness.rewinder.close()
+        await _drop_all(tools)
+        await tools.gateway.close()
 
 
-def ought_to_be_rewound(schema: Schema, script: Script) -> bool:
+def must_be_rewound(schema: Schema, script: Script) -> bool:
     """Say whether nothing in the template or the lease speaks for making the clone anew."""
-    return script.only_rows and OBSTACLES.isdisjoint(schema.traits)
+    return script.only_rows and OBSTACLES.isdisjoint(schema.features)
 
 
-def has_reason(why: str) -> bool:
+def may_be_recreated(why: str) -> bool:
     """Say whether a clone may be made anew for that, where it ought to be rewound."""
     return any(reason in why for reason in LEGITIMATE)
 
@@ -188,8 +188,8 @@ def differences(expected: list[str], found: list[str]) -> str:
     return "\n".join(line[:LONGEST_SHOWN] for line in itertools.islice(lines, MOST_SHOWN))
 
 
-async def _drop_all(shop: Workshop) -> None:
+async def _drop_all(tools: ServerTools) -> None:
     """Leave neither the generation nor a reference."""
-    ours, _ = await databases.list_ours(shop.gateway, shop.namer)
+    ours, _ = await databases.list_ours(tools.gateway, tools.namer)
     for database in ours:
-        await databases.drop(shop.gateway, database.name, sealed=True)
+        await databases.drop(tools.gateway, database.name, sealed=True)

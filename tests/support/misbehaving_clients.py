@@ -25,21 +25,21 @@ _CANCEL = b'{"id":3,"method":"cancel","params":{"request":2}}\n'
 _TURN_SECONDS = 0.01
 
 
-class Played:
+class FloodResult:
     """What became of it: how many pings of those that flood were `answered`, at the end."""
 
     answered = 0
 
 
 @contextmanager
-def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[Played]:
+def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[FloodResult]:
     """Let so many of each manner loose on the daemon for the length of a `with` block.
 
     Manners are `flood` (pings, as fast as they are taken), `deaf` (the same, reading nothing),
     `idle`, `slow` (a byte at a time), `half` (half a line, and then nothing), `babble` (what is no
     request), `vanish` (acquires and hangs up at once), `waver` (acquires and cancels).
     """
-    played = Played()
+    played = FloodResult()
     command = [sys.executable, __file__, str(path), json.dumps(dict(manners))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
@@ -53,7 +53,7 @@ def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[Played]:
             process.wait(30)
 
 
-class Rude:
+class MisbehavingClient:
     """One connection of one manner; it connects again when it is cut off."""
 
     def __init__(self, path: str, manner: str) -> None:
@@ -109,7 +109,9 @@ class Rude:
 
 
 def _main(path: str, manners: dict[str, int]) -> None:
-    crowd = [Rude(path, manner) for manner, number in manners.items() for _ in range(number)]
+    crowd = [
+        MisbehavingClient(path, manner) for manner, number in manners.items() for _ in range(number)
+    ]
     chosen = selectors.DefaultSelector()
     for one in crowd:
         one.begin()
@@ -134,7 +136,7 @@ def _main(path: str, manners: dict[str, int]) -> None:
                 _take_turn(one)
 
 
-def _take_turn(one: Rude) -> None:
+def _take_turn(one: MisbehavingClient) -> None:
     """Let one have its turn; whoever was cut off comes again."""
     try:
         one.take_turn()

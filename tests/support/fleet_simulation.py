@@ -62,7 +62,7 @@ class Pace(NamedTuple):
 USUAL = Pace()
 
 
-class FleetWorld:
+class FleetSimulation:
     """Pools, a server, and clients.
 
     Attributes:

@@ -41,7 +41,7 @@ SELECT format('SELECT WHERE pg_temp.check_index(%s, %L) IS NULL', i.oid,
 """
 
 
-def ailments(psql: Path, endpoint: Endpoint, database: str) -> list[str]:
+def problems(psql: Path, endpoint: Endpoint, database: str) -> list[str]:
     """Return what the checkers complain of."""
     done = subprocess.run(
         [psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--no-password",

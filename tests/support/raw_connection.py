@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Lines:
+class RawConnection:
     """One connection, pipelined at will."""
 
     def __init__(self, path: Path) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.endpoint import Endpoint
 
 
-class Visitor(Gateway):
+class ClientGateway(Gateway):
     """Opens sessions of which nothing is set that server, database and role do not set."""
 
     def __init__(self, endpoint: Endpoint, application_name: str = "test") -> None:

@@ -1,6 +1,6 @@
 """`clonepool serve` in this process, held up and killed at named pieces of its work.
 
-    python -m support.interrupted after:record:1 before:record:1=0.5,before:drop:1=2 serve ...
+    python -m support.kill_points after:record:1 before:record:1=0.5,before:drop:1=2 serve ...
 
 The first argument says where the process kills itself, the second where a task of it is late, by
 how many seconds (`-` for nowhere): `before` or `after`, the work, and which time it is done. Work
@@ -160,7 +160,7 @@ def spawn(daemon: Daemon, killed_at: str, late: str = NOWHERE) -> Process:
     """Start that process in the place of the daemon's own."""
     daemon.lay_down_cluster()
     with daemon.log.open("ab") as log:
-        return run_module("support.interrupted", [killed_at, late, *daemon.arguments], log.fileno())
+        return run_module("support.kill_points", [killed_at, late, *daemon.arguments], log.fileno())
 
 
 def main() -> None:
