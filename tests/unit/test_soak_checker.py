@@ -1,4 +1,4 @@
-"""The soak's checker: each rule is broken once, so that we know that the soak would fail."""
+"""The checker of the soak: each rule is broken once to show that the soak would fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from soak.journal import Record
 
 AT_REST: dict[str, Any] = {
-    "what": "remains",
+    "what": "leftovers",
     "leases": [],
     "sessions": [],
     "prepared": [],
@@ -26,7 +26,7 @@ NOTHING_LEFT = {"what": "processes_left", "processes": []}
 
 def problems(*told: dict[str, Any], **needed: int) -> list[Problem]:
     """Judge these records, which a clean end follows unless they bring their own."""
-    ending = [] if any(r["what"] == "remains" for r in told) else [AT_REST]
+    ending = [] if any(r["what"] == "leftovers" for r in told) else [AT_REST]
     records = [{"t": 1000.0, "who": "a", **r} for r in (*told, *ending, NOTHING_LEFT)]
     records.sort(key=lambda r: float(str(r["t"])))
     return check(records, grace=1.0, allowance=0.25, needed=needed).problems
@@ -234,7 +234,7 @@ def test_a_run_that_nobody_looked_at_in_the_end_does_not_pass() -> None:
 
 def test_a_run_in_which_little_happened_proves_nothing() -> None:
     (found,) = problems(*CLEAN, **{"granted": 3, "checked:pristine": 2})
-    assert found.text == "granted: 2, needed are 3"
+    assert found.text == "granted: 2, at least 3 are needed"
 
 
 def test_a_lease_that_was_taken_away_is_caught() -> None:
