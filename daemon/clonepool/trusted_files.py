@@ -1,9 +1,9 @@
 """Reading and replacing files in places where other users may write.
 
 In such a place (the embedded server's data, a directory below /tmp), a name may be a link to
-another user's file, or a FIFO, which blocks whoever opens it. A daemon that runs as root reads such
-files through this module alone: only regular files of trusted users, and never blocking. Standard
-library only, beside `resource_errors`.
+another user's file, or a FIFO, which blocks the process that opens it. A daemon that runs as root
+reads such files through this module alone: only regular files of trusted users, and never blocking.
+Standard library only, beside `resource_errors`.
 """
 
 from __future__ import annotations

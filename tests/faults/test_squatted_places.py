@@ -323,7 +323,7 @@ def test_a_directory_in_which_anybody_may_replace_the_socket_is_no_place_for_it(
     daemon.socket = place / "open" / "clonepool.sock"
     daemon.socket.parent.mkdir()
     daemon.socket.parent.chmod(0o777)
-    assert "anybody may" in refused(daemon)
+    assert "any user may" in refused(daemon)
     assert list(daemon.socket.parent.iterdir()) == []
 
 

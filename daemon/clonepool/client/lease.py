@@ -53,7 +53,7 @@ class Lease(Holding):
         waited_seconds: seconds that the acquire waited.
         expires_in_seconds: seconds that the lease lasted when it was granted or renewed; None if it
             has no limit.
-        token: identifies the lease; whoever knows it can end the lease.
+        token: identifies the lease; anyone who knows it can end the lease.
     """
 
     expires_in_seconds: float | None

@@ -85,10 +85,10 @@ class Budget(WaiterCount):
         return [lease for pool in self.pools.values() for lease in pool.leases.values()]
 
     def claimants(self, places: int, now: float) -> list[str]:
-        """Return the templates that have the first claims: one entry a claim, at most so many.
+        """Return the templates that have the first claims: one entry per claim.
 
         Args:
-            places: how many.
+            places: how many entries at most.
             now: monotonic seconds.
         """
         if places <= 0 or not self.waiting:

@@ -8,7 +8,7 @@ from clonepool.errors import ClonepoolError  # noqa: TC001 - msgspec reads the a
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Look at the sources of these templates once more, for so many seconds at most."""
+    """Look at the sources of these templates once more, within a limit of seconds."""
 
     templates: tuple[str, ...]
     seconds: float
@@ -28,7 +28,7 @@ class StartBuild(msgspec.Struct, frozen=True):
 
 
 class Tidy(msgspec.Struct, frozen=True):
-    """Drop the generations that nobody will go back to: nothing is due or being built."""
+    """Drop the generations that are no longer needed: nothing is due or being built."""
 
 
 class MarkStale(msgspec.Struct, frozen=True):

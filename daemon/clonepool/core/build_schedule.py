@@ -2,8 +2,8 @@
 
 Every method takes what happened and when, and returns what is to be done. Whatever decides which
 template is built, in which order, and which requests a build answers must live here; whatever
-reads a file or touches a database must not. What can be had of a template meanwhile is told by its
-`Template`, which changes with the decisions made here.
+reads a file or touches a database must not. Whether a template can be leased in the meantime is the
+matter of its `Template`, which changes with the decisions made here.
 
 The rules:
 
@@ -11,7 +11,7 @@ The rules:
 - A template is not built while one that it extends, at any depth, is due or being built.
 - A build begins when nothing has changed for `QUIET_SECONDS`, or after `LONGEST_UNREST_SECONDS`.
 - A build answers the requests that were made before it began. If a source was changed while it
-  ran, it answers nobody, and the template is built again.
+  ran, it answers no request, and the template is built again.
 - A build that fails beside others is tried again alone: they may have needed the same roles.
 - A build that fails for want of the server or of a resource is tried again after a pause.
 """

@@ -34,7 +34,7 @@ class Use(msgspec.Struct, frozen=True):
 
     Attributes:
         last: when a lease of it began last, in monotonic seconds; 0 for never.
-        is_idle: whether nobody holds, waits for or makes anything of it.
+        is_idle: whether it has no leases, waiters or fills.
     """
 
     last: float
@@ -46,7 +46,7 @@ class ClientTemplateBook:
 
     Args:
         most: how many there may be.
-        unused_for: seconds after which one is given up that nobody uses.
+        unused_for: seconds after which an unused template is given up.
         use_of: returns how a template is used.
     """
 
@@ -95,7 +95,7 @@ class ClientTemplateBook:
         self._given_up.discard(template)
 
     def expire(self, now: float) -> list[str]:
-        """Return the templates that are given up now, because nobody has used them for long."""
+        """Return the templates that are given up now, because they were unused for too long."""
         overdue = [name for name in self._by_use() if self._due_at(name) <= now]
         return [self._give_up(name) for name in overdue if self._is_idle(name)]
 

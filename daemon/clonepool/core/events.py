@@ -55,14 +55,14 @@ class Renew(msgspec.Struct, frozen=True, tag=True):
 
 
 class Keep(msgspec.Struct, frozen=True, tag=True):
-    """A client ends a lease and wants its clone kept for a person, for so many seconds."""
+    """A client ends a lease and wants its clone kept for some seconds, to be looked at."""
 
     token: str
     seconds: float
 
 
 class Reserve(msgspec.Struct, frozen=True, tag=True):
-    """A connection announces tests, so many at a time; 0 tests take that back.
+    """A connection announces tests and how many run at a time; 0 tests withdraw that.
 
     The template may be unknown.
     """
@@ -231,7 +231,7 @@ class CloneAdopted(OfPool, frozen=True, tag=True):
 class CloneRewound(OfPool, frozen=True, tag=True):
     """The clone is provably in its generation's state again.
 
-    Unless its former holder is `locked_out`, nobody but that one can have it.
+    Unless its former holder is `locked_out`, it can be granted to that holder only.
     """
 
     clone: str
@@ -245,7 +245,7 @@ class CloneUnusable(OfPool, frozen=True, tag=True):
 
 
 class CloneSuspect(OfPool, frozen=True, tag=True):
-    """A rewound clone is not what it should be: it is kept for a person, for so many seconds."""
+    """A rewound clone differs from its generation: it is kept for some seconds, to be looked at."""
 
     clone: str
     seconds: float

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Stage(StrEnum):
     """How far a fill is.
 
-    `preparing`: the client's database is being made. `unwanted`: likewise, and nobody will fill it.
+    `preparing`: the client's database is being made. `unwanted`: it is, but its client has gone.
     `filling`: the client has it. `sealing`: the client has finalized it. `over`: the template is
     there, or the database is being discarded.
     """

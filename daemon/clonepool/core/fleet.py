@@ -110,7 +110,7 @@ class Fleet(FleetState):
         return [*pool.acquire(request, now), *self._make_way(now)]
 
     def _release(self, token: str) -> list[Decision]:
-        """End a lease: whoever knows the token may.
+        """End a lease; the token is the only permission that is needed.
 
         Raises:
             NotYourLeaseError: the token is stale or wrong; nothing changed.
@@ -323,7 +323,7 @@ class Fleet(FleetState):
     # Inside -------------------------------------------------------------------------------
 
     def _make_way(self, now: float) -> list[Decision]:
-        """Where requests wait in vain for the common limit, let the richest pools give way.
+        """If the common limit keeps requests waiting, take idle clones from the richest pools.
 
         To be asked after whatever happened: a clone that was in use may lie idle now, while another
         pool's waiters need its place.

@@ -95,7 +95,7 @@ class FleetState:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody holds a clone, and all that were held are clean again or gone."""
+        """Whether no clone is leased, and all that were leased are clean again or gone."""
         out = (State.LEASED, State.RECYCLING)
         return not any(pool.inventory.count[state] for pool in self.pools.values() for state in out)
 

@@ -71,7 +71,7 @@ class Inventory:
 
     @property
     def fresh(self) -> int:
-        """How many of the ready ones nobody had before."""
+        """How many of the ready clones were never leased."""
         return len(self._fresh)
 
     @property
@@ -140,9 +140,9 @@ class Inventory:
         self._budget.idle += 1
 
     def take(self, event: CloneEvent, *, fresh: bool = False) -> str:
-        """Take the ready clone off the shelf that was put there last, of fresh ones alone if so.
+        """Take the clone that became ready last; if `fresh`, one that was never leased.
 
-        The last one is the warmest, and the others come to show that nobody needs them.
+        The last one is the warmest. The others stay idle, which shows that there are too many.
         """
         name = next(reversed(self._ready))
         if fresh and name not in self._fresh:
@@ -174,7 +174,7 @@ class Inventory:
         return Drop(self._template, name)
 
     def drop_idlest(self) -> list[Drop]:
-        """Let the ready clone go that nobody has used for longest, if there is one."""
+        """Drop the ready clone that has been unused for longest, if there is one."""
         return [self.drop(next(iter(self._ready)))] if self._ready else []
 
     def drop_ready(self) -> list[Drop]:
@@ -186,7 +186,7 @@ class Inventory:
         return [self.drop(name) for name in list(self._by_state[State.PARKED])]
 
     def drop_kept(self, most: int) -> list[Drop]:
-        """Let the kept clones go that have been kept for longest, until so many are left."""
+        """Drop the clones that have been kept for longest, down to a number."""
         kept = list(self._by_state[State.KEPT])
         return [self.drop(name) for name in kept[: max(0, len(kept) - most)]]
 

@@ -36,7 +36,7 @@ def is_digest(token: str) -> bool:
 
 
 class LeaseBook:
-    """Who has what. A lease found again after a restart is known by its token's digest alone.
+    """The leases of a template. After a restart a lease is known by its token's digest alone.
 
     Args:
         template: whose leases these are.

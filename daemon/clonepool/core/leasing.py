@@ -1,7 +1,7 @@
 """How the leases of one pool begin, are written down, are renewed, reset, and end.
 
-A lease that outlives its connection is written down before anybody hears of it: between the two it
-is *unwritten* here. Who gets a clone is the pool's matter; the order of the waiters is in `queue`.
+A lease that outlives its connection is recorded before its client is told of it; until then it is
+*unwritten* here. The pool decides which request gets a clone, and `queue` orders the waiters.
 """
 
 from __future__ import annotations
@@ -100,10 +100,10 @@ class Leasing:
         return self._write(Unwritten(lease, request, source))
 
     def recorded(self, waiter: int, now: float) -> list[Decision]:
-        """The lease is written down: its holder can be told.
+        """The lease is recorded: its client can be told.
 
-        It is refused when the lease has ended meanwhile, or has another clone. Nobody is told when
-        it was taken back.
+        The request is refused if the lease has ended since, or has another clone. A request that
+        was withdrawn gets no answer.
         """
         unwritten = self._unwritten.get(waiter)
         current = None if unwritten is None else self._book.current(unwritten.lease)
@@ -179,7 +179,7 @@ class Leasing:
     def forget(self, waiter: int) -> list[Decision]:
         """Take a request back: its client has gone away.
 
-        A reset goes on, to be answered to nobody: the lease is still its holder's, or ends in time.
+        A reset continues without an answer: the lease stays with its holder, or ends in time.
         """
         if self._queue.withdraw(waiter) is not None:
             return []

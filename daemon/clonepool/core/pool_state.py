@@ -45,7 +45,7 @@ class PoolState:
     Attributes:
         budget: shared by all pools.
         lifecycle: the condition of the template.
-        leases: who holds what.
+        leases: the leases and their clones.
         leasing: how leases begin and end.
         queue: requests that wait for a clone.
         resets: leases that wait for a clean clone.
@@ -129,7 +129,7 @@ class PoolState:
 
     @property
     def returning(self) -> int:
-        """How many clones are being recycled, and are expected to be good again for anybody.
+        """How many clones are being recycled and will probably be clean again for any request.
 
         Those that are being reset go back to their own leases.
         """
@@ -155,7 +155,7 @@ class PoolState:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody holds, waits for or has announced anything."""
+        """Whether there are no leases, no waiters and no announced tests."""
         announced = self.demand.reservations.ready
         kept = self.inventory.count[State.KEPT]
         return not (len(self.leases) or self.queue or announced or kept)

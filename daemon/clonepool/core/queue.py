@@ -31,7 +31,7 @@ class WaitQueue:
         count: counts the waiters of several queues together; None to count none.
 
     Attributes:
-        fresh: how many of the waiters want a clone that nobody had before.
+        fresh: how many of the waiters want a clone that was never leased.
     """
 
     def __init__(self, count: WaiterCount | None = None) -> None:

@@ -108,7 +108,7 @@ class Metrics:
         )
         self.connections_refused = counter(
             "connections_refused",
-            "Socket connections refused: of users who may not, or because there were too many.",
+            "Socket connections refused: no permission, or too many connections.",
             "code",
         )
         self.connections_cut = counter(
@@ -206,7 +206,7 @@ class PoolCollector(Collector):
         clones = _Gauge("clones", "Clones by state.", "template", "state")
         waiting = _Gauge("waiting", "Acquires in the queue.", "template")
         target = _Gauge(
-            "target_ready", "Clones that are to be ready when nobody waits.", "template"
+            "target_ready", "Clones that are to be ready when no request waits.", "template"
         )
         template = _Gauge("template_ready", "Whether the template can be leased.", "template")
         limited = _Gauge(

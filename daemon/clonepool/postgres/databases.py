@@ -147,7 +147,7 @@ async def read_comment(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 async def seal(gateway: Gateway, name: str) -> None:
-    """Make a database a template that nobody can connect to, and end the sessions on it."""
+    """Make a database a template without connections allowed, and end the sessions on it."""
     await gateway.ddl(
         f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false IS_TEMPLATE true"
     )
@@ -155,7 +155,7 @@ async def seal(gateway: Gateway, name: str) -> None:
 
 
 async def close(gateway: Gateway, name: str) -> None:
-    """Let nobody new connect to a database; open sessions stay."""
+    """Refuse new connections to a database; open sessions stay."""
     await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false")
 
 

@@ -94,7 +94,7 @@ class Status(Params, frozen=True):
 
 
 class Leases(Params, frozen=True):
-    """Ask who holds which lease."""
+    """List the leases and their holders."""
 
 
 class Templates(Params, frozen=True):

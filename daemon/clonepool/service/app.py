@@ -176,7 +176,7 @@ def _serials(found: list[Database], state: Path) -> Serials:
 
 
 class _Front(NamedTuple):
-    """What is told and asked from outside, beside the socket."""
+    """The daemon's ends besides the socket: HTTP and systemd."""
 
     web: sockets.socket | None
     manager: systemd.Manager

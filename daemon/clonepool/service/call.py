@@ -1,8 +1,8 @@
 """One request of a client, from the bytes that made it to the bytes that answer it.
 
-The listener makes a `Call` where it reads the request, and whoever learns the outcome answers it,
-at once or later: there is no other way to answer. What the methods do with a request, and what a
-result holds, do not belong here.
+The listener makes a `Call` where it reads the request, and the code that learns the outcome
+answers it, at once or later: there is no other way to answer. What the methods do with a request,
+and what a result holds, do not belong here.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Call:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody waits for an answer: it was given, or the connection has ended."""
+        """Whether no answer is awaited: it was given, or the connection has ended."""
         return self.is_answered or self.connection.is_gone
 
     def reply(self, result: object) -> None:

@@ -83,7 +83,7 @@ class Credentials:
         return ownership
 
     async def give(self, clone: str, options: CloneOptions) -> None:
-        """Make the login of a clone that nobody has had.
+        """Make the login of a clone that was never leased.
 
         Raises:
             StatementError, ServerUnavailableError: it may exist, and is removed with the clone.

@@ -88,7 +88,7 @@ class Dispatcher:
 
     Attributes:
         fleet: to ask; only events change it.
-        reports: to ask who is told what a lease left, and to tell them.
+        reports: tell clients what their leases left.
         now: returns monotonic seconds.
     """
 
@@ -206,7 +206,7 @@ class Dispatcher:
         self.carry_out(decisions)
 
     def reserve(self, template: str, holder: int, tests: int, parallelism: int) -> PoolSnapshot:
-        """Have clones made ready for tests to come, so many at a time; return the pool after that.
+        """Announce tests and how many run at a time; return the pool after that.
 
         Raises:
             UnknownTemplateError, TemplateFailedError, DrainingError, ShuttingDownError: nothing
@@ -221,7 +221,7 @@ class Dispatcher:
             self.handle(events.Cancel(call.number))
 
     def disconnect(self, holder: int, open_calls: Iterable[Call]) -> None:
-        """End all that belonged to a connection, whose calls nobody will answer."""
+        """End all that belonged to a connection, whose calls get no answer any more."""
         waiters = tuple(
             call.number for call in open_calls if self._waiters.pop(call.number, None) is not None
         )
@@ -356,11 +356,11 @@ class Dispatcher:
     # Time ---------------------------------------------------------------------------------
 
     def call_later(self, seconds: float, what: Callable[[], None]) -> None:
-        """Call back after so many seconds; for what is told to people, not for deadlines."""
+        """Call back after some seconds; for progress messages, not for deadlines."""
         self._loop.call_later(seconds, what)
 
     def close(self) -> None:
-        """Let time bring nothing more: nobody does any job now."""
+        """Stop the timer: jobs are not carried out any more."""
         self._timer.close()
 
     def _time_is_up(self) -> None:

@@ -19,7 +19,7 @@ Job = CreateClone | Recycle | Keep | Record | Park | Adopt | Drop
 """The decisions that take time to carry out; any other is carried out at once."""
 
 QUIET_SECONDS = 0.002
-"""Seconds without a request after which jobs begin that nobody waits for."""
+"""Seconds without a request after which jobs begin that no waiter needs."""
 LONGEST_HOLD_SECONDS = 0.005
 """Seconds that a job is held back at most, however many requests arrive."""
 

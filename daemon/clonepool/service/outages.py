@@ -21,9 +21,9 @@ class Outages:
 
     Args:
         copiers: measure their strategies anew on a server that came back.
-        events: the pools grant and start nothing meanwhile.
+        events: make the pools grant and start nothing during an outage.
         gateway: gives up its connections.
-        look_at_sources: has the sources of all templates looked at, as they could not be meanwhile.
+        look_at_sources: checks the sources of all templates, which was impossible in the meantime.
         rewinder: trusts nothing that it knew.
         templates: the current generations.
     """

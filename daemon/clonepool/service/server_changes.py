@@ -141,7 +141,7 @@ class ServerChanges:
         self._builds.add(build)
 
     def leave(self, build: str) -> None:
-        """Count a build that ended: what it made was accepted, or belongs to nobody."""
+        """Count a build that ended: what it made was accepted, or has no owner."""
         self._builds.discard(build)
         for suspects in self._suspects.values():
             suspects.discard(build)

@@ -126,7 +126,7 @@ def _removed_empty(root: Path) -> bool:
 
 
 def _renamed(root: Path) -> Path:
-    """Rename a cluster, so that a daemon that starts meanwhile creates another one."""
+    """Rename a cluster, so that a daemon that starts in the meantime creates another one."""
     aside = root.with_name(f"{root.name}.{_SWEPT}-{secrets.token_hex(4)}")
     root.rename(aside)
     return aside

@@ -49,7 +49,7 @@ _PAUSE_SECONDS = 0.005
 
 
 class RewindPass:
-    """Puts a clone back. Nobody else uses its state meanwhile.
+    """Puts a clone back. Nothing else uses its state during that time.
 
     Args:
         gateway: the way to the server.

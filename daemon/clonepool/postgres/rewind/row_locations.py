@@ -28,7 +28,7 @@ LARGEST_WHOLE_BYTES = 8 * 1024 * 1024
 """Most bytes by which a table may have grown for all of its pages to be read."""
 _RANGES_AT_A_TIME, _PAGES_AT_A_TIME = 64, 128
 """Most page ranges, and most pages, of one query: more ranges take long to plan, and the event loop
-does nothing else while the rows of so many pages are compared."""
+does nothing else while the rows of that many pages are compared."""
 _FIRST_XID = 3
 """Least number of a normal transaction (FirstNormalTransactionId)."""
 _HEADER_BYTES, _LENGTH_BYTES, _CTID_BYTES = 20, 4, 6

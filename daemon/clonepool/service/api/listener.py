@@ -53,7 +53,7 @@ class Listener:
         path: of the socket.
         metrics: count the clients that are refused.
         access: the configuration's [access].
-        gate: says who may come in.
+        gate: decides which users may connect.
         most: clients at a time, where there are files for fewer than `access` allows.
 
     Attributes:
@@ -104,7 +104,7 @@ class Listener:
         Args:
             methods: what is done with the clients' calls.
             shortages: are told when a connection cannot be accepted for want of something.
-            on_first_client: called when somebody connects while nobody else is connected.
+            on_first_client: called when a client connects while no other is connected.
         """
         self._opened = True
         self._on_first_client = on_first_client

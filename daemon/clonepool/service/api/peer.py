@@ -153,7 +153,7 @@ class Peer(asyncio.BufferedProtocol):
         self._work()
 
     def connection_lost(self, _: Exception | None) -> None:
-        """End what belonged to the client: nobody has to clean up."""
+        """End what belonged to the client."""
         if self._patience is not None:
             self._patience.cancel()
         self._backlog.clear()

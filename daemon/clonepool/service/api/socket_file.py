@@ -58,7 +58,7 @@ def take_lock(path: Path) -> int:
         remedy=_REMEDY,
     )
     try:
-        _check_directory(path.parent)  # again: others may have made it meanwhile
+        _check_directory(path.parent)  # again: others may have made it since
     except ConfigError:
         os.close(lock)
         raise
@@ -97,4 +97,4 @@ def _check_directory(directory: Path) -> None:
     if strangers:
         raise ConfigError(f"{directory} belongs to another user", remedy=_REMEDY)
     if open_to_all:
-        raise ConfigError(f"{directory}: anybody may replace files there", remedy=_REMEDY)
+        raise ConfigError(f"{directory}: any user may replace files there", remedy=_REMEDY)

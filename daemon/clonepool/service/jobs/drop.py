@@ -93,7 +93,7 @@ class DropJob(PersistentJob["Drop"]):
     async def run_once(self, decision: Drop) -> CloneDropped:
         """Try to remove the database when it is its turn.
 
-        Sessions are ended before a place for DDL is taken: one that does not end keeps nobody.
+        Sessions are ended before a place for DDL is taken, so that a hung one blocks no other job.
         """
         template, clone = decision.template, decision.clone
         self._rewinder.forget(clone)

@@ -1,7 +1,7 @@
 """What a lease left behind: sessions on its clone, and changes of the server as a whole.
 
 The sessions are only named here, for the client that released the lease. The changes of the server
-are taken back as well, and nobody is granted a clone until they are.
+are undone as well, and no clone is granted until they are.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ ANSWER_SECONDS = 2.0
 
 
 class Reports(Protocol):
-    """Whoever is to hear what a lease left on its clone."""
+    """Passes on what a lease left on its clone."""
 
     def is_awaited(self, clone: str) -> bool:
-        """Say whether anybody is to hear it."""
+        """Say whether a client is to be told."""
 
     def lease_left(self, clone: str, leaked: Sessions) -> None:
         """Tell what was left."""

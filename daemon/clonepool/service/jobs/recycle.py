@@ -178,7 +178,7 @@ class RecycleJob(Job["Recycle"]):
         return await self._try_rewind(decision, seen if is_alone else None)
 
     async def _end_sessions(self, decision: Recycle) -> bool:
-        """End the sessions that the lease left; say whether nobody is connected any more."""
+        """End the sessions that the lease left; say whether no session is left."""
         with self._failures.attempt(RECYCLE_FAILED, decision.template, clone=decision.clone):
             return await databases.end_sessions(
                 self._gateway,
@@ -194,7 +194,7 @@ class RecycleJob(Job["Recycle"]):
 
         Args:
             decision: which clone.
-            seen: what is known of it, if nobody has been connected since.
+            seen: the inspection, if there has been no session since.
 
         Raises:
             VerificationError: it was rewound wrongly.

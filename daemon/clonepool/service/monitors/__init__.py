@@ -1,1 +1,1 @@
-"""Loops beside the jobs, one file each: what nobody decides and somebody has to look after."""
+"""Background loops, one file each, for work that no decision of the core starts."""

@@ -19,8 +19,8 @@ class Pause(NamedTuple):
     """How long a monitor waits for its next pass, in seconds.
 
     Attributes:
-        least: nothing ends the pause before.
-        most: then the pass is due, though nobody woke the monitor.
+        least: the pause is never shorter.
+        most: the pass is due after this, even if nothing woke the monitor.
     """
 
     least: float = 0.0

@@ -243,7 +243,7 @@ class TemplateBuilder:
         """Look at one template; say whether that could be done."""
         try:
             found, reasons = await self.sources.compare(template)
-        except Exception as error:  # noqa: BLE001 - the build tells it to whoever asks
+        except Exception as error:  # noqa: BLE001 - the build reports it to its callers
             if resource_errors.shortage(error):
                 self._failures.begin(LOOK_POSTPONED, template, error)
                 return False
@@ -303,7 +303,7 @@ class TemplateBuilder:
             except ServerUnavailableError:
                 raise
             except ClonepoolError as error:
-                return [str(error)]  # the next build tells it to whoever asks
+                return [str(error)]  # the next build reports it to its callers
             if changes:
                 return changes
         return []

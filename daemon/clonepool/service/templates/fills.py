@@ -57,7 +57,7 @@ class FillCoordinator:
     """Carries out what the fills decide.
 
     Args:
-        call_later: calls back after so many seconds.
+        call_later: calls back after a number of seconds.
         failures: logs and counts databases that could not be made.
         fill_seconds: how long a client may take to fill a template.
         generations: makes the databases, and generations of them.

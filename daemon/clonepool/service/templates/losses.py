@@ -1,7 +1,7 @@
 """Generations that were found to be gone from the server, or damaged.
 
 Jobs and monitors find them while they work with clones, and go on with their work; the template is
-built again in its own time.
+built again later.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class GenerationLosses:
-    """Keeps what was reported until `pass_on` gives it to whoever makes the template."""
+    """Keeps what was reported until `pass_on` gives it to the builder of the template."""
 
     def __init__(self) -> None:
         self._reported: dict[str, bool] = {}

@@ -1,6 +1,6 @@
 """Which templates there are beside the configured ones: entered and removed as one.
 
-A template has options, a pool, a copier and metrics; whoever enters one enters all of them.
+A template has options, a pool, a copier and metrics, which are entered together.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ class Snapshots:
 
         Raises:
             CloneInUseError: somebody is connected to the clone.
-            NotYourLeaseError: the lease ended meanwhile.
+            NotYourLeaseError: the lease has ended.
             BadRequestError, ClientLimitError: another client was quicker.
             TemplateFailedError: the lease's own template is not there any more.
             StatementError, ServerUnavailableError: as PostgreSQL said. Nothing is left in any case.

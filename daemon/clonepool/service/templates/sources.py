@@ -41,7 +41,7 @@ class TemplateSources:
 
     Args:
         builder: looks at files and at the server.
-        credentials: know who owns a template.
+        credentials: know the owner of a template.
         directory: where relative paths begin.
         sections: the configured templates.
         table: the current generations.

@@ -67,8 +67,8 @@ def options(major: int) -> str:
     """Return settings for sessions of programs that fill a template, as PGOPTIONS takes them.
 
     An earlier file, or the template that is extended, may have given the database a time limit or
-    made it read-only; these settings override that. All others are the database's own, as for
-    anybody who runs the file by hand.
+    made it read-only; these settings override that. All others are the database's own, as
+    when a user runs the file by hand.
 
     Args:
         major: the server's version; older ones refuse settings that they do not know.
