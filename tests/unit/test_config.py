@@ -56,7 +56,7 @@ def test_the_values_shown_behind_a_hash_are_the_defaults(tmp_path: Path) -> None
     [
         (
             f"{GOOD}password = 31337\n",
-            "templates.blog.password: is not a key any more: each clone has a login",
+            "templates.blog.password: is no longer a key: each clone has a login",
         ),
         (
             f"{GOOD}command = {{ run = 'x', env = {{ TOKEN = 31337 }} }}\n",

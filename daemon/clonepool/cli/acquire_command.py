@@ -66,7 +66,7 @@ def command(
         psql
         eval "$(clonepool release)"
 
-    When there is no lease to be had, eval fails, and unsets the variables of an earlier lease.
+    When no lease can be had, eval fails, and unsets the variables of an earlier lease.
     """
     try:
         with Client(socket_path, name="acquire") as client:

@@ -22,7 +22,7 @@ _POLL_SECONDS = 0.2
 @click.argument("template", metavar="NAME")
 @click.option("--anew", is_flag=True, help="Build it although no change is seen.")
 @click.option(
-    "--watch", is_flag=True, help="Then go on, and report each build that an edit causes."
+    "--watch", is_flag=True, help="Then continue, and report each build that an edit causes."
 )
 @socket_option
 def command(template: str, *, anew: bool, watch: bool, socket_path: str | None) -> None:

@@ -160,7 +160,7 @@ class Connection:
         May be called again, from any thread, and from signal handlers.
 
         Args:
-            to_reconnect: whether the client goes on with another connection.
+            to_reconnect: whether the client continues with another connection.
         """
         self._closed = True
         if to_reconnect:
@@ -372,7 +372,7 @@ class Connection:
     # Cancelling ---------------------------------------------------------------------------
 
     def _give_up(self, call: Call) -> None:
-        """Abandon a call whose caller goes on with an exception, so that it holds nothing."""
+        """Abandon a call whose caller continues with an exception, so that it holds nothing."""
         if self._is_to_be_cancelled(call):
             self._cancel(call)
         if self._outgoing and self._end is None:

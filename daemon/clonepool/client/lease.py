@@ -201,7 +201,7 @@ class Lease(Holding):
             raise
 
     def snapshot(self, template: str, *, end_sessions: bool = False) -> str:
-        """Make a template from the clone's present state; the lease goes on.
+        """Make a template from the clone's present state; the lease continues.
 
         Afterwards every user of the daemon can lease clones of the template. A template that an
         earlier snapshot made under this name is replaced.

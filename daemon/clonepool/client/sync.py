@@ -1,4 +1,4 @@
-"""The synchronous client: one method for each thing that the daemon can be asked.
+"""The synchronous client: one method per request of the protocol.
 
 How requests travel over a connection, and what an interrupt does to them, is in `connection`.
 """

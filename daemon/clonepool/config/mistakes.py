@@ -94,7 +94,7 @@ def _first(parts: Iterable[tuple[Any, object, Place]]) -> MistakeError | None:
 def _unknown_key(section: type[Section], place: Place) -> MistakeError:
     inherits = issubclass(section, CloneOptions)
     if inherits and (instead := _REPLACED.get(str(place[-1]))):
-        return MistakeError(place, f"is not a key any more: {instead}")
+        return MistakeError(place, f"is no longer a key: {instead}")
     shared = CloneOptions.__struct_fields__ if inherits else ()
     own = (key for key in section.__struct_fields__ if key not in shared)
     return MistakeError(place, f"unknown key, allowed are: {', '.join((*own, *shared))}")

@@ -53,7 +53,7 @@ class Serve(msgspec.Struct, frozen=True):
 
 
 class ServePrevious(msgspec.Struct, frozen=True):
-    """The build failed: go on with the generation in use."""
+    """The build failed: continue with the generation in use."""
 
     template: str
     generation: str
@@ -67,7 +67,7 @@ class Fail(msgspec.Struct, frozen=True):
 
 
 class Postpone(msgspec.Struct, frozen=True):
-    """Tell the waiters what keeps the build from going on; None when it goes on."""
+    """Tell the waiters what keeps the build from continuing; None when it continues."""
 
     template: str
     obstacle: ClonepoolError | None

@@ -13,7 +13,7 @@ The rules:
 - A build answers the requests that were made before it began. If a source was changed while it
   ran, it answers no request, and the template is built again.
 - A build that fails beside others is tried again alone: they may have needed the same roles.
-- A build that fails for want of the server or of a resource is tried again after a pause.
+- A build that fails because the server or a resource is missing is tried again after a pause.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ MOST_REPEATS = 3
 QUIET_SECONDS = 0.1
 """Seconds without a change before a build begins: one save is seldom alone."""
 LONGEST_UNREST_SECONDS = 5.0
-"""Seconds after which a build begins although files go on changing."""
+"""Seconds after which a build begins although files keep changing."""
 PAUSE_SECONDS = 1.0
-"""Seconds until a build is tried again that could not go on."""
+"""Seconds until a build that could not continue is tried again."""
 _LONG_AGO = -math.inf
 
 
@@ -127,7 +127,7 @@ class BuildSchedule:
         return stale
 
     def lost(self, template: str, now: float, *, damaged: bool = False) -> list[BuildOutcome]:
-        """The generation in use is not on the server any more, or is not what it was.
+        """The generation in use is gone from the server, or was changed there.
 
         Nothing is done where the template is due for a build anyway, or is not configured.
         """
@@ -221,7 +221,7 @@ class BuildSchedule:
         return decisions
 
     def postponed(self, template: str, error: ClonepoolError, now: float) -> list[BuildOutcome]:
-        """The build failed for want of something that passes: try it again after a pause."""
+        """The build failed because a resource was short: try it again after a pause."""
         self._try_again(self._entries[template], now + PAUSE_SECONDS)
         self._entries[template].is_postponed = True
         return [Postpone(template, error)]
@@ -340,7 +340,7 @@ class BuildSchedule:
         return StartBuild(entry.template, entry.builds_anew, entry.is_damaged)
 
     def _reasons_to_repeat(self, entry: Entry) -> list[str]:
-        """Say why what was built is not what is wanted any more; empty if it is."""
+        """Return why the finished build is outdated already; empty if it is not."""
         if self._waits_for(entry):
             return [f"extends: {entry.rule.extends} was changed"]
         return ["somebody asked for it"] if entry.is_anew else []
@@ -363,7 +363,7 @@ class BuildSchedule:
         self._end(entry)
 
     def _fail(self, entry: Entry, error: ClonepoolError, now: float) -> list[BuildOutcome]:
-        """Refuse acquires with the cause, or go on with what there was if that is wanted."""
+        """Refuse acquires with the cause, or keep the previous generation if so configured."""
         previous = entry.rule.serves_previous and bool(entry.current)
         entry.is_settled, entry.failure = previous, None if previous else error
         entry.is_postponed = False

@@ -125,7 +125,7 @@ class GrantsResumed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """The daemon stops: it grants nothing more. Leases go on."""
+    """The daemon stops: it grants nothing more. Leases continue."""
 
 
 class EndLeases(msgspec.Struct, frozen=True, tag=True):
@@ -159,7 +159,7 @@ class TemplateEntered(msgspec.Struct, frozen=True, tag=True):
 
 
 class TemplateRemoved(msgspec.Struct, frozen=True, tag=True):
-    """A template is forgotten whose pool holds nothing any more."""
+    """A template is forgotten whose pool is empty."""
 
     template: str
 
@@ -181,11 +181,11 @@ class TemplateStale(OfPool, frozen=True, tag=True):
 
 
 class TemplateLost(OfPool, frozen=True, tag=True):
-    """The generation is not on the server any more."""
+    """The generation is no longer on the server."""
 
 
 class BuildPostponed(OfPool, frozen=True, tag=True):
-    """The build cannot go on because of the obstacle, and is tried again; None: it goes on."""
+    """The build cannot continue because of the obstacle, and is tried again; None: it continues."""
 
     obstacle: ClonepoolError | None
 
@@ -289,7 +289,7 @@ class FoundParked(OfPool, frozen=True, tag=True):
 
 
 class FoundLeased(msgspec.Struct, frozen=True, tag=True):
-    """A clone was found whose lease goes on; the lease's token is the digest of the real one."""
+    """A clone with a living lease was found; the lease's token is the digest of the real one."""
 
     lease: Lease
 

@@ -70,7 +70,7 @@ TRANSITIONS: Mapping[Stage, Mapping[FillEvent, Stage]] = MappingProxyType(
             FillEvent.LEAVE: Stage.OVER,
             FillEvent.GIVE_UP: Stage.OVER,
         },
-        # What was finalized goes on without its client.
+        # What was finalized continues without its client.
         Stage.SEALING: {FillEvent.SEAL: Stage.OVER, FillEvent.FAIL: Stage.OVER},
         Stage.OVER: {},
     }

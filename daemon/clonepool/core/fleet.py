@@ -3,7 +3,7 @@
 Everything that happens comes in through `Fleet.handle`, as an event of `events`, and goes to the
 pool that it concerns; an acquire may come by `Fleet.acquire`, for its microseconds. Beyond that the
 fleet decides what no pool can decide alone: whose waiter has the next place under the common limit,
-and whose ready clone gives way to a waiter. What can be asked of the fleet is in `fleet_state`.
+and whose ready clone gives way to a waiter. The queries on the fleet are in `fleet_state`.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ class Fleet(FleetState):
         return self.pools[template]
 
     def _remove(self, template: str) -> list[Decision]:
-        """Forget a pool that holds nothing any more."""
+        """Forget an empty pool."""
         pool = self.pools.pop(template)
         self._timers.forget(pool)
         self.budget.forget(pool)
@@ -288,7 +288,7 @@ class Fleet(FleetState):
         return []
 
     def _resume(self, now: float) -> list[Decision]:
-        """Go on: the server is back."""
+        """Continue: the server is back."""
         self.budget.paused = False
         self.budget.server_problem = ""
         self._timers.changed(self.pools.values())
@@ -309,7 +309,7 @@ class Fleet(FleetState):
     # The end ------------------------------------------------------------------------------
 
     def _stop(self) -> list[Decision]:
-        """Grant nothing from now on, refuse the waiters, and park what is ready; leases go on."""
+        """Stop granting, refuse the waiters, and park the ready clones; leases continue."""
         self.stopping = True
         self._timers.changed(self.pools.values())
         return [decision for pool in self.pools.values() for decision in pool.stop()]

@@ -1,4 +1,4 @@
-"""What a fleet consists of, and what can be asked of it. Nothing is changed here.
+"""What a fleet consists of, and the queries on it. Nothing is changed here.
 
 Which events change a fleet, and how, is in `fleet`.
 """

@@ -87,7 +87,7 @@ class Leasing:
     ) -> Grant | Record:
         """Enter the lease of a clone that was just taken, and say how its holder is told.
 
-        Where the request continues a lease, that goes on with this clone, and is not being reset
+        If the request continues a lease, the lease now has this clone, and is not being reset
         any more.
         """
         if request.continues is not None:
@@ -127,7 +127,7 @@ class Leasing:
         back = self.release(unwritten.lease) if self._is_new(unwritten) else []
         return [Refuse(waiter, self._template, error), *back]
 
-    # It goes on ---------------------------------------------------------------------------
+    # Continuing ---------------------------------------------------------------------------
 
     def renew(self, lease: Lease, ttl: float | None, request: Request) -> Renewed | Record:
         """Let a lease last `ttl` seconds from now; None for as long as it was given before.
@@ -190,7 +190,7 @@ class Leasing:
         return self.release(unwritten.lease) if self._is_new(unwritten) else []
 
     def cancel(self, waiter: int) -> list[Decision]:
-        """Take a request back that its client does not want any more.
+        """Take back a request that its client has withdrawn.
 
         A lease that it resets is over: the client may not know where its clone is by now.
         """
@@ -210,7 +210,7 @@ class Leasing:
         return refused
 
     def refuse_all(self, error: ClonepoolError) -> list[Decision]:
-        """Refuse all in the queue; a reset that waits for its own clone goes on."""
+        """Refuse all in the queue; a reset that waits for its own clone continues."""
         return [each for request in self._queue.pop_all() for each in self.refuse(request, error)]
 
     def refuse_new(self, error: ClonepoolError) -> list[Decision]:
@@ -303,7 +303,7 @@ class Leasing:
         return self._part(lease)
 
     def _part(self, lease: Lease) -> bool:
-        """Part a lease that goes on from its clone; say as `_end` does what is written down."""
+        """Detach a lease that continues from its clone; say what is recorded, as `_end` does."""
         begun = lease.clone in self._begun
         self._begun.discard(lease.clone)
         return begun or lease.outlives_connection

@@ -42,7 +42,7 @@ class Limits(msgspec.Struct, frozen=True):
         max_lease: seconds after which a lease ends whatever its holder does; None for never.
         shrink_after: seconds after which unused surplus clones are dropped.
         keep_for: seconds for which a clone that is set aside is kept.
-        rewinds: whether returned clones are expected to be made good in place.
+        rewinds: whether returned clones are expected to be rewound.
     """
 
     min_ready: int

@@ -131,7 +131,7 @@ class Pool(PoolState):
         """Hold clones ready for tests that were announced; 0 tests take that back.
 
         Raises:
-            TemplateFailedError, DrainingError: no lease is to be had; nothing changed.
+            TemplateFailedError, DrainingError: no lease is possible; nothing changed.
         """
         if tests and (closed := self._closed()):
             raise closed
@@ -172,7 +172,7 @@ class Pool(PoolState):
     def _template_ready(self, generation: str, now: float) -> list[Decision]:
         """Begin to make clones of this generation; parked ones of it are taken over first.
 
-        Clones of an earlier generation are not granted any more.
+        Clones of an earlier generation are no longer granted.
         """
         if self.lifecycle.is_over:
             return []
@@ -194,7 +194,7 @@ class Pool(PoolState):
         return self.leasing.refuse_new(refusals.draining(self.template)) if on else []
 
     def stop(self) -> list[Decision]:
-        """Refuse the waiters, park what is ready, and make no more; leases go on.
+        """Refuse the waiters, park the ready clones, and make no more; leases continue.
 
         So does a reset that waits for its own clone.
         """
@@ -316,7 +316,7 @@ class Pool(PoolState):
         return refusals.queue_full(self.template, len(self.queue))
 
     def _closed(self, *, continues: bool = False) -> ClonepoolError | None:
-        """Say why there is nothing to be had of the template, if so."""
+        """Return why the template cannot be leased, or None."""
         if self.lifecycle.condition is Condition.READY:
             return None  # the usual case, on the way of every acquire
         return self.lifecycle.refusal(continues=continues)
@@ -325,7 +325,7 @@ class Pool(PoolState):
         return self.leasing.refuse(request, refusals.timed_out(self, request, now))
 
     def _give_up_reset(self, name: str) -> list[Decision]:
-        """Let a lease whose clone is not to be had any more wait for another one."""
+        """Let a lease whose clone is lost wait for another one."""
         request = self.resets.take(name)
         return [] if request is None else self._wait_for_another(request)
 

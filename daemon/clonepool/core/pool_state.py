@@ -1,4 +1,4 @@
-"""What one pool consists of, and what can be asked of it. Nothing is changed here.
+"""What one pool consists of, and the queries on it. Nothing is changed here.
 
 Which events change a pool, and how, is in `pool`.
 """
@@ -145,7 +145,7 @@ class PoolState:
         """How many databases an orderly stop still has to wait for.
 
         What is parked when the daemon was never able to adopt it stays, and so do kept clones and
-        those of leases that go on.
+        those of leases that continue.
         """
         lasting = sum(
             lease.outlives_connection and lease not in self.resets for lease in self.leases.values()

@@ -85,7 +85,7 @@ class WaitQueue:
         """Return the first, or the first that does not want a fresh clone; None if there is none.
 
         Args:
-            fresh: whether there is a fresh clone to be had.
+            fresh: whether a fresh clone is ready.
         """
         for request in self._continuing.values():
             if fresh or not request.fresh:
@@ -117,7 +117,7 @@ class WaitQueue:
         return [request for request in late if request is not None]
 
     def withdraw(self, waiter: int) -> Request | None:
-        """Take a request out unless it continues a lease, which goes on without an answer too."""
+        """Take a request out unless it continues a lease, which continues without an answer too."""
         return self.remove(waiter) if waiter in self._new else None
 
     def pop_new(self) -> list[Request]:

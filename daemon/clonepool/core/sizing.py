@@ -131,7 +131,7 @@ class Demand:
             self._awake = True
 
     def recycled(self, *, rewound: bool) -> None:
-        """A returned clone was made good in place, or has to be made anew."""
+        """A returned clone was rewound, or has to be made anew."""
         self._rewound += (rewound - self._rewound) * LESSON
         self._aim()
 

@@ -160,7 +160,7 @@ async def close(gateway: Gateway, name: str) -> None:
 
 
 async def unseal(gateway: Gateway, name: str) -> None:
-    """Let clients connect to a database again; it is no template any more."""
+    """Let clients connect to a database again; it is no longer a template."""
     await gateway.ddl(
         f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS true IS_TEMPLATE false"
     )
@@ -202,7 +202,7 @@ async def _force_drop(gateway: Gateway, name: str) -> None:
 async def _unmark_template(gateway: Gateway, name: str) -> None:
     """Take the template flag off a database, so that it can be dropped.
 
-    A database whose drop was interrupted is no template any more, and cannot be altered.
+    A database whose drop was interrupted is no longer a template, and cannot be altered.
     """
     async with gateway.control() as session:
         marked = await session.rows(

@@ -21,7 +21,7 @@ _UNDEFINED_FILE = "58P01"
 """SQLSTATE of a missing file, such as a library: the statement's fault, not the server's."""
 CONNECT_REMEDIES: Mapping[str, str] = MappingProxyType(
     {
-        "": "see that the server runs, and that `server` says where",
+        "": "check that the server runs, and that `server` says where",
         "28000": "let the daemon's role in: a line for it in pg_hba.conf, for all databases, then"
         " SELECT pg_reload_conf()",
         "28P01": "check the password: in the URL, PGPASSWORD or the file that PGPASSFILE names",

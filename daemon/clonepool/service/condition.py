@@ -38,7 +38,7 @@ class Condition:
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Return once the predicate holds; at once if it holds already.
 
-        It can be another task's turn before the waiter goes on, so the predicate may not hold any
+        It can be another task's turn before the waiter continues, so the predicate may not hold any
         more by then.
 
         Args:

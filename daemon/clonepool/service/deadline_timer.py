@@ -38,7 +38,7 @@ class DeadlineTimer:
         self._is_closed = False
 
     def set(self) -> None:
-        """See to it that the timer goes off in time: something else may be due next."""
+        """Make sure that the timer fires in time: something else may be due next."""
         due = None if self._is_closed else self._next_due()
         if due is None or (self._timer is not None and self._goes_off_at <= due):
             return

@@ -360,7 +360,7 @@ class Dispatcher:
         self._loop.call_later(seconds, what)
 
     def close(self) -> None:
-        """Stop the timer: jobs are not carried out any more."""
+        """Stop the timer: jobs are no longer carried out."""
         self._timer.close()
 
     def _time_is_up(self) -> None:

@@ -58,7 +58,7 @@ class Outages:
             self._gateway.abandon()
 
     def ended(self) -> None:
-        """Go on. A server that crashed has emptied unlogged tables: such clones are dropped."""
+        """Continue. A server that crashed has emptied unlogged tables: such clones are dropped."""
         self._is_out = False
         self._copiers.server_changed()
         for template, generation in self._templates.generations.items():

@@ -1,6 +1,6 @@
 """What the machine is short of: logged once when a shortage begins and once when it is over.
 
-Work that fails for want of files, memory or processes is tried again where it was tried, and the
+Work that fails because files, memory or processes are short is tried again in place, and the
 failure is not logged there: it has one cause, which is known here.
 """
 

@@ -32,7 +32,7 @@ _BLOCK_BYTES = 512
 """Unit of st_blocks."""
 _SWEPT = "swept"
 """Part of the names of clusters whose removal has begun."""
-_REMEDY = "remove it if it is not needed any more; end its server first, if that runs"
+_REMEDY = "remove it if it is no longer needed; end its server first, if that runs"
 
 
 async def sweep(memory: Path, spare: str) -> None:

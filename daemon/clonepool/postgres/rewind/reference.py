@@ -123,7 +123,7 @@ class References:
             self._stale.append(found)
 
     async def drop(self, generation: str) -> None:
-        """Drop the reference clone of a generation, and others that are not used any more."""
+        """Drop the reference clone of a generation, and others that are no longer used."""
         async with self._lock(generation):
             self.forget(generation)
             await self._drop_stale()

@@ -81,7 +81,7 @@ class Rewinder:
     # The server ---------------------------------------------------------------------------
 
     def server_lost(self) -> None:
-        """Trust no clean state any more: the server may have crashed."""
+        """Forget all clean states: the server may have crashed."""
         self._server_epoch += 1
         self.inspector.reader.lose()
 
@@ -262,7 +262,7 @@ class Rewinder:
     ) -> Rewound:
         """Put back what a lease changed. Its sessions must be gone.
 
-        After a failure the clone has no clean state any more.
+        After a failure the clone has no clean state.
 
         Args:
             clone: its name.

@@ -138,7 +138,7 @@ class Builder:
             raise TemplateFailedError(str(error)) from error
         raise TemplateFailedError(
             f"what {recipe.template} is made from changed during each of {MOST_TRIES} builds",
-            remedy="see that the command does not write to files that it watches",
+            remedy="check that the command does not write to files that it watches",
         )
 
     async def _ensure_once(

@@ -32,7 +32,7 @@ class Acceptor:
     Args:
         bound: the socket; its owner closes it.
         factory: makes a protocol.
-        shortages: are told when a connection cannot be accepted for want of something.
+        shortages: are told when a connection cannot be accepted because a resource is missing.
         turn: connections that are accepted before other callbacks run.
         rest: seconds until the next turn.
     """

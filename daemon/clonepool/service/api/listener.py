@@ -103,7 +103,7 @@ class Listener:
 
         Args:
             methods: what is done with the clients' calls.
-            shortages: are told when a connection cannot be accepted for want of something.
+            shortages: are told when a connection cannot be accepted because a resource is missing.
             on_first_client: called when a client connects while no other is connected.
         """
         self._opened = True

@@ -66,7 +66,7 @@ class ReferenceJob:
         """
         template = self._templates.template_of(generation)
         if template is None:
-            raise CannotRewindError(f"{generation} is not current any more")
+            raise CannotRewindError(f"{generation} is no longer current")
         current = self._templates.generations[template]
         name = self._namer.name(
             Identity(Kind.REFERENCE, template, current.short, self._serials.next())

@@ -28,7 +28,7 @@ CHANGED = "config.changed"
 LOOK_SECONDS = 2.0
 """Seconds between two looks at the file's time and size."""
 _RESTART = "restart the daemon: it reads this file at its start alone"
-_CORRECT = "correct it before the next start; the daemon goes on with what it read at its start"
+_CORRECT = "correct it before the next start; the daemon continues with what it read at its start"
 
 
 class ConfigFileMonitor(Monitor):

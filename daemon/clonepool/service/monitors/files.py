@@ -1,4 +1,4 @@
-"""Sees to it that no template is stale: has those looked at whose source files may have changed.
+"""Watches source files, and has a template checked when its files may have changed.
 
 The kernel's watches tell at once that something changed, and nothing else depends on them. They
 can be refused (limits), silent (network file systems), lost (a directory replaced) or late. So all
@@ -193,7 +193,7 @@ class FileMonitor(Monitor):
         self._woken.set()
 
     def _lose(self, error: BaseException | None) -> None:
-        """Go on without watches, and try again: at once when a directory was only just gone."""
+        """Continue without watches, and try again: at once when a directory was only just gone."""
         gone, stood = isinstance(error, FileNotFoundError), self._standing
         self._stop_watching()
         if gone or stood:

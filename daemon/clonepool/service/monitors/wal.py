@@ -1,6 +1,6 @@
 """Reads the server's log while clones are leased, before PostgreSQL removes it.
 
-PostgreSQL keeps only so much of its log (WAL). A lease that goes on for an hour and writes
+PostgreSQL keeps only so much of its log (WAL). A lease that lasts for an hour and writes
 gigabytes is followed as it goes, so that the log is neither lost nor read in one piece at the end.
 """
 

@@ -39,7 +39,7 @@ class News(StrEnum):
     MOVED = "moved"
     """A watched directory was made, removed or renamed, so that its watch is useless."""
     ENDED = "ended"
-    """The thread ends: changes are not seen any more."""
+    """The thread ends: changes are no longer seen."""
 
 
 class Report(NamedTuple):

@@ -59,7 +59,7 @@ class TemplateBuilder:
     Args:
         builder: finds or builds generations on the server.
         credentials: make the owners of templates.
-        events: is told what can be had of a template.
+        events: is told whether a template can be leased.
         failures: logs and counts builds that failed.
         fleet: is asked how many requests wait for a template.
         gateway: the way to the server.
@@ -159,7 +159,7 @@ class TemplateBuilder:
         """Have those of these templates built again that have a changed source.
 
         There is one look at a time: what an earlier one saw must not come after what is seen now.
-        What cannot be looked at for want of a resource is looked at again until it can be.
+        What cannot be looked at because a resource is missing is looked at again until it can be.
         """
         async with self._looking:
             left = self._schedule.to_look_at(templates)

@@ -57,7 +57,7 @@ _OWNER = "an owner"
 """The name under which the roles of owners are made; leases have others."""
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 5.0
-"""Seconds between two tries to drop a generation that is not used any more."""
+"""Seconds between two tries to drop a generation that is no longer used."""
 
 
 class ClientTemplates:
@@ -68,7 +68,7 @@ class ClientTemplates:
         changed: is notified after every event of the pools.
         configured: the configured templates.
         credentials: make the owners of templates.
-        events: is told what can be had of a template.
+        events: is told whether a template can be leased.
         failures: logs and counts what fails.
         fleet: is asked whether the daemon is stopping.
         gateway: the way to the server.
@@ -76,7 +76,7 @@ class ClientTemplates:
         now: returns monotonic seconds.
         options: what clients may make.
         registry: enters and removes templates.
-        rewinder: forgets generations that are not used any more.
+        rewinder: forgets generations that are no longer used.
         server_changes: learns which roles are made.
         table: the current generations.
         tasks: where work that takes time is done.
@@ -129,7 +129,7 @@ class ClientTemplates:
     # Making one ---------------------------------------------------------------------------
 
     def check_allowed(self) -> None:
-        """See that clients may make templates.
+        """Check that clients may make templates.
 
         Raises:
             NotAllowedError, ShuttingDownError: they may not.

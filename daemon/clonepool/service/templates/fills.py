@@ -144,7 +144,7 @@ class FillCoordinator:
         self._carry_out(self._fills.give_up(token, self._now()))
 
     def cancel(self, number: int) -> None:
-        """Take one request back, which is not answered any more."""
+        """Take one request back, so that it is not answered."""
         self._calls.pop(number, None)
         self._fills.forget(number)
 

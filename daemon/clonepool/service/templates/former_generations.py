@@ -1,4 +1,4 @@
-"""Generations that are not current any more: kept for a while, so that going back costs nothing."""
+"""Generations that are no longer current: kept for a while, so that going back costs nothing."""
 
 from __future__ import annotations
 

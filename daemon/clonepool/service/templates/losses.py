@@ -1,7 +1,7 @@
 """Generations that were found to be gone from the server, or damaged.
 
-Jobs and monitors find them while they work with clones, and go on with their work; the template is
-built again later.
+Jobs and monitors find them while they work with clones, and continue with their work. The template
+is built again later.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class GenerationLosses:
         self._woken = WakeUp()
 
     def lost(self, template: str) -> None:
-        """The generation is not on the server any more."""
+        """The generation is no longer on the server."""
         self._reported.setdefault(template, False)
         self._woken.set()
 

@@ -98,7 +98,7 @@ class Registry:
         self._events.handle(TemplateEntered(template, limits))
 
     def remove(self, template: str) -> None:
-        """Forget a template whose pool holds nothing any more."""
+        """Forget a template whose pool is empty."""
         self._events.handle(TemplateRemoved(template))
         self._copiers.remove(template)
         self._metrics.remove(template)

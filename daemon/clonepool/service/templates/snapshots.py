@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Snapshots:
-    """Copies a clone while nobody is connected to it; its lease goes on.
+    """Copies a clone while no session is connected to it; its lease continues.
 
     Args:
         capabilities: of the server.
@@ -101,7 +101,7 @@ class Snapshots:
             CloneInUseError: somebody is connected to the clone.
             NotYourLeaseError: the lease has ended.
             BadRequestError, ClientLimitError: another client was quicker.
-            TemplateFailedError: the lease's own template is not there any more.
+            TemplateFailedError: the lease's own template is no longer there.
             StatementError, ServerUnavailableError: as PostgreSQL said. Nothing is left in any case.
         """
         root = self._templates.root_of(lease.template)
@@ -161,7 +161,7 @@ class Snapshots:
         )
 
     def _check_free(self, lease: Lease, template: str) -> None:
-        """See that a snapshot of that lease may have that name."""
+        """Check that a snapshot of that lease may have that name."""
         origin = self._templates.origin(template)
         if template in self._configured or (origin and origin.by is Method.DEFINE):
             how = "defined by a client" if origin else "configured"
@@ -173,7 +173,7 @@ class Snapshots:
             )
 
     def _check_held(self, lease: Lease) -> None:
-        """See that the clone still is this lease's, and was all the time."""
+        """Check that the clone still is this lease's, and was all the time."""
         now = self._fleet.lease(lease.token)
         if (now.clone, now.resets) != (lease.clone, lease.resets):
             raise not_your_lease()

@@ -131,7 +131,7 @@ def explain(
         return TemplateFailedError(
             f"{file}: it ends inside a transaction, which is rolled back",
             remedy="write COMMIT at its end; each file is run by a psql of its own, so a"
-            " transaction cannot go on in the next",
+            " transaction cannot continue in the next",
         )
     stderr += after if at_end else ""
     errors = [
