@@ -1,4 +1,4 @@
-"""The template builder as it is, over a fleet as it is, on a server that is made up."""
+"""The real template builder and fleet, with a fake server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class RecordedCall:
-    """A call that keeps its answers.
+    """A call that records its answers.
 
     Attributes:
         answers: results and errors, in order.
@@ -59,7 +59,7 @@ class RecordedCall:
 
 
 class BuilderHarness:
-    """A template builder at work.
+    """A template builder with fake dependencies.
 
     Args:
         config: its templates, and how many are built at a time.

@@ -1,4 +1,4 @@
-"""Sessions as a client has them."""
+"""Sessions with the settings that a client has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class ClientGateway(Gateway):
-    """Opens sessions of which nothing is set that server, database and role do not set."""
+    """Opens sessions with the settings of server, database and role, and none of the daemon's."""
 
     def __init__(self, endpoint: Endpoint, application_name: str = "test") -> None:
         super().__init__(endpoint, application_name)

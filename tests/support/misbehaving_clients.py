@@ -1,7 +1,7 @@
-"""Clients of all manners but good ones, in a process of their own.
+"""Misbehaving clients of several kinds, in a separate process.
 
-Run as a script with the socket's path and a JSON object of numbers by manner. It plays them until
-standard input ends, and prints then how many lines the daemon has sent to those that flood it.
+Run as a script with the socket's path and a JSON object of numbers by kind. It runs the clients
+until standard input ends, then prints how many lines the daemon has sent to the flooding ones.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _TURN_SECONDS = 0.01
 
 
 class FloodResult:
-    """What became of it: how many pings of those that flood were `answered`, at the end."""
+    """The result: how many pings of the flooding clients were `answered`, at the end."""
 
     answered = 0
 
 
 @contextmanager
 def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[FloodResult]:
-    """Let so many of each manner loose on the daemon for the length of a `with` block.
+    """Run clients of each kind for the length of a `with` block.
 
-    Manners are `flood` (pings, as fast as they are taken), `deaf` (the same, reading nothing),
+    Kinds are `flood` (pings, as fast as they are taken), `deaf` (the same, reading nothing),
     `idle`, `slow` (a byte at a time), `half` (half a line, and then nothing), `babble` (what is no
     request), `vanish` (acquires and hangs up at once), `waver` (acquires and cancels).
     """
@@ -54,7 +54,7 @@ def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[FloodResult]
 
 
 class MisbehavingClient:
-    """One connection of one manner; it connects again when it is cut off."""
+    """One connection of one kind; it reconnects when it is cut off."""
 
     def __init__(self, path: str, manner: str) -> None:
         self.heard = 0
@@ -70,13 +70,13 @@ class MisbehavingClient:
         return opened
 
     def come_again(self) -> None:
-        """Connect anew, with nothing left to say."""
+        """Reconnect, and forget what was still to be sent."""
         self.socket.close()
         self._rest.clear()
         self.socket = self._connect()
 
     def say(self) -> None:
-        """Write what the manner has it write now."""
+        """Send what is due for this kind of client."""
         burst = {"flood": _PING * 200, "deaf": _PING * 200, "slow": _PING, "babble": b"{nonsense\n"}
         self._rest = self._rest or bytearray(burst.get(self.manner, b""))
         most = 1 if self.manner == "slow" else len(self._rest)
@@ -84,7 +84,7 @@ class MisbehavingClient:
             del self._rest[: self.socket.send(self._rest[:most])]
 
     def take_turn(self) -> None:
-        """Do what the manner has it do now and then."""
+        """Do what this kind of client does periodically."""
         match self.manner:
             case "slow" | "babble" | "deaf":
                 self.say()
@@ -98,12 +98,12 @@ class MisbehavingClient:
             self.hear()
 
     def hear(self) -> None:
-        """Read what has come."""
+        """Read what has arrived."""
         with suppress(BlockingIOError):
             self.heard += self.socket.recv(1 << 20).count(b"\n")
 
     def begin(self) -> None:
-        """Say once what is only said once."""
+        """Send what is sent only once."""
         if self.manner == "half":
             self.socket.send(_PING[:10])
 
@@ -137,7 +137,7 @@ def _main(path: str, manners: dict[str, int]) -> None:
 
 
 def _take_turn(one: MisbehavingClient) -> None:
-    """Let one have its turn; whoever was cut off comes again."""
+    """Give one client its turn; reconnect it if it was cut off."""
     try:
         one.take_turn()
     except BlockingIOError:

@@ -1,4 +1,4 @@
-"""A server of the test's own that can be hurt, and what a daemon says of it meanwhile."""
+"""A server that the test stops and kills, and what the daemon reports during the outage."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from support.daemons import Daemon
 
 RECOVERY_SECONDS = 5.0
-"""Within this the daemon is whole again after the cause of a trouble is gone."""
+"""Seconds within which the daemon recovers after the cause of a failure is gone."""
 COUNT = "SELECT count(*) FROM blog.tb_user"
 
 
@@ -69,7 +69,7 @@ class ExternalServer:
         anyio.run(self.server.restart)
 
     def rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
-        """Ask the server something, as a superuser."""
+        """Run a query as a superuser."""
         return rows(self.url, sql, *arguments)
 
     def execute(self, *statements: str) -> None:
@@ -110,14 +110,14 @@ listen = "{f"127.0.0.1:{http}" if http else ""}"
 
 
 def template(name: str = "blog", **limits: int) -> str:
-    """Return a template's table."""
+    """Return the configuration table of a template."""
     lines = "".join(f"{key} = {value}\n" for key, value in limits.items())
     return f'[templates.{name}]\nsql = ["{ROOT}/examples/blog/*.sql"]\n{lines}'
 
 
 @contextmanager
 def running_external_server(state: Path | None = None, **section: Any) -> Iterator[ExternalServer]:
-    """Run a server of the newest version, and leave nothing of it."""
+    """Run a server of the newest version; delete its data at the end."""
     with open_directory() as fallback:
         directory = state or fallback
         newest = next(iter(binaries.available().values()))
@@ -144,7 +144,7 @@ def rows(url: str, sql: str, *arguments: object) -> list[dict[str, Any]]:
 
 
 class Sessions:
-    """Connections that stay open while the test goes on."""
+    """Connections that stay open during the test."""
 
     def __init__(self, portal: BlockingPortal) -> None:
         self._portal = portal

@@ -1,4 +1,4 @@
-"""Questions put to a server through a lease."""
+"""Queries to the server of a lease or of a daemon."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def run(url: str, sql: str) -> None:
 
 @contextmanager
 def connected(url: str) -> Iterator[Callable[[str], object]]:
-    """Stay connected, and be able to ask for values."""
+    """Keep a session open; the block gets a function that queries a value."""
     endpoint = from_url(url)
     with start_blocking_portal() as portal:
         opened = ClientGateway(endpoint, "test").session(endpoint.maintenance)
@@ -55,12 +55,12 @@ def connected(url: str) -> Iterator[Callable[[str], object]]:
 
 
 def ask(daemon: Daemon, sql: str) -> object:
-    """Ask the embedded server behind the daemon's back."""
+    """Query a value on the embedded server, without the daemon."""
     return value(own_url(daemon), sql)
 
 
 def tell(daemon: Daemon, sql: str) -> None:
-    """Run a statement on the embedded server behind the daemon's back."""
+    """Run a statement on the embedded server, without the daemon."""
 
     async def run() -> None:
         async with ClientGateway(from_url(own_url(daemon)), "test").session("postgres") as session:
@@ -70,7 +70,7 @@ def tell(daemon: Daemon, sql: str) -> None:
 
 
 def own_url(daemon: Daemon, database: str = "postgres") -> str:
-    """Return the URL by which the daemon itself comes into its embedded server."""
+    """Return the URL by which the daemon connects to its embedded server."""
     marker = cluster.read_marker(daemon.state / MARKER)
     assert marker is not None
     host = str(Storage(Path(marker.root), in_memory=False).socket)
@@ -78,7 +78,7 @@ def own_url(daemon: Daemon, database: str = "postgres") -> str:
 
 
 def clones_of(daemon: Daemon) -> set[str]:
-    """Return our databases on the embedded server, generations left out, whoever holds them."""
+    """Return the databases of all daemons on the embedded server, without generations."""
     found = ask(
         daemon,
         "SELECT coalesce(string_agg(datname, ' '), '') FROM pg_database"
@@ -88,7 +88,7 @@ def clones_of(daemon: Daemon) -> set[str]:
 
 
 def databases_of(daemon: Daemon) -> set[str]:
-    """Return our databases on the daemon's server, generations left out."""
+    """Return our databases on the daemon's server, without generations."""
     with daemon.client() as client:
         held = client.lease("blog", timeout=30)
         found = value(

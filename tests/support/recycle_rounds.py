@@ -1,4 +1,4 @@
-"""A made-up template, and a clone of it that made-up leases change, one after another."""
+"""Rounds of lease and recycle on a clone of a random template, checked by an oracle."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from support.schemas import Schema
 
 LONGEST_SHOWN, MOST_SHOWN = 300, 60
-"""Of how a clone differs: characters of a line, and lines."""
+"""Most characters per line, and most lines, of a difference that is shown."""
 OBSTACLES = {
     "trigger always",
     "trigger that skips always",
@@ -39,9 +39,9 @@ OBSTACLES = {
     "publication",
     "publication of all",
 }
-"""What a schema may have that stands in the way of putting rows back.
+"""Features of a schema that can prevent rows from being put back.
 
-A table that is published may refuse every DELETE, for want of a replica identity.
+A published table without a replica identity refuses every DELETE.
 """
 LEGITIMATE = (
     "cannot be copied",
@@ -49,14 +49,14 @@ LEGITIMATE = (
     "and it is a materialized view",
     "the catalog was changed: pg_statistic",
 )
-"""Why changed rows alone may mean that a clone is recreated; too large are only unlogged tables,
-VACUUM changes a materialized view, and ANALYZE finds other statistics of other rows."""
+"""Reasons to recreate a clone although only rows were changed: an unlogged table is too
+large, VACUUM changed a materialized view, or ANALYZE found other statistics of other rows."""
 
 
 class Round(NamedTuple):
-    """What one lease does, whether that is to be proven, and whether a restart follows.
+    """What one lease does, whether the rewind is verified, and whether a restart follows.
 
-    After a restart the clone is another daemon's, which believes nothing.
+    A restart hands the clone to a new daemon, which checks it from scratch.
     """
 
     script: Script
@@ -64,21 +64,21 @@ class Round(NamedTuple):
     restarted: bool
 
     def __repr__(self) -> str:
-        """Stay short: the test notes the script."""
+        """Return a short text: the test notes the script itself."""
         return f"<round of {len(self.script.sessions)} sessions>"
 
 
 class CloneDiffersError(AssertionError):
-    """A clone that is said to be clean is not what its template is."""
+    """A clone that was reported as clean differs from its template."""
 
 
 class RecycleHarness(RewindHarness):
-    """Recycles as the daemon does: what cannot be measured or rewound is made anew.
+    """Recycles as the daemon does: recreates a clone without a baseline, or one it cannot rewind.
 
     Attributes:
-        is_measured: whether the clone could be measured, without which it is not rewound.
-        rewinds: how often this clone was rewound so far.
-        unmeasured: why it could not be measured, or empty.
+        is_measured: whether the baseline could be measured, without which nothing is rewound.
+        rewinds: number of rewinds of this clone so far.
+        unmeasured: why the baseline could not be measured, or empty.
     """
 
     is_measured = False
@@ -86,12 +86,12 @@ class RecycleHarness(RewindHarness):
     unmeasured = ""
 
     async def recreate(self) -> None:
-        """Make a clone, of which nothing was rewound yet."""
+        """Make a new clone."""
         self.rewinds = 0
         await super().recreate()
 
     async def measure(self) -> None:
-        """Take its measure if it has one."""
+        """Measure the baseline of the clone, if that is possible."""
         self.is_measured, self.unmeasured = False, ""
         try:
             await super().measure()
@@ -100,7 +100,7 @@ class RecycleHarness(RewindHarness):
             self.unmeasured = str(error)
 
     async def recycle(self, *, verify_every: int = 0) -> bool:
-        """Rewind the clone, or make a new one also where PostgreSQL refuses."""
+        """Rewind the clone; recreate it also if PostgreSQL refuses a statement."""
         try:
             rewound = await super().recycle(verify_every=verify_every)
         except StatementError as error:
@@ -111,25 +111,25 @@ class RecycleHarness(RewindHarness):
         return rewound
 
     async def run_round(self, planned: Round) -> bool:
-        """Do it, with sessions left open or not, and recycle; say whether it was rewound."""
+        """Run the script of a round and recycle the clone; say whether it was rewound."""
         await run_on_clone(self, planned.script)
         return await self.recycle(verify_every=1 if planned.proven else 0)
 
     async def check_contents(self) -> None:
-        """Ask the oracle.
+        """Compare the clone with the template by the oracle.
 
         Raises:
-            NotTheSameError: the clone differs; the message shows where.
+            CloneDiffersError: the clone differs; the message shows where.
         """
         shown = differences(self.pristine, await self.look())
         if shown:
             raise CloneDiffersError(shown)
 
     async def check_integrity(self) -> None:
-        """Ask PostgreSQL's own checkers.
+        """Check the clone with PostgreSQL's own tools.
 
         Raises:
-            NotTheSameError: indexes, pages or the visibility map are damaged.
+            CloneDiffersError: indexes, pages or the visibility map are damaged.
         """
         found = await anyio.to_thread.run_sync(
             problems, self.server.psql, self.server.endpoint, self.clone
@@ -139,9 +139,9 @@ class RecycleHarness(RewindHarness):
 
 
 async def run_on_clone(harness: RewindHarness, script: Script) -> None:
-    """Let a script do its work on the clone, and end what it left open, as the daemon does.
+    """Run a script on the clone, and end the sessions that it left open, as the daemon does.
 
-    Where it left nothing open, a session of ours that stays on the clone goes on.
+    If it left none open, a session of ours on the clone stays.
     """
     at_work = running(script, harness.server.psql, harness.server.endpoint, harness.clone)
     await anyio.to_thread.run_sync(at_work.__enter__)
@@ -154,7 +154,7 @@ async def run_on_clone(harness: RewindHarness, script: Script) -> None:
 
 @asynccontextmanager
 async def open_recycle_harness(server: EmbeddedServer, sql: str) -> AsyncIterator[RecycleHarness]:
-    """Build a template, make a clone of it, and leave nothing of either."""
+    """Build a template and a clone of it; drop both at the end."""
     tools = await ServerTools.open(server.endpoint, server.psql, "trial")
     with open_directory() as directory:
         (directory / "schema.sql").write_text(sql)
@@ -171,17 +171,17 @@ async def open_recycle_harness(server: EmbeddedServer, sql: str) -> AsyncIterato
 
 
 def must_be_rewound(schema: Schema, script: Script) -> bool:
-    """Say whether nothing in the template or the lease speaks for making the clone anew."""
+    """Say whether the clone must be rewound, as neither template nor lease prevents that."""
     return script.only_rows and OBSTACLES.isdisjoint(schema.features)
 
 
 def may_be_recreated(why: str) -> bool:
-    """Say whether a clone may be made anew for that, where it ought to be rewound."""
+    """Say whether a clone may be recreated for that reason where a rewind is expected."""
     return any(reason in why for reason in LEGITIMATE)
 
 
 def differences(expected: list[str], found: list[str]) -> str:
-    """Return where the oracle does not say the same, empty if it does."""
+    """Return the differences between two outputs of the oracle, or an empty text."""
     if expected == found:
         return ""
     lines = difflib.unified_diff(expected, found, "template", "clone", lineterm="", n=0)
@@ -189,7 +189,7 @@ def differences(expected: list[str], found: list[str]) -> str:
 
 
 async def _drop_all(tools: ServerTools) -> None:
-    """Leave neither the generation nor a reference."""
+    """Drop the generation and its references."""
     ours, _ = await databases.list_ours(tools.gateway, tools.namer)
     for database in ours:
         await databases.drop(tools.gateway, database.name, sealed=True)

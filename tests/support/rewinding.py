@@ -1,4 +1,4 @@
-"""A clone that is leased, changed and rewound by hand, and looked at by an oracle."""
+"""A clone that is leased, changed and rewound without a daemon, and checked by an oracle."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class RewindHarness:
-    """One template, its rewinder, and the clone that is worked on."""
+    """A template, its rewinder, and the clone under test."""
 
     def __init__(self, server: EmbeddedServer, tools: ServerTools, generation: Generation) -> None:
         self.server = server
@@ -43,28 +43,28 @@ class RewindHarness:
         self._others: list[str] = []
 
     async def recreate(self) -> None:
-        """Make a clone, measured, and see what it holds."""
+        """Make a clone, measure its baseline, and read its contents."""
         await self.drop()
         self.clone = await self._make(Kind.CLONE)
         await self.measure()
         self.pristine = self.pristine or await self.look()
 
     async def measure(self) -> None:
-        """Take the measure of the new clone."""
+        """Measure the baseline of the clone."""
         await self.rewinder.track(self.clone, self.generation.database)
 
     async def another(self) -> str:
-        """Make one more clone, measured, that somebody else has."""
+        """Make one more clone with a baseline, for another lease."""
         name = await self._make(Kind.CLONE)
         await self.rewinder.track(name, self.generation.database)
         self._others.append(name)
         return name
 
     async def restart(self) -> None:
-        """Leave the clone to another daemon, as a stop and a start do; it is new if that cannot be.
+        """Pass the clone to a new rewinder, as a restart does; recreate it if necessary.
 
         Raises:
-            VerificationError: it was rewound, and the next daemon says that it is not clean.
+            VerificationError: it was rewound, and the new rewinder finds that it is not clean.
         """
         provable = self.rewinder.can_be_adopted(self.clone)
         self.rewinder.forget(self.clone)
@@ -84,7 +84,7 @@ class RewindHarness:
         await self.rewinder.track_adopted(self.clone, self.generation.database)
 
     async def drop(self) -> None:
-        """Leave nothing of the clone."""
+        """Drop the clone."""
         if self.clone:
             self.rewinder.forget(self.clone)
             await leftovers.clear(self.tools.gateway, self.clone)
@@ -92,7 +92,7 @@ class RewindHarness:
             self.clone = ""
 
     async def drop_others(self) -> None:
-        """Leave nothing of the clones of others."""
+        """Drop the clones of `another`."""
         for name in self._others:
             self.rewinder.forget(name)
             await databases.drop(self.tools.gateway, name)
@@ -111,22 +111,22 @@ class RewindHarness:
         return await self._make(Kind.REFERENCE)
 
     async def look(self) -> list[str]:
-        """Ask the oracle."""
+        """Return the contents of the clone, read by the oracle."""
         return await anyio.to_thread.run_sync(
             contents, self.server.psql, self.server.endpoint, self.clone
         )
 
     async def lease(self, script: str, *, verify_every: int = 0) -> bool:
-        """Do something to the clone and recycle it; say whether it was rewound."""
+        """Run a script on the clone and recycle it; say whether it was rewound."""
         await anyio.to_thread.run_sync(
             run_script, self.server.psql, self.server.endpoint, self.clone, script
         )
         return await self.recycle(verify_every=verify_every)
 
     async def recycle(self, *, verify_every: int = 0) -> bool:
-        """Rewind the clone or make a new one; say whether it was rewound, in `why` why not.
+        """Rewind the clone or recreate it; say whether it was rewound. `why` has the reason if not.
 
-        Of two rewinds one is by a session that stays, and the next is the one that finds it.
+        Every other rewind keeps its session, and the next one uses it.
         """
         if not self.stays:
             self.rewinder.close_session(self.clone)
@@ -154,14 +154,14 @@ class RewindHarness:
 async def open_harness(
     server: EmbeddedServer, *schema: str, looks: bool = True
 ) -> AsyncIterator[RewindHarness]:
-    """Build a template of this SQL, each in a session of its own, and work on a clone of it.
+    """Build a template from SQL files, each run in its own session, and make a clone of it.
 
-    Skips where nothing is rewound.
+    Skips the test on servers where clones cannot be rewound.
 
     Args:
-        server: where.
-        schema: files of SQL.
-        looks: whether the oracle is asked; not where it would read too much.
+        server: server to use.
+        schema: texts of the SQL files.
+        looks: whether the oracle reads the pristine clone; False if it is too large.
     """
     tools = await ServerTools.open(server.endpoint, server.psql, "rewind")
     try:

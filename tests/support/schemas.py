@@ -1,4 +1,4 @@
-"""Any schema that somebody's template may have, as the SQL that psql builds it from."""
+"""Random schemas of templates, as SQL for psql."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from support.schema_features import (
 
 SMALL_ROWS = (7, 0, 1, 60)
 LARGE_ROWS = (600, 4_000)
-"""So many wide rows take more than what is kept in memory and put back as a whole."""
+"""Number of wide rows that exceed what is kept in memory and put back as a whole."""
 WIDE = Column("wide", "text", "repeat(md5(($n)::text), 10)")
 
 
@@ -29,11 +29,11 @@ class Table(NamedTuple):
 
     Attributes:
         name: qualified.
-        columns: those that are written, but for the id.
+        columns: columns that are written, without the id.
         numbered: whether the server gives the id.
         features: by name.
-        parted: how, or empty.
-        rows: how many it is filled with.
+        parted: kind of partitioning, or empty.
+        rows: number of rows at first.
     """
 
     name: str
@@ -50,7 +50,7 @@ class Table(NamedTuple):
 
     @property
     def parts(self) -> list[Table]:
-        """Itself, a partition of it, and what inherits from it."""
+        """The table, a partition of it, and the tables that inherit from it."""
         names = [self.name]
         names += [f"{self.name}_p1"] if self.parted else []
         names += [f"{self.name}_heir"] if "heir" in self.features else []
@@ -58,7 +58,7 @@ class Table(NamedTuple):
 
     @property
     def large(self) -> bool:
-        """Whether it is too large to be put back as a whole."""
+        """Whether the table is too large to be put back as a whole."""
         return self.rows in LARGE_ROWS
 
     def insert(self, first: int, last: int) -> str:
@@ -81,7 +81,7 @@ class Schema(NamedTuple):
     settings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Stay short where hypothesis shows it; the test notes the SQL itself."""
+        """Return a short text for hypothesis; the test notes the SQL itself."""
         tables = [(t.short, t.parted, t.rows, *t.features) for t in self.tables]
         return f"<schema of {tables}, {self.extras}, {self.settings}>"
 
@@ -94,7 +94,7 @@ class Schema(NamedTuple):
 
 
 def some(names: dict[str, str], at_most: int) -> st.SearchStrategy[tuple[str, ...]]:
-    """Return a strategy for a few of these names, the fewer the simpler."""
+    """Return a strategy for a few of these names; fewer are simpler."""
     listed = st.lists(st.sampled_from(list(names)), max_size=at_most, unique=True)
     return listed.map(tuple)
 

@@ -1,4 +1,4 @@
-"""A daemon without databases: what the client's end of a connection can be tried on, quickly."""
+"""A daemon without databases, to test the client library against."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ScriptedConnection:
         self.gone = False
 
     def send(self, **message: Any) -> None:
-        """Send a line, if anybody is there."""
+        """Send a line, unless the client has closed."""
         with contextlib.suppress(OSError):
             self.socket.sendall(json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n")
 
@@ -33,16 +33,16 @@ class ScriptedConnection:
 
 
 class ScriptedDaemon:
-    """Keeps to docs/protocol.md with so many clones of whatever template; in threads of its own.
+    """Follows docs/protocol.md with a number of clones of any template, in threads of its own.
 
     Attributes:
         held: by token, the label of each lease.
         waiting: the acquires, resets and drains that are not answered, the first in line first.
-        filling: the templates' names by the token of whoever fills them.
+        filling: the templates' names by the token of the fill.
         seen: the methods called, in order.
         garbage: lines that are no requests.
-        knows_cancel: whether it is as new as that method.
-        deaf: while it is set nothing is answered.
+        knows_cancel: whether it knows the method `cancel`.
+        deaf: while it is set, nothing is answered.
         leaves: what each lease leaves, as told at its release, or just before the next answer.
     """
 
@@ -68,7 +68,7 @@ class ScriptedDaemon:
         threading.Thread(target=self._accept, daemon=True).start()
 
     def close(self) -> None:
-        """Hang up on everybody."""
+        """Close all connections."""
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -77,7 +77,7 @@ class ScriptedDaemon:
                 connection.socket.shutdown(socket.SHUT_RDWR)
 
     def serve_waiting(self) -> None:
-        """Answer whoever can be answered."""
+        """Answer the waiting acquires for which there are clones."""
         with self._lock:
             while self.waiting and len(self.held) < self._clones:
                 connection, request, method, params = self.waiting[0]

@@ -1,8 +1,8 @@
 """The templates that clients made: how many there may be, and when one is given up.
 
-Events in, decisions out. Such a template has a `Template` as every other one, but no recipe makes it
-again. So it stays until it has been unused for long, or until another one needs its place. How a
-client makes one is in `fills` and in the service.
+Events in, decisions out. Such a template has a `Template` as every other one, but no recipe makes
+it again. So it stays until it has been unused for long, or until another one needs its place. How
+a client makes one is in `fills` and in the service.
 """
 
 from __future__ import annotations

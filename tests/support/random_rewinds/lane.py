@@ -1,4 +1,4 @@
-"""The rounds on one server: template after template, until there were enough or time is up."""
+"""The rounds on one server: one template after another, until the limit of rounds or time."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from support.recycle_rounds import Round
 
 SOUND_EVERY = 10
-"""Rounds after which a clone is also looked at below its rows."""
+"""Rounds after which the integrity of a clone is checked, too."""
 MOST_FAILURES = 3
-"""After which a lane ends; each ends its template."""
+"""Failures after which a lane ends; each ends its template."""
 
 
 class Outcome(NamedTuple):
@@ -34,7 +34,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         kinds: of damage, by name.
-        rewound: whether the clone was rewound, else it was made anew.
+        rewound: whether the clone was rewound; otherwise it was recreated.
         before: how often that clone had been rewound before.
     """
 
@@ -44,7 +44,7 @@ class Outcome(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What a person needs to see it happen again.
+    """What is needed to reproduce a failure.
 
     Attributes:
         number: of the template.
@@ -58,7 +58,7 @@ class Failure(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """What is to be done on one server.
+    """The work on one server.
 
     Attributes:
         major: its version.
@@ -66,8 +66,8 @@ class Lane(NamedTuple):
         rounds: how many.
         seconds: how long at most; rounds that were begun are ended.
         first: the number of its first template.
-        step: how many it goes on from one to the next, as others do those in between.
-        only: whether that one is all.
+        step: distance from one number to the next; other lanes do the others.
+        only: whether the first is the only one.
     """
 
     major: int
@@ -82,7 +82,7 @@ class Lane(NamedTuple):
 async def run_lane(
     server: EmbeddedServer, lane: Lane, report: Callable[[Outcome | Failure], None]
 ) -> None:
-    """Go through the rounds, and tell how each ended."""
+    """Run the rounds, and report the outcome of each."""
     left, until, failures = lane.rounds, time.monotonic() + lane.seconds, 0
     numbers = [lane.first] if lane.only else itertools.count(lane.first, lane.step)
     for number in numbers:
@@ -106,7 +106,7 @@ async def _run_template(
     until: float,
     report: Callable[[Outcome | Failure], None],
 ) -> Failure | None:
-    """Do one template's rounds; return what went wrong, None if nothing did."""
+    """Run the rounds of one template; return the failure, if any."""
     history: list[str] = []
     try:
         async with open_recycle_harness(server, template.schema.sql) as harness:
@@ -125,7 +125,7 @@ async def _run_template(
 
 
 async def _lease(harness: RecycleHarness, template: Template, planned: Round) -> Outcome:
-    """Let one lease do its work, and see that the clone is the template again."""
+    """Run one round, and check that the clone equals the template again."""
     before = harness.rewinds
     rewound = await harness.run_round(planned)
     await harness.check_contents()

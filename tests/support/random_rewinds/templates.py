@@ -1,4 +1,4 @@
-"""The templates of a run, each with what is done to clones of it, drawn by a seed."""
+"""The templates of a run, with what leases do to their clones, drawn by a seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from support.sessions import End, Script, Session
 ROUNDS = 60
 """Of one template; most of them on a clone that was rewound before."""
 _DEFINING_FROM, _DEFINING_SHARE = 40, 0.25
-"""From this round on so many define something, after which most clones are made anew."""
+"""From this round on so many define something, after which most clones are recreated."""
 _PROVEN_SHARE, _RESTARTED_SHARE = 0.2, 0.04
 _KITCHEN_SINK_EVERY = 5
 _CANDIDATES = 8
@@ -32,7 +32,7 @@ def draw_template(seeded: str, number: int) -> Template:
     """Return the template of that number, the same one for the same seed.
 
     One in five is the kitchen sink, which has one of everything. Three in five have nothing that
-    speaks against putting rows back, so that their clones grow old.
+    prevents putting rows back, so that their clones are rewound many times.
     """
     name = f"{seeded}/{number}"
     choice = random.Random(name)
@@ -60,7 +60,7 @@ def _rounds(of_rows: list[Script], defining: list[Script], choice: random.Random
 
 
 def _kitchen_sink_scripts(choice: random.Random) -> list[Script]:
-    """Make up what leases do to the kitchen_sink: a few things each, in any order."""
+    """Draw what leases do to the kitchen sink: a few things each, in any order."""
     undone = list(kitchen_sink.REWINDABLE.values())
     other = [*kitchen_sink.NOT_REWINDABLE.values(), *kitchen_sink.EITHER.values()]
     found = []

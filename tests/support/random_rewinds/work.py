@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def work(lane: Lane, reports: Any) -> None:
-    """Run one lane in a process of its own; the last that it tells is that it has ended, None."""
+    """Run one lane in this process; the last report is None."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with running_server(binaries.available()[lane.major]) as server:
         anyio.run(_run_lane, server, lane, reports, backend_options={"use_uvloop": True})
