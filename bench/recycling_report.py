@@ -1,4 +1,4 @@
-"""What the results say of recycles: by what was changed, and by the template."""
+"""The results about recycles, by what was changed and by the template."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ def by_size(found: dict[str, Any]) -> str:
 
 
 def parts(found: dict[str, Any]) -> str:
-    """Return what a recycle is made of."""
+    """Return the parts of a recycle as a table."""
     names = {
         "whole": "all of it",
         "end_sessions": "see that nobody is connected",

@@ -1,8 +1,8 @@
-"""What an acquire takes where many clones are ready, and where many clients are connected.
+"""The time of an acquire with many ready clones, and with many connected clients.
 
-Core, protocol and socket are real, the server is not there: see `faked`. One client acquires and
+Core, protocol and socket are real; there is no server (see `faked`). One client acquires and
 releases; with many clients the others only keep their connections, or all have their turns, one
-after another. The sizes take short turns, so that the machine's moods meet all alike.
+after another. The sizes take short turns, so that load on the machine affects all alike.
 """
 
 from __future__ import annotations

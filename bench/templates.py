@@ -1,4 +1,4 @@
-"""What templates cost: a start when nothing changed, the look at the files, an edit, a build."""
+"""The cost of templates: a start without changes, the check of the files, an edit, a build."""
 
 from __future__ import annotations
 

@@ -21,10 +21,10 @@ def many(tables: int) -> str:
 
 
 SMALL = many(TABLES)
-"""The template of 20 tables; 10 MB, most of them the catalogs."""
+"""The template of 20 tables; 10 MB, mostly catalogs."""
 READS = "SELECT count(*) FROM t0"
 ROW_BYTES = 200
-"""What a row of the big table takes, with its share of the index."""
+"""Bytes of a row of the big table, with its share of the index."""
 
 
 def writes(tables: int) -> str:

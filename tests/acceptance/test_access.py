@@ -1,4 +1,4 @@
-"""Whoever may not use the daemon gets nothing from it."""
+"""Users without permission get nothing from the daemon."""
 
 from __future__ import annotations
 

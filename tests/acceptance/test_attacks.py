@@ -1,4 +1,4 @@
-"""Attacks: what a lease tries beyond its time and rights, and what a script does by accident."""
+"""Attacks by leases beyond their time and rights, and accidents in scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The socket listens from the moment its file is there: who is early waits, and is answered."""
+"""The socket listens as soon as its file exists: early clients wait and are answered."""
 
 from __future__ import annotations
 

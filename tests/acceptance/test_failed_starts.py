@@ -1,4 +1,4 @@
-"""Each way in which a start can fail tells its cause and a remedy, in one line and no traceback."""
+"""Every failed start reports its cause and a remedy in one line, without a traceback."""
 
 from __future__ import annotations
 

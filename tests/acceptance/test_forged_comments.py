@@ -1,4 +1,4 @@
-"""A lease owns its clone and may write any comment on it: the next daemon is not taken in."""
+"""A lease owns its clone and can forge comments on it: the next daemon does not believe them."""
 
 from __future__ import annotations
 

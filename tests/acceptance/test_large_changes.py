@@ -1,4 +1,4 @@
-"""Leases that change more than is worth undoing: nobody else waits for them, and memory stays."""
+"""Leases that change too much for a rewind delay no other lease and do not increase memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long leases last, seen from outside: over connections, restarts and their own time."""
+"""How long leases last, across connections and restarts, and with a TTL."""
 
 from __future__ import annotations
 

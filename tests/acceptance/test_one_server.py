@@ -1,4 +1,4 @@
-"""Several daemons, and databases that only look like ours, on one server."""
+"""Several daemons, and databases with similar names, on one server."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""More is asked than can be given: order, deadlines, refusals, and bounds on every client."""
+"""Overload: order, deadlines, refusals, and limits for every client."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""docs/protocol.md is true: its example, its promises about lines, pipelining and tokens."""
+"""docs/protocol.md holds: its example, and its promises about lines, pipelining and tokens."""
 
 from __future__ import annotations
 

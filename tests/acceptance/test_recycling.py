@@ -1,4 +1,4 @@
-"""What becomes of a returned clone, seen from outside."""
+"""What happens to returned clones, as clients see it."""
 
 from __future__ import annotations
 

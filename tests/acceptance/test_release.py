@@ -1,4 +1,4 @@
-"""A release is answered at once, and what the lease left is told afterwards."""
+"""A release is answered at once; leaks of the lease are reported afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The unit file, and what the daemon tells systemd."""
+"""The unit file, and the daemon's messages to systemd."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clusters in memory whose state directory was deleted: swept at a start, or left for a reason."""
+"""Clusters in memory without a state directory are removed at a start, unless there is a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon's clock is set back an hour: deadlines and leases keep to the time that passes."""
+"""The daemon's clock is set back an hour: deadlines and leases follow elapsed time."""
 
 from __future__ import annotations
 

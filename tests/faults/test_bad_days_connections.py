@@ -1,4 +1,4 @@
-"""Others use up the server's connections: ready clones are granted, refills wait and say why."""
+"""Others use up the server's connections: ready clones are granted, refills wait, with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The disk fills up: PostgreSQL says so, or the guard does before it; both end by themselves."""
+"""The disk fills up: PostgreSQL or the storage budget notices; the daemon recovers by itself."""
 
 from __future__ import annotations
 

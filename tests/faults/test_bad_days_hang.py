@@ -1,4 +1,4 @@
-"""A backend hangs: on a clone it holds up that clone alone, on the lock the pulse misses it."""
+"""A backend hangs: on a clone only that clone is delayed; that of the lock is noticed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A limit of the configuration is reached: who waits is told which, and who has what."""
+"""A configured limit is reached: waiters are told which, and which leases have the clones."""
 
 from __future__ import annotations
 

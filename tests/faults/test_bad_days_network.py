@@ -1,4 +1,4 @@
-"""The line to the server is cut, stalls, or forgets its connections without a word."""
+"""The network to the server is cut, stalls, or drops connections silently."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The server is there and does not let the daemon in, or a build: the cause is told everywhere."""
+"""The server refuses the daemon or a build: the cause is reported everywhere."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def postgres() -> Iterator[ExternalServer]:
 
 @contextmanager
 def rejecting(postgres: ExternalServer) -> Iterator[None]:
-    """Have pg_hba.conf reject the daemon's role; who is connected stays."""
+    """Make pg_hba.conf reject the daemon's role; open sessions stay."""
     rules = postgres.server.storage.access
     good = rules.read_text()
 

@@ -1,4 +1,4 @@
-"""The server is restarted, shut down at once, or loses a backend: leases and waiters stay."""
+"""The server restarts, shuts down at once, or loses a backend: leases and waiters survive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""People drop and rename the pool's databases: noticed, replaced, and left alone."""
+"""Others drop or rename the pool's databases: this is noticed, and clones are replaced."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The embedded server's bad days: each is survived, or told clearly."""
+"""Failures of the embedded server: the daemon survives or reports each clearly."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The daemon is killed right before and right after each thing that its pool decides.
+"""The daemon is killed right before and right after each decision of its pool is carried out.
 
-One load takes every path. It writes down what the daemon acknowledged, until the daemon is gone;
-then a daemon as usual is started on what is left, and held to all of that.
+One load takes every path. It records what the daemon acknowledged until the daemon is gone. Then an
+ordinary daemon is started on what is left, and must keep all of that.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Strangers at the metrics port: whatever they do there, leases and the scrape go on."""
+"""Hostile clients of the metrics port affect neither leases nor the scrape."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The daemon may open no more files for a while: work is put off, told once, done afterwards."""
+"""The daemon cannot open files for a while: work is postponed, reported once, and done later."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_however_few_files_are_left_the_daemon_is_whole_soon_after(
 
 
 def ping(daemon: Daemon) -> str:
-    """Connect and ask; a client would wait for ever."""
+    """Connect and send a request; the client library would wait without limit."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(20)
         caller.connect(str(daemon.socket))

@@ -1,4 +1,4 @@
-"""The number of a process that has ended may be a stranger's: a stranger is never signalled."""
+"""A pid may belong to another process after the first has ended: that one is never signalled."""
 
 from __future__ import annotations
 

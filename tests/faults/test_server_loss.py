@@ -1,4 +1,4 @@
-"""PostgreSQL goes away under a running daemon."""
+"""PostgreSQL stops under a running daemon."""
 
 from __future__ import annotations
 

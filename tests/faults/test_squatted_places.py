@@ -1,4 +1,4 @@
-"""Names that somebody else has put something under: nothing hangs, and no link is followed."""
+"""Other users have placed files under the daemon's names: nothing hangs, no link is followed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             ended.append((action(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+        except BaseException as error:  # noqa: BLE001 - raised again by the waiting thread
             ended.append((None, error))
 
     thread = threading.Thread(target=run, daemon=True)
@@ -97,7 +97,7 @@ def started(state: Path) -> EmbeddedServer:
     return server
 
 
-# The server's data: whoever leases is a superuser there, and writes what he likes. -------------
+# The server's data, where leases are superusers and can write anything. -------------
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
@@ -257,7 +257,7 @@ def test_a_file_beyond_its_bounds_is_not_read(postgres: Path) -> None:
         trusted_files.read_own(postgres, trusted_files.ours(), most=2)
 
 
-# Places below directories in which anybody may make something. -----------------------------------
+# Places below directories in which any user can create files. -----------------------------------
 
 
 @as_root

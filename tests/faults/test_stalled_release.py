@@ -1,4 +1,4 @@
-"""PostgreSQL answers nothing at all: who releases a lease is answered all the same."""
+"""PostgreSQL hangs: releases are answered all the same."""
 
 from __future__ import annotations
 

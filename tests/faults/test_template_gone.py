@@ -1,4 +1,4 @@
-"""A template is dropped behind the daemon's back while nobody is connected, so nobody looks."""
+"""A template is dropped by others while no client is connected, so the daemon does not check."""
 
 from __future__ import annotations
 

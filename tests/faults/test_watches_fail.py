@@ -1,4 +1,4 @@
-"""Watches refused, dead or silent: templates are not stale for long, and looks cost little."""
+"""Watches are refused, end or stay silent: templates are stale only briefly; checks are cheap."""
 
 from __future__ import annotations
 

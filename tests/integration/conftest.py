@@ -1,4 +1,4 @@
-"""Fixtures of the tests that rewind."""
+"""Fixtures of the tests of the rewind."""
 
 from __future__ import annotations
 

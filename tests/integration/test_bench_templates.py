@@ -1,4 +1,4 @@
-"""The templates that the benchmark leases: they can be built, and what leases do to them undone."""
+"""The templates of the benchmark can be built, and the changes of its leases rewound."""
 
 from __future__ import annotations
 

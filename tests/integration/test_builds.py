@@ -1,4 +1,4 @@
-"""Templates from whatever a project has: every source, and every way in which one fails."""
+"""Builds of templates from every kind of source, and every way in which one fails."""
 
 from __future__ import annotations
 
@@ -282,7 +282,7 @@ async def session_ended(session: Any) -> bool:
 
 
 async def outsider(tools: ServerTools) -> Endpoint:
-    """Return how somebody comes in who has a password."""
+    """Return the endpoint for a role with a password."""
     await tools.gateway.ddl("DROP ROLE IF EXISTS outsider")
     await tools.gateway.ddl("CREATE ROLE outsider LOGIN SUPERUSER PASSWORD 'un-guessable'")
     return msgspec.structs.replace(

@@ -1,4 +1,4 @@
-"""Every way of copying makes the same clone, and a server that refuses one gets another."""
+"""Every copy strategy makes the same clone; if a server refuses one, another is used."""
 
 from __future__ import annotations
 

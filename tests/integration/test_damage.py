@@ -1,4 +1,4 @@
-"""Every kind of damage that has a name is undone, or the clone is recreated."""
+"""Every named kind of damage is undone, or the clone is recreated."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ SCHEMA = "\n".join(
 MATERIALIZED = "CREATE MATERIALIZED VIEW m.t1_seen AS SELECT id, count(*) FROM m.t1 GROUP BY id;"
 """Only what defines meets it: VACUUM of everything changes it, and no row of it can be put back."""
 MAY_BE_RECREATED = {"locked by several"}
-"""Whoever locks a row that another has locked leaves more behind than one bit."""
+"""A second lock on a locked row changes more than one bit of the row."""
 
 
 def script(damage: Damage, table: Table) -> Script:
@@ -56,7 +56,7 @@ def script(damage: Damage, table: Table) -> Script:
 
 
 async def undo(harness: RewindHarness, done: Script, story: str) -> bool:
-    """Let the clone suffer that, and see that nothing is left of it; say whether it was rewound."""
+    """Damage and recycle the clone, check that nothing is left; say whether it was rewound."""
     await run_on_clone(harness, done)
     rewound = await harness.recycle()
     shown = differences(harness.pristine, await harness.look())

@@ -1,4 +1,4 @@
-"""Whatever a template sets for its database, the daemon's own sessions are as they must be."""
+"""The settings of a template's database do not affect the daemon's own sessions."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ UNREACHABLE = {
     "local_preload_libraries": "nothing_of_this_name",
     "session_preload_libraries": "nothing_of_this_name",
 }
-"""With these nobody comes in but who says otherwise."""
+"""Settings that refuse every session that does not override them."""
 SCHEMA = """\
 CREATE SCHEMA trap;
 CREATE FUNCTION trap.count(text) RETURNS bigint LANGUAGE sql AS 'SELECT 1/0::bigint';

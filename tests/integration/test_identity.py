@@ -1,4 +1,4 @@
-"""A clone is its template: every row, and the schema as pg_dump writes it."""
+"""A clone equals its template: all rows, and the schema as pg_dump writes it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a lease leaves behind does not keep its clone; what is parked stays shut."""
+"""Leftovers of a lease do not keep its clone from being dropped; parked clones stay closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A rewound clone is its template again, by an oracle that shares no code with the rewind."""
+"""A rewound clone equals its template, by an oracle that shares no code with the rewind."""
 
 from __future__ import annotations
 

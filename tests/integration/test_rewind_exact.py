@@ -1,6 +1,6 @@
-"""A rewound clone is its template to the last bit: under any settings, statistics too.
+"""A rewound clone equals its template exactly, under any settings, including statistics.
 
-Each test has a template of its own, on every version of PostgreSQL that the machine has.
+Each test has its own template, on every installed version of PostgreSQL.
 """
 
 from __future__ import annotations

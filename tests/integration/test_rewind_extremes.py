@@ -1,4 +1,4 @@
-"""What only a large or an old database has: files beyond 1 GiB, transaction numbers near 2^32."""
+"""Large and old databases: files beyond 1 GiB, transaction numbers near 2^32."""
 
 from __future__ import annotations
 
