@@ -80,7 +80,7 @@ def test_the_sockets_mode_keeps_strangers_out_by_itself() -> None:
         assert "PermissionError" in done.stderr
 
 
-def test_the_kernel_says_who_is_calling() -> None:
+def test_the_kernel_identifies_the_caller() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         assert identify(ours) == Caller(os.getpid(), os.geteuid(), os.getegid())

@@ -108,7 +108,7 @@ def test_a_stray_row_does_not_become_the_measure_of_what_is_clean(one: Daemon) -
     assert not one.events("clone.proof_failed")
 
 
-def test_a_clone_that_was_truncated_is_not_taken_over_and_nobody_is_warned(one: Daemon) -> None:
+def test_a_clone_that_was_truncated_is_not_adopted_and_causes_no_warning(one: Daemon) -> None:
     """It has other files than its template after the rewind, as it should."""
     with one.client() as client:
         lease = client.lease("blog", timeout=30)
@@ -145,7 +145,7 @@ def change(daemon: Daemon, statement: str) -> None:
     eventually(daemon.at_rest)
 
 
-def test_a_reference_lets_nobody_in() -> None:
+def test_a_reference_refuses_connections() -> None:
     """What clones are put back from is read over one session, and closed to all others."""
     rows = "SELECT n, repeat('x', 500) FROM generate_series(1, 9000) AS n"
     config = ONE.split("[templates.blog]")[0] + '[templates.blog]\nsql = ["a.sql"]\nmin_ready = 1\n'
@@ -243,7 +243,7 @@ def confined() -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("statement", [*CONFINED, "SET ROLE app"])
-def test_a_confined_lease_can_become_nobody_else_and_reach_nothing_else(
+def test_a_confined_lease_can_become_no_other_role_and_reach_nothing_else(
     confined: Daemon, statement: str
 ) -> None:
     with (

@@ -69,7 +69,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_what_one_lease_wrote_holds_up_nobody_else(daemon: Daemon, kind: str) -> None:
+def test_the_writes_of_one_lease_delay_no_other(daemon: Daemon, kind: str) -> None:
     with daemon.client() as client:
         eventually(daemon.at_rest)
         lease = client.lease("blog", timeout=30)

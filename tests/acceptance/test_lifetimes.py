@@ -271,7 +271,7 @@ def test_drain_refuses_waits_tells_and_can_be_taken_back(daemon: Daemon) -> None
         holder.lease("blog", timeout=30).release()
 
 
-def test_who_waits_can_ask_how_it_goes(daemon: Daemon) -> None:
+def test_a_waiter_can_ask_for_progress(daemon: Daemon) -> None:
     heard: list[dict[str, Any]] = []
     with (
         daemon.client() as holder,

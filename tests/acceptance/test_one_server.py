@@ -25,7 +25,7 @@ def postgres() -> Iterator[ExternalServer]:
         yield running
 
 
-def test_the_second_daemon_of_an_instance_says_who_has_it_and_ends(
+def test_the_second_daemon_of_an_instance_names_the_first_and_ends(
     postgres: ExternalServer, place: Path
 ) -> None:
     config = postgres.config("shared") + template(min_ready=1, max_clones=4)

@@ -191,9 +191,7 @@ def test_whatever_waits_for_its_answer_counts_as_pending(bounded: Daemon, method
 
 
 @pytest.mark.parametrize("crowd", [20, 200])
-def test_a_crowd_that_floods_the_daemon_keeps_nobody_waiting_longer_than_itself(
-    small: Daemon, crowd: int
-) -> None:
+def test_clients_that_flood_the_daemon_delay_only_themselves(small: Daemon, crowd: int) -> None:
     asked = 300
     with small.client() as client:
         with misbehaving(small.socket, {"flood": crowd}) as flood:

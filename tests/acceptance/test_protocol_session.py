@@ -89,7 +89,7 @@ def test_the_two_requests_that_are_shown_for_one_write_are_answered_in_order(
     assert shared_daemon.pool()["leased"] == 0
 
 
-def test_tokens_are_unguessable_and_told_to_nobody_else(lines: RawConnection) -> None:
+def test_tokens_are_unguessable_and_shown_to_the_holder_only(lines: RawConnection) -> None:
     seen = set()
     for number in range(20):
         lines.send(number, "acquire", template="blog", timeout=30)
@@ -104,7 +104,7 @@ def test_tokens_are_unguessable_and_told_to_nobody_else(lines: RawConnection) ->
     assert len(seen) == 20
 
 
-def test_whoever_has_the_token_may_end_the_lease(
+def test_any_client_with_the_token_may_end_the_lease(
     shared_daemon: Daemon, lines: RawConnection
 ) -> None:
     with shared_daemon.client() as holder:

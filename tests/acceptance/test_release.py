@@ -194,7 +194,7 @@ def test_each_of_two_clients_hears_of_its_own_leases_alone(
         assert_silent(other)
 
 
-def test_whoever_releases_is_told_and_not_whoever_held(
+def test_leaks_are_reported_to_the_releasing_client_not_the_holder(
     shared_daemon: Daemon, lines: RawConnection
 ) -> None:
     with contextlib.closing(RawConnection(shared_daemon.socket)) as holder:
@@ -208,7 +208,7 @@ def test_whoever_releases_is_told_and_not_whoever_held(
         assert_silent(holder)
 
 
-def test_a_client_that_goes_before_its_leaks_are_known_harms_nobody(slow: Daemon) -> None:
+def test_a_client_may_disconnect_before_its_leaks_are_known(slow: Daemon) -> None:
     with contextlib.closing(RawConnection(slow.socket)) as other:
         with contextlib.closing(RawConnection(slow.socket)) as lines:
             lease = acquire(lines)
@@ -224,7 +224,7 @@ def test_a_client_that_goes_before_its_leaks_are_known_harms_nobody(slow: Daemon
         assert not slow.events(event)
 
 
-def test_whoever_holds_a_lease_that_time_ends_is_told_what_it_left(lines: RawConnection) -> None:
+def test_the_holder_of_an_expired_lease_is_told_what_it_left(lines: RawConnection) -> None:
     lease = acquire(lines, ttl=0.5)
     with connected(lease["url"]) as ask:
         ask(MARKED)
@@ -288,7 +288,7 @@ def test_a_release_and_an_acquire_in_one_write_are_answered_in_order(
     assert lines.receive()["id"] == 1
 
 
-def test_with_room_for_one_clone_it_comes_back_to_whoever_exchanges_it() -> None:
+def test_with_room_for_one_clone_an_exchange_gets_it_back() -> None:
     with running_daemon(ONE) as daemon, daemon.client() as client:
         with client.lease("blog", timeout=30) as lease:
             for _ in range(5):

@@ -138,7 +138,7 @@ def test_the_guard_says_how_much_is_free_before_the_disk_is_full() -> None:
         assert len(logged(daemon, "clone.create_failed")) == 1
 
 
-def test_a_lease_that_fills_the_disk_costs_nobody_else_a_lease() -> None:
+def test_a_lease_that_fills_the_disk_costs_no_other_client_a_lease() -> None:
     config = '[http]\nlisten = ""\n[embedded]\nstorage = "disk"\nmin_free_mib = 0\n'
     with daemon_on_small_disk(config + template(min_ready=2, max_clones=20), 300) as daemon:
         eventually(lambda: is_whole(daemon))

@@ -32,7 +32,7 @@ def postgres() -> Iterator[ExternalServer]:
         yield running
 
 
-def test_a_session_that_hangs_on_a_returned_clone_holds_up_nobody_else(
+def test_a_session_that_hangs_on_a_returned_clone_delays_no_other_lease(
     postgres: ExternalServer,
 ) -> None:
     config = postgres.config("hang") + template(min_ready=2, max_clones=12)

@@ -29,7 +29,7 @@ def postgres() -> Iterator[ExternalServer]:
         yield running
 
 
-def test_a_full_pool_that_holds_none_ready_says_who_has_its_clones(
+def test_a_full_pool_without_ready_clones_names_the_leases(
     postgres: ExternalServer,
 ) -> None:
     config = postgres.config("taken") + template(min_ready=0, max_clones=2)

@@ -122,7 +122,7 @@ def test_a_long_stall_is_noticed_while_clients_are_connected(postgres: ExternalS
         held = [client.lease("blog", timeout=20) for _ in range(2)]
         eventually(lambda: is_whole(daemon))
         proxy.stall()
-        held.append(client.lease("blog", timeout=1))  # at once: nobody has to be asked
+        held.append(client.lease("blog", timeout=1))  # at once: without a query
         started = time.monotonic()
         assert held.pop().release(report=True) is None
         assert time.monotonic() - started < 5

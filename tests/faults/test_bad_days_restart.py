@@ -93,7 +93,7 @@ def test_waiters_in_front_of_a_full_pool_outlast_a_restart(postgres: ExternalSer
         eventually(lambda: daemon.pool()["waiting"] == 1)
         postgres.stop()
         eventually(lambda: bool(problem(daemon)))
-        held[0].release()  # while nobody can ask the server about it
+        held[0].release()  # while the server cannot be queried
         postgres.start()
         assert waiter.join() == [{"count": 40}]
         held[1].release()

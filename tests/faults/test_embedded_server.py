@@ -280,7 +280,7 @@ async def test_a_copy_of_the_binaries_that_somebody_else_made_is_not_run(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone has something to lose")
-async def test_whoever_leases_cannot_make_a_daemon_that_is_root_write_elsewhere(
+async def test_a_lease_cannot_make_a_daemon_that_is_root_write_elsewhere(
     state: Path,
 ) -> None:
     server = make(state)

@@ -105,7 +105,7 @@ class Book:
     released: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
-    """All there were: one that nobody refers to is given back."""
+    """All leases: one that is not referenced is released."""
 
     def acquire(self, client: Client, ttl: float | None = None) -> Lease:
         lease = client.lease("blog", timeout=20, ttl=ttl)
@@ -332,7 +332,7 @@ def test_a_daemon_killed_while_it_rewinds_grants_nothing_half_undone(
 def test_a_daemon_killed_before_it_wrote_an_end_down_goes_on_with_the_lease(
     daemon: Daemon, killed_at: str
 ) -> None:
-    """Whoever asked for no report had been answered; the lease goes on until its TTL is over."""
+    """Clients that asked for no report were answered; the lease continues until its TTL ends."""
     told: list[Any] = []
 
     def release(client: Client, book: Book) -> None:

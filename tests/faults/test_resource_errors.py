@@ -297,7 +297,7 @@ def test_an_adopted_server_is_not_taken_for_dead_when_it_cannot_be_looked_at(
     with connected(daemon) as client, files_left(pid_of(daemon), -1):
         os.kill(sentinel, signal.SIGTERM)  # its end is heard, and the server lives on
         eventually(lambda: client.call("status")["server"]["problem"] != "")
-        time.sleep(1.0)  # sleeps: it is looked at in vain meanwhile, and must not be ended
+        time.sleep(1.0)  # sleeps: checks fail during it, and must not end the process
         os.kill(adopted["pid"], 0)
     assert_whole_soon(daemon)
     os.kill(adopted["pid"], 0)

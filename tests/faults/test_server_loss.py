@@ -78,7 +78,7 @@ def test_a_stopped_server_makes_acquires_wait_and_no_longer_than_they_asked(
     pid = server_pid(daemon)
     with daemon.client() as client:
         held = [client.lease("blog") for _ in range(3)]
-        os.kill(pid, signal.SIGSTOP)  # nobody can connect: new clones cannot be verified
+        os.kill(pid, signal.SIGSTOP)  # connections fail: new clones cannot be verified
         try:
             with pytest.raises((AcquireTimeoutError, PoolFullError)):
                 held += [client.lease("blog", timeout=0.3) for _ in range(12)]

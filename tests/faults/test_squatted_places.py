@@ -316,7 +316,7 @@ def test_a_directory_of_another_user_is_no_place_for_the_socket(place: Path) -> 
     assert list(daemon.socket.parent.iterdir()) == []
 
 
-def test_a_directory_in_which_anybody_may_replace_the_socket_is_no_place_for_it(
+def test_a_directory_in_which_any_user_may_replace_the_socket_is_refused(
     place: Path,
 ) -> None:
     daemon = Daemon(place)

@@ -310,7 +310,7 @@ async def test_a_database_of_another_server_is_dumped_and_restored(
 async def test_no_program_has_a_password_among_its_arguments(
     tools: ServerTools, place: Path, where: str
 ) -> None:
-    """Whoever has a login on the machine can read them all, in /proc."""
+    """Every user of the machine can read them in /proc."""
     for program in ("psql", "pg_restore"):
         (place / program).symlink_to(tools.psql.with_name(program))
     (place / "pg_dump").write_text(
@@ -340,7 +340,7 @@ async def test_no_program_has_a_password_among_its_arguments(
     assert password not in str(made.inputs)
 
 
-async def test_a_command_that_tells_its_password_tells_it_to_nobody_else(
+async def test_a_password_that_a_command_prints_is_not_shown(
     tools: ServerTools, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it says reaches every client, and what it is called the database's comment."""

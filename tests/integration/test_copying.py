@@ -135,7 +135,7 @@ async def test_sessions_that_were_kept_copy_as_they_are_told(desk: Desk) -> None
         assert method == {"clone": "clone", "file_copy": "copy"}[strategy]
 
 
-async def test_a_strategy_that_the_server_refuses_costs_nobody_a_clone(desk: Desk) -> None:
+async def test_a_strategy_that_the_server_refuses_costs_no_clone(desk: Desk) -> None:
     if Strategy.CLONE in desk.able:
         pytest.skip("PostgreSQL 18 refuses none")
     newer = msgspec.structs.replace(desk.tools.capabilities, file_copy_methods=("copy", "clone"))

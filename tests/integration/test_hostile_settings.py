@@ -157,7 +157,7 @@ async def test_a_database_with_any_settings_is_built_cloned_and_copied(
     await clone(tools, again, 2)
 
 
-async def test_one_that_nobody_can_enter_by_its_settings_is_too(
+async def test_a_template_whose_settings_refuse_sessions_is_too(
     tools: ServerTools, place: Path
 ) -> None:
     (place / "a.sql").write_text(given(UNREACHABLE))

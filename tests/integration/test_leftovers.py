@@ -181,7 +181,9 @@ async def test_so_does_what_a_client_fills(any_tools: ServerTools, place: Path) 
     assert await prepared(tools) == 0
 
 
-async def test_a_parked_clone_lets_nobody_in_and_is_opened_again(any_tools: ServerTools) -> None:
+async def test_a_parked_clone_refuses_connections_and_is_opened_again(
+    any_tools: ServerTools,
+) -> None:
     tools = any_tools
     name = await make(tools, 77)
     generation = await tools.build(BLOG)

@@ -261,7 +261,7 @@ def see_that_app_has_not_risen(harness: RewindHarness) -> None:
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-async def test_nobody_takes_our_rights_by_a_function_of_his(
+async def test_functions_of_a_lease_do_not_run_with_our_rights(
     any_server: EmbeddedServer, attack: str
 ) -> None:
     fill = "INSERT INTO m.t (id) SELECT generate_series(1, 20); CREATE TABLE m.free (id int)"
@@ -284,7 +284,7 @@ async def test_nobody_takes_our_rights_by_a_function_of_his(
 
 
 @pytest.mark.parametrize("seen", ["view", "table"])
-async def test_nobody_takes_our_rights_in_the_place_of_a_sequence(
+async def test_a_relation_in_place_of_a_sequence_does_not_run_with_our_rights(
     any_server: EmbeddedServer, seen: str
 ) -> None:
     rise = "SELECT m.rise(1)::bigint AS last_value, true AS is_called"
@@ -299,7 +299,7 @@ async def test_nobody_takes_our_rights_in_the_place_of_a_sequence(
             see_that_app_has_not_risen(harness)
 
 
-async def test_functions_of_superusers_stand_in_nobodys_way(any_server: EmbeddedServer) -> None:
+async def test_functions_of_superusers_do_not_prevent_a_rewind(any_server: EmbeddedServer) -> None:
     schema = f"""{ATTACKED}RESET SESSION AUTHORIZATION;
 ALTER FUNCTION m.rise(int) OWNER TO CURRENT_USER;
 CREATE EXTENSION citext SCHEMA m;
@@ -414,7 +414,7 @@ async def test_a_clone_with_other_statistics_is_recreated(any_server: EmbeddedSe
             assert await harness.look() == harness.pristine, name
 
 
-async def test_where_nobody_vacuumed_nothing_is_asked_of_statistics(
+async def test_without_vacuum_statistics_are_not_queried(
     any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []

@@ -1,4 +1,4 @@
-"""What the server's log says of each clone, and where it could deceive.
+"""What the WAL says about each clone, and where it could mislead.
 
 Each trap that PostgreSQL sets is stepped into here; what falls in without its guard is among the
 mutations of the rewind, or shown here by taking the guard away.
@@ -450,7 +450,7 @@ async def test_a_query_in_another_encoding_spoils_nothing_for_others(
             await harness.tools.gateway.ddl(f"DROP DATABASE {identifier(name)} WITH (FORCE)")
 
 
-async def test_a_lock_out_that_has_to_wait_holds_up_nobody_else(
+async def test_a_lock_out_that_has_to_wait_delays_no_other_clone(
     any_server: EmbeddedServer,
 ) -> None:
     async with open_harness(any_server, SCHEMA, looks=False) as harness:

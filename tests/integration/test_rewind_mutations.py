@@ -1,4 +1,4 @@
-"""The rewind is broken on purpose: its own proof and the oracle catch every way of it."""
+"""The rewind is broken on purpose: its own verification and the oracle find each fault."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The scenario this project was asked for, on every PostgreSQL of the machine."""
+"""The main scenario of the project, on every installed version of PostgreSQL."""
 
 from __future__ import annotations
 

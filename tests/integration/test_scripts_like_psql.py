@@ -1,4 +1,4 @@
-"""What is said of a script beforehand is what psql then does, on each version."""
+"""What is predicted about a script is what psql does, on each version."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A clone has the settings of its template, however they were written."""
+"""A clone has the settings of its template, in whatever syntax they were set."""
 
 from __future__ import annotations
 

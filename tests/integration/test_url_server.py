@@ -1,4 +1,4 @@
-"""A server by URL: an ordinary role with CREATEDB is enough, and what is missing is said."""
+"""A server by URL: an ordinary role with CREATEDB is enough, and missing features are reported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whatever becomes of files, directories, links and watches, a template is not stale for long."""
+"""However files, directories, links and watches change, a template is stale only briefly."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ async def test_a_checkout_of_many_files_is_built_once(here: Path) -> None:
         assert world.builds.built <= 5  # of 60 states; on a quiet machine 2
 
 
-async def test_what_changes_for_ever_is_built_all_the_same(
+async def test_a_template_that_keeps_changing_is_built_all_the_same(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clonepool.core.build_schedule.LONGEST_UNREST_SECONDS", 0.5)

@@ -1,4 +1,4 @@
-"""A fleet of pools under one limit: nobody waits for nothing, shares are fair, all are answered."""
+"""A fleet under one limit: no idle clone blocks a waiter, shares are fair, all are answered."""
 
 from __future__ import annotations
 

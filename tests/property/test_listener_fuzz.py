@@ -1,6 +1,6 @@
-"""A real daemon gets anything from anybody, many at a time, and is as before when they are gone.
+"""A real daemon gets random input on many connections at once, and is unharmed afterwards.
 
-`CLONEPOOL_FUZZ_SEED` repeats what is sent; what is made of it depends on time too.
+`CLONEPOOL_FUZZ_SEED` repeats the input; what the daemon does with it depends on timing, too.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class Crowd:
         self.connections = self.lines = self.leases = 0
 
     def visit(self, lines: int, leases: int = 0) -> None:
-        """Send so many lines, and more until as many leases were had; then let everybody leave."""
+        """Send at least that many lines, more until there were enough leases; then close all."""
         choice, until = self._choice, self.lines + lines
         while self.lines < until or (self.leases < leases and self.lines < MOST_LINES):
             if len(self._open) < choice.randrange(1, CONNECTIONS_AT_A_TIME):

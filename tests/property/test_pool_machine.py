@@ -1,4 +1,4 @@
-"""The pool under any order of events: the promises hold after each."""
+"""The pool in any order of events: its invariants hold after each."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TEMPLATES = ("blog", "shop")
 MAX_CLONES = {"blog": 3, "shop": 4}
 MAX_ALL = 5
 PLACES = (1, 2, 3)
-"""Of clients: whoever comes to one after another has left has a connection with a new number."""
+"""Number of clients; one that connects after another has left has a new connection number."""
 GENERATIONS = ("abcdefgh", "abcdefgh", "bcdefghi")
 NAMER = Namer("test", 1)
 PICK = st.integers(min_value=0, max_value=1_000)

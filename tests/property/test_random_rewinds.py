@@ -1,7 +1,7 @@
-"""Whatever a template holds and whatever a lease does to its clone, the next lease sees none of it.
+"""Whatever a template has and a lease does to its clone, the next lease gets the template's state.
 
-Templates, and what leases do to them, are made up by hypothesis; an oracle that knows nothing of
-the rewind compares. `make random-rewinds` does the same for thousands of rounds.
+Templates and the work of leases are drawn by hypothesis; an oracle that knows nothing of the rewind
+compares. `make random-rewinds` does the same for thousands of rounds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Whatever is done to files, what is served becomes what the files say, by the watches alone.
+"""After any operations on files, the served state becomes the state of the files, by watches alone.
 
-And by the slow looks alone; and after a watcher was replaced by another while files changed.
+The same by periodic checks alone, and after a watcher was replaced while files changed.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ TEXTS = ["SELECT 1;", "SELECT 2;", "SELECT 3;\n\\ir ../inc/1.sql\n"]
 Operation = tuple[str, str, str]
 """What is done, to which path, with what."""
 Act = tuple[list[Operation], list[Operation]]
-"""What is done while nobody watches, and then while a new watcher does."""
+"""Operations without a watcher, and then with a new watcher."""
 
 
 def operations() -> st.SearchStrategy[Operation]:

@@ -105,7 +105,9 @@ class BuilderHarness:
             metrics=cast("Metrics", SimpleNamespace(of=dict.fromkeys(config.templates, observed))),
             now=now,
             places=config.pool.ddl_concurrency,
-            rewinder=cast("Rewinder", SimpleNamespace(built=lambda _: None, retire=_accept)),
+            rewinder=cast(
+                "Rewinder", SimpleNamespace(generation_rebuilt=lambda _: None, retire=_accept)
+            ),
             sections=config.templates,
             server_changes=cast(
                 "ServerChanges",

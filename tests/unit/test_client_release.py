@@ -1,4 +1,4 @@
-"""How the Python client gives leases back: at once, told of leaks later, and one for another."""
+"""How the Python client releases leases: at once, with later reports of leaks, and exchanged."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def test_an_exchange_takes_the_options_of_an_acquire(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         del lease
-        gc.collect()  # with a TTL it belongs to whoever knows its token
+        gc.collect()  # with a TTL, any process that knows the token may use it
     assert list(daemon.held.values()) == ["test"]
 
 

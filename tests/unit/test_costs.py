@@ -1,4 +1,4 @@
-"""What a decision costs does not depend on how many clones, templates and leases there are."""
+"""The cost of a decision does not depend on the numbers of clones, templates and leases."""
 
 from __future__ import annotations
 

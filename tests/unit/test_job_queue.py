@@ -1,4 +1,4 @@
-"""Grants come first: jobs begin when no request is waiting to be read, and in time all the same."""
+"""Grants come first: jobs begin when no request is waiting, or after a limit of time."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Loop:
             what()
 
     def create_future(self) -> None:
-        raise AssertionError("nobody waits here")
+        raise AssertionError("nothing waits here")
 
 
 class Room:

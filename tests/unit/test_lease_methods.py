@@ -1,4 +1,4 @@
-"""A connection holds no more leases than it may, however that is counted."""
+"""A connection never holds more leases than its limit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Jobs:
         self.put_off.append(job)
 
     def hurry(self) -> None:
-        """Nobody waits here."""
+        """Nothing waits here."""
 
 
 class Room:

@@ -113,7 +113,7 @@ class Scripted(socket.socket):
 
 
 @pytest.mark.anyio
-async def test_who_waits_while_no_connection_can_be_taken_is_taken_afterwards(
+async def test_clients_that_wait_for_an_accept_are_accepted_afterwards(
     tmp_path: Path,
 ) -> None:
     came = anyio.Event()

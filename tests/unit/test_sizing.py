@@ -108,7 +108,7 @@ def test_more_acquires_find_a_clone_ready_than_with_a_constant_number(
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("day", DAYS)
-def test_nobody_waits_longer_than_with_a_constant_number(day: str, server: str) -> None:
+def test_waits_are_no_longer_than_with_a_constant_number(day: str, server: str) -> None:
     followed = simulated(day, server).waits
     constant = simulated(day, server, constant=True).waits
     assert max(followed) <= max(constant) + 0.001
@@ -142,9 +142,7 @@ def test_few_clones_are_made_beyond_those_that_are_needed(day: str, server: str)
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("day", DAYS)
-def test_what_nobody_needs_any_more_is_dropped_and_then_no_timer_runs(
-    day: str, server: str
-) -> None:
+def test_unneeded_clones_are_dropped_and_then_no_timer_runs(day: str, server: str) -> None:
     run = simulated(day, server)
     ended = run.last_test_ended
     assert run.ready_at(ended + SHRINK_AFTER - 1) > 2, "too early: the next run may begin"
@@ -286,7 +284,7 @@ def test_acquires_count_on_their_own_connections_reservation_first() -> None:
     assert fleet.pools["blog"].demand.reservations.ready == 0
 
 
-def test_a_reservation_that_nobody_draws_on_ends_by_itself() -> None:
+def test_an_unused_reservation_ends_by_itself() -> None:
     run = world()
     run.at(1.0, lambda: run.reserve(100, 10))
     run.schedule_workers([arrivals.Worker(500.0, [(0.1, 0.0)])])
@@ -329,7 +327,7 @@ def test_a_surplus_goes_a_few_at_a_time_the_longest_unused_first() -> None:
     assert run.fleet.next_timer() is None
 
 
-def test_nothing_is_dropped_while_anybody_waits() -> None:
+def test_nothing_is_dropped_while_a_request_waits() -> None:
     run = swollen()
     demand, line = run.pool.demand, run.pool.queue
     for now in (100.0, 200.0):

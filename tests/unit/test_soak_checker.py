@@ -72,7 +72,7 @@ def test_a_clean_log_passes() -> None:
     assert problems(*CLEAN, granted=2) == []
 
 
-def test_a_clone_in_two_hands_is_caught() -> None:
+def test_a_clone_that_is_leased_twice_is_found() -> None:
     (found,) = problems(*lease("a", 1.0), *lease("b", 1.5), of_lease(2.0, "releasing"))
     assert found.rule == "exclusive"
     assert "cp_a was held by a until 2.000000, by b from 1.500000" in found.text
@@ -227,7 +227,7 @@ def test_a_process_that_is_left_is_caught() -> None:
     assert rules({"what": "processes_left", "processes": [[1, "postgres"]]}) == ["leftovers"]
 
 
-def test_a_run_that_nobody_looked_at_in_the_end_does_not_pass() -> None:
+def test_a_run_without_a_check_of_leftovers_does_not_pass() -> None:
     found = check([], grace=1.0, allowance=0.25, needed={}).problems
     assert [problem.rule for problem in found] == ["leftovers"]
 

@@ -1,4 +1,4 @@
-"""What is edited while a template is built: it is never forgotten, and nothing old is granted."""
+"""Edits during a build are never missed, and outdated clones are never granted."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ async def test_an_edit_that_was_taken_back_builds_nothing_more() -> None:
         assert len(room.granted_of()) == 2
 
 
-async def test_a_failure_of_what_was_mended_meanwhile_is_told_to_nobody() -> None:
+async def test_a_failure_is_not_reported_if_the_files_were_corrected_since() -> None:
     async with working() as room:
         await room.settles()
         phases: list[Condition] = []

@@ -1,4 +1,4 @@
-"""What holds for the tests themselves."""
+"""Rules for the tests themselves."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PACED = {"soak"}
 
 
 def test_nothing_sleeps_for_a_time_that_should_do() -> None:
-    """A loop that looks for something may; else the line says what takes so long and why.
+    """A loop that polls may sleep; any other line that sleeps has a comment with the reason.
 
-    Wait with `support.daemons.eventually`, or for what the code tells.
+    Wait with `support.daemons.eventually`, or for an event of the code.
     """
     found = [
         f"{path.relative_to(TESTS)}:{line}"
