@@ -153,7 +153,7 @@ class Crowd:
             process.join()
 
     def prepare(self, way: str, seconds: float, clients: int) -> None:
-        """Have `clients` processes get ready to work in one way for so many seconds."""
+        """Prepare `clients` processes to work in one way for some seconds."""
         self._at_work = self._pipes[:clients]
         for pipe in self._at_work:
             pipe.send((way, seconds))

@@ -203,7 +203,7 @@ PARTS: tuple[Callable[[Tree], None], ...] = (burst, paused, first_row, recycle, 
 
 
 def measure(trees: list[Tree], rounds: int) -> None:
-    """Do everything in turn, so many times; one restart a round."""
+    """Measure everything in turn, in several rounds with one restart each."""
     for tree in trees:
         tree.start()
     for number in range(rounds):

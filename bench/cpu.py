@@ -43,7 +43,7 @@ def family_seconds(pid: int) -> float:
         try:
             fields = _stat(member)
         except OSError:
-            continue  # it ended meanwhile; a look a moment later finds it with its parent
+            continue  # it has just ended; its time is counted with its parent later
         ticks += sum(int(fields[field]) for field in (_UTIME, _STIME, _CUTIME, _CSTIME))
     return ticks / _TICKS
 

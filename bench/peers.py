@@ -79,7 +79,7 @@ def floor(directory: Path, result: str) -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def faked(directory: Path, name: str, ready: int) -> Iterator[tuple[Path, int]]:
-    """Run a daemon that has no server and so many clones; yield its socket and process id."""
+    """Run a daemon without a server, with some clones ready; yield its socket and process id."""
     path, log = directory / f"{name}.sock", directory / f"{name}.log"
     command = [sys.executable, str(BENCH / "faked.py"), str(path), str(ready)]
     with _process(command, path, log) as pid:

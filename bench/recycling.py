@@ -248,7 +248,7 @@ def run(directory: Path, *, short: bool, largest: int = LARGEST_MIB) -> dict[str
     """Measure on one daemon and return the figures, times in seconds.
 
     Args:
-        directory: for what is needed meanwhile.
+        directory: for temporary files.
         short: whether a few rounds in small templates will do.
         largest: the size of the largest template, in MiB, if there is room for it.
     """
@@ -268,7 +268,7 @@ def run(directory: Path, *, short: bool, largest: int = LARGEST_MIB) -> dict[str
 
 
 def many(tables: int) -> str:
-    """Return the name of the template of so many small tables."""
+    """Return the name of the template with that number of small tables."""
     return f"tables_{tables}"
 
 

@@ -49,7 +49,7 @@ def _tables(found: dict[str, Any]) -> list[list[str]]:
 
 
 def _rows(found: dict[str, Any], large: dict[str, Any]) -> list[list[str]]:
-    """Return what many changed rows cost, where the table has so many."""
+    """Return the cost of many changed rows, by the number of rows of the table."""
     aims = {1000: "≤ 0.25", 10_000: "≤ 0.7"}
     return [
         [f"{each['rows']:,} rows of it changed, {where}: recycle ÷ DROP and CREATE",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PYTHON = "/usr/bin/python3"
 ROOT_ONLY = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access(PYTHON, os.X_OK),
-    reason="only root can become somebody else, with an interpreter that everybody may run",
+    reason="needs root, and an interpreter that every user can run",
 )
 ASK = """
 import socket, sys

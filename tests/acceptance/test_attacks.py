@@ -66,7 +66,7 @@ def test_a_former_holders_pool_that_reconnects_all_the_time_reaches_no_later_lea
         with one.client() as client:
             for _ in range(ROUNDS):
                 with client.lease("blog", timeout=60) as lease:
-                    # Nobody but this lease knows this URL yet.
+                    # Only this lease knows this URL so far.
                     assert value(lease.url, f"{TAGS} WHERE name = 'stray'") == 0
                     current[0] = lease.url
     finally:
@@ -93,7 +93,7 @@ def test_a_former_holder_does_not_come_in_after_a_restart(one: Daemon) -> None:
 
 
 def test_a_stray_row_does_not_become_the_measure_of_what_is_clean(one: Daemon) -> None:
-    """Whoever gets into a ready clone behind everybody's back is not made the template."""
+    """Changes that another session makes to a ready clone do not become the template's."""
     eventually(one.at_rest)
     (clone,) = clones_of(one)
     run(own_url(one, clone), STRAY)

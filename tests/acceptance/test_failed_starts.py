@@ -56,7 +56,7 @@ class Start(NamedTuple):
 
     Attributes:
         cause: a pattern of what is to be told.
-        remedy: likewise, of what stands in brackets behind it.
+        remedy: pattern of the text in brackets after it.
         embedded: lines of [embedded].
         server: instead of the embedded one.
         arrange: makes it fail; returns further lines of [embedded].

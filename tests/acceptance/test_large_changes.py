@@ -41,7 +41,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 class Watch:
-    """What another client and the kernel see of the daemon meanwhile."""
+    """What another client and the kernel see of the daemon in that time."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.slowest = 0.0

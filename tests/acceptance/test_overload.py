@@ -197,7 +197,7 @@ def test_clients_that_flood_the_daemon_delay_only_themselves(small: Daemon, crow
         with misbehaving(small.socket, {"flood": crowd}) as flood:
             for _ in range(asked):
                 client.call("ping")
-        # One request at a time, each written when the last was answered: whoever floods has one
+        # One request at a time, each written when the last was answered: a flooding client has one
         # waiting always, and gets no more for it than a few times as much.
         assert flood.answered / crowd < 5 * asked
     eventually(small.at_rest)

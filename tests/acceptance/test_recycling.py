@@ -23,7 +23,7 @@ AUTO = ONE + 'recycle = "auto"\nverify_every = 1\n'
 
 @pytest.fixture(scope="module")
 def one() -> Iterator[Daemon]:
-    """Return a daemon with a single clone: whoever leases gets that."""
+    """Return a daemon with a single clone, which every lease gets."""
     with running_daemon(AUTO) as running:
         yield running
 

@@ -132,7 +132,7 @@ def test_a_long_stall_is_noticed_while_clients_are_connected(postgres: ExternalS
         assert daemon.pool()["limited_by"] == "server"
         assert get(http, "/readyz")[0] == 503
         tried = proxy.opened
-        eventually(lambda: proxy.opened > tried, what="a connection is tried meanwhile")
+        eventually(lambda: proxy.opened > tried, what="a connection is tried")
         proxy.flow()
         assert_recovers(daemon)
         assert waiter.join() == [{"count": 40}]

@@ -218,7 +218,7 @@ def is_complete(daemon: Daemon, client: Client, book: Book) -> bool:
     there = clones_of(daemon)
     pool = daemon.pool()
     leased = [lease["database"] for lease in client.call("leases")]
-    assert pool["leased"] == len(leased), "a clone is leased to nobody"
+    assert pool["leased"] == len(leased), "a clone is leased without a lease"
     assert pool["kept"] >= len(book.kept)
     owned = sum(pool[state] for state in ("ready", "leased", "kept"))
     return {*leased, *book.kept} <= there and len(there) == owned and ask(daemon, TEMPLATES) == 1

@@ -55,4 +55,4 @@ def test_a_release_is_answered_though_the_server_answers_nothing(daemon: Daemon)
         assert lines.receive()["id"] == 4
         eventually(daemon.at_rest, 30)
         lines.send(5, "ping")
-        assert lines.receive()["id"] == 5, "of what nobody knows nothing is told"
+        assert lines.receive()["id"] == 5, "nothing is reported about an unknown lease"

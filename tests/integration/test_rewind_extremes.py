@@ -47,7 +47,7 @@ AGES = {
 }
 """By what is reached, the steps to it: each less than 2^31, and each a page of the commit log."""
 LEFT = 600
-"""So many transactions before 2^32 a template is built."""
+"""Number of transactions before 2^32 at which a template is built."""
 VERSIONS = [pytest.param(major, id=f"postgresql-{major}") for major in binaries.available()]
 GIB = 1024**3
 WIDE = """\

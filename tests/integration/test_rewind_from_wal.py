@@ -147,7 +147,7 @@ async def test_a_sequence_that_is_not_set_before_the_seal_is_used_unseen(
     monkeypatch.setattr(generations, "_SET_SEQUENCE", "SELECT NULL AS sql WHERE false")
     async with open_harness(any_server, SCHEMA) as harness:
         await harness.lease(USES[0])
-        assert await harness.look() != harness.pristine, "then nobody need set it"
+        assert await harness.look() != harness.pristine, "then it need not be set"
 
 
 OF_CATALOGS = {

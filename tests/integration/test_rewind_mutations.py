@@ -164,7 +164,7 @@ def forgetting_where_rows_are(patch: Patch) -> None:
 
 
 def and_then(script: str) -> Callable[[Patch], None]:
-    """Return a mutation that does something to the clone behind everybody's back."""
+    """Return a mutation that changes the clone without the rewind's knowledge."""
     real = restore_sql.put_back
 
     async def put_back(session: Any, *arguments: Any) -> Any:

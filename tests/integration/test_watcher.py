@@ -273,7 +273,7 @@ async def test_what_lies_beside_the_sources_has_nothing_looked_at(here: Path) ->
             (here / "mig" / f"{number}.log").write_text("")
             (here / ".git" / f"{number}.sql").write_text("")
             (here.parent / f"{number}.sql").write_text("")
-        await anyio.sleep(0.5)  # sleeps: nothing must be looked at meanwhile
+        await anyio.sleep(0.5)  # sleeps: nothing must be checked in that time
         assert looks == 0
         (here / "mig" / "1.sql").write_text("SELECT 'edited';")
         await world.until_true()
@@ -284,7 +284,7 @@ async def test_what_lies_beside_the_sources_has_nothing_looked_at(here: Path) ->
 
 
 async def test_an_edit_after_the_last_check_of_a_build_is_not_forgotten(here: Path) -> None:
-    """That goes back to what was built before: then the look meanwhile finds nothing new."""
+    """The edit restores what was built before: then the check finds nothing new."""
     file = here / "mig" / "1.sql"
     before = file.read_text()
     async with shop(here, "mig/*.sql") as world:

@@ -306,7 +306,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             assert lease.holder in connected or lease.expires_at is not None
 
     @invariant()
-    def nobody_who_is_gone_waits(self) -> None:
+    def no_closed_connection_waits(self) -> None:
         if not hasattr(self, "fleet"):
             return
         connected = {peer.number for peer in self.peers}

@@ -1,6 +1,6 @@
 """Runs the daemon and makes the n-th file that it opens from some moment on fail to open.
 
-Run as a program in the place of `python -m clonepool`. What is armed comes by a socket beside the
+Run as a program in place of `python -m clonepool`. What is armed comes by a socket beside the
 configuration: a number, and then how many files are opened until the failure is answered.
 """
 

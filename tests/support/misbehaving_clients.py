@@ -32,7 +32,7 @@ class FloodResult:
 
 
 @contextmanager
-def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[FloodResult]:
+def misbehaving(path: Path, kinds: Mapping[str, int]) -> Iterator[FloodResult]:
     """Run clients of each kind for the length of a `with` block.
 
     Kinds are `flood` (pings, as fast as they are taken), `deaf` (the same, reading nothing),
@@ -40,7 +40,7 @@ def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[FloodResult]
     request), `vanish` (acquires and hangs up at once), `waver` (acquires and cancels).
     """
     played = FloodResult()
-    command = [sys.executable, __file__, str(path), json.dumps(dict(manners))]
+    command = [sys.executable, __file__, str(path), json.dumps(dict(kinds))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -56,9 +56,9 @@ def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[FloodResult]
 class MisbehavingClient:
     """One connection of one kind; it reconnects when it is cut off."""
 
-    def __init__(self, path: str, manner: str) -> None:
-        self.heard = 0
-        self.manner = manner
+    def __init__(self, path: str, kind: str) -> None:
+        self.received = 0
+        self.kind = kind
         self._path = path
         self._rest = bytearray()
         self.socket = self._connect()
@@ -69,81 +69,81 @@ class MisbehavingClient:
         opened.setblocking(False)
         return opened
 
-    def come_again(self) -> None:
+    def reconnect(self) -> None:
         """Reconnect, and forget what was still to be sent."""
         self.socket.close()
         self._rest.clear()
         self.socket = self._connect()
 
-    def say(self) -> None:
+    def write(self) -> None:
         """Send what is due for this kind of client."""
         burst = {"flood": _PING * 200, "deaf": _PING * 200, "slow": _PING, "babble": b"{nonsense\n"}
-        self._rest = self._rest or bytearray(burst.get(self.manner, b""))
-        most = 1 if self.manner == "slow" else len(self._rest)
+        self._rest = self._rest or bytearray(burst.get(self.kind, b""))
+        most = 1 if self.kind == "slow" else len(self._rest)
         with suppress(BlockingIOError):
             del self._rest[: self.socket.send(self._rest[:most])]
 
     def take_turn(self) -> None:
         """Do what this kind of client does periodically."""
-        match self.manner:
+        match self.kind:
             case "slow" | "babble" | "deaf":
-                self.say()
+                self.write()
             case "vanish":
                 self.socket.send(_ACQUIRE)
-                self.come_again()
+                self.reconnect()
             case "waver":
-                self.come_again()  # else it would keep what it was given at once
+                self.reconnect()  # else it would keep what it was given at once
                 self.socket.send(_ACQUIRE + _CANCEL)
-        if self.manner in {"slow", "babble", "waver"}:
-            self.hear()
+        if self.kind in {"slow", "babble", "waver"}:
+            self.read()
 
-    def hear(self) -> None:
+    def read(self) -> None:
         """Read what has arrived."""
         with suppress(BlockingIOError):
-            self.heard += self.socket.recv(1 << 20).count(b"\n")
+            self.received += self.socket.recv(1 << 20).count(b"\n")
 
     def begin(self) -> None:
         """Send what is sent only once."""
-        if self.manner == "half":
+        if self.kind == "half":
             self.socket.send(_PING[:10])
 
 
-def _main(path: str, manners: dict[str, int]) -> None:
-    crowd = [
-        MisbehavingClient(path, manner) for manner, number in manners.items() for _ in range(number)
+def _main(path: str, kinds: dict[str, int]) -> None:
+    clients = [
+        MisbehavingClient(path, kind) for kind, number in kinds.items() for _ in range(number)
     ]
     chosen = selectors.DefaultSelector()
-    for one in crowd:
-        one.begin()
-        if one.manner == "flood":
-            chosen.register(one.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, one)
+    for client in clients:
+        client.begin()
+        if client.kind == "flood":
+            chosen.register(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
     chosen.register(sys.stdin, selectors.EVENT_READ, None)
-    others = [one for one in crowd if one.manner not in {"flood", "idle", "half"}]
+    others = [client for client in clients if client.kind not in {"flood", "idle", "half"}]
     print("here", flush=True)  # noqa: T201 - to the process that waits for it
     turn = time.monotonic()
     while True:
         for key, ready in chosen.select(_TURN_SECONDS):
             if key.data is None:
-                print(sum(one.heard for one in crowd), flush=True)  # noqa: T201 - likewise
+                print(sum(client.received for client in clients), flush=True)  # noqa: T201 - likewise
                 return
             if ready & selectors.EVENT_READ:
-                key.data.hear()
+                key.data.read()
             if ready & selectors.EVENT_WRITE:
-                key.data.say()
+                key.data.write()
         if time.monotonic() >= turn:
             turn = time.monotonic() + _TURN_SECONDS
-            for one in others:
-                _take_turn(one)
+            for client in others:
+                _take_turn(client)
 
 
-def _take_turn(one: MisbehavingClient) -> None:
+def _take_turn(client: MisbehavingClient) -> None:
     """Give one client its turn; reconnect it if it was cut off."""
     try:
-        one.take_turn()
+        client.take_turn()
     except BlockingIOError:
         return
     except OSError:
-        one.come_again()
+        client.reconnect()
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ def connections_to(port: int) -> int:
 def files_left(pid: int, left: int) -> Iterator[None]:
     """Limit the number of files that a process can open in addition, for a block.
 
-    With -1 it may not even open one in the place of another that it closes.
+    With -1 it cannot even open one in place of another that it closes.
     """
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used, number = files_of(pid), 0

@@ -98,7 +98,7 @@ class PoolSimulation:
         self._granted: dict[int, Callable[[Grant], None]] = {}
         self._happens(ev.TemplateReady("blog", "abcdefgh"))
 
-    # Who comes ----------------------------------------------------------------------------
+    # Arrivals -----------------------------------------------------------------------------
 
     def schedule_workers(self, workers: Iterable[Worker], holder: int = 1) -> PoolSimulation:
         """Schedule these workers, over one connection."""

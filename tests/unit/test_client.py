@@ -331,7 +331,7 @@ def _exchange(client: Client) -> None:
 
 @pytest.fixture
 def collected_garbage() -> Iterator[None]:
-    """No leases of earlier tests to finalize meanwhile; and what is given back needs no collector.
+    """Finalize no leases of earlier tests in the meantime; releases need no collector.
 
     Python ignores an exception at the first instruction of a finalizer.
     """

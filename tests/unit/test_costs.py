@@ -25,7 +25,7 @@ ROUNDS = 300
 
 
 def full_fleet(templates: int, ready: int, *, rewinds: bool) -> Fleet:
-    """Return a fleet with so many ready clones in all, and a lasting lease of each template."""
+    """Return a fleet with that many ready clones in all, and a lasting lease of each template."""
     each = ready // templates
     limits = {f"t{n}": Limits(each, 2 * each + 2, rewinds=rewinds) for n in range(templates)}
     fleet = Fleet(limits, 3 * ready, Namer("test", 1), Serials(0))

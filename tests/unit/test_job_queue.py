@@ -229,7 +229,7 @@ def lines(method: str, *each: Mapping[str, object]) -> bytes:
 
 
 async def replies(client: socket.socket, count: int) -> list[dict[str, Any]]:
-    """Read so many replies."""
+    """Read a number of replies."""
     found, loop = b"", asyncio.get_running_loop()
     while found.count(b"\n") < count:
         found += await loop.sock_recv(client, 1 << 16)

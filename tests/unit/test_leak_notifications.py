@@ -20,7 +20,7 @@ LEFT: list[dict[str, object]] = [
 
 
 class Transport:
-    """Notes what is written, of which so many bytes are not read."""
+    """Records what is written, of which some bytes stay unread."""
 
     def __init__(self, unread: int) -> None:
         self.written: list[bytes] = []

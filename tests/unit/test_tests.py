@@ -46,7 +46,7 @@ def unexplained_sleeps(text: str) -> list[int]:
 
 
 def polls(loop: ast.While) -> bool:
-    """Say whether a loop goes on until something holds, and only sleeps or gives up meanwhile."""
+    """Say whether a loop only polls: it waits for a condition, and only sleeps or gives up."""
     *others, last = loop.body
     value = last.value if isinstance(last, ast.Expr) else None
     call = value.value if isinstance(value, ast.Await) else value

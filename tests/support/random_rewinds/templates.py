@@ -15,7 +15,7 @@ from support.sessions import End, Script, Session
 ROUNDS = 60
 """Of one template; most of them on a clone that was rewound before."""
 _DEFINING_FROM, _DEFINING_SHARE = 40, 0.25
-"""From this round on so many define something, after which most clones are recreated."""
+"""Round from which on some scripts have DDL, and their share; most such clones are recreated."""
 _PROVEN_SHARE, _RESTARTED_SHARE = 0.2, 0.04
 _KITCHEN_SINK_EVERY = 5
 _CANDIDATES = 8

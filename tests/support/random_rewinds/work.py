@@ -1,4 +1,4 @@
-"""One lane in a process of its own, with a server of its own."""
+"""Runs one lane in its own process, with its own server."""
 
 from __future__ import annotations
 
