@@ -387,7 +387,7 @@ class Connection:
             self._left_behind.pop(call, None)
 
     def _is_to_be_cancelled(self, call: Call) -> bool:
-        """Have what a call was or will be granted given back; return whether to cancel it."""
+        """Give back what a call was or will be granted; return whether to cancel the call."""
         call.abandoned = True  # before the reply is looked at: one of the two threads undoes it
         if call.reply is not None:
             self._undo(call)

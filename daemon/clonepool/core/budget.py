@@ -97,7 +97,7 @@ class Budget(WaiterCount):
         return [template for _, template in islice(ranked, places)]
 
     def to_evict(self, now: float) -> int:
-        """Return how many clones that lie idle are to give their places to claims."""
+        """Return how many idle clones must give their places to claims."""
         if not self.waiting or not self.idle or self.paused:
             return 0
         coming = max(0, self.coming_free)

@@ -83,7 +83,7 @@ class Answer(msgspec.Struct, frozen=True):
 
 
 class CompareFiles(msgspec.Struct, frozen=True):
-    """Have the files compared with what was built: they may have changed while it was."""
+    """Compare the files with what was built: they may have changed during the build."""
 
 
 BuildStep = Look | StartBuild | Tidy

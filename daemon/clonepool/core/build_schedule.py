@@ -110,7 +110,7 @@ class BuildSchedule:
     # What is wanted -----------------------------------------------------------------------
 
     def ask(self, template: str, request: int, now: float, *, anew: bool) -> list[BuildOutcome]:
-        """Have a template looked at, and built if need be.
+        """Request a check of a template, and a build if necessary.
 
         Args:
             template: its name.
@@ -319,7 +319,7 @@ class BuildSchedule:
         self._due.setdefault(entry.template)
 
     def _mark_stale(self, entry: Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
-        """Have another generation built, of this template and of those that extend it."""
+        """Schedule a build of this template and of the templates that extend it."""
         entry.is_edited, entry.is_settled, entry.failure = True, False, None
         self._want(entry, now)
         decisions: list[BuildOutcome] = [MarkStale(entry.template, reasons)]
@@ -346,7 +346,7 @@ class BuildSchedule:
         return ["somebody asked for it"] if entry.is_anew else []
 
     def _begin_again(self, entry: Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
-        """Let the requests wait for another build, in the same place if that can be."""
+        """Make the requests wait for another build, in the same place if possible."""
         entry.asked += entry.answered
         entry.answered = []
         stale = self._mark_stale(entry, reasons, now)

@@ -252,7 +252,7 @@ class CloneSuspect(OfPool, frozen=True, tag=True):
 
 
 class CloneParked(OfPool, frozen=True, tag=True):
-    """The clone lies sealed for the next daemon."""
+    """The clone is sealed for the next daemon."""
 
     clone: str
 

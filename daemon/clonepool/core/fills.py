@@ -158,7 +158,7 @@ class Fills:
     # Clients ------------------------------------------------------------------------------
 
     def ask(self, template: str, request: Request) -> list[FillDecision]:
-        """Let a client fill a template that is not there, or wait for the client that does."""
+        """Start a fill of a missing template by a client, or wait for a fill by another."""
         place = self._places.get(template)
         if place is None:
             return self._begin(template, request)
@@ -196,7 +196,7 @@ class Fills:
         return decisions
 
     def forget(self, waiter: int) -> None:
-        """Take one request back; what it has been given to fill stays its client's."""
+        """Withdraw one request; a database that was given to its client stays with it."""
         for place in self._places.values():
             place.queue.remove(waiter)
             fill = place.fill

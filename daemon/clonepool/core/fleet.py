@@ -30,7 +30,7 @@ class Fleet(FleetState):
     # Events -------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Decision]:
-        """Take what happened and return what is to be done: all that changes the fleet is this.
+        """Apply an event and return the decisions; only this changes the fleet.
 
         Args:
             event: what happened.
@@ -130,7 +130,7 @@ class Fleet(FleetState):
         return pool.leasing.keep(lease, seconds, now)
 
     def _renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
-        """Let a lease last longer.
+        """Renew a lease.
 
         Raises:
             NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
@@ -199,7 +199,7 @@ class Fleet(FleetState):
         return [*decisions, *self._plan(now)]
 
     def _cancel(self, waiter: int, now: float) -> list[Decision]:
-        """Take one request back that its own connection does not want; see `Leasing.cancel`."""
+        """Withdraw a request of the same connection; see `Leasing.cancel`."""
         self._timers.changed(self.pools.values())
         decisions = [each for pool in self.pools.values() for each in pool.leasing.cancel(waiter)]
         return [*decisions, *self._plan(now)]
@@ -266,7 +266,7 @@ class Fleet(FleetState):
         return [*due, *self._plan(now)]
 
     def _plan(self, now: float) -> list[Decision]:
-        """Let every pool start what it misses: what was waited for longest first, then refills."""
+        """Start what all pools need: first for the longest waits, then refills."""
         if self.stopping:
             return []
         waited_for = [pool for pool in self.pools.values() if pool.queue]
@@ -302,7 +302,7 @@ class Fleet(FleetState):
         return []
 
     def _let_go(self, now: float) -> list[Decision]:
-        """Take back one `hold`."""
+        """End one `hold`."""
         self.budget.held -= 1
         return [] if self.budget.held else self._plan(now)
 
@@ -325,8 +325,8 @@ class Fleet(FleetState):
     def _make_way(self, now: float) -> list[Decision]:
         """If the common limit keeps requests waiting, take idle clones from the richest pools.
 
-        To be asked after whatever happened: a clone that was in use may lie idle now, while another
-        pool's waiters need its place.
+        Called after every event: a clone that was in use may be idle now, while another pool's
+        waiters need its place.
         """
         decisions: list[Decision] = []
         if self.stopping:

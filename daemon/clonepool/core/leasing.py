@@ -130,7 +130,7 @@ class Leasing:
     # Continuing ---------------------------------------------------------------------------
 
     def renew(self, lease: Lease, ttl: float | None, request: Request) -> Renewed | Record:
-        """Let a lease last `ttl` seconds from now; None for as long as it was given before.
+        """Renew a lease for `ttl` seconds from now; None for its former TTL.
 
         A lease without a TTL gets one, and outlives its connection from then on. The connection
         that renews it is told when it is about to end.
@@ -147,7 +147,7 @@ class Leasing:
         return self._write(Unwritten(longer, request, None))
 
     def reset(self, lease: Lease, request: Request) -> Recycle:
-        """Part a lease from its clone, which is recycled; the lease waits for it, or for another.
+        """Detach a lease from its clone, which is recycled; the lease waits for it, or for another.
 
         Args:
             lease: which.
@@ -177,7 +177,7 @@ class Leasing:
         return [kept, *self._inventory.drop_kept(self._limits.max_kept)]
 
     def forget(self, waiter: int) -> list[Decision]:
-        """Take a request back: its client has gone away.
+        """Withdraw a request whose client has gone.
 
         A reset continues without an answer: the lease stays with its holder, or ends in time.
         """
@@ -298,7 +298,7 @@ class Leasing:
         return Recycle(self._template, lease.generation, lease.clone, written_down, same_holder)
 
     def _end(self, lease: Lease) -> bool:
-        """Strike a lease out; say whether it is, or may yet be, written down as living."""
+        """Remove a lease; say whether it is, or may yet be, recorded as living."""
         self._book.end(lease)
         return self._part(lease)
 

@@ -43,7 +43,7 @@ class Pool(PoolState):
     """The clones of one template and the requests for them."""
 
     def handle(self, event: ev.PoolEvent, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
-        """Take what happened to this pool and return what is to be done.
+        """Apply an event of this pool and return the decisions.
 
         Args:
             event: what happened.
@@ -325,12 +325,12 @@ class Pool(PoolState):
         return self.leasing.refuse(request, refusals.timed_out(self, request, now))
 
     def _give_up_reset(self, name: str) -> list[Decision]:
-        """Let a lease whose clone is lost wait for another one."""
+        """Make a lease whose clone is lost wait for another one."""
         request = self.resets.take(name)
         return [] if request is None else self._wait_for_another(request)
 
     def _wait_for_another(self, request: Request) -> list[Decision]:
-        """Let a lease that is being reset wait for another clone, if there will be any."""
+        """Make a lease that is being reset wait for another clone, if there will be any."""
         if self.lifecycle.condition is Condition.STOPPING:
             return self.leasing.refuse(request, refusals.stopped_while_reset())
         if closed := self._closed(continues=True):

@@ -57,7 +57,7 @@ class WaitQueue:
         return waiter in self._new or waiter in self._continuing
 
     def add(self, request: Request) -> None:
-        """Let a request wait."""
+        """Add a request."""
         if request.continues is None:
             self._new[request.waiter] = request
             self._arrivals += 1
@@ -69,7 +69,7 @@ class WaitQueue:
         self._deadlines.set(request.waiter, request.deadline)
 
     def remove(self, waiter: int) -> Request | None:
-        """Take a request out, wherever it stands; None when it does not wait."""
+        """Remove a request from any place; None if it does not wait."""
         request = self._new.pop(waiter, None)
         if request is not None:
             self._leave(waiter)
@@ -107,25 +107,25 @@ class WaitQueue:
         return len(self._fresh_before) + sum(each.fresh for each in self._continuing.values())
 
     def pop(self, *, fresh: bool = True) -> Request | None:
-        """Take out what `first` returns."""
+        """Remove and return what `first` returns."""
         request = self.first(fresh=fresh)
         return None if request is None else self.remove(request.waiter)
 
     def pop_overdue(self, now: float) -> list[Request]:
-        """Take out every request whose deadline has come, the most overdue first."""
+        """Remove and return the requests whose deadlines have come, the most overdue first."""
         late = (self.remove(waiter) for waiter in self._deadlines.pop_due(now))
         return [request for request in late if request is not None]
 
     def withdraw(self, waiter: int) -> Request | None:
-        """Take a request out unless it continues a lease, which continues without an answer too."""
+        """Remove a request unless it continues a lease, which goes on without an answer."""
         return self.remove(waiter) if waiter in self._new else None
 
     def pop_new(self) -> list[Request]:
-        """Take out all that continue no lease, in order."""
+        """Remove and return all requests that continue no lease, in order."""
         return [request for request in list(self._new.values()) if self.remove(request.waiter)]
 
     def pop_all(self) -> list[Request]:
-        """Take out all, in order."""
+        """Remove and return all requests, in order."""
         return [request for request in list(self) if self.remove(request.waiter)]
 
     def first_deadline(self) -> float | None:
@@ -146,7 +146,7 @@ class WaitQueue:
         return self._fresh_behind if self._any else self._fresh_before
 
     def _leave(self, waiter: int) -> None:
-        """Take a waiter out of its place; each fresh one is overtaken once, so this is cheap."""
+        """Remove a waiter from its place; each fresh one is overtaken once, so this is cheap."""
         if self._any.pop(waiter, None) is None:
             self._fresh_before.pop(waiter, None)
             self._fresh_behind.pop(waiter, None)

@@ -74,7 +74,7 @@ class Resets:
         return self._queue.remove(request.waiter)
 
     def pop_overdue(self, now: float) -> list[Request]:
-        """Take out every request that waits here and whose deadline has come."""
+        """Remove and return the requests here whose deadlines have come."""
         overdue = self._queue.pop_overdue(now)
         self._changed()
         return overdue

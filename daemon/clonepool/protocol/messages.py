@@ -59,7 +59,7 @@ class Release(Params, frozen=True):
 
 
 class Renew(Params, frozen=True):
-    """Let a lease last `ttl` seconds from now."""
+    """Renew a lease for `ttl` seconds from now."""
 
     lease: Text
     ttl: Lifetime | None = None
@@ -139,7 +139,7 @@ class Finalize(Params, frozen=True):
 
 
 class Cancel(Params, frozen=True):
-    """Take back an earlier request of the same connection, named by its id."""
+    """Cancel an earlier request of the same connection, named by its id."""
 
     request: int | Text
 

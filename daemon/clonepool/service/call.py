@@ -108,7 +108,7 @@ class Call:
             notify(self.connection, method, params)
 
     def on_cancel(self, take_back: Callable[[], None]) -> None:
-        """Let the client cancel the call from now on, until it is answered.
+        """Allow the client to cancel the call from now on, until it is answered.
 
         Args:
             take_back: called once the client has been told that the call is cancelled.

@@ -30,7 +30,7 @@ class Condition:
         self._check_is_due = False
 
     def notify(self) -> None:
-        """Have the predicates checked soon: the state may have changed."""
+        """Schedule a check of the predicates: the state may have changed."""
         if self._waiters and not self._check_is_due:
             self._check_is_due = True
             asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)

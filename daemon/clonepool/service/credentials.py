@@ -123,7 +123,7 @@ class Credentials:
         return self._roles.renewal(clone, ownership, fresh.password)
 
     async def resume(self, clone: str, options: CloneOptions) -> None:
-        """Let the holder log in again with the password that it knows.
+        """Enable the login of the holder again, with the password that it knows.
 
         Raises:
             StatementError, ServerUnavailableError: it may still be locked out.

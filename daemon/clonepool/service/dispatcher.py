@@ -55,10 +55,10 @@ class Jobs(Protocol):
     """Takes the decisions that take time; `job_queue.JobQueue` in the daemon."""
 
     def put(self, job: Job, *, waited_for: bool) -> None:
-        """Have the job begin soon, and return at once."""
+        """Schedule the job, and return at once."""
 
     def hurry(self) -> None:
-        """Have the jobs that have not begun yet begin soon: somebody waits for them now."""
+        """Begin the scheduled jobs soon: a client waits for them now."""
 
 
 class Recorder(Protocol):
@@ -128,7 +128,7 @@ class Dispatcher:
     # Events -------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Let the fleet decide what follows from an event, and carry that out.
+        """Pass an event to the fleet, and carry out its decisions.
 
         Raises:
             ClonepoolError: what a client asked for cannot be, as `Fleet.handle` has it; nothing
@@ -164,7 +164,7 @@ class Dispatcher:
         self.carry_out(decisions)
 
     def renew(self, call: Call, token: str, ttl: float | None, request: Request) -> None:
-        """Let a lease last `ttl` seconds from now, and answer as `acquire` does.
+        """Renew a lease for `ttl` seconds from now, and answer as `acquire` does.
 
         Raises:
             NotYourLeaseError, LeaseBusyError: the call was not answered; nothing changed.
@@ -216,7 +216,7 @@ class Dispatcher:
         return self.fleet.pools[template].snapshot()
 
     def cancel(self, call: Call) -> None:
-        """Take back what a cancelled call waits for. A lease that it resets is over then."""
+        """Withdraw the request of a cancelled call. A lease that it resets is over then."""
         if self._waiters.pop(call.number, None) is not None:
             self.handle(events.Cancel(call.number))
 
@@ -238,7 +238,7 @@ class Dispatcher:
             self.handle(events.GrantsResumed())
 
     def _decide(self, event: Event, now: float) -> list[Decision]:
-        """Take an event to the fleet when what followed from the last one is done."""
+        """Pass an event to the fleet after the decisions of the last one are carried out."""
         self._finish()
         decisions = self.fleet.handle(event, now)
         self._record(now, event, decisions)
@@ -369,7 +369,7 @@ class Dispatcher:
         self.carry_out(decisions)
 
     def _expect_reports(self, decisions: Sequence[Decision]) -> None:
-        """Have the holders of leases that have just expired told what is left on their clones."""
+        """Arrange that the holders of expired leases are told what is left on their clones."""
         recycled = {each.clone for each in decisions if isinstance(each, Recycle)}
         for each in decisions:
             if isinstance(each, Notice) and each.news is News.EXPIRED:

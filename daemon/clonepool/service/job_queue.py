@@ -76,7 +76,7 @@ class JobQueue:
             self._set_timer()
 
     def hurry(self) -> None:
-        """Let the jobs that are held go soon: somebody waits for them now."""
+        """Begin the held jobs soon: a client waits for them now."""
         if self._held:
             self._look_soon()
 
@@ -94,7 +94,7 @@ class JobQueue:
     # Inside -------------------------------------------------------------------------------
 
     def _look_soon(self) -> None:
-        """Have the event loop look at the sockets once, then see whether it found a request.
+        """Let the event loop poll the sockets once, then check whether it found a request.
 
         The first callback runs before that look, the second after it.
         """

@@ -47,7 +47,7 @@ class Outages:
         self._is_out = False
 
     def began(self, problem: str) -> None:
-        """Have nothing granted or started while the server is away, and keep no connection to it.
+        """Stop grants and jobs while the server is away, and close all connections to it.
 
         May be called again with another problem.
         """

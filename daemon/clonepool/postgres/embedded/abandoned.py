@@ -148,7 +148,7 @@ def _mount_points() -> list[str]:
 
 
 async def _end_server(root: Path) -> str | None:
-    """Let an orphaned server end; return why not, if clients are connected to it."""
+    """End an orphaned server; return why not, if clients are connected to it."""
     storage = Storage(root, in_memory=True)
     running = postmaster.find_running(storage) or await anyio.to_thread.run_sync(
         postmaster.search, storage

@@ -118,7 +118,7 @@ class RewindPass:
     async def restore(
         self, inspection: Inspection, changes: Changes, touched: TouchedFiles, *, verified: bool
     ) -> Restored:
-        """Put back what was changed. If nothing was, PostgreSQL is not asked anything.
+        """Put back what was changed. If nothing was, PostgreSQL is not queried.
 
         Args:
             inspection: what is known of the clone.

@@ -35,7 +35,7 @@ class Builds:
         self._tasks = tasks
 
     def build(self, call: Caller, params: Build) -> None:
-        """Have a template built, and answer when that is done; a client that goes stops nothing."""
+        """Build a template, and answer when it is built; the build continues if the client goes."""
         self._builder.ask(params.template, call, anew=params.anew, progress=params.progress)
 
     def step_of(self, template: str) -> Step | None:

@@ -85,7 +85,7 @@ class LeaseMethods:
             self._let_cancel(call)
 
     def renew(self, call: Call, params: Renew) -> None:
-        """Let a lease last longer."""
+        """Renew a lease."""
         request = self._request(call, RENEW_SECONDS)
         self._dispatcher.renew(call, params.lease, params.ttl, request)
 
@@ -99,7 +99,7 @@ class LeaseMethods:
             self._dispatcher.release(call, params.lease, report=params.report)
 
     def reserve(self, call: Call, params: Reserve) -> None:
-        """Have clones made ready for tests to come."""
+        """Announce tests, for which clones are made ready."""
         pool = self._dispatcher.reserve(
             params.template, call.holder, params.tests, params.parallelism
         )

@@ -1,4 +1,4 @@
-"""The socket in the file system: its place, its lock, and when what lies there may be replaced."""
+"""The socket in the file system: its path, its lock, and when a file there may be replaced."""
 
 from __future__ import annotations
 

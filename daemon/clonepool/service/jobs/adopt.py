@@ -77,7 +77,7 @@ class AdoptJob(Job["Adopt"]):
         return CloneAdopted(template, decision.clone)
 
     def failed(self, decision: Adopt, attempt: Attempt) -> CloneUnusable:
-        """Have another clone made, and the generation too if it is damaged."""
+        """Request another clone, and another generation if that is damaged."""
         if isinstance(attempt.cause, PinError):
             self._losses.damaged(decision.template)
         return CloneUnusable(decision.template, decision.clone)

@@ -131,7 +131,7 @@ class DropJob(PersistentJob["Drop"]):
             self._changed.notify()
 
     def _place(self, template: str) -> AbstractAsyncContextManager[None]:
-        """Take a place for DDL; a drop that hangs, on whatever, gives it back before it is done."""
+        """Take a place for DDL; a drop that hangs gives it back early."""
         return self._limiter.place(lambda: self._rank(template), seconds=PATIENCE_SECONDS)
 
     def _rank(self, template: str) -> Rank:

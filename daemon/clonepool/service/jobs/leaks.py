@@ -85,7 +85,7 @@ class Leaks:
     async def find(
         self, template: str, clone: str, seen: Inspection | None, *, sessions: bool
     ) -> Sessions:
-        """Take back the changes of the server, and return what the lease left.
+        """Undo the changes of the server, and return what the lease left.
 
         Args:
             template: of the clone.
@@ -102,7 +102,7 @@ class Leaks:
     async def _take_back_changes(
         self, template: str, clone: str, seen: Inspection | None
     ) -> list[dict[str, Any]]:
-        """Take back what the lease changed in the server as a whole; return what that was."""
+        """Undo what the lease changed in the server as a whole; return what that was."""
         known = self._server_changes.digest
         digest = seen.facts.shared if seen is not None else None
         if not self.may_change_server(template):

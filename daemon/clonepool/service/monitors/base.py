@@ -67,7 +67,7 @@ class Monitor(ABC):
         """Make one pass and return for how long to wait then."""
 
     def after_wake_up(self) -> None:  # noqa: B027 - few monitors care
-        """Take note that the next pass was asked for."""
+        """Note that the next pass was requested."""
 
     def after_failure(self, attempt: Attempt) -> None:  # noqa: B027 - few monitors care
-        """Take note of a pass that failed."""
+        """Note a failed pass."""

@@ -68,7 +68,7 @@ class Watches:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the thread end, within a step; nothing more is reported."""
+        """Stop the thread within a step; nothing more is reported."""
         self._stopped.set()
 
     def wait(self) -> None:

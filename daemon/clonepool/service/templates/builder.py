@@ -134,7 +134,7 @@ class TemplateBuilder:
     # What is wanted -----------------------------------------------------------------------
 
     def ask(self, template: str, call: Caller, *, anew: bool, progress: bool) -> None:
-        """Have a template looked at, and built if need be or if `anew`; answer when that is done.
+        """Check a template, and build it if necessary or if `anew`; answer when that is done.
 
         Args:
             template: its name.
@@ -149,14 +149,14 @@ class TemplateBuilder:
         self._carry_out(self._schedule.ask(template, call.number, self._now(), anew=anew))
 
     def lost(self, template: str, *, damaged: bool) -> None:
-        """Have a template built again whose generation is gone from the server.
+        """Rebuild a template whose generation is gone from the server.
 
         Or is `damaged`: so it is after a crash of the server, which empties unlogged tables.
         """
         self._carry_out(self._schedule.lost(template, self._now(), damaged=damaged))
 
     async def look(self, templates: set[str]) -> None:
-        """Have those of these templates built again that have a changed source.
+        """Rebuild those of these templates that have a changed source.
 
         There is one look at a time: what an earlier one saw must not come after what is seen now.
         What cannot be looked at because a resource is missing is looked at again until it can be.
@@ -240,7 +240,7 @@ class TemplateBuilder:
     # Looking at sources -------------------------------------------------------------------
 
     async def _look_at(self, template: str) -> bool:
-        """Look at one template; say whether that could be done."""
+        """Check the sources of one template; say whether that was possible."""
         try:
             found, reasons = await self.sources.compare(template)
         except Exception as error:  # noqa: BLE001 - the build reports it to its callers
@@ -336,7 +336,7 @@ class TemplateBuilder:
             await self._former.retire(before)
 
     def _failed(self, template: str, error: Exception) -> None:
-        """Have the build tried again, or tell why it failed."""
+        """Schedule another try of the build, or report why it failed."""
         now = self._now()
         if isinstance(error, DamagedError):
             self.lost(self._sections[template].extends, damaged=True)

@@ -253,7 +253,7 @@ class ClientTemplates:
         return origin == self.origin_of(origin.by, origin.of, self.options_of(origin.of))
 
     async def restore(self) -> None:
-        """Let those templates be leased that `find` found."""
+        """Make the templates that `find` found available to leases."""
         for template, (origin, generation) in self._found.items():
             section = self.options_of(origin.of)
             with self._failures.attempt(FIND_FAILED, template) as attempt:

@@ -95,7 +95,7 @@ class FillCoordinator:
     # Clients ------------------------------------------------------------------------------
 
     async def define(self, name: str, request: Request, call: Caller) -> None:
-        """Have a client fill a template, or wait for another one, or learn that it is there.
+        """Answer a client that wants a template: it fills it, waits, or finds it finished.
 
         Args:
             name: the template's name begins with it.

@@ -33,7 +33,7 @@ class GenerationLosses:
         self._woken.set()
 
     async def pass_on(self, builder: TemplateBuilder, client_templates: ClientTemplates) -> None:
-        """Have the templates built again, or given up if a client made them; runs until cancelled.
+        """Rebuild the templates, or give up those that clients made; runs until cancelled.
 
         Args:
             builder: builds the configured templates.

@@ -89,7 +89,7 @@ class Registry:
         self.origins: dict[str, Origin] = {}
 
     def enter(self, template: str, section: TemplateSection, origin: Origin) -> None:
-        """Have a template, or have it made anew; it can be leased when its generation is told."""
+        """Enter a template, or renew it; it can be leased when its generation is reported."""
         self._copiers.enter(template, section.copy)
         self.origins[template] = origin
         self._table.sections[template] = section

@@ -84,7 +84,7 @@ class TemplateSources:
         return {template: self.recipe(template) for template in self._sections}
 
     async def inputs(self, template: str) -> Inputs:
-        """Look at everything that decides what a template holds.
+        """Read all inputs that determine the contents of a template.
 
         Raises:
             TemplateFailedError: something is missing.
