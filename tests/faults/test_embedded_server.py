@@ -275,7 +275,7 @@ async def test_a_copy_of_the_binaries_that_somebody_else_made_is_not_run(
     with pytest.raises(EmbeddedServerError, match="cannot be run"):
         make(state, closed)  # copied, but not executable
     give_away(state, "clonepool-binaries-*")
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+    with pytest.raises(EmbeddedServerError, match="belongs to another user"):
         make(state, closed)
 
 

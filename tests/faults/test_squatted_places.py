@@ -269,7 +269,7 @@ def test_a_storage_root_that_another_user_made_is_an_error_or_not_chosen(
     root = choose_storage("memory", place / "state", ME, 1).root
     root.mkdir()
     os.chown(root, SOMEBODY, SOMEBODY)
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else") as caught:
+    with pytest.raises(EmbeddedServerError, match="belongs to another user") as caught:
         prepare(choose_storage("memory", place / "state", ME, 1), ME)
     assert str(root) in str(caught.value)
     assert not choose_storage("auto", place / "state", ME, 1).in_memory
@@ -281,7 +281,7 @@ def test_a_storage_root_that_is_no_directory_is_an_error(
     place: Path, postgres: Path, kind: str
 ) -> None:
     put(place / "root", kind, postgres.parent)
-    with pytest.raises(EmbeddedServerError, match="root belongs to somebody else"):
+    with pytest.raises(EmbeddedServerError, match="root belongs to another user"):
         within(10, lambda: prepare(Storage(place / "root", in_memory=True), ME))
 
 
@@ -294,7 +294,7 @@ def test_a_socket_directory_of_the_servers_that_another_user_made_is_an_error(
     assert found.socket.parent == place
     found.socket.mkdir()
     os.chown(found.socket, SOMEBODY, SOMEBODY)
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+    with pytest.raises(EmbeddedServerError, match="belongs to another user"):
         prepare(found, ME)
 
 

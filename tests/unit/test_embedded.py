@@ -98,7 +98,7 @@ def test_room_means_the_clones_and_half_a_gibibyte() -> None:
 
 def test_a_stranger_who_took_the_place_is_noticed(place: Path) -> None:
     (place / "root").symlink_to(place)
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+    with pytest.raises(EmbeddedServerError, match="belongs to another user"):
         storage.prepare(Storage(place / "root", in_memory=True), ME)
 
 

@@ -84,7 +84,7 @@ class Lease(Holding):
         If interrupted before the reply, the lease ends all the same.
 
         Args:
-            keep: set the clone aside for a person, for the template's `keep_for`. Waits until that
+            keep: set the clone aside for the template's `keep_for`. Waits until that
                 is recorded, and reports as `report` does.
             report: wait until it is known what the lease left. By then its changes in the server
                 as a whole have been undone, where that is possible.
@@ -168,7 +168,7 @@ class Lease(Holding):
                 are those of `Client.lease`; none is taken over from the old lease.
             timeout: most seconds to wait; None for the daemon's default.
             ttl: seconds that the new lease lasts; None to end it with the connection.
-            label: the holder's name that the daemon shows to people; None for the client's name.
+            label: the holder's name that the daemon shows; None for the client's name.
             fresh: whether the clone must never have been leased before.
             stale_ok: whether to accept a clone of the old state while the template is built again.
             progress: whether to be sent a notification once a second while waiting.

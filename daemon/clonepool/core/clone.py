@@ -19,7 +19,7 @@ class State(StrEnum):
 
     `creating`: it is being copied. `ready`: clean, warm and not leased. `leased`: a lease has it,
     or had it until a moment ago and is being reset. `recycling`: it was returned, and is being made
-    good. `kept`: it is set aside for a person. `parking`: a stopping daemon seals it for the next
+    good. `kept`: it is set aside for inspection. `parking`: a stopping daemon seals it for the next
     one. `parked`: it is sealed between two daemons. `adopting`: the next daemon checks and opens
     it. `dropping`: its database is being removed. `gone`: there is no such database, or it is no
     longer this daemon's.
@@ -91,7 +91,7 @@ class Clone:
     Attributes:
         name: the database's name, never used again.
         state: changed by `apply` alone.
-        used: whether somebody had the clone before.
+        used: whether the clone was leased before.
         generation: of what it is a copy, as far as that was told.
     """
 

@@ -1,7 +1,7 @@
 """When a drop may begin, so that drops do not slow down what tests wait for.
 
 DROP DATABASE forces a checkpoint and waits for every backend, so it slows the copies beside it. A
-drop waits while there is anything to stand back for, unless somebody needs the place or the storage
+drop waits while there is anything to stand back for, unless a waiter needs the place or the storage
 that it frees. It does not wait for long: after `LONGEST_SECONDS`, or when many wait, drops are
 made one at a time, with a rest after each.
 """
@@ -75,7 +75,7 @@ class DropSchedule:
         return is_due and not self.running and now >= self._resting_until
 
     def is_urgent(self, template: str, now: float) -> bool:
-        """Say whether somebody waits for the place of a clone of that template."""
+        """Say whether a request waits for the place of a clone of that template."""
         return template in self._look(now).urgent
 
     def began(self) -> None:

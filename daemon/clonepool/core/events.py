@@ -87,7 +87,7 @@ class HolderGone(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Somebody wants no new leases of one template, or of any (None); or wants them again.
+    """A drain of one template, or of all (None), begins or ends.
 
     The template may be unknown.
     """
@@ -265,7 +265,7 @@ class CloneDropped(msgspec.Struct, frozen=True, tag=True):
 
 
 class ClonesLost(msgspec.Struct, frozen=True, tag=True):
-    """Clones were dropped or renamed by somebody else."""
+    """Clones were dropped or renamed by others."""
 
     template: str
     clones: tuple[str, ...]
@@ -281,7 +281,7 @@ class FoundUnknown(OfPool, frozen=True, tag=True):
 
 
 class FoundParked(OfPool, frozen=True, tag=True):
-    """A clone of that generation was found parked; `used` when somebody had it before."""
+    """A clone of that generation was found parked; `used` if it was leased before."""
 
     clone: str
     generation: str

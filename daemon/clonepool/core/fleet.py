@@ -119,7 +119,7 @@ class Fleet(FleetState):
         return pool.leasing.release(lease)
 
     def _keep(self, token: str, seconds: float, now: float) -> list[Decision]:
-        """End a lease and keep its clone for a person.
+        """End a lease and keep its clone for inspection.
 
         Raises:
             NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
@@ -225,7 +225,7 @@ class Fleet(FleetState):
         return self._plan(now)
 
     def _lost(self, template: str, names: Iterable[str], now: float) -> list[Decision]:
-        """Clones were dropped or renamed by somebody else: make others."""
+        """Clones were dropped or renamed by others: make new ones."""
         self._changed_pool(template).inventory.lose(names)
         return self._plan(now)
 

@@ -93,7 +93,7 @@ class Inventory:
         return self._clones[name].state
 
     def is_used(self, name: str) -> bool:
-        """Say whether somebody had the clone before."""
+        """Say whether the clone was leased before."""
         return self._clones[name].used
 
     def is_of(self, name: str, generation: str) -> bool:
@@ -117,7 +117,7 @@ class Inventory:
         used: bool = False,
         generation: str = "",
     ) -> None:
-        """Add a clone that exists or is about to, `used` when somebody had it before."""
+        """Add a clone that exists or is about to, `used` if it was leased before."""
         clone = self._clones[name] = Clone(name, state, used=used, generation=generation)
         self._by_state[state][name] = clone
         self.count[state] += 1

@@ -170,7 +170,7 @@ class Leasing:
         return [Refuse(request.waiter, self._template, refusals.ended_while_reset())]
 
     def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
-        """End a lease and set its clone aside for a person; the oldest kept one may have to go."""
+        """End a lease and keep its clone for inspection; the oldest kept one may be dropped."""
         self._end(lease)
         self._inventory.keep(lease.clone, now + seconds)
         kept = Keep(self._template, lease.generation, lease.clone, lease.label, seconds)

@@ -252,7 +252,7 @@ class Pool(PoolState):
         return [*waits, self.inventory.drop(name), *self.plan(now)]
 
     def _suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
-        """A rewound clone is not what it should be: keep it for a person, make another."""
+        """A rewound clone differs from its generation: keep it for inspection, make another."""
         waits = self._give_up_reset(name)
         if self.lifecycle.condition is Condition.RETIRED:
             return [*waits, self.inventory.drop(name)]

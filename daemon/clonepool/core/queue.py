@@ -133,7 +133,7 @@ class WaitQueue:
         return self._deadlines.first()
 
     def position(self, waiter: int) -> int | None:
-        """Return how many are served before that one; for people, since it counts."""
+        """Return how many are served before that one; counts, so for display only."""
         for place, request in enumerate(self):
             if request.waiter == waiter:
                 return place

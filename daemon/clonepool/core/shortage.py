@@ -66,7 +66,7 @@ class Shortage:
         """Return how many clones to start.
 
         Args:
-            refill: whether up to `min_ready`, beyond those that somebody waits for.
+            refill: whether up to `min_ready`, beyond those for waiters.
             shelf: whether up to the target: after the waiters, and after what min_ready promises
                 of this template and of all others.
         """

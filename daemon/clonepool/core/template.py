@@ -49,7 +49,7 @@ class TemplateEvent(StrEnum):
     FAIL = "fail"
     """The build failed, or the generation is gone and cannot be built again."""
     CHANGE = "change"
-    """A source has changed, or somebody asked for another generation."""
+    """A source has changed, or another generation was requested."""
     LOSE = "lose"
     """The generation is gone from the server, or damaged, and is to be built again."""
     DRAIN = "drain"

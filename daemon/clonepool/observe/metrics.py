@@ -132,7 +132,7 @@ class Metrics:
             "news",
         )
         self.clones_lost = counter(
-            "clones_lost", "Clones that somebody else dropped or renamed.", "template"
+            "clones_lost", "Clones that others dropped or renamed.", "template"
         )
         self.of = {template: TemplateMetrics(self, template) for template in templates}
         self._configured = frozenset(self.of)

@@ -88,7 +88,7 @@ async def create(
 ) -> None:
     """Copy `source` into the new database `name`.
 
-    While somebody is connected to the source (SQLSTATE 55006) this is tried again, with jitter and
+    While a session is connected to the source (SQLSTATE 55006) this is tried again, with jitter and
     without holding a connection in between. After an error the database does not exist.
 
     Args:
@@ -272,7 +272,7 @@ async def end_sessions(
 
 
 async def awaited_databases(gateway: Gateway, names: Collection[str]) -> list[str]:
-    """Return those of these databases for which somebody waits until no session is on them."""
+    """Return those of these databases for which a session waits to use them alone."""
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT DISTINCT datname FROM pg_locks JOIN pg_database d ON d.oid = objid"
@@ -284,7 +284,7 @@ async def awaited_databases(gateway: Gateway, names: Collection[str]) -> list[st
 
 
 def _read(comment: str | None) -> dict[str, Any]:
-    """Return the facts in a comment; none if somebody wrote something else there."""
+    """Return the facts in a comment; none if it is not one of ours."""
     try:
         facts = json.loads(comment or "{}")
     except (ValueError, RecursionError):

@@ -49,7 +49,7 @@ class Release(Params, frozen=True):
     """Give a lease back, by its token.
 
     Attributes:
-        keep: set the clone aside for a person; answered when that is written down.
+        keep: set the clone aside for inspection; answered when that is recorded.
         report: answer only when it is known what the lease left.
     """
 
@@ -170,7 +170,7 @@ METHODS: dict[str, type[Params]] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A JSON-RPC request; `jsonrpc` may be left out, for people who type by hand."""
+    """A JSON-RPC request; `jsonrpc` may be left out, for requests typed by hand."""
 
     id: int | Annotated[str, msgspec.Meta(max_length=200)]
     method: str

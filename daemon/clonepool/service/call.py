@@ -50,7 +50,7 @@ class Call:
     """A request that is answered once, by a result or by an error.
 
     An answer after the first, or to a connection that has ended, is dropped: a call may be
-    cancelled, or its client gone, while somebody works for it.
+    cancelled, or its client gone, while work for it is under way.
 
     Args:
         connection: that it came over.

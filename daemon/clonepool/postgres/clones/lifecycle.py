@@ -94,7 +94,7 @@ async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, 
     """Copy `generation` into `name`, check that the copy is complete, and prewarm it.
 
     The connection that checks the clone also prewarms it: PostgreSQL writes a database's cache file
-    (`pg_internal.init`) when somebody first connects to it.
+    (`pg_internal.init`) at the first connection to it.
 
     Args:
         gateway: the way to the server.

@@ -133,7 +133,7 @@ class RewindPass:
         """
         state = self._state
         if inspection.facts.activity.others:
-            raise CannotRewindError("somebody else is connected")
+            raise CannotRewindError("another session is connected")
         if changes.nothing and not verified:
             state.clean_lsn = state.inspected_lsn = inspection.position
             return NOTHING_RESTORED

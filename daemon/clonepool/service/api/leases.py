@@ -90,7 +90,7 @@ class LeaseMethods:
         self._dispatcher.renew(call, params.lease, params.ttl, request)
 
     def release(self, call: Call, params: Release) -> None:
-        """End a lease; its clone is recycled, or kept for a person."""
+        """End a lease; its clone is recycled, or kept for inspection."""
         if params.keep:
             lease = self._dispatcher.fleet.lease(params.lease)
             seconds = self._dispatcher.fleet.pools[lease.template].limits.keep_for

@@ -1,4 +1,4 @@
-"""What the daemon tells about itself: to clients, to the health page, to people."""
+"""The state that the daemon reports: to clients, and on the health page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets clones aside for a person: leaks named, sessions ended, written down in the comment."""
+"""Sets clones aside for inspection: reports leaks, ends sessions, writes the comment."""
 
 from __future__ import annotations
 
