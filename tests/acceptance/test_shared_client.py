@@ -113,13 +113,13 @@ def test_whatever_interrupts_threads_nothing_is_lost_and_each_has_its_own(
     few: Daemon, seed: int
 ) -> None:
     eventually(few.at_rest)
-    storm = [
+    command = [
         sys.executable,
         str(ROOT / "tests" / "support" / "interrupted_threads.py"),
         str(few.socket),
     ]
     done = subprocess.run(
-        [*storm, "3", str(seed)], capture_output=True, text=True, timeout=110, check=True
+        [*command, "3", str(seed)], capture_output=True, text=True, timeout=110, check=True
     )
     told = json.loads(done.stdout)
     assert told["wrong"] == []

@@ -64,7 +64,9 @@ def fill(disk: Path, leaving_mib: float) -> Path:
 
 
 @contextmanager
-def victim_with_small_tables(place: Path, mebibytes: int) -> Iterator[tuple[ExternalServer, Path]]:
+def external_server_with_small_tables(
+    place: Path, mebibytes: int
+) -> Iterator[tuple[ExternalServer, Path]]:
     """Run a server whose databases lie on a small disk, and its WAL does not."""
     with running_external_server(storage="disk") as postgres:
         base = postgres.server.storage.data / "base"
@@ -93,7 +95,7 @@ def daemon_on_small_disk(config: str, mebibytes: int) -> Iterator[Daemon]:
 
 def test_a_disk_that_postgresql_says_is_full_ends_refills_until_there_is_room(place: Path) -> None:
     http = free_port()
-    with victim_with_small_tables(place, 160) as (postgres, disk):
+    with external_server_with_small_tables(place, 160) as (postgres, disk):
         config = postgres.config("full", http=http) + template(min_ready=3, max_clones=20)
         with running_daemon(config) as daemon, daemon.client() as client:
             held = [client.lease("blog", timeout=20)]

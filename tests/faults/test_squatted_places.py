@@ -57,19 +57,19 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
     return result
 
 
-def put(path: Path, kind: str, postgres: Path) -> None:
-    """Put a FIFO, a link to the victim, or a directory under a name."""
+def put(path: Path, kind: str, target: Path) -> None:
+    """Put a FIFO, a link to the target, or a directory under a name."""
     path.unlink(missing_ok=True)
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "link":
-        path.symlink_to(postgres)
+        path.symlink_to(target)
     else:
         path.mkdir()
 
 
 @pytest.fixture
-def postgres(place: Path) -> Path:
+def target(place: Path) -> Path:
     path = place / "victim"
     path.write_text("18\n")
     return path
@@ -102,10 +102,10 @@ def started(state: Path) -> EmbeddedServer:
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_a_version_that_is_no_file_of_the_servers_is_none(
-    place: Path, postgres: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
     found = cluster_in(place)
-    put(found.data / "PG_VERSION", kind, postgres)
+    put(found.data / "PG_VERSION", kind, target)
     marker = Marker("boot", str(place), "pw")
     judged = within(10, lambda: judge(found, marker, Binaries(Path("/b"), 18), "boot"))
     assert judged is Judgement.MISSING
@@ -113,18 +113,18 @@ def test_a_version_that_is_no_file_of_the_servers_is_none(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_a_pid_file_that_is_no_file_is_removed_and_what_it_links_to_stays(
-    place: Path, postgres: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
     found = cluster_in(place)
-    put(found.data / "postmaster.pid", kind, postgres)
+    put(found.data / "postmaster.pid", kind, target)
     assert within(10, lambda: find_running(found)) is None
     assert not os.path.lexists(found.data / "postmaster.pid")
-    assert postgres.read_text() == "18\n"
+    assert target.read_text() == "18\n"
 
 
-def test_a_pid_file_that_cannot_be_removed_is_told(place: Path, postgres: Path) -> None:
+def test_a_pid_file_that_cannot_be_removed_is_told(place: Path, target: Path) -> None:
     found = cluster_in(place)
-    put(found.data / "postmaster.pid", "directory", postgres)
+    put(found.data / "postmaster.pid", "directory", target)
     with pytest.raises(EmbeddedServerError, match=r"postmaster\.pid"):
         within(10, lambda: find_running(found))
 
@@ -148,14 +148,14 @@ def test_locks_are_not_removed_through_a_link(place: Path) -> None:
     assert kept.exists()
 
 
-def test_what_is_removed_is_removed_without_following_links(place: Path, postgres: Path) -> None:
+def test_what_is_removed_is_removed_without_following_links(place: Path, target: Path) -> None:
     found = cluster_in(place)
     (place / "kept").mkdir()
     (place / "kept" / "file").touch()
     (found.data / "link").symlink_to(place / "kept")
     places.remove(found)
     assert shutil.rmtree.avoids_symlink_attacks
-    assert ((place / "kept" / "file").exists(), postgres.exists()) == (True, True)
+    assert ((place / "kept" / "file").exists(), target.exists()) == (True, True)
 
 
 def test_a_fifo_as_version_means_a_new_cluster_and_no_hang(state: Path) -> None:
@@ -187,18 +187,18 @@ def test_a_running_server_is_found_although_its_pid_file_was_replaced(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_digests_are_neither_read_from_nor_written_to_what_is_no_file_of_ours(
-    place: Path, postgres: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
     file = place / "digests.json"
-    put(file, kind, postgres)
-    (place / "digests.json.new").symlink_to(postgres)
+    put(file, kind, target)
+    (place / "digests.json.new").symlink_to(target)
     source = place / "a.sql"
     source.write_text("SELECT 1")
     os.utime(source, (1, 1))
     digests = within(10, lambda: Digests(file))
     digests.events(str(source), lambda _: [])
     within(10, digests.save)
-    assert postgres.read_text() == "18\n"
+    assert target.read_text() == "18\n"
     status = file.lstat()
     assert (stat.S_ISREG(status.st_mode), status.st_mode & 0o777) == (True, 0o600)
 
@@ -220,19 +220,19 @@ def test_digests_that_another_user_wrote_are_not_believed(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_serials_go_on_without_what_is_no_file_of_ours(
-    place: Path, postgres: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
-    put(place / "serials", kind, postgres)
+    put(place / "serials", kind, target)
     assert within(10, lambda: reserve_serials(place / "serials", 7)) == 7
-    assert postgres.read_text() == "18\n"
+    assert target.read_text() == "18\n"
     assert reserve_serials(place / "serials", 7) > 7
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_no_password_is_derived_from_what_is_no_file_of_ours(
-    place: Path, postgres: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
-    put(place / "secret", kind, postgres)
+    put(place / "secret", kind, target)
     with pytest.raises(ConfigError, match="secret cannot be used"):
         within(10, lambda: load_secret(place / "secret"))
 
@@ -245,16 +245,16 @@ def test_a_link_to_nowhere_is_no_place_for_the_secret(place: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
-def test_a_marker_that_is_no_file_of_ours_is_none(place: Path, postgres: Path, kind: str) -> None:
-    postgres.write_text('{"boot_id": "b", "root": "/root", "password": "p"}')
-    put(place / "cluster.json", kind, postgres)
+def test_a_marker_that_is_no_file_of_ours_is_none(place: Path, target: Path, kind: str) -> None:
+    target.write_text('{"boot_id": "b", "root": "/root", "password": "p"}')
+    put(place / "cluster.json", kind, target)
     assert within(10, lambda: read_marker(place / "cluster.json")) is None
 
 
-def test_a_file_beyond_its_bounds_is_not_read(postgres: Path) -> None:
-    assert trusted_files.read_own(postgres, trusted_files.ours(), most=3) == b"18\n"
+def test_a_file_beyond_its_bounds_is_not_read(target: Path) -> None:
+    assert trusted_files.read_own(target, trusted_files.ours(), most=3) == b"18\n"
     with pytest.raises(trusted_files.UntrustedFileError, match="more than 2 bytes"):
-        trusted_files.read_own(postgres, trusted_files.ours(), most=2)
+        trusted_files.read_own(target, trusted_files.ours(), most=2)
 
 
 # Places below directories in which any user can create files. -----------------------------------
@@ -278,9 +278,9 @@ def test_a_storage_root_that_another_user_made_is_an_error_or_not_chosen(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_a_storage_root_that_is_no_directory_is_an_error(
-    place: Path, postgres: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
-    put(place / "root", kind, postgres.parent)
+    put(place / "root", kind, target.parent)
     with pytest.raises(EmbeddedServerError, match="root belongs to another user"):
         within(10, lambda: prepare(Storage(place / "root", in_memory=True), ME))
 

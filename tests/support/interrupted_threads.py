@@ -38,7 +38,7 @@ class InterruptedThreads:
     """The client and the threads that use it."""
 
     def __init__(self, path: str, seconds: float, seed: int) -> None:
-        self.client = Client(path, name="storm")
+        self.client = Client(path, name="interrupted threads")
         self.until = time.monotonic() + seconds
         self.seed = seed
         self.leases = self.interrupts = 0

@@ -268,7 +268,7 @@ def test_a_reader_that_is_interrupted_leaves_its_role_to_another_thread(
 _POINTS = frozenset({"CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD", "CALL_KW"})
 
 
-class Saboteur:
+class Interrupter:
     """Raises at the n-th point of the client's code at which CPython lets an exception in."""
 
     def __init__(self, number: int) -> None:
@@ -349,15 +349,15 @@ def test_wherever_an_interrupt_strikes_nothing_stays_held_and_the_client_goes_on
 ) -> None:
     number, struck = 0, "anywhere"
     while struck:
-        saboteur = Saboteur(number)
-        sys.settrace(saboteur)
+        interrupter = Interrupter(number)
+        sys.settrace(interrupter)
         try:
             deed(client)
         except Interrupted as error:
             error.__traceback__ = None
         finally:
             sys.settrace(None)
-        struck = saboteur.struck
+        struck = interrupter.struck
         assert client.call("ping") == {}, struck  # reads what came late
         client.call("ping")
         eventually(
