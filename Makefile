@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.complete
 
-# Most tests wait for processes: more workers than this machine has cores keep the cores busy.
+# Most tests wait for processes, so more workers than cores keep the cores busy.
 WORKERS ?= $(shell echo $$(( 2 * $$(nproc) )))
 PYTEST := $(BIN)/pytest
 SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
@@ -15,23 +15,23 @@ SIDE_BY_SIDE := -n $(WORKERS) --dist worksteal
 demo: $(STAMP)
 	$(BIN)/clonepool demo
 
-# Every promise, on the newest PostgreSQL and the oldest that clones are rewound on.
+# All standard tests, on the newest PostgreSQL and the oldest on which clones are rewound.
 test: check
 	-PYTHONPATH=tests $(BIN)/python -m support.postgres_versions 14 15
 	$(PYTEST) $(SIDE_BY_SIDE) -m "not slow and not alone"
 	$(PYTEST) -m "alone and not slow"
 
-# What needs no server.
+# Tests that need no server.
 test-fast: check
 	CLONEPOOL_TEST_LANE=fast $(PYTEST) -n auto -m "not server and not slow and not long and not alone" \
 		tests/unit tests/property
 
-# The same at length, on every PostgreSQL from 14 to 18.
+# The slow and long tests, on every PostgreSQL from 14 to 18.
 test-slow: check postgres-versions
 	CLONEPOOL_TEST_LANE=slow $(PYTEST) $(SIDE_BY_SIDE) -m "(slow or long) and not alone"
 	CLONEPOOL_TEST_LANE=slow $(PYTEST) -m "alone and (slow or long)"
 
-# Daemons and commands are processes of their own; each writes a file, and these are put together.
+# Daemons and commands are separate processes; each writes a data file, and these are combined.
 coverage: $(STAMP)
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(SIDE_BY_SIDE) -m "not slow and not alone"
@@ -52,7 +52,7 @@ bench: $(STAMP)
 	$(BIN)/python -m bench
 	$(BIN)/python docs/refresh.py
 
-# This tree beside an earlier one, in one run: make compare BASE=v0.1.0
+# Compare this tree with an earlier one, in one run: make compare BASE=v0.1.0
 compare: $(STAMP)
 	$(BIN)/python -m bench.compare $(BASE)
 

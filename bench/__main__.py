@@ -44,7 +44,7 @@ def main() -> None:
     """Run all benchmarks and write what they found."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument(
-        "--short", action="store_true", help="a quick run whose figures mean little"
+        "--short", action="store_true", help="a quick run, whose figures are not meaningful"
     )
     parser.add_argument("--output", type=Path, default=RESULTS, help="directory for the results")
     parser.add_argument(
@@ -52,7 +52,7 @@ def main() -> None:
         type=int,
         default=recycling.LARGEST_MIB,
         metavar="MIB",
-        help="size of the largest template; 10000 takes 60 GB and longer",
+        help="size of the largest template in MiB; 10000 needs 60 GB and more time",
     )
     arguments = parser.parse_args()
     results = measure(short=arguments.short, largest=arguments.largest)

@@ -1,7 +1,7 @@
-"""What a recycle is made of, by the rewind's own code in this process: connecting, and the rest.
+"""The parts of a recycle, measured on the code of the rewind in this process.
 
-The daemon has more to do at the same time and its replies take a way of their own; `recycling`
-measures the whole of it from outside.
+The daemon does more at the same time, and sends replies; `recycling` measures all of that from
+outside.
 """
 
 from __future__ import annotations

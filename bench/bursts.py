@@ -1,8 +1,8 @@
-"""Acquires one right after another, and after a pause; each beside what it should cost.
+"""Acquires in a burst, and after a pause, each compared with a cheaper request.
 
-In a burst an acquire is compared with a ping: what it sets off, a refill each, must not come before
-the next request. After a pause, in which caches have grown cold, it is compared with the smallest
-server in Python, asked after the same pause.
+In a burst an acquire is compared with a ping: the refill that it causes must not delay the next
+request. After a pause, when caches are cold, it is compared with a request to the smallest server
+in Python after the same pause.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PAUSE_SECONDS = 0.03
 PAUSES = 10
 """Requests of each kind after a pause, in one round."""
 CALM_SECONDS = 0.05
-"""Seconds before a burst, for what the last one set off."""
+"""Seconds before a burst, for the jobs that the last one caused."""
 
 CONFIG = """\
 [http]

@@ -1,6 +1,6 @@
-"""Lines over two axes, as SVG: no more than the results need, and nothing to install.
+"""Line charts as SVG, limited to what the results need and without dependencies.
 
-The ground is light and drawn, not left to the page, so that a dark page shows it as well.
+The background is drawn and light, so that the charts can be read on dark pages, too.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 WIDTH, HEIGHT = 640, 380
 LEFT, RIGHT, TOP, BOTTOM = 70, 612, 80, 325
-"""The frame in which the lines are, in pixels."""
+"""The edges of the plot area, in pixels."""
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#8c6d00", "#444444")
-"""Told apart by people who see colours otherwise too (Okabe and Ito)."""
+"""Colours that colour-blind people can distinguish (Okabe and Ito)."""
 _GROUND, _INK, _GRID = "#fcfcfa", "#222222", "#dddddd"
 _TICKS = 6
 _LETTER_PIXELS = 6.6
-"""What a letter of the legend takes at most."""
+"""Greatest width of a letter in the legend, in pixels."""
 
 Point = tuple[float, float]
 

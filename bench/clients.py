@@ -1,6 +1,6 @@
-"""Clients that work without a pause, each a process with one event loop, on one order at a time.
+"""Client processes that work without pauses, each with one event loop and one task at a time.
 
-Each way to get a database is a source; what is done with the database is the same code for all.
+Each way to get a database is a source; the code that uses the database is the same for all.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class _Source(Protocol):
     """A way to get databases."""
 
     async def get(self) -> str:
-        """Return the URL of a database that nobody else uses meanwhile."""
+        """Return the URL of a database that no other client uses at that time."""
 
     async def use(self, url: str) -> float:
         """Run a test on the database; return the CPU seconds of its connection, 0 if unknown."""
@@ -153,7 +153,7 @@ class Crowd:
             process.join()
 
     def prepare(self, way: str, seconds: float, clients: int) -> None:
-        """Have `clients` processes get ready to work in one way for so many seconds."""
+        """Prepare `clients` processes to work in one way for some seconds."""
         self._at_work = self._pipes[:clients]
         for pipe in self._at_work:
             pipe.send((way, seconds))

@@ -1,8 +1,8 @@
-"""`make compare BASE=revision`: this tree beside an earlier one, in one run, as ratios.
+"""`make compare BASE=revision`: this tree compared with an earlier one in one run, as ratios.
 
 Two daemons run at the same time, one of each tree, on servers of their own. One client of this tree
-works on them in turn, round after round and in an order that changes, so that whatever the machine
-does meanwhile it does to both. Only the ratios mean something.
+uses them in turn, in rounds of changing order, so that load on the machine affects both alike. Only
+the ratios are meaningful.
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ PARTS: tuple[Callable[[Tree], None], ...] = (burst, paused, first_row, recycle, 
 
 
 def measure(trees: list[Tree], rounds: int) -> None:
-    """Do everything in turn, so many times; one restart a round."""
+    """Measure everything in turn, in several rounds with one restart each."""
     for tree in trees:
         tree.start()
     for number in range(rounds):
@@ -239,7 +239,7 @@ def report(base: Tree, ours: Tree) -> str:
 def main() -> None:
     """Compare two trees and print the table."""
     parser = argparse.ArgumentParser(prog="python -m bench.compare", description=__doc__)
-    parser.add_argument("base", help="revision to compare with, as git knows it")
+    parser.add_argument("base", help="git revision to compare with")
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="clonepool-compare-") as scratch:

@@ -1,4 +1,4 @@
-"""clonepool beside other ways to give each test a database, on one server in one run.
+"""clonepool compared with other ways to give each test a database, on one server in one run.
 
 In a turn, a client gets a database, changes four tables of twenty in it and gives it back; with all
 ways but rollback it also connects and disconnects. Clients never pause. clonepool's rounds end when

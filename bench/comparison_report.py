@@ -1,7 +1,7 @@
 """The table that compares clonepool with other ways; README shows it.
 
-Results from before there was a comparison have no such part: the table is then made from the
-leases a second, which were measured beside plain CREATE and DROP.
+Older results have no comparison: the table is then made from the leases per second, which were
+measured together with plain CREATE and DROP.
 """
 
 from __future__ import annotations

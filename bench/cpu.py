@@ -12,7 +12,7 @@ from clonepool.postgres.embedded.storage import Storage
 
 _TICKS = os.sysconf("SC_CLK_TCK")
 _PARENT, _UTIME, _STIME, _CUTIME, _CSTIME = 1, 11, 12, 13, 14
-"""Fields of /proc/PID/stat, counted behind the name."""
+"""Positions of fields in /proc/PID/stat, counted after the name."""
 
 
 def own_seconds(pid: int) -> float:
@@ -43,7 +43,7 @@ def family_seconds(pid: int) -> float:
         try:
             fields = _stat(member)
         except OSError:
-            continue  # it ended meanwhile; a look a moment later finds it with its parent
+            continue  # it has just ended; its time is counted with its parent later
         ticks += sum(int(fields[field]) for field in (_UTIME, _STIME, _CUTIME, _CSTIME))
     return ticks / _TICKS
 

@@ -1,8 +1,8 @@
-"""A daemon without a server: socket, protocol and pools are real, clones are names alone.
+"""A daemon without a server: socket, protocol and pools are real, clones are only names.
 
     python faked.py SOCKET READY
 
-READY clones of the template `faked` are held ready; clones are made and recycled in no time.
+READY clones of the template `faked` are held ready; creating and recycling take no time.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ async def main(path: Path, ready: int) -> None:
     )
     executor = asyncio.create_task(FakeExecutor(queue, dispatcher).run())
     dispatcher.handle(events.TemplateReady(TEMPLATE, GENERATION))
-    builds = cast("Builds", None)  # nobody asks for any
+    builds = cast("Builds", None)  # no client here builds
     methods = Methods(
         leases=LeaseMethods(dispatcher, builds, acquire_timeout=30.0, max_leases=ready),
         templates=cast("TemplateMethods", FakeTemplateMethods()),

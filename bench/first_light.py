@@ -1,4 +1,4 @@
-"""What a lease costs: acquire beside the smallest servers, first row, clone, memory, idle CPU."""
+"""The cost of a lease: acquire next to the smallest servers, first row, clone, memory, idle CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 CLONES = 100
 RELEASES = 20
-"""Releases of each round whose answers are timed."""
+"""Timed releases per round."""
 QUERY = "SELECT count(*) FROM blog.tb_user"
 IDLE_SECONDS = 20.0
 
@@ -189,7 +189,7 @@ def _timed(times: list[float], call: Callable[[], object]) -> None:
 
 
 def _idle_cpu(pid: int, seconds: float) -> float:
-    """Return the share of one core that the daemon uses while nobody does anything."""
+    """Return the share of one core that the idle daemon uses."""
     before = cpu.own_seconds(pid)
     time.sleep(seconds)
     return (cpu.own_seconds(pid) - before) / seconds

@@ -1,7 +1,7 @@
-"""How long a client's request takes while others flood the daemon with theirs.
+"""How long a client's request takes while others flood the daemon with requests.
 
-Run as a script with the socket's path and a number it is the flood: so many connections in one
-process, each of which writes pings as fast as they are taken, until standard input ends.
+Run as a script with the socket's path and a number, it is the flood: that many connections in one
+process write pings as fast as the daemon reads them, until standard input ends.
 """
 
 from __future__ import annotations

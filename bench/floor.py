@@ -1,9 +1,9 @@
-"""The smallest server in Python that could answer: uvloop, lines, JSON parsed, constant result.
+"""The smallest comparable server in Python: uvloop, lines, parsed JSON, a constant result.
 
     python floor.py SOCKET RESULT
 
-RESULT is the JSON that every request is answered with: an acquire's, so that the client has the
-same to read as from the daemon.
+RESULT is the JSON that answers every request: that of an acquire, so that the client reads as much
+as from the daemon.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How figures are written: three digits that count, in tables of Markdown."""
+"""Formats figures with three significant digits, in Markdown tables."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""IntegreSQL, the daemon of the same kind, started and used over its HTTP interface.
+"""IntegreSQL, a similar daemon, started and used over its HTTP interface.
 
-It is a Go program and not a dependency of this project. It is measured where the environment names
-its server program:
+It is a Go program and not a dependency of this project. It is measured if the environment names its
+server program:
 
     go install github.com/allaboutapps/integresql/cmd/server@v1.1.0
     INTEGRESQL=~/go/bin/server make bench
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 VARIABLE = "INTEGRESQL"
 """Environment variable with the path of the server program."""
 HELD_MIN, HELD_MAX = 8, 16
-"""Databases that it holds, as many as the clones that clonepool holds beside it."""
+"""Databases that it holds ready, as many as clonepool's clones."""
 _HASH = "bench"
 _START_SECONDS = 20.0
 _ANSWER_SECONDS = 60.0

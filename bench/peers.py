@@ -1,4 +1,4 @@
-"""The processes that are measured: started, awaited, stopped."""
+"""Starts, awaits and stops the processes that are measured."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 BENCH = Path(__file__).parent
 START_SECONDS = 120.0
 _NOT_PASSED_ON = {"NOTIFY_SOCKET", "PYTHONDONTWRITEBYTECODE"}
-"""Elsewhere modules are compiled once and then found so."""
+"""Variables not passed on; without the second, compiled modules are reused as usual."""
 
 
 def own_url(client: Client, database: str = "postgres") -> str:
@@ -79,7 +79,7 @@ def floor(directory: Path, result: str) -> Iterator[tuple[Path, int]]:
 
 @contextmanager
 def faked(directory: Path, name: str, ready: int) -> Iterator[tuple[Path, int]]:
-    """Run a daemon that has no server and so many clones; yield its socket and process id."""
+    """Run a daemon without a server, with some clones ready; yield its socket and process id."""
     path, log = directory / f"{name}.sock", directory / f"{name}.log"
     command = [sys.executable, str(BENCH / "faked.py"), str(path), str(ready)]
     with _process(command, path, log) as pid:
@@ -123,7 +123,7 @@ def resident_bytes(pid: int) -> int:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
@@ -141,7 +141,7 @@ def await_rest(
 
 
 def await_calm(client: Client, busy: tuple[str, ...] = ("returned", "recycling")) -> None:
-    """Wait until no clone that came back is being made good, whoever else is leased."""
+    """Wait until no clone is being recycled; others may be leased."""
     while any(pool[b] for pool in client.call("status")["pools"] for b in busy):
         time.sleep(0.001)
 

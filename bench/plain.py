@@ -1,4 +1,4 @@
-"""Databases created and dropped by plain statements: what leases are compared with."""
+"""Databases created and dropped by plain statements, with which leases are compared."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""A schema as large projects have it after some years, as SQL: the same text each time.
+"""A schema like that of a large project after some years, as SQL; the same text each time.
 
 Apps with their tables, keys between them, columns of many types, indexes of every kind, triggers,
-views, partitions, and some rows in each. It is made up; nothing of it is anybody's.
+views, partitions, and some rows in each. It is invented, not copied from a project.
 """
 
 # ruff: noqa: E501 - a column is easier to read in one line
@@ -50,7 +50,7 @@ COLUMNS = {
     "address": ("inet", "('10.0.0.' || n % 250)::inet"),
     "duration": ("interval", "n * interval '1 minute'"),
 }  # fmt: skip
-"""Type and value of each, n being the row's number."""
+"""Type and value of each column; n is the row's number."""
 
 _PRELUDE = """\
 CREATE TYPE status AS ENUM ('draft', 'open', 'done', 'cancelled');

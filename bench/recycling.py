@@ -1,4 +1,4 @@
-"""How long a returned clone takes to be ready again, by what was changed and by the template.
+"""How long a recycle takes, by what was changed and by the template.
 
 A template with room for one clone only is leased, changed, released and leased again at once: the
 second lease is granted when the clone is ready. From the release to that grant is the time of the
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
 
 SIZES_MIB = (10, 50, 200, 500, 1000, 2000, 10_000)
 LARGEST_MIB = 2000
-"""Unless a larger one is asked for."""
+"""MiB of the largest template, unless a larger one is requested."""
 SHORT_SIZES_MIB = (10, 20)
 BASE_MIB = 8
-"""What a database takes that holds nothing."""
+"""MiB of an empty database."""
 TABLES = (0, 1, 2, work.CHANGED, 8, 16)
 ROWS = (1, 10, 100, 1000, 10_000, 100_000)
 TOGETHER = (1000, 10_000)
-"""So many rows are also changed that follow each other."""
+"""Numbers of rows that are also changed in adjacent places."""
 MANY_TABLES, SHORT_MANY_TABLES = (200, 1000), (30, 60)
-"""Tables of templates that are as the small one, but for their number."""
+"""Numbers of tables of templates that are otherwise like the small one."""
 SMALL, REAL = "small", "real"
 LONG_SECONDS = 1.0
-"""A recycle of that length is measured once a round, so that the whole ends some time."""
+"""Seconds of a recycle above which it is measured only once per round."""
 WAIT_SECONDS = 1800.0
-"""For a clone; the first wait is for all templates to be built."""
+"""Seconds to wait for a clone; the first wait includes building all templates."""
 
 POOL = """\
 [http]
@@ -58,7 +58,7 @@ recycle = "auto"
 create_timeout = 300
 build_timeout = 3600
 """
-"""One clone in a hundred that are rewound is proven in full, as shipped."""
+"""One rewound clone in a hundred is verified in full, as by default."""
 
 
 class Pace(msgspec.Struct, frozen=True):
@@ -222,7 +222,7 @@ class Course:
                 await self._repeat(template_of(self.middle_size), script, pace.seldom, samples)
 
     async def _repeat(self, template: str, script: str, times: int, samples: list[Sample]) -> None:
-        """Recycle so often; once is enough a round where it takes a whole copy, or that long."""
+        """Recycle some times, but only once if it needs a copy or takes long."""
         for _ in range(times):
             sample = await self._held[template].recycle(script)
             samples.append(sample)
@@ -248,7 +248,7 @@ def run(directory: Path, *, short: bool, largest: int = LARGEST_MIB) -> dict[str
     """Measure on one daemon and return the figures, times in seconds.
 
     Args:
-        directory: for what is needed meanwhile.
+        directory: for temporary files.
         short: whether a few rounds in small templates will do.
         largest: the size of the largest template, in MiB, if there is room for it.
     """
@@ -268,7 +268,7 @@ def run(directory: Path, *, short: bool, largest: int = LARGEST_MIB) -> dict[str
 
 
 def many(tables: int) -> str:
-    """Return the name of the template of so many small tables."""
+    """Return the name of the template with that number of small tables."""
     return f"tables_{tables}"
 
 

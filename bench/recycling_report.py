@@ -1,4 +1,4 @@
-"""What the results say of recycles: by what was changed, and by the template."""
+"""The results about recycles, by what was changed and by the template."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _tables(found: dict[str, Any]) -> list[list[str]]:
 
 
 def _rows(found: dict[str, Any], large: dict[str, Any]) -> list[list[str]]:
-    """Return what many changed rows cost, where the table has so many."""
+    """Return the cost of many changed rows, by the number of rows of the table."""
     aims = {1000: "≤ 0.25", 10_000: "≤ 0.7"}
     return [
         [f"{each['rows']:,} rows of it changed, {where}: recycle ÷ DROP and CREATE",
@@ -140,7 +140,7 @@ def by_size(found: dict[str, Any]) -> str:
 
 
 def parts(found: dict[str, Any]) -> str:
-    """Return what a recycle is made of."""
+    """Return the parts of a recycle as a table."""
     names = {
         "whole": "all of it",
         "end_sessions": "see that nobody is connected",

@@ -1,7 +1,6 @@
 """The results as Markdown: `results.md`, and the blocks of it that README and docs show.
 
-Each figure stands beside its aim. A clone that was recreated where it should have been rewound is
-marked so.
+Each figure is shown with its aim. A clone that was recreated instead of rewound is marked.
 """
 
 from __future__ import annotations

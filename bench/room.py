@@ -1,4 +1,4 @@
-"""Which template sizes there is room for, and where: in memory, or on disk."""
+"""Which template sizes fit, and where: in memory or on disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ if TYPE_CHECKING:
 
 MIB = 1024 * 1024
 SPARE_MIB = 2048
-"""For the server itself, its WAL, and whoever else uses the machine."""
+"""MiB reserved for the server itself, its WAL, and other processes."""
 MEMORY_SHARE = 0.8
-"""Of what is free; the rest is for what the machine does beside this."""
+"""Share of the free memory that is used; the rest is for other processes."""
 _MEMORY = Path("/dev/shm")  # noqa: S108 - only looked at, for how much is free
 
 

@@ -1,4 +1,4 @@
-"""What is left of many measured times: median, tail, and the curve between them."""
+"""Summaries of many measured times: median, tail, and the distribution."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SHARES = (*(n / 100 for n in range(100)), 0.995, 0.999, 1.0)
-"""Where a distribution is read off for a chart: every percent, and the tail more closely."""
+"""Quantiles of a distribution for a chart: every percent, and the tail in finer steps."""
 
 
 def quantile(ordered: Sequence[float], share: float) -> float:

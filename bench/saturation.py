@@ -1,4 +1,4 @@
-"""Databases a second for clients that never pause: by leases, and by plain CREATE and DROP.
+"""Databases per second for clients that never pause: by leases, and by plain CREATE and DROP.
 
 In a turn, a client gets a database, connects, changes four tables, disconnects and gives the
 database back. The ways are measured one after another on one server, in several rounds. A round
@@ -48,7 +48,7 @@ min_ready = 8
 max_clones = 16
 recycle = "recreate"
 """
-"""One rewound clone in a hundred is compared with its template in full, as shipped."""
+"""One rewound clone in a hundred is verified in full, as by default."""
 
 
 def run(directory: Path, *, short: bool) -> dict[str, Any]:

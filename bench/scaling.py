@@ -1,8 +1,8 @@
-"""What an acquire takes where many clones are ready, and where many clients are connected.
+"""The time of an acquire with many ready clones, and with many connected clients.
 
-Core, protocol and socket are real, the server is not there: see `faked`. One client acquires and
+Core, protocol and socket are real; there is no server (see `faked`). One client acquires and
 releases; with many clients the others only keep their connections, or all have their turns, one
-after another. The sizes take short turns, so that the machine's moods meet all alike.
+after another. The sizes take short turns, so that load on the machine affects all alike.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
 
 
 def _by_ready(directory: Path, rounds: int, times: int) -> Times:
-    """Acquire where so many are ready."""
+    """Acquire while that many clones are ready."""
     found: Times = {ready: [] for ready in READY}
     with ExitStack() as stack:
         servers = {r: stack.enter_context(peers.faked(directory, f"r{r}", r)) for r in READY}
@@ -56,7 +56,7 @@ def _by_ready(directory: Path, rounds: int, times: int) -> Times:
 
 
 def _by_clients(directory: Path, rounds: int, times: int) -> dict[str, Times]:
-    """Acquire where so many clients are connected: by one of them, and by all in turn."""
+    """Acquire while that many clients are connected: by one of them, and by all in turn."""
     idle: Times = {clients: [] for clients in CLIENTS}
     turns: Times = {clients: [] for clients in CLIENTS}
     with ExitStack() as stack:
@@ -74,7 +74,7 @@ def _by_clients(directory: Path, rounds: int, times: int) -> dict[str, Times]:
 
 
 def _measure_round(crowds: dict[int, list[Client]], found: Times, times: int) -> None:
-    """Let the sizes take turns of a few acquires each, until each had so many."""
+    """Measure a few acquires of each size in turn, until each size has enough."""
     queues = {size: cycle(crowd) for size, crowd in crowds.items()}
     for size in crowds:
         found[size].append([])

@@ -1,4 +1,4 @@
-"""What templates cost: a start when nothing changed, the look at the files, an edit, a build."""
+"""The cost of templates: a start without changes, the check of the files, an edit, a build."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def run(directory: Path, *, short: bool) -> dict[str, Any]:
 
 
 def _files(directory: Path, count: int) -> Path:
-    """Make so many small files, the first of which makes a table."""
+    """Make some small files, the first of which creates a table."""
     directory.mkdir()
     directory.chmod(0o755)
     for number in range(count):

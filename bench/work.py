@@ -12,7 +12,7 @@ CHANGED = 4
 
 
 def many(tables: int) -> str:
-    """Return SQL of a template of so many tables with 100 rows each."""
+    """Return SQL of a template of some tables with 100 rows each."""
     return "".join(
         f"CREATE TABLE t{n} (id int PRIMARY KEY, v text, at timestamptz DEFAULT now());\n"
         f"INSERT INTO t{n} SELECT i, 'row ' || i FROM generate_series(1, {ROWS}) i;\n"
@@ -21,14 +21,14 @@ def many(tables: int) -> str:
 
 
 SMALL = many(TABLES)
-"""The template of 20 tables; 10 MB, most of them the catalogs."""
+"""The template of 20 tables; 10 MB, mostly catalogs."""
 READS = "SELECT count(*) FROM t0"
 ROW_BYTES = 200
-"""What a row of the big table takes, with its share of the index."""
+"""Bytes of a row of the big table, with its share of the index."""
 
 
 def writes(tables: int) -> str:
-    """Return SQL that updates 5 rows, adds one and deletes one in so many of the small tables."""
+    """Return SQL that updates 5 rows, adds one and deletes one in some of the small tables."""
     return "; ".join(
         f"UPDATE t{n} SET v = 'x' WHERE id < 6; INSERT INTO t{n} VALUES (1000);"
         f" DELETE FROM t{n} WHERE id = 50"
@@ -40,12 +40,12 @@ WRITES = writes(CHANGED)
 
 
 def writes_everywhere(tables: int) -> str:
-    """Return SQL that updates one row in each of so many small tables."""
+    """Return SQL that updates one row in each of some small tables."""
     return "; ".join(f"UPDATE t{n} SET v = 'x' WHERE id = 7" for n in range(tables))
 
 
 def big(rows: int) -> str:
-    """Return SQL of a template with one table of so many rows, some 200 bytes each."""
+    """Return SQL of a template with one table of that many rows, some 200 bytes each."""
     return (
         "CREATE TABLE big (id int PRIMARY KEY, v text, at timestamptz DEFAULT now());\n"
         "INSERT INTO big SELECT i, repeat('lorem ipsum ', 10) || i"

@@ -1,4 +1,4 @@
-"""Fixtures that several folders use."""
+"""Fixtures that tests of several directories use."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from support import binaries, clusters, lanes
 from support.daemons import Daemon, running_daemon
-from support.servers import Workshop, open_directory, running_server
+from support.servers import ServerTools, open_directory, running_server
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
 
 
-# Each process of the daemon's or the command line's would compile the whole package.
+# With it, each process of the daemon or the command line would compile the whole package.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
@@ -34,18 +34,18 @@ settings.load_profile("lane")
 
 
 def pytest_configure() -> None:
-    """Give the run a place for prepared clusters, unless this is a worker, which shares it."""
+    """Make the directory for prepared clusters, unless this is a worker, which shares it."""
     if clusters.PLACE not in os.environ:
         _LEFT.enter_context(clusters.place_for_copies())
 
 
 def pytest_unconfigure() -> None:
-    """Delete it."""
+    """Delete that directory."""
     _LEFT.close()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Sort the tests into lanes: what needs a server, what is slow, how many examples are tried."""
+    """Mark tests that need a server or are slow, and set the number of hypothesis examples."""
     versions, oldest = list(binaries.available()), min(binaries.rewinding())
     for item in items:
         if SERVERS.intersection(getattr(item, "fixturenames", ())):
@@ -75,14 +75,14 @@ def anyio_backend() -> tuple[str, dict[str, Any]]:
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """Return a directory that every user may pass through."""
+    """Return a directory that every user can enter."""
     with open_directory() as directory:
         yield directory
 
 
 @pytest.fixture(scope="session")
 def server_of() -> Iterator[Callable[[int], EmbeddedServer]]:
-    """Return what starts a server of a version, or returns the one that runs."""
+    """Return a function that returns the server of a version, started on first use."""
     with ExitStack() as stack:
 
         @cache
@@ -98,7 +98,7 @@ def server_of() -> Iterator[Callable[[int], EmbeddedServer]]:
 def any_server(
     request: pytest.FixtureRequest, server_of: Callable[[int], EmbeddedServer]
 ) -> EmbeddedServer:
-    """Return a server of each version that the machine has, one after another."""
+    """Return a server of each installed version, one after another."""
     return server_of(request.param)
 
 
@@ -109,17 +109,17 @@ def server(server_of: Callable[[int], EmbeddedServer]) -> EmbeddedServer:
 
 
 @pytest.fixture
-async def workshop(server: EmbeddedServer) -> AsyncIterator[Workshop]:
-    shop = await Workshop.open(server.endpoint, server.psql, "test")
-    yield shop
-    await shop.gateway.close()
+async def tools(server: EmbeddedServer) -> AsyncIterator[ServerTools]:
+    tools = await ServerTools.open(server.endpoint, server.psql, "test")
+    yield tools
+    await tools.gateway.close()
 
 
 @pytest.fixture
-async def any_workshop(any_server: EmbeddedServer) -> AsyncIterator[Workshop]:
-    shop = await Workshop.open(any_server.endpoint, any_server.psql, "test")
-    yield shop
-    await shop.gateway.close()
+async def any_tools(any_server: EmbeddedServer) -> AsyncIterator[ServerTools]:
+    tools = await ServerTools.open(any_server.endpoint, any_server.psql, "test")
+    yield tools
+    await tools.gateway.close()
 
 
 @pytest.fixture
@@ -131,6 +131,6 @@ def daemon() -> Iterator[Daemon]:
 
 @pytest.fixture(scope="session")
 def shared_daemon() -> Iterator[Daemon]:
-    """Return a daemon for tests that leave it as they found it."""
+    """Return a daemon for tests that leave its state unchanged."""
     with running_daemon() as running:
         yield running

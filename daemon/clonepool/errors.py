@@ -98,7 +98,7 @@ class NotYourLeaseError(ClonepoolError):
 
 
 class LeaseBusyError(ClonepoolError):
-    """The lease is being reset: the request was not carried out, and the reset goes on."""
+    """The lease is being reset: the request was not carried out, and the reset continues."""
 
     code = "lease_busy"
 

@@ -21,10 +21,10 @@ _LIMITS = {
 _NO_THREAD = "can't start new thread"
 OF_THE_MACHINE = (Limit.FILES, Limit.MEMORY, Limit.PROCESSES)
 REMEDIES = {
-    Limit.FILES: "it goes on by itself when files are closed; otherwise raise the limit of open"
+    Limit.FILES: "it continues by itself when files are closed; otherwise raise the limit of open"
     " files (LimitNOFILE in the unit, `ulimit -n`, or fs.file-max of the machine)",
-    Limit.MEMORY: "it goes on by itself when memory is free again; otherwise give the daemon more",
-    Limit.PROCESSES: "it goes on by itself when processes end; otherwise raise the limit of"
+    Limit.MEMORY: "it continues by itself when memory is free; otherwise give the daemon more",
+    Limit.PROCESSES: "it continues by itself when processes end; otherwise raise the limit of"
     " processes (TasksMax in the unit, `ulimit -u`)",
 }
 

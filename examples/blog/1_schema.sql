@@ -1,4 +1,4 @@
--- A small blog, with most of what a real schema has.
+-- A small blog with most features of real schemas.
 
 CREATE SCHEMA blog;
 

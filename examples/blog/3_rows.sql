@@ -1,4 +1,4 @@
--- Some hundred rows, the same each time.
+-- A few hundred rows, the same each time.
 
 COPY blog.tb_user (username, email, password_hash, created_at) FROM stdin;
 ada	ada@example.org	$2b$12$c0ffee00000000000000000000000000000000000000000000001	2024-01-01 09:00:00+00

@@ -1,4 +1,4 @@
-"""Whoever may not use the daemon gets nothing from it."""
+"""Users without permission get nothing from the daemon."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 PYTHON = "/usr/bin/python3"
 ROOT_ONLY = pytest.mark.skipif(
     os.geteuid() != 0 or not os.access(PYTHON, os.X_OK),
-    reason="only root can become somebody else, with an interpreter that everybody may run",
+    reason="needs root, and an interpreter that every user can run",
 )
 ASK = """
 import socket, sys
@@ -80,7 +80,7 @@ def test_the_sockets_mode_keeps_strangers_out_by_itself() -> None:
         assert "PermissionError" in done.stderr
 
 
-def test_the_kernel_says_who_is_calling() -> None:
+def test_the_kernel_identifies_the_caller() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX)
     with ours, theirs:
         assert identify(ours) == Caller(os.getpid(), os.geteuid(), os.getegid())

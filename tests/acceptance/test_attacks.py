@@ -1,4 +1,4 @@
-"""Attacks: what a lease tries beyond its time and rights, and what a script does by accident."""
+"""Attacks by leases beyond their time and rights, and accidents in scripts."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_former_holders_pool_that_reconnects_all_the_time_reaches_no_later_lea
         with one.client() as client:
             for _ in range(ROUNDS):
                 with client.lease("blog", timeout=60) as lease:
-                    # Nobody but this lease knows this URL yet.
+                    # Only this lease knows this URL so far.
                     assert value(lease.url, f"{TAGS} WHERE name = 'stray'") == 0
                     current[0] = lease.url
     finally:
@@ -93,7 +93,7 @@ def test_a_former_holder_does_not_come_in_after_a_restart(one: Daemon) -> None:
 
 
 def test_a_stray_row_does_not_become_the_measure_of_what_is_clean(one: Daemon) -> None:
-    """Whoever gets into a ready clone behind everybody's back is not made the template."""
+    """Changes that another session makes to a ready clone do not become the template's."""
     eventually(one.at_rest)
     (clone,) = clones_of(one)
     run(own_url(one, clone), STRAY)
@@ -108,7 +108,7 @@ def test_a_stray_row_does_not_become_the_measure_of_what_is_clean(one: Daemon) -
     assert not one.events("clone.proof_failed")
 
 
-def test_a_clone_that_was_truncated_is_not_taken_over_and_nobody_is_warned(one: Daemon) -> None:
+def test_a_clone_that_was_truncated_is_not_adopted_and_causes_no_warning(one: Daemon) -> None:
     """It has other files than its template after the rewind, as it should."""
     with one.client() as client:
         lease = client.lease("blog", timeout=30)
@@ -145,7 +145,7 @@ def change(daemon: Daemon, statement: str) -> None:
     eventually(daemon.at_rest)
 
 
-def test_a_reference_lets_nobody_in() -> None:
+def test_a_reference_refuses_connections() -> None:
     """What clones are put back from is read over one session, and closed to all others."""
     rows = "SELECT n, repeat('x', 500) FROM generate_series(1, 9000) AS n"
     config = ONE.split("[templates.blog]")[0] + '[templates.blog]\nsql = ["a.sql"]\nmin_ready = 1\n'
@@ -243,7 +243,7 @@ def confined() -> Iterator[Daemon]:
 
 
 @pytest.mark.parametrize("statement", [*CONFINED, "SET ROLE app"])
-def test_a_confined_lease_can_become_nobody_else_and_reach_nothing_else(
+def test_a_confined_lease_can_become_no_other_role_and_reach_nothing_else(
     confined: Daemon, statement: str
 ) -> None:
     with (

@@ -25,7 +25,7 @@ MAY_BE_ZERO = {
     "rewound_share",
     "overhead_seconds", "overhead_beyond_a_tenth",  # it may take less than psql alone
     "tables", "curve", "busy_before",
-    "connections",  # that flood the daemon: nobody, to begin with
+    "connections",  # that flood the daemon: none at first
 }  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""Templates that are built side by side, on shared roles and on each other."""
+"""Templates that are built at the same time, with shared roles or on top of each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A template whose sources change: seen at once, built once, and never served stale."""
+"""Changes of a template's sources are noticed at once, built once, and never served stale."""
 
 from __future__ import annotations
 

@@ -199,7 +199,7 @@ def test_without_leave_of_the_configuration_clients_make_nothing() -> None:
         assert value(lease.url, GENERATIONS) == 1
 
 
-def test_those_that_nobody_used_for_longest_give_way_to_others(daemon: Daemon) -> None:
+def test_the_templates_that_were_unused_for_longest_give_way(daemon: Daemon) -> None:
     for name in ("one", "two", "three"):
         prepared(daemon, name)
     leased(daemon, "one")
@@ -215,7 +215,7 @@ def test_those_that_nobody_used_for_longest_give_way_to_others(daemon: Daemon) -
         eventually(lambda: value(leases[1].url, GENERATIONS) == 4, what="the given up are dropped")
 
 
-def test_one_that_nobody_uses_goes_with_its_database() -> None:
+def test_an_unused_template_is_removed_with_its_database() -> None:
     config = CONFIG.replace("unused_for = 600", "unused_for = 2")
     with running_daemon(config, files=SQL) as daemon:
         prepared(daemon)
@@ -404,7 +404,7 @@ def test_a_daemon_that_is_killed_leaves_nothing_of_what_was_being_filled(daemon:
     assert nothing_is_left(daemon)
 
 
-def test_a_daemon_that_stops_refuses_who_waits_and_drops_what_is_not_finished(
+def test_a_daemon_that_stops_refuses_waiters_and_drops_unfinished_templates(
     daemon: Daemon,
 ) -> None:
     said: list[str] = []

@@ -1,4 +1,4 @@
-"""The commands as a user types them."""
+"""The commands of the command line, as a user types them."""
 
 from __future__ import annotations
 

@@ -120,7 +120,7 @@ def test_a_drop_waits_while_a_test_does_and_is_done_afterwards() -> None:
             lease.release()
             eventually(lambda: daemon.pool()["dropping"] == 1)
             eventually(lambda: daemon.pool()["ready"] == 2)
-            time.sleep(0.5)  # sleeps: it must not be dropped meanwhile
+            time.sleep(0.5)  # sleeps: it must not be dropped in that time
             put_off = daemon.pool()["dropping"]
             assert is_still_waited_for(daemon)
         assert put_off == 1

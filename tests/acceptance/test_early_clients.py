@@ -1,4 +1,4 @@
-"""The socket listens from the moment its file is there: who is early waits, and is answered."""
+"""The socket listens as soon as its file exists: early clients wait and are answered."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def test_status_that_waits_ends_with_its_time_while_the_daemon_is_starting(
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_clients_of_a_start_that_is_ended_do_not_wait_for_ever(
+def test_clients_of_a_start_that_is_ended_do_not_wait_without_limit(
     starting: Callable[[str], Daemon], place: Path, number: signal.Signals
 ) -> None:
     daemon = starting(works())

@@ -1,4 +1,4 @@
-"""Each way in which a start can fail tells its cause and a remedy, in one line and no traceback."""
+"""Every failed start reports its cause and a remedy in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Start(NamedTuple):
 
     Attributes:
         cause: a pattern of what is to be told.
-        remedy: likewise, of what stands in brackets behind it.
+        remedy: pattern of the text in brackets after it.
         embedded: lines of [embedded].
         server: instead of the embedded one.
         arrange: makes it fail; returns further lines of [embedded].

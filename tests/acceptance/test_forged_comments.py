@@ -1,4 +1,4 @@
-"""A lease owns its clone and may write any comment on it: the next daemon is not taken in."""
+"""A lease owns its clone and can forge comments on it: the next daemon does not believe them."""
 
 from __future__ import annotations
 
@@ -139,7 +139,7 @@ def test_a_lease_cannot_have_its_clone_taken_for_a_parked_one(daemon: Daemon) ->
 
 
 def test_the_mark_of_a_parked_clone_is_good_for_one_start(daemon: Daemon) -> None:
-    """Everybody on the server can read it while the clone is parked, and write it down."""
+    """Every role on the server can read and copy the comment while the clone is parked."""
     eventually(daemon.at_rest)
     daemon.stop()
     server = EmbeddedServer(EmbeddedSection(), daemon.state, 16)

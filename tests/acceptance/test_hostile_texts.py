@@ -1,4 +1,4 @@
-"""Labels, failures, queries and names that are written for the reader's terminal."""
+"""Labels, failures, queries and names with control characters for the reader's terminal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Leases that change more than is worth undoing: nobody else waits for them, and memory stays."""
+"""Leases that change too much for a rewind delay no other lease and do not increase memory."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 
 class Watch:
-    """What another client and the kernel see of the daemon meanwhile."""
+    """What another client and the kernel see of the daemon in that time."""
 
     def __init__(self, daemon: Daemon) -> None:
         self.slowest = 0.0
@@ -69,7 +69,7 @@ class Watch:
 
 
 @pytest.mark.parametrize("kind", DAMAGE)
-def test_what_one_lease_wrote_holds_up_nobody_else(daemon: Daemon, kind: str) -> None:
+def test_the_writes_of_one_lease_delay_no_other(daemon: Daemon, kind: str) -> None:
     with daemon.client() as client:
         eventually(daemon.at_rest)
         lease = client.lease("blog", timeout=30)

@@ -1,4 +1,4 @@
-"""Starts, stops and what is found again in between: real processes, real signals."""
+"""Starts, stops, and what the next daemon finds, with real processes and signals."""
 
 from __future__ import annotations
 

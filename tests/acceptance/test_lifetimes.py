@@ -1,4 +1,4 @@
-"""How long leases last, seen from outside: over connections, restarts and their own time."""
+"""How long leases last, across connections and restarts, and with a TTL."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clonepool.errors import (
     ShuttingDownError,
 )
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.interrupted import NOWHERE, spawn
+from support.kill_points import NOWHERE, spawn
 from support.queries import clones_of, value
 
 if TYPE_CHECKING:
@@ -271,7 +271,7 @@ def test_drain_refuses_waits_tells_and_can_be_taken_back(daemon: Daemon) -> None
         holder.lease("blog", timeout=30).release()
 
 
-def test_who_waits_can_ask_how_it_goes(daemon: Daemon) -> None:
+def test_a_waiter_can_ask_for_progress(daemon: Daemon) -> None:
     heard: list[dict[str, Any]] = []
     with (
         daemon.client() as holder,

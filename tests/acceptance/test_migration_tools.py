@@ -1,4 +1,4 @@
-"""Templates that migration tools fill, configured as their users would."""
+"""Templates that are filled by migration tools, configured as users would."""
 
 from __future__ import annotations
 

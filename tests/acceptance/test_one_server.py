@@ -1,4 +1,4 @@
-"""Several daemons, and databases that only look like ours, on one server."""
+"""Several daemons, and databases with similar names, on one server."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from clonepool.client import Client
 from support.daemons import Daemon, clean_up, eventually, running_daemon
-from support.outages import Victim, logged, running_victim, template
+from support.outages import ExternalServer, logged, running_external_server, template
 from support.queries import value
 from support.servers import open_directory
 
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim() as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server() as running:
         yield running
 
 
-def test_the_second_daemon_of_an_instance_says_who_has_it_and_ends(
-    victim: Victim, place: Path
+def test_the_second_daemon_of_an_instance_names_the_first_and_ends(
+    postgres: ExternalServer, place: Path
 ) -> None:
-    config = victim.config("shared") + template(min_ready=1, max_clones=4)
+    config = postgres.config("shared") + template(min_ready=1, max_clones=4)
     with running_daemon(config) as first:
         second = Daemon(place, config)
         assert second.spawn().wait(30) == 3
@@ -40,29 +40,31 @@ def test_the_second_daemon_of_an_instance_says_who_has_it_and_ends(
             client.lease("blog", timeout=30).release()
 
 
-def test_two_instances_share_a_server_and_touch_nothing_of_each_other(victim: Victim) -> None:
+def test_two_instances_share_a_server_and_touch_nothing_of_each_other(
+    postgres: ExternalServer,
+) -> None:
     limits = template(min_ready=2, max_clones=4)
-    with running_daemon(victim.config("one") + limits) as one:
+    with running_daemon(postgres.config("one") + limits) as one:
         eventually(one.at_rest)
-        with one.client() as client, running_daemon(victim.config("two") + limits) as two:
+        with one.client() as client, running_daemon(postgres.config("two") + limits) as two:
             lease = client.lease("blog", timeout=30)
             eventually(lambda: one.pool()["ready"] == 2)
-            mine = victim.databases("cp\\_one\\_%")
+            mine = postgres.databases("cp\\_one\\_%")
             eventually(two.at_rest)
             two.stop(signal.SIGKILL)
             two.start()
             eventually(two.at_rest)
             assert two.stop() == 0
-            assert victim.databases("cp\\_one\\_%") == mine
+            assert postgres.databases("cp\\_one\\_%") == mine
             assert lease.release(report=True) == []
 
 
 def test_a_database_with_our_prefix_and_a_wrong_checksum_is_reported_and_left(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
     forged = "cp_forged_blog_abcdefgh_c1_aaaaaaaa"
-    victim.execute(f"CREATE DATABASE {forged}")
-    config = victim.config("forged") + template(min_ready=1, max_clones=4)
+    postgres.execute(f"CREATE DATABASE {forged}")
+    config = postgres.config("forged") + template(min_ready=1, max_clones=4)
     with running_daemon(config) as daemon:
         eventually(daemon.at_rest)
         for number in (signal.SIGKILL, signal.SIGTERM):
@@ -70,7 +72,7 @@ def test_a_database_with_our_prefix_and_a_wrong_checksum_is_reported_and_left(
             daemon.start()
             eventually(daemon.at_rest)
         assert [entry["database"] for entry in logged(daemon, "database.not_ours")] == [forged] * 3
-    assert forged in victim.databases()
+    assert forged in postgres.databases()
 
 
 SLOW = '[templates.slow]\nsql = ["slow.sql"]\nmin_ready = 1\nmax_clones = 3\n'
@@ -101,19 +103,19 @@ def leased_sum(daemon: Daemon) -> object:
 
 
 def test_daemons_of_two_instances_build_at_once_and_each_has_a_whole_template(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
-    with two_at_once(victim.config("racea") + SLOW, victim.config("raceb") + SLOW) as daemons:
+    with two_at_once(postgres.config("racea") + SLOW, postgres.config("raceb") + SLOW) as daemons:
         assert [leased_sum(daemon) for daemon in daemons] == [3, 3]
         for instance in ("racea", "raceb"):
-            assert len(victim.databases(f"cp\\_{instance}\\_slow\\_%\\_t0\\_%")) == 1
-            assert not victim.databases(f"cp\\_{instance}\\_slow\\_%\\_b%\\_%")
+            assert len(postgres.databases(f"cp\\_{instance}\\_slow\\_%\\_t0\\_%")) == 1
+            assert not postgres.databases(f"cp\\_{instance}\\_slow\\_%\\_b%\\_%")
 
 
 def test_of_two_daemons_of_one_instance_one_builds_and_its_successor_takes_over(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
-    with two_at_once(victim.config("racec") + SLOW, victim.config("racec") + SLOW) as daemons:
+    with two_at_once(postgres.config("racec") + SLOW, postgres.config("racec") + SLOW) as daemons:
         both = [daemon.process for daemon in daemons if daemon.process is not None]
         eventually(lambda: any(process.poll() is not None for process in both), 30)
         (winner,) = (daemon for daemon in daemons if daemon.process and not daemon.process.poll())
@@ -121,10 +123,10 @@ def test_of_two_daemons_of_one_instance_one_builds_and_its_successor_takes_over(
         assert loser.process is not None
         assert loser.process.wait(10) == 3
         eventually(
-            lambda: bool(victim.databases("cp\\_racec\\_slow\\_%\\_b%\\_%")), what="it builds"
+            lambda: bool(postgres.databases("cp\\_racec\\_slow\\_%\\_b%\\_%")), what="it builds"
         )
         winner.stop(signal.SIGKILL)
         loser.spawn()
         assert leased_sum(loser) == 3
-        assert len(victim.databases("cp\\_racec\\_slow\\_%\\_t0\\_%")) == 1
-        assert not victim.databases("cp\\_racec\\_slow\\_%\\_b%\\_%")
+        assert len(postgres.databases("cp\\_racec\\_slow\\_%\\_t0\\_%")) == 1
+        assert not postgres.databases("cp\\_racec\\_slow\\_%\\_b%\\_%")

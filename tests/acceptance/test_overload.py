@@ -1,4 +1,4 @@
-"""More is asked than can be given: order, deadlines, refusals, and bounds on every client."""
+"""Overload: order, deadlines, refusals, and limits for every client."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from clonepool.errors import (
     QueueFullError,
 )
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.lines import Lines
-from support.manners import misbehaving
+from support.misbehaving_clients import misbehaving
+from support.raw_connection import RawConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -87,7 +87,7 @@ def test_ten_times_more_clients_than_clones_are_served_or_refused_in_time(small:
 def test_a_line_that_is_full_is_refused_at_once(small: Daemon) -> None:
     with small.client() as holder:
         held = [holder.lease("blog", timeout=30) for _ in range(4)]
-        lines = Lines(small.socket)
+        lines = RawConnection(small.socket)
         for number in range(60):
             lines.send(number, "acquire", template="blog", timeout=20)
         eventually(lambda: small.pool()["waiting"] == 60)
@@ -106,7 +106,7 @@ def test_a_line_that_is_full_is_refused_at_once(small: Daemon) -> None:
 def test_a_waiter_that_vanished_costs_no_clone_and_no_order(small: Daemon) -> None:
     with small.client() as holder:
         held = [holder.lease("blog", timeout=30) for _ in range(4)]
-        waiting = [Lines(small.socket) for _ in range(3)]
+        waiting = [RawConnection(small.socket) for _ in range(3)]
         for number, lines in enumerate(waiting):
             lines.send(number, "acquire", template="blog", timeout=20, label=f"waiter {number}")
             eventually(lambda: small.pool()["waiting"] == number + 1)  # noqa: B023 - called at once
@@ -157,7 +157,7 @@ def test_pending_requests_are_bounded(place: Any) -> None:
         held: list[Lease] = []
         for client, count in zip(holders, (2, 1), strict=True):
             held += [client.lease("blog", timeout=30) for _ in range(count)]
-        lines = Lines(running.socket)
+        lines = RawConnection(running.socket)
         for number in range(4):
             lines.send(number, "acquire", template="blog", timeout=20)
         refused = lines.receive()
@@ -171,7 +171,7 @@ def test_pending_requests_are_bounded(place: Any) -> None:
 def test_whatever_waits_for_its_answer_counts_as_pending(bounded: Daemon, method: str) -> None:
     with bounded.client() as holder:
         lease = holder.lease("blog", timeout=30)
-        lines = Lines(bounded.socket)
+        lines = RawConnection(bounded.socket)
         for number in range(3):
             lines.send(number, "drain", timeout=20)
         eventually(lambda: bool(bounded.pool()["draining"]))
@@ -191,15 +191,13 @@ def test_whatever_waits_for_its_answer_counts_as_pending(bounded: Daemon, method
 
 
 @pytest.mark.parametrize("crowd", [20, 200])
-def test_a_crowd_that_floods_the_daemon_keeps_nobody_waiting_longer_than_itself(
-    small: Daemon, crowd: int
-) -> None:
+def test_clients_that_flood_the_daemon_delay_only_themselves(small: Daemon, crowd: int) -> None:
     asked = 300
     with small.client() as client:
         with misbehaving(small.socket, {"flood": crowd}) as flood:
             for _ in range(asked):
                 client.call("ping")
-        # One request at a time, each written when the last was answered: whoever floods has one
+        # One request at a time, each written when the last was answered: a flooding client has one
         # waiting always, and gets no more for it than a few times as much.
         assert flood.answered / crowd < 5 * asked
     eventually(small.at_rest)

@@ -1,4 +1,4 @@
-"""docs/protocol.md is true: its example, its promises about lines, pipelining and tokens."""
+"""docs/protocol.md holds: its example, and its promises about lines, pipelining and tokens."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from clonepool.protocol import messages
 from support.daemons import Daemon, eventually
-from support.lines import Lines
+from support.raw_connection import RawConnection
 from support.servers import ROOT
 
 if TYPE_CHECKING:
@@ -22,9 +22,9 @@ DOCUMENT = (ROOT / "docs" / "protocol.md").read_text()
 
 
 @pytest.fixture
-def lines(shared_daemon: Daemon) -> Iterator[Lines]:
+def lines(shared_daemon: Daemon) -> Iterator[RawConnection]:
     eventually(shared_daemon.at_rest)
-    opened = Lines(shared_daemon.socket)
+    opened = RawConnection(shared_daemon.socket)
     yield opened
     opened.close()
     eventually(shared_daemon.at_rest)
@@ -40,7 +40,7 @@ def keys_shown(reply: str) -> list[str]:
     return re.findall(r'"(\w+)":', reply.partition('"result":')[2])
 
 
-def test_the_example_can_be_pasted(shared_daemon: Daemon, lines: Lines) -> None:
+def test_the_example_can_be_pasted(shared_daemon: Daemon, lines: RawConnection) -> None:
     token = ""
     for asked, shown in session():
         request = json.loads(asked.replace("pY3…", token))
@@ -63,7 +63,7 @@ def test_nc_is_enough(shared_daemon: Daemon) -> None:
 
 
 def test_requests_are_pipelined_and_replies_come_as_they_are_ready(
-    shared_daemon: Daemon, lines: Lines
+    shared_daemon: Daemon, lines: RawConnection
 ) -> None:
     with shared_daemon.client() as holder:
         held = [holder.lease("blog", timeout=30) for _ in range(12)]
@@ -76,7 +76,7 @@ def test_requests_are_pipelined_and_replies_come_as_they_are_ready(
 
 
 def test_the_two_requests_that_are_shown_for_one_write_are_answered_in_order(
-    shared_daemon: Daemon, lines: Lines
+    shared_daemon: Daemon, lines: RawConnection
 ) -> None:
     shown = DOCUMENT.split("**One for another.**")[1].split("```")[1].strip().splitlines()
     lines.send(1, "acquire", template="blog", timeout=30)
@@ -89,7 +89,7 @@ def test_the_two_requests_that_are_shown_for_one_write_are_answered_in_order(
     assert shared_daemon.pool()["leased"] == 0
 
 
-def test_tokens_are_unguessable_and_told_to_nobody_else(lines: Lines) -> None:
+def test_tokens_are_unguessable_and_shown_to_the_holder_only(lines: RawConnection) -> None:
     seen = set()
     for number in range(20):
         lines.send(number, "acquire", template="blog", timeout=30)
@@ -104,7 +104,9 @@ def test_tokens_are_unguessable_and_told_to_nobody_else(lines: Lines) -> None:
     assert len(seen) == 20
 
 
-def test_whoever_has_the_token_may_end_the_lease(shared_daemon: Daemon, lines: Lines) -> None:
+def test_any_client_with_the_token_may_end_the_lease(
+    shared_daemon: Daemon, lines: RawConnection
+) -> None:
     with shared_daemon.client() as holder:
         lease = holder.lease("blog", timeout=30)
         for wrong in (lease.token.swapcase(), lease.token[:-1], "sha256:", lease.database):
@@ -114,7 +116,9 @@ def test_whoever_has_the_token_may_end_the_lease(shared_daemon: Daemon, lines: L
         assert lines.receive()["result"]["leaked"] == []
 
 
-def test_an_unknown_field_is_named_and_changes_nothing(shared_daemon: Daemon, lines: Lines) -> None:
+def test_an_unknown_field_is_named_and_changes_nothing(
+    shared_daemon: Daemon, lines: RawConnection
+) -> None:
     lines.send(1, "acquire", template="blog", tll=5)
     error = lines.receive()["error"]
     assert error["data"]["code"] == "bad_request"
@@ -123,7 +127,7 @@ def test_an_unknown_field_is_named_and_changes_nothing(shared_daemon: Daemon, li
 
 
 def test_a_client_from_the_contract_alone_gets_what_each_notification_promises(
-    shared_daemon: Daemon, lines: Lines
+    shared_daemon: Daemon, lines: RawConnection
 ) -> None:
     lines.send(1, "acquire", template="blog", timeout=30, ttl=0.5, label="me")
     granted = lines.receive()["result"]

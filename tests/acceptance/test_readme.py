@@ -1,4 +1,4 @@
-"""What README and the page on installing tell to type does what they say."""
+"""The commands in README and docs/installing.md do what these pages say."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What real daemons recorded is decided the same again."""
+"""Replays of recordings of real daemons make the same decisions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What becomes of a returned clone, seen from outside."""
+"""What happens to returned clones, as clients see it."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AUTO = ONE + 'recycle = "auto"\nverify_every = 1\n'
 
 @pytest.fixture(scope="module")
 def one() -> Iterator[Daemon]:
-    """Return a daemon with a single clone: whoever leases gets that."""
+    """Return a daemon with a single clone, which every lease gets."""
     with running_daemon(AUTO) as running:
         yield running
 
@@ -59,7 +59,7 @@ def test_a_clone_whose_schema_was_changed_is_made_anew(one: Daemon) -> None:
     eventually(lambda: clones_of(one) == {after})
 
 
-def test_whoever_wants_a_fresh_clone_gets_one_that_nobody_had(one: Daemon) -> None:
+def test_a_request_for_a_fresh_clone_gets_one_that_was_never_leased(one: Daemon) -> None:
     with one.client() as client:
         used = client.lease("blog", timeout=30)
         used.release()
@@ -143,7 +143,7 @@ OTHERS = (
 )
 
 
-def test_the_session_that_stays_makes_way_for_whoever_wants_the_database_alone() -> None:
+def test_the_session_that_stays_makes_way_for_exclusive_access() -> None:
     with running_daemon(AUTO) as daemon, daemon.client() as client:
         for deed in ("CREATE DATABASE copied TEMPLATE {}", "ALTER DATABASE {} RENAME TO renamed"):
             recycles(daemon, EMPTIED)

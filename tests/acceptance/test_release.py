@@ -1,4 +1,4 @@
-"""A release is answered at once, and what the lease left is told afterwards."""
+"""A release is answered at once; leaks of the lease are reported afterwards."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from clonepool import LeakWarning
 from clonepool.errors import NotYourLeaseError
 from clonepool.paths import SOCKET_VARIABLE
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.interrupted import NOWHERE, spawn
-from support.lines import Lines
+from support.kill_points import NOWHERE, spawn
 from support.queries import connected, own_url, run, value
+from support.raw_connection import RawConnection
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -27,9 +27,9 @@ MARKED = "SELECT 'left by me'"
 
 
 @pytest.fixture
-def lines(shared_daemon: Daemon) -> Iterator[Lines]:
+def lines(shared_daemon: Daemon) -> Iterator[RawConnection]:
     eventually(shared_daemon.at_rest)
-    with contextlib.closing(Lines(shared_daemon.socket)) as opened:
+    with contextlib.closing(RawConnection(shared_daemon.socket)) as opened:
         yield opened
     eventually(shared_daemon.at_rest)
 
@@ -47,7 +47,7 @@ def start(daemon: Daemon, *, late: str, killed_at: str = NOWHERE) -> Daemon:
     return daemon
 
 
-def acquire(lines: Lines, **options: object) -> dict[str, Any]:
+def acquire(lines: RawConnection, **options: object) -> dict[str, Any]:
     lines.send("acquire", "acquire", template="blog", timeout=30, **options)
     granted: dict[str, Any] = lines.receive()["result"]
     return granted
@@ -63,7 +63,7 @@ def assert_told(news: dict[str, Any], database: str) -> None:
     assert (session["application_name"], session["query"]) == ("test", MARKED)
 
 
-def assert_silent(lines: Lines) -> None:
+def assert_silent(lines: RawConnection) -> None:
     """See that the next thing said is an answer."""
     lines.send("silent", "ping")
     assert lines.receive()["id"] == "silent"
@@ -73,7 +73,7 @@ def assert_silent(lines: Lines) -> None:
 
 
 def test_the_answer_claims_nothing_and_what_was_left_is_told_when_it_is_known(
-    lines: Lines,
+    lines: RawConnection,
 ) -> None:
     lease = acquire(lines)
     with connected(lease["url"]) as ask:
@@ -83,7 +83,7 @@ def test_the_answer_claims_nothing_and_what_was_left_is_told_when_it_is_known(
         assert_told(lines.receive(), lease["database"])
 
 
-def test_a_change_of_the_server_is_told_too(lines: Lines) -> None:
+def test_a_change_of_the_server_is_told_too(lines: RawConnection) -> None:
     lease = acquire(lines)
     run(lease["url"], "CREATE ROLE left_by_me")
     lines.send(1, "release", lease=lease["lease"])
@@ -94,7 +94,7 @@ def test_a_change_of_the_server_is_told_too(lines: Lines) -> None:
     assert (change["pid"], change["what"]) == (0, "role left_by_me was made; undone")
 
 
-def test_nothing_is_told_when_nothing_was_left(shared_daemon: Daemon, lines: Lines) -> None:
+def test_nothing_is_told_when_nothing_was_left(shared_daemon: Daemon, lines: RawConnection) -> None:
     for ttl in (None, 60):
         lease = acquire(lines, ttl=ttl)
         assert value(lease["url"], "SELECT 1") == 1
@@ -105,7 +105,7 @@ def test_nothing_is_told_when_nothing_was_left(shared_daemon: Daemon, lines: Lin
 
 
 def test_a_release_is_answered_before_the_server_has_said_anything(slow: Daemon) -> None:
-    with contextlib.closing(Lines(slow.socket)) as lines:
+    with contextlib.closing(RawConnection(slow.socket)) as lines:
         lease = acquire(lines)
         with connected(lease["url"]) as ask:
             ask(MARKED)
@@ -120,7 +120,7 @@ def test_a_release_is_answered_before_the_server_has_said_anything(slow: Daemon)
 def test_the_end_of_a_lease_with_a_ttl_is_written_down_after_the_answer(daemon: Daemon) -> None:
     assert daemon.stop() == 0
     start(daemon, late="before:recycle.write:1=0.5")
-    with contextlib.closing(Lines(daemon.socket)) as lines:
+    with contextlib.closing(RawConnection(daemon.socket)) as lines:
         lease = acquire(lines, ttl=60)
         comment = (
             "SELECT shobj_description(oid, 'pg_database') FROM pg_database"
@@ -138,7 +138,7 @@ def test_the_end_of_a_lease_with_a_ttl_is_written_down_after_the_answer(daemon: 
 
 
 def test_a_report_is_waited_for_and_not_told_twice(slow: Daemon) -> None:
-    with contextlib.closing(Lines(slow.socket)) as lines:
+    with contextlib.closing(RawConnection(slow.socket)) as lines:
         lease = acquire(lines)
         with connected(lease["url"]) as ask:
             ask(MARKED)
@@ -153,7 +153,7 @@ def test_a_report_is_waited_for_and_not_told_twice(slow: Daemon) -> None:
         assert_silent(lines)
 
 
-def test_a_report_of_nothing_says_so(lines: Lines) -> None:
+def test_a_report_of_nothing_says_so(lines: RawConnection) -> None:
     lease = acquire(lines)
     lines.send(1, "release", lease=lease["lease"], report=True)
     assert lines.receive()["result"] == {**UNKNOWN, "leaked": []}
@@ -177,9 +177,9 @@ def test_clonepool_release_prints_what_was_left(shared_daemon: Daemon) -> None:
 
 
 def test_each_of_two_clients_hears_of_its_own_leases_alone(
-    shared_daemon: Daemon, lines: Lines
+    shared_daemon: Daemon, lines: RawConnection
 ) -> None:
-    with contextlib.closing(Lines(shared_daemon.socket)) as other:
+    with contextlib.closing(RawConnection(shared_daemon.socket)) as other:
         mine, theirs = acquire(lines), acquire(other)
         with connected(mine["url"]) as ask, connected(theirs["url"]) as ask_other:
             ask(MARKED)
@@ -194,8 +194,10 @@ def test_each_of_two_clients_hears_of_its_own_leases_alone(
         assert_silent(other)
 
 
-def test_whoever_releases_is_told_and_not_whoever_held(shared_daemon: Daemon, lines: Lines) -> None:
-    with contextlib.closing(Lines(shared_daemon.socket)) as holder:
+def test_leaks_are_reported_to_the_releasing_client_not_the_holder(
+    shared_daemon: Daemon, lines: RawConnection
+) -> None:
+    with contextlib.closing(RawConnection(shared_daemon.socket)) as holder:
         lease = acquire(holder)
         with connected(lease["url"]) as ask:
             ask(MARKED)
@@ -206,9 +208,9 @@ def test_whoever_releases_is_told_and_not_whoever_held(shared_daemon: Daemon, li
         assert_silent(holder)
 
 
-def test_a_client_that_goes_before_its_leaks_are_known_harms_nobody(slow: Daemon) -> None:
-    with contextlib.closing(Lines(slow.socket)) as other:
-        with contextlib.closing(Lines(slow.socket)) as lines:
+def test_a_client_may_disconnect_before_its_leaks_are_known(slow: Daemon) -> None:
+    with contextlib.closing(RawConnection(slow.socket)) as other:
+        with contextlib.closing(RawConnection(slow.socket)) as lines:
             lease = acquire(lines)
             with connected(lease["url"]) as ask:
                 ask(MARKED)
@@ -222,7 +224,7 @@ def test_a_client_that_goes_before_its_leaks_are_known_harms_nobody(slow: Daemon
         assert not slow.events(event)
 
 
-def test_whoever_holds_a_lease_that_time_ends_is_told_what_it_left(lines: Lines) -> None:
+def test_the_holder_of_an_expired_lease_is_told_what_it_left(lines: RawConnection) -> None:
     lease = acquire(lines, ttl=0.5)
     with connected(lease["url"]) as ask:
         ask(MARKED)
@@ -231,7 +233,7 @@ def test_whoever_holds_a_lease_that_time_ends_is_told_what_it_left(lines: Lines)
     assert_told(news[2], lease["database"])
 
 
-def test_a_reset_leaves_nothing_to_be_told(shared_daemon: Daemon, lines: Lines) -> None:
+def test_a_reset_leaves_nothing_to_be_told(shared_daemon: Daemon, lines: RawConnection) -> None:
     lease = acquire(lines)
     with connected(lease["url"]) as ask:
         ask(MARKED)
@@ -268,7 +270,7 @@ def test_the_client_warns_of_what_was_left_and_reports_when_asked(shared_daemon:
 
 
 def test_a_release_and_an_acquire_in_one_write_are_answered_in_order(
-    shared_daemon: Daemon, lines: Lines
+    shared_daemon: Daemon, lines: RawConnection
 ) -> None:
     lease = acquire(lines)
     for _ in range(20):
@@ -286,7 +288,7 @@ def test_a_release_and_an_acquire_in_one_write_are_answered_in_order(
     assert lines.receive()["id"] == 1
 
 
-def test_with_room_for_one_clone_it_comes_back_to_whoever_exchanges_it() -> None:
+def test_with_room_for_one_clone_an_exchange_gets_it_back() -> None:
     with running_daemon(ONE) as daemon, daemon.client() as client:
         with client.lease("blog", timeout=30) as lease:
             for _ in range(5):

@@ -1,4 +1,4 @@
-"""The number of ready clones follows what is announced and what is asked, seen from outside."""
+"""The number of ready clones follows announcements and demand, as clients see it."""
 
 from __future__ import annotations
 

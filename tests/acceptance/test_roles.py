@@ -1,4 +1,4 @@
-"""As whom a lease logs in, and where that lets it."""
+"""The role as which a lease logs in, and what it can access."""
 
 from __future__ import annotations
 

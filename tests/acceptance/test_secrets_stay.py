@@ -1,4 +1,4 @@
-"""Passwords in the configuration are seen by nobody who looks at what the daemon tells."""
+"""Passwords in the configuration appear in no output of the daemon."""
 
 from __future__ import annotations
 

@@ -22,9 +22,9 @@ from clonepool.errors import (
     UnknownTemplateError,
 )
 from clonepool.postgres.endpoint import from_url
+from support.client_sessions import ClientGateway
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
 from support.queries import value
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,7 +55,7 @@ def test_each_lease_has_a_database_of_its_own(shared_daemon: Daemon) -> None:
 def test_leaked_sessions_are_named_at_release(shared_daemon: Daemon) -> None:
     async def leak(url: str) -> None:
         endpoint = from_url(url)
-        session = await Visitor(endpoint, "leaky").connect(endpoint.maintenance)
+        session = await ClientGateway(endpoint, "leaky").connect(endpoint.maintenance)
         await session.value("SELECT 42")
         leaked = await anyio.to_thread.run_sync(lambda: held.release(report=True))
         assert leaked is not None

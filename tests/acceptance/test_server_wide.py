@@ -1,4 +1,4 @@
-"""What a lease changes in the server as a whole is not met by later leases."""
+"""Server-wide changes of a lease do not affect later leases."""
 
 from __future__ import annotations
 

@@ -14,8 +14,8 @@ import pytest
 
 from clonepool.errors import NotYourLeaseError
 from support.daemons import CONFIG, Daemon, eventually, running_daemon
-from support.lines import Lines
 from support.queries import value
+from support.raw_connection import RawConnection
 from support.servers import ROOT
 
 if TYPE_CHECKING:
@@ -35,8 +35,8 @@ def few() -> Iterator[Daemon]:
 
 
 @pytest.fixture
-def lines(few: Daemon) -> Iterator[Lines]:
-    connected = Lines(few.socket)
+def lines(few: Daemon) -> Iterator[RawConnection]:
+    connected = RawConnection(few.socket)
     yield connected
     connected.close()
 
@@ -113,9 +113,13 @@ def test_whatever_interrupts_threads_nothing_is_lost_and_each_has_its_own(
     few: Daemon, seed: int
 ) -> None:
     eventually(few.at_rest)
-    storm = [sys.executable, str(ROOT / "tests" / "support" / "storm.py"), str(few.socket)]
+    command = [
+        sys.executable,
+        str(ROOT / "tests" / "support" / "interrupted_threads.py"),
+        str(few.socket),
+    ]
     done = subprocess.run(
-        [*storm, "3", str(seed)], capture_output=True, text=True, timeout=110, check=True
+        [*command, "3", str(seed)], capture_output=True, text=True, timeout=110, check=True
     )
     told = json.loads(done.stdout)
     assert told["wrong"] == []
@@ -129,7 +133,7 @@ def test_whatever_interrupts_threads_nothing_is_lost_and_each_has_its_own(
 
 
 def test_a_cancelled_acquire_is_answered_first_and_costs_no_clone(
-    few: Daemon, lines: Lines
+    few: Daemon, lines: RawConnection
 ) -> None:
     with few.client() as client:
         held = take_all(client)
@@ -158,7 +162,9 @@ def test_a_cancelled_acquire_is_answered_first_and_costs_no_clone(
     eventually(few.at_rest)
 
 
-def test_a_request_can_be_cancelled_by_its_own_connection_alone(few: Daemon, lines: Lines) -> None:
+def test_a_request_can_be_cancelled_by_its_own_connection_alone(
+    few: Daemon, lines: RawConnection
+) -> None:
     with few.client() as client:
         held = take_all(client)
         lines.send(1, "acquire", template="blog", timeout=60)
@@ -171,7 +177,7 @@ def test_a_request_can_be_cancelled_by_its_own_connection_alone(few: Daemon, lin
             lease.release()
 
 
-def test_a_lease_whose_reset_is_cancelled_is_over(few: Daemon, lines: Lines) -> None:
+def test_a_lease_whose_reset_is_cancelled_is_over(few: Daemon, lines: RawConnection) -> None:
     eventually(few.at_rest)
     with few.client() as client:
         lease = client.lease("blog", timeout=30)
@@ -185,7 +191,7 @@ def test_a_lease_whose_reset_is_cancelled_is_over(few: Daemon, lines: Lines) -> 
 
 
 def test_an_acquire_whose_lease_is_being_recorded_can_be_cancelled(
-    few: Daemon, lines: Lines
+    few: Daemon, lines: RawConnection
 ) -> None:
     eventually(few.at_rest)
     lines.send(1, "acquire", template="blog", ttl=600)
@@ -197,7 +203,9 @@ def test_an_acquire_whose_lease_is_being_recorded_can_be_cancelled(
     assert lines.receive()["result"] == []
 
 
-def test_a_cancelled_drain_stops_waiting_and_stays_in_force(few: Daemon, lines: Lines) -> None:
+def test_a_cancelled_drain_stops_waiting_and_stays_in_force(
+    few: Daemon, lines: RawConnection
+) -> None:
     with few.client() as client, client.lease("blog", timeout=30):
         lines.send(1, "drain", timeout=60)
         lines.send(2, "cancel", request=1)
@@ -211,7 +219,7 @@ def test_a_cancelled_drain_stops_waiting_and_stays_in_force(few: Daemon, lines: 
         assert lines.receive() == {"jsonrpc": "2.0", "id": 5, "result": {}}
 
 
-def test_a_cancelled_define_leaves_the_template_to_the_next_client(lines: Lines) -> None:
+def test_a_cancelled_define_leaves_the_template_to_the_next_client(lines: RawConnection) -> None:
     lines.send(1, "define", hash="content")
     lines.send(2, "define", hash="content", timeout=60)
     lines.send(3, "define", hash="content", timeout=60)
@@ -230,7 +238,7 @@ def test_a_cancelled_define_leaves_the_template_to_the_next_client(lines: Lines)
     assert lines.receive()["id"] == 7
 
 
-def test_a_request_that_cannot_be_cancelled_is_answered(lines: Lines) -> None:
+def test_a_request_that_cannot_be_cancelled_is_answered(lines: RawConnection) -> None:
     lines.send(1, "build", template="blog", anew=True)
     lines.send(2, "cancel", request=1)
     assert lines.receive() == {"jsonrpc": "2.0", "id": 2, "result": {"cancelled": False}}

@@ -1,4 +1,4 @@
-"""The soak, until each of its events has happened; `make soak` goes on for minutes."""
+"""A short soak, until each of its events has happened; `make soak` runs for minutes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from support.servers import ROOT
 
 CLIENTS = 16
 SECONDS = lanes.rounds(standard=10, slow=120)
-"""At least so long; a busy machine takes longer until enough has happened."""
+"""The least duration; a busy machine takes longer until enough has happened."""
 
 
 @pytest.mark.long
@@ -25,4 +25,4 @@ def test_nothing_breaks_while_clients_and_server_and_daemon_are_killed() -> None
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
-    assert "no clone in two hands, none dirty, no answer late, nothing left behind" in done.stdout
+    assert "no clone leased twice, none dirty, no answer late, nothing left behind" in done.stdout

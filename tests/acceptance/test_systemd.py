@@ -1,4 +1,4 @@
-"""The unit file, and what the daemon tells systemd."""
+"""The unit file, and the daemon's messages to systemd."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ What it says of system calls and of the network is not in it."""
 
 
 def opened(needed: set[Path]) -> str:
-    """Return the commands that let everybody reach directories below ones that are closed."""
+    """Return the commands that let every user reach directories below closed ones."""
     lines = []
     closed = {
         directory: [path for path in needed if directory in path.parents]

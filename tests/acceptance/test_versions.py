@@ -1,4 +1,4 @@
-"""A daemon on each PostgreSQL: rewound where the log can be read, recreated where it cannot."""
+"""A daemon on each PostgreSQL version: rewinds if the WAL can be read, otherwise recreates."""
 
 from __future__ import annotations
 

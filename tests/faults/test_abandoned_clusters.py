@@ -1,4 +1,4 @@
-"""Clusters in memory whose state directory was deleted: swept at a start, or left for a reason."""
+"""Clusters in memory without a state directory are removed at a start, unless there is a reason."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from clonepool.postgres.embedded.abandoned import sweep
 from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.embedded.storage import Storage, memory_name, root_in_memory
 from support import binaries
+from support.client_sessions import ClientGateway
 from support.daemons import Daemon, clean_up, eventually, running_daemon
 from support.servers import open_directory
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -301,7 +301,7 @@ def test_such_a_server_is_not_taken_from_clients_that_are_connected(
     orphan: EmbeddedServer,
 ) -> None:
     async def visit() -> None:
-        async with Visitor(orphan.endpoint, "test").session("postgres") as session:
+        async with ClientGateway(orphan.endpoint, "test").session("postgres") as session:
             with structlog.testing.capture_logs() as logs:
                 await sweep(orphan.storage.root.parent, SPARE)
             told = [line for line in logs if line["storage"] == str(orphan.storage.root)]

@@ -1,4 +1,4 @@
-"""The daemon's clock is set back an hour: deadlines and leases keep to the time that passes."""
+"""The daemon's clock is set back an hour: deadlines and leases follow elapsed time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from clonepool.errors import AcquireTimeoutError, PoolFullError
 from support.clocks import find_libfaketime, set_back_daemon
 from support.daemons import eventually
-from support.outages import Victim, is_whole, logged, running_victim, template
+from support.outages import ExternalServer, is_whole, logged, running_external_server, template
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +32,8 @@ LIFE = 12
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim() as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server() as running:
         yield running
 
 
@@ -46,8 +46,8 @@ def leases(daemon: Daemon) -> list[dict[str, Any]]:
     return found
 
 
-def test_a_clock_set_back_changes_no_deadline_of_a_running_daemon(victim: Victim) -> None:
-    config = victim.config("running") + template(min_ready=0, max_clones=1) + RECREATE
+def test_a_clock_set_back_changes_no_deadline_of_a_running_daemon(postgres: ExternalServer) -> None:
+    config = postgres.config("running") + template(min_ready=0, max_clones=1) + RECREATE
     with set_back_daemon(config) as daemon, daemon.client() as client:
         asked = time.monotonic()
         lease = client.lease("blog", timeout=20, ttl=LIFE)
@@ -72,9 +72,9 @@ def test_a_clock_set_back_changes_no_deadline_of_a_running_daemon(victim: Victim
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_lease_lives_over_a_restart_as_long_as_it_was_given_whatever_the_clock_says(
-    victim: Victim, number: signal.Signals
+    postgres: ExternalServer, number: signal.Signals
 ) -> None:
-    config = victim.config(f"again{number}") + template(min_ready=1, max_clones=3)
+    config = postgres.config(f"again{number}") + template(min_ready=1, max_clones=3)
     with set_back_daemon(config) as daemon:
         with daemon.client() as client:
             asked = time.monotonic()
@@ -93,14 +93,14 @@ def test_a_lease_lives_over_a_restart_as_long_as_it_was_given_whatever_the_clock
         assert found["held_seconds"] <= time.monotonic() - asked + 0.1
         eventually(lambda: not leases(daemon), LIFE + TOLERANCE)
         assert asked + LIFE <= time.monotonic() < granted + LIFE + TOLERANCE
-        eventually(lambda: lease.database not in victim.databases(), 10)
+        eventually(lambda: lease.database not in postgres.databases(), 10)
 
 
 def test_no_name_is_used_twice_though_the_clock_says_the_same_at_every_start(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
     config = (
-        victim.config("names")
+        postgres.config("names")
         + template(min_ready=0, max_clones=8)
         + RECREATE
         + "shrink_after = 0.5\n"

@@ -1,4 +1,4 @@
-"""Others use up the server's connections: ready clones are granted, refills wait and say why."""
+"""Others use up the server's connections: ready clones are granted, refills wait, with a reason."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from clonepool.errors import AcquireTimeoutError, ResourceError
 from clonepool.postgres.endpoint import from_url
 from support.daemons import eventually, free_port, running_daemon
 from support.outages import (
+    ExternalServer,
     Sessions,
-    Victim,
     assert_recovers,
     get,
     is_whole,
     logged,
     metric,
     problem,
-    running_victim,
+    running_external_server,
     said_once_each,
     sessions,
     template,
@@ -38,8 +38,8 @@ END_ORDINARY = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE use
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim(max_connections=20) as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server(max_connections=20) as running:
         yield running
 
 
@@ -86,12 +86,12 @@ def test_with_no_connection_left_ready_clones_are_granted_and_refills_wait() -> 
 
 
 def test_the_want_of_connections_is_told_steadily_while_one_try_after_another_fails(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
-    config = victim.config("small") + template(min_ready=3, max_clones=6)
+    config = postgres.config("small") + template(min_ready=3, max_clones=6)
     with running_daemon(config) as daemon, daemon.client() as client, sessions() as others:
         eventually(lambda: is_whole(daemon))
-        use_up(others, victim.url)
+        use_up(others, postgres.url)
         held = [client.lease("blog", timeout=0) for _ in range(3)]
         eventually(lambda: daemon.pool()["limited_by"] == "max_connections", 10)
         for _ in range(40):
@@ -104,12 +104,12 @@ def test_the_want_of_connections_is_told_steadily_while_one_try_after_another_fa
             lease.release()
 
 
-def test_the_daemon_has_no_more_sessions_than_it_says(victim: Victim) -> None:
-    config = victim.config("counted") + template(min_ready=3, max_clones=12)
+def test_the_daemon_has_no_more_sessions_than_it_says(postgres: ExternalServer) -> None:
+    config = postgres.config("counted") + template(min_ready=3, max_clones=12)
     with running_daemon(config) as daemon, sessions() as others:
         own = daemon.status()["server"]["own_connections"]
         assert own <= 20 // 4 + 1
-        watching = others.open(victim.url)
+        watching = others.open(postgres.url)
         enough = threading.Event()
 
         def come_and_go() -> None:
@@ -131,13 +131,17 @@ def test_the_daemon_has_no_more_sessions_than_it_says(victim: Victim) -> None:
         assert_recovers(daemon)
 
 
-def test_a_lost_lock_that_finds_no_connection_left_is_told_and_taken_later(victim: Victim) -> None:
-    config = victim.config("locked", url=victim.ordinary()) + template(min_ready=2, max_clones=6)
+def test_a_lost_lock_that_finds_no_connection_left_is_told_and_taken_later(
+    postgres: ExternalServer,
+) -> None:
+    config = postgres.config("locked", url=postgres.ordinary()) + template(
+        min_ready=2, max_clones=6
+    )
     with running_daemon(config) as daemon, daemon.client() as client, sessions() as others:
         lease = client.lease("blog", timeout=20)
         eventually(lambda: is_whole(daemon))
         # What is left when the daemon's own are gone is reserved for superusers.
-        mine = use_up(others, victim.url)[0]
+        mine = use_up(others, postgres.url)[0]
         others.rows(
             mine,
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'ordinary'",

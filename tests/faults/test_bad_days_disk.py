@@ -1,4 +1,4 @@
-"""The disk fills up: PostgreSQL says so, or the guard does before it; both end by themselves."""
+"""The disk fills up: PostgreSQL or the storage budget notices; the daemon recovers by itself."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clonepool.errors import AcquireTimeoutError, ClonepoolError
 from support.daemons import Daemon, clean_up, eventually, free_port, running_daemon
 from support.outages import (
     COUNT,
-    Victim,
+    ExternalServer,
     assert_recovers,
     get,
     is_whole,
@@ -22,7 +22,7 @@ from support.outages import (
     metric,
     problem,
     rows,
-    running_victim,
+    running_external_server,
     said_once_each,
     template,
 )
@@ -64,18 +64,20 @@ def fill(disk: Path, leaving_mib: float) -> Path:
 
 
 @contextmanager
-def victim_with_small_tables(place: Path, mebibytes: int) -> Iterator[tuple[Victim, Path]]:
+def external_server_with_small_tables(
+    place: Path, mebibytes: int
+) -> Iterator[tuple[ExternalServer, Path]]:
     """Run a server whose databases lie on a small disk, and its WAL does not."""
-    with running_victim(storage="disk") as victim:
-        base = victim.server.storage.data / "base"
-        victim.stop()
+    with running_external_server(storage="disk") as postgres:
+        base = postgres.server.storage.data / "base"
+        postgres.stop()
         aside = place / "base"
         subprocess.run(["cp", "-a", base, aside], check=True)
         with mounted(base, mebibytes):
             subprocess.run(["cp", "-aT", aside, base], check=True)
-            victim.start()
-            yield victim, base
-            victim.stop()
+            postgres.start()
+            yield postgres, base
+            postgres.stop()
 
 
 @contextmanager
@@ -93,8 +95,8 @@ def daemon_on_small_disk(config: str, mebibytes: int) -> Iterator[Daemon]:
 
 def test_a_disk_that_postgresql_says_is_full_ends_refills_until_there_is_room(place: Path) -> None:
     http = free_port()
-    with victim_with_small_tables(place, 160) as (victim, disk):
-        config = victim.config("full", http=http) + template(min_ready=3, max_clones=20)
+    with external_server_with_small_tables(place, 160) as (postgres, disk):
+        config = postgres.config("full", http=http) + template(min_ready=3, max_clones=20)
         with running_daemon(config) as daemon, daemon.client() as client:
             held = [client.lease("blog", timeout=20)]
             eventually(lambda: is_whole(daemon))
@@ -138,7 +140,7 @@ def test_the_guard_says_how_much_is_free_before_the_disk_is_full() -> None:
         assert len(logged(daemon, "clone.create_failed")) == 1
 
 
-def test_a_lease_that_fills_the_disk_costs_nobody_else_a_lease() -> None:
+def test_a_lease_that_fills_the_disk_costs_no_other_client_a_lease() -> None:
     config = '[http]\nlisten = ""\n[embedded]\nstorage = "disk"\nmin_free_mib = 0\n'
     with daemon_on_small_disk(config + template(min_ready=2, max_clones=20), 300) as daemon:
         eventually(lambda: is_whole(daemon))

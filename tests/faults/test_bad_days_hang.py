@@ -1,4 +1,4 @@
-"""A backend hangs: on a clone it holds up that clone alone, on the lock the pulse misses it."""
+"""A backend hangs: on a clone only that clone is delayed; that of the lock is noticed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ import pytest
 
 from support.daemons import eventually, free_port, running_daemon
 from support.outages import (
-    Victim,
+    ExternalServer,
     assert_recovers,
     get,
     halted,
     is_whole,
     logged,
     problem,
-    running_victim,
+    running_external_server,
     said_once_each,
     sessions,
     template,
@@ -27,13 +27,15 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim() as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server() as running:
         yield running
 
 
-def test_a_session_that_hangs_on_a_returned_clone_holds_up_nobody_else(victim: Victim) -> None:
-    config = victim.config("hang") + template(min_ready=2, max_clones=12)
+def test_a_session_that_hangs_on_a_returned_clone_delays_no_other_lease(
+    postgres: ExternalServer,
+) -> None:
+    config = postgres.config("hang") + template(min_ready=2, max_clones=12)
     config += template("other", min_ready=2, max_clones=12)
     with running_daemon(config) as daemon, daemon.client() as client, sessions() as others:
         lease = client.lease("blog", timeout=20)
@@ -50,8 +52,8 @@ def test_a_session_that_hangs_on_a_returned_clone_holds_up_nobody_else(victim: V
             assert problem(daemon) == ""
             eventually(lambda: bool(logged(daemon, "clone.drop_failed")), 10)
             time.sleep(1)  # sleeps: tries go on, and none is to be told
-            assert lease.database in victim.databases()
-        eventually(lambda: lease.database not in victim.databases(), 5)
+            assert lease.database in postgres.databases()
+        eventually(lambda: lease.database not in postgres.databases(), 5)
         eventually(lambda: sum(p["dropping"] for p in daemon.status()["pools"]) == 0, 5)
         assert_recovers(daemon)
         assert [entry["clone"] for entry in logged(daemon, "clone.drop_failed")] == [lease.database]
@@ -59,34 +61,34 @@ def test_a_session_that_hangs_on_a_returned_clone_holds_up_nobody_else(victim: V
 
 
 def test_a_clone_that_cannot_be_dropped_is_told_once_while_drops_of_others_succeed(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
-    config = victim.config("drops", url=victim.ordinary())
+    config = postgres.config("drops", url=postgres.ordinary())
     with running_daemon(config + template(min_ready=2, max_clones=12)) as daemon:
         with daemon.client() as client, sessions() as others:
             lease = client.lease("blog", timeout=20)
-            others.open(victim.endpoint.url(lease.database))
+            others.open(postgres.endpoint.url(lease.database))
             lease.release()
             eventually(lambda: bool(logged(daemon, "clone.drop_failed")), 10)
             until = time.monotonic() + 2
             while time.monotonic() < until:
                 client.lease("blog", timeout=5).release()
                 time.sleep(0.1)  # sleeps: between two leases
-            assert lease.database in victim.databases()
+            assert lease.database in postgres.databases()
             told = logged(daemon, "clone.drop_failed")
-        eventually(lambda: lease.database not in victim.databases(), 5)
+        eventually(lambda: lease.database not in postgres.databases(), 5)
         assert_recovers(daemon)
         eventually(daemon.at_rest, 10)
         assert [entry["clone"] for entry in told] == [lease.database]
 
 
-def test_a_hanging_lock_is_noticed_by_the_pulse_told_and_got_over(victim: Victim) -> None:
+def test_a_hanging_lock_is_noticed_by_the_pulse_told_and_got_over(postgres: ExternalServer) -> None:
     http = free_port()
-    config = victim.config("pulse", http=http) + template(min_ready=2, max_clones=6)
+    config = postgres.config("pulse", http=http) + template(min_ready=2, max_clones=6)
     with running_daemon(config) as daemon, daemon.client() as client:
         lease = client.lease("blog", timeout=20)
         eventually(lambda: is_whole(daemon))
-        with halted(victim.lock_holder("pulse")):
+        with halted(postgres.lock_holder("pulse")):
             eventually(lambda: bool(problem(daemon)), 20, "the pulse is missed")
             assert get(http, "/readyz")[0] == 503
             assert client.call("leases")[0]["database"] == lease.database

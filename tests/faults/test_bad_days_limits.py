@@ -1,4 +1,4 @@
-"""A limit of the configuration is reached: who waits is told which, and who has what."""
+"""A configured limit is reached: waiters are told which, and which leases have the clones."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ import pytest
 
 from clonepool.errors import AcquireTimeoutError, PoolFullError
 from support.daemons import eventually, running_daemon
-from support.outages import Victim, assert_recovers, is_whole, logged, running_victim, template
+from support.outages import (
+    ExternalServer,
+    assert_recovers,
+    is_whole,
+    logged,
+    running_external_server,
+    template,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -17,13 +24,15 @@ MIB = 1024 * 1024
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim() as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server() as running:
         yield running
 
 
-def test_a_full_pool_that_holds_none_ready_says_who_has_its_clones(victim: Victim) -> None:
-    config = victim.config("taken") + template(min_ready=0, max_clones=2)
+def test_a_full_pool_without_ready_clones_names_the_leases(
+    postgres: ExternalServer,
+) -> None:
+    config = postgres.config("taken") + template(min_ready=0, max_clones=2)
     with running_daemon(config) as daemon, daemon.client() as client:
         held = [client.lease("blog", timeout=20, label="somebody") for _ in range(2)]
         with pytest.raises(PoolFullError, match="2 of 2 are leased, 2 by somebody"):
@@ -33,8 +42,8 @@ def test_a_full_pool_that_holds_none_ready_says_who_has_its_clones(victim: Victi
         assert_recovers(daemon)
 
 
-def test_the_storage_budget_limits_the_clones_and_says_so(victim: Victim) -> None:
-    config = victim.config("budget", more="[pool]\nmax_storage_mib = 30\n")
+def test_the_storage_budget_limits_the_clones_and_says_so(postgres: ExternalServer) -> None:
+    config = postgres.config("budget", more="[pool]\nmax_storage_mib = 30\n")
     with running_daemon(config + template(min_ready=1, max_clones=20)) as daemon:
         eventually(lambda: is_whole(daemon))
         with daemon.client() as client:
@@ -47,7 +56,7 @@ def test_the_storage_budget_limits_the_clones_and_says_so(victim: Victim) -> Non
                     client.lease("blog", timeout=0.3)
             assert daemon.pool()["limited_by"] == "storage"
             assert "raise pool.max_storage_mib" in daemon.pool()["last_error"]
-            (largest,) = victim.rows(
+            (largest,) = postgres.rows(
                 "SELECT sum(pg_database_size(datname)) AS bytes FROM pg_database"
                 " WHERE datname LIKE 'cp\\_budget%' AND NOT datistemplate"
             )

@@ -1,4 +1,4 @@
-"""The line to the server is cut, stalls, or forgets its connections without a word."""
+"""The network to the server is cut, stalls, or drops connections silently."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from support.daemons import eventually, free_port, running_daemon
 from support.outages import (
     COUNT,
-    Victim,
+    ExternalServer,
     assert_recovers,
     get,
     is_whole,
@@ -21,7 +21,7 @@ from support.outages import (
     metric,
     problem,
     rows,
-    running_victim,
+    running_external_server,
     said_once_each,
     template,
 )
@@ -35,18 +35,20 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim() as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server() as running:
         yield running
 
 
 @contextmanager
-def far_daemon(victim: Victim, instance: str, http: int = 0) -> Iterator[tuple[Daemon, Proxy]]:
+def far_daemon(
+    postgres: ExternalServer, instance: str, http: int = 0
+) -> Iterator[tuple[Daemon, Proxy]]:
     """Run a daemon that reaches the server over a line of ours, and make it whole."""
-    endpoint = victim.endpoint
+    endpoint = postgres.endpoint
     with proxy_to_unix(f"{endpoint.host}/.s.PGSQL.{endpoint.port}") as proxy:
         through = msgspec.structs.replace(endpoint, host="127.0.0.1", port=proxy.port)
-        config = victim.config(instance, http=http, url=through.url("postgres"))
+        config = postgres.config(instance, http=http, url=through.url("postgres"))
         config += template(min_ready=2, max_clones=12)
         with running_daemon(config) as daemon:
             eventually(lambda: is_whole(daemon))
@@ -57,9 +59,9 @@ MANY = 20
 """Leases before and after a fault, so that it falls among some."""
 
 
-def test_over_a_line_that_was_cut_leases_and_waiters_last(victim: Victim) -> None:
+def test_over_a_line_that_was_cut_leases_and_waiters_last(postgres: ExternalServer) -> None:
     http = free_port()
-    with far_daemon(victim, "cut", http) as (daemon, proxy), daemon.client() as client:
+    with far_daemon(postgres, "cut", http) as (daemon, proxy), daemon.client() as client:
         lease = client.lease("blog", timeout=20)
         proxy.cut()
         eventually(lambda: bool(problem(daemon)), 5, "the cut is noticed")
@@ -81,8 +83,8 @@ def test_over_a_line_that_was_cut_leases_and_waiters_last(victim: Victim) -> Non
         assert said_once_each(daemon, "server.unreachable")
 
 
-def test_a_short_stall_is_no_more_than_a_wait(victim: Victim) -> None:
-    with far_daemon(victim, "short") as (daemon, proxy):
+def test_a_short_stall_is_no_more_than_a_wait(postgres: ExternalServer) -> None:
+    with far_daemon(postgres, "short") as (daemon, proxy):
         enough, errors = threading.Event(), list[Exception]()
         served = list[int]()
 
@@ -114,13 +116,13 @@ def test_a_short_stall_is_no_more_than_a_wait(victim: Victim) -> None:
         assert logged(daemon, "server.lost") == []
 
 
-def test_a_long_stall_is_noticed_while_clients_are_connected(victim: Victim) -> None:
+def test_a_long_stall_is_noticed_while_clients_are_connected(postgres: ExternalServer) -> None:
     http = free_port()
-    with far_daemon(victim, "stall", http) as (daemon, proxy), daemon.client() as client:
+    with far_daemon(postgres, "stall", http) as (daemon, proxy), daemon.client() as client:
         held = [client.lease("blog", timeout=20) for _ in range(2)]
         eventually(lambda: is_whole(daemon))
         proxy.stall()
-        held.append(client.lease("blog", timeout=1))  # at once: nobody has to be asked
+        held.append(client.lease("blog", timeout=1))  # at once: without a query
         started = time.monotonic()
         assert held.pop().release(report=True) is None
         assert time.monotonic() - started < 5
@@ -130,7 +132,7 @@ def test_a_long_stall_is_noticed_while_clients_are_connected(victim: Victim) -> 
         assert daemon.pool()["limited_by"] == "server"
         assert get(http, "/readyz")[0] == 503
         tried = proxy.opened
-        eventually(lambda: proxy.opened > tried, what="a connection is tried meanwhile")
+        eventually(lambda: proxy.opened > tried, what="a connection is tried")
         proxy.flow()
         assert_recovers(daemon)
         assert waiter.join() == [{"count": 40}]
@@ -146,8 +148,10 @@ def test_a_long_stall_is_noticed_while_clients_are_connected(victim: Victim) -> 
             assert len(logged(daemon, event)) <= 2
 
 
-def test_connections_that_the_line_forgot_are_given_up_with_the_lock(victim: Victim) -> None:
-    with far_daemon(victim, "forgot") as (daemon, proxy), daemon.client() as client:
+def test_connections_that_the_line_forgot_are_given_up_with_the_lock(
+    postgres: ExternalServer,
+) -> None:
+    with far_daemon(postgres, "forgot") as (daemon, proxy), daemon.client() as client:
         lease = client.lease("blog", timeout=20)
         eventually(lambda: is_whole(daemon))
         proxy.forget()

@@ -1,4 +1,4 @@
-"""The server is there and does not let the daemon in, or a build: the cause is told everywhere."""
+"""The server refuses the daemon or a build: the cause is reported everywhere."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from clonepool.errors import AcquireTimeoutError, ResourceError
 from clonepool.postgres.gateway import Gateway
 from support.daemons import eventually, free_port, running_daemon
 from support.outages import (
+    ExternalServer,
     Sessions,
-    Victim,
     assert_recovers,
     get,
     is_whole,
     logged,
     metric,
     problem,
-    running_victim,
+    running_external_server,
     sessions,
     template,
 )
@@ -36,20 +36,20 @@ REJECT = "local all admin reject\nhost all admin 127.0.0.1/32 reject\n"
 
 
 @pytest.fixture
-def victim() -> Iterator[Victim]:
-    with running_victim(max_connections=20) as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server(max_connections=20) as running:
         yield running
 
 
 @contextmanager
-def rejecting(victim: Victim) -> Iterator[None]:
-    """Have pg_hba.conf reject the daemon's role; who is connected stays."""
-    rules = victim.server.storage.access
+def rejecting(postgres: ExternalServer) -> Iterator[None]:
+    """Make pg_hba.conf reject the daemon's role; open sessions stay."""
+    rules = postgres.server.storage.access
     good = rules.read_text()
 
     def give(text: str) -> None:
         rules.write_text(text)
-        gateway = Gateway(victim.server.endpoint, "clonepool test")
+        gateway = Gateway(postgres.server.endpoint, "clonepool test")
 
         async def reload() -> None:
             await gateway.ddl("SELECT pg_reload_conf()")
@@ -76,13 +76,13 @@ def limited(limit: str) -> str:
 
 
 def test_a_daemon_that_pg_hba_rejects_says_so_to_waiters_in_its_status_and_in_its_metrics(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
     http = free_port()
-    config = victim.config("rejected", http=http) + template(min_ready=2, max_clones=9)
+    config = postgres.config("rejected", http=http) + template(min_ready=2, max_clones=9)
     with running_daemon(config) as daemon, daemon.client() as client:
         eventually(lambda: is_whole(daemon))
-        with rejecting(victim):
+        with rejecting(postgres):
             held = [client.lease("blog", timeout=0) for _ in range(2)]
             eventually(lambda: "pg_hba" in daemon.pool()["last_error"])
             with pytest.raises(AcquireTimeoutError, match="pg_hba") as caught:
@@ -105,16 +105,18 @@ def source() -> Iterator[Path]:
         yield directory / "one.sql"
 
 
-def configured(victim: Victim, source: Path, http: int) -> str:
+def configured(postgres: ExternalServer, source: Path, http: int) -> str:
     options = 'min_ready = 1\nmax_clones = 4\n[templates.upper]\nextends = "blog"\nmin_ready = 1\n'
-    return victim.config("builds", http=http) + f'[templates.blog]\nsql = ["{source}"]\n' + options
+    return (
+        postgres.config("builds", http=http) + f'[templates.blog]\nsql = ["{source}"]\n' + options
+    )
 
 
 @contextmanager
-def without_connections(victim: Victim, others: Sessions) -> Iterator[None]:
+def without_connections(postgres: ExternalServer, others: Sessions) -> Iterator[None]:
     with contextlib.suppress(ResourceError):
         while True:
-            others.open(victim.url)
+            others.open(postgres.url)
     yield
     others.close()
 
@@ -124,17 +126,17 @@ def without_connections(victim: Victim, others: Sessions) -> Iterator[None]:
     [("rejected", "pg_hba", "server"), ("used up", "SQLSTATE 53300", "max_connections")],
 )
 def test_a_build_that_cannot_connect_is_tried_again_and_its_waiters_are_told_why(
-    victim: Victim, source: Path, how: str, cause: str, limit: str
+    postgres: ExternalServer, source: Path, how: str, cause: str, limit: str
 ) -> None:
     http = free_port()
     with (
-        running_daemon(configured(victim, source, http)) as daemon,
+        running_daemon(configured(postgres, source, http)) as daemon,
         daemon.client() as client,
         sessions() as others,
     ):
         eventually(lambda: all(p["phase"] == "ready" for p in daemon.status()["pools"]))
         eventually(lambda: daemon.pool()["ready"] == 1)
-        with rejecting(victim) if how == "rejected" else without_connections(victim, others):
+        with rejecting(postgres) if how == "rejected" else without_connections(postgres, others):
             source.write_text("CREATE TABLE one (id int); CREATE TABLE two (id int);")
             eventually(lambda: cause in daemon.pool()["last_error"])
             with pytest.raises(AcquireTimeoutError, match=f"cannot be built .*{cause}") as caught:

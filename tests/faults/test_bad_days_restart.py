@@ -1,4 +1,4 @@
-"""The server is restarted, shut down at once, or loses a backend: leases and waiters stay."""
+"""The server restarts, shuts down at once, or loses a backend: leases and waiters survive."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clonepool.errors import ClonepoolError
 from support.daemons import eventually, free_port, running_daemon
 from support.outages import (
     COUNT,
-    Victim,
+    ExternalServer,
     assert_recovers,
     get,
     is_whole,
@@ -22,7 +22,7 @@ from support.outages import (
     metric,
     problem,
     rows,
-    running_victim,
+    running_external_server,
     said_once_each,
     sessions,
     template,
@@ -34,23 +34,23 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim() as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server() as running:
         yield running
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 def test_a_restart_of_the_server_takes_neither_leases_nor_waiters_away(
-    victim: Victim, number: signal.Signals
+    postgres: ExternalServer, number: signal.Signals
 ) -> None:
     http = free_port()
-    config = victim.config(f"restart{number}", http=http) + template(min_ready=2, max_clones=6)
+    config = postgres.config(f"restart{number}", http=http) + template(min_ready=2, max_clones=6)
     with running_daemon(config) as daemon, daemon.client() as client:
         eventually(lambda: is_whole(daemon))
         held = [client.lease("blog", timeout=20) for _ in range(3)]
         eventually(lambda: is_whole(daemon))
         rows(held[0].url, "CREATE TABLE mine AS SELECT 1 AS a")
-        victim.stop(number)
+        postgres.stop(number)
         eventually(lambda: bool(problem(daemon)), what="the loss is noticed")
         waiters = [Waiter(daemon) for _ in range(3)]
         try:
@@ -66,7 +66,7 @@ def test_a_restart_of_the_server_takes_neither_leases_nor_waiters_away(
                 lease.database for lease in held
             }
         finally:
-            victim.start()
+            postgres.start()
         assert_recovers(daemon)
         assert [waiter.join() for waiter in waiters] == [[{"count": 40}]] * 3
         assert [rows(lease.url, COUNT) for lease in held] == [[{"count": 40}]] * 3
@@ -85,25 +85,25 @@ MANY = 20
 """Leases before and after a fault, so that it falls among some."""
 
 
-def test_waiters_in_front_of_a_full_pool_outlast_a_restart(victim: Victim) -> None:
-    config = victim.config("full") + template(min_ready=1, max_clones=2)
+def test_waiters_in_front_of_a_full_pool_outlast_a_restart(postgres: ExternalServer) -> None:
+    config = postgres.config("full") + template(min_ready=1, max_clones=2)
     with running_daemon(config) as daemon, daemon.client() as client:
         held = [client.lease("blog", timeout=20) for _ in range(2)]
         waiter = Waiter(daemon)
         eventually(lambda: daemon.pool()["waiting"] == 1)
-        victim.stop()
+        postgres.stop()
         eventually(lambda: bool(problem(daemon)))
-        held[0].release()  # while nobody can ask the server about it
-        victim.start()
+        held[0].release()  # while the server cannot be queried
+        postgres.start()
         assert waiter.join() == [{"count": 40}]
         held[1].release()
         assert_recovers(daemon)
 
 
 def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_error(
-    victim: Victim,
+    postgres: ExternalServer,
 ) -> None:
-    config = victim.config("busy") + template(min_ready=2, max_clones=8)
+    config = postgres.config("busy") + template(min_ready=2, max_clones=8)
     with running_daemon(config) as daemon:
         eventually(lambda: is_whole(daemon))
         enough, failures = threading.Event(), list[ClonepoolError]()
@@ -123,9 +123,9 @@ def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_erro
             thread.start()
         try:
             eventually(lambda: len(served) > MANY)
-            victim.stop(signal.SIGQUIT)
+            postgres.stop(signal.SIGQUIT)
             eventually(lambda: bool(problem(daemon)))
-            victim.start()
+            postgres.start()
             eventually(lambda: not problem(daemon), 5)
             before = len(served)
             eventually(lambda: len(served) > before + MANY)
@@ -143,16 +143,18 @@ def test_tests_that_come_and_go_meet_a_crash_of_the_server_as_a_wait_and_no_erro
 
 @pytest.mark.parametrize("whose", ["a lease's", "the daemon's"])
 def test_a_killed_backend_restarts_the_server_and_takes_no_lease_away(
-    victim: Victim, whose: str
+    postgres: ExternalServer, whose: str
 ) -> None:
     instance = "killa" if whose == "a lease's" else "killt"
-    config = victim.config(instance) + template(min_ready=2, max_clones=6)
+    config = postgres.config(instance) + template(min_ready=2, max_clones=6)
     with running_daemon(config) as daemon, daemon.client() as client:
         lease = client.lease("blog", timeout=20)
         eventually(lambda: is_whole(daemon))
         with sessions() as others:
             pid = (
-                others.open(lease.url).pid if whose == "a lease's" else victim.lock_holder(instance)
+                others.open(lease.url).pid
+                if whose == "a lease's"
+                else postgres.lock_holder(instance)
             )
             os.kill(pid, signal.SIGKILL)
         eventually(lambda: bool(logged(daemon, "server.lost")))

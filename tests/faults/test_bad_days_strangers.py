@@ -1,4 +1,4 @@
-"""People drop and rename the pool's databases: noticed, replaced, and left alone."""
+"""Others drop or rename the pool's databases: this is noticed, and clones are replaced."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import pytest
 
 from support.daemons import eventually, free_port, running_daemon
 from support.outages import (
-    Victim,
+    ExternalServer,
     assert_recovers,
     is_whole,
     logged,
     metric,
-    running_victim,
+    running_external_server,
     template,
 )
 
@@ -28,21 +28,21 @@ NOTICE_SECONDS = 15.0
 
 
 @pytest.fixture(scope="module")
-def victim() -> Iterator[Victim]:
-    with running_victim() as running:
+def postgres() -> Iterator[ExternalServer]:
+    with running_external_server() as running:
         yield running
 
 
-def remove(victim: Victim, name: str, how: str) -> None:
+def remove(postgres: ExternalServer, name: str, how: str) -> None:
     """Drop a database, or rename it to one of a person's own."""
     if how == "dropped":
-        victim.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+        postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     else:
-        victim.execute(f'ALTER DATABASE "{name}" RENAME TO "saved_{name[3:40]}"')
+        postgres.execute(f'ALTER DATABASE "{name}" RENAME TO "saved_{name[3:40]}"')
 
 
-def saved(victim: Victim, name: str) -> set[str]:
-    return victim.databases(f"saved\\_{name[3:40]}")
+def saved(postgres: ExternalServer, name: str) -> set[str]:
+    return postgres.databases(f"saved\\_{name[3:40]}")
 
 
 def told(daemon: Daemon, count: int) -> bool:
@@ -50,13 +50,15 @@ def told(daemon: Daemon, count: int) -> bool:
 
 
 @pytest.mark.parametrize("how", ["dropped", "renamed"])
-def test_a_generation_that_somebody_removed_is_built_again(victim: Victim, how: str) -> None:
-    config = victim.config(f"gen{how[:2]}") + template(min_ready=2, max_clones=8)
+def test_a_generation_that_somebody_removed_is_built_again(
+    postgres: ExternalServer, how: str
+) -> None:
+    config = postgres.config(f"gen{how[:2]}") + template(min_ready=2, max_clones=8)
     with running_daemon(config) as daemon, daemon.client() as client:
         eventually(lambda: is_whole(daemon))
-        (name,) = victim.databases(f"cp\\_gen{how[:2]}\\_%\\_t0\\_%")
-        victim.execute(f'ALTER DATABASE "{name}" WITH IS_TEMPLATE false')
-        remove(victim, name, how)
+        (name,) = postgres.databases(f"cp\\_gen{how[:2]}\\_%\\_t0\\_%")
+        postgres.execute(f'ALTER DATABASE "{name}" WITH IS_TEMPLATE false')
+        remove(postgres, name, how)
         client.lease("blog", timeout=0).release()  # ready clones are as good as before
         eventually(lambda: bool(logged(daemon, "template.lost")), NOTICE_SECONDS)
         assert_recovers(daemon)
@@ -69,17 +71,19 @@ def test_a_generation_that_somebody_removed_is_built_again(victim: Victim, how: 
         daemon.start()
         with daemon.client() as again:
             again.lease("blog", timeout=20).release()
-        assert bool(saved(victim, name)) is (how == "renamed")
+        assert bool(saved(postgres, name)) is (how == "renamed")
 
 
-def test_ready_clones_that_somebody_removed_are_replaced_and_not_granted(victim: Victim) -> None:
+def test_ready_clones_that_somebody_removed_are_replaced_and_not_granted(
+    postgres: ExternalServer,
+) -> None:
     http = free_port()
-    config = victim.config("ready", http=http) + template(min_ready=3, max_clones=8)
+    config = postgres.config("ready", http=http) + template(min_ready=3, max_clones=8)
     with running_daemon(config) as daemon:
         eventually(daemon.at_rest)
-        dropped, renamed, *others = sorted(victim.databases("cp\\_ready\\_%\\_c%"))
-        remove(victim, dropped, "dropped")
-        remove(victim, renamed, "renamed")
+        dropped, renamed, *others = sorted(postgres.databases("cp\\_ready\\_%\\_c%"))
+        remove(postgres, dropped, "dropped")
+        remove(postgres, renamed, "renamed")
         with daemon.client() as client:  # somebody connects: the pulse begins
             eventually(partial(told, daemon, 2), NOTICE_SECONDS)
             eventually(lambda: is_whole(daemon), 5)
@@ -96,18 +100,20 @@ def test_ready_clones_that_somebody_removed_are_replaced_and_not_granted(victim:
         assert daemon.stop() == 0
         daemon.start()
         eventually(lambda: is_whole(daemon))
-        assert saved(victim, renamed)
-        assert not saved(victim, dropped)
+        assert saved(postgres, renamed)
+        assert not saved(postgres, dropped)
 
 
-def test_a_leased_clone_that_somebody_removed_is_told_once_and_let_go(victim: Victim) -> None:
+def test_a_leased_clone_that_somebody_removed_is_told_once_and_let_go(
+    postgres: ExternalServer,
+) -> None:
     http = free_port()
-    config = victim.config("leased", http=http) + template(min_ready=2, max_clones=8)
+    config = postgres.config("leased", http=http) + template(min_ready=2, max_clones=8)
     with running_daemon(config) as daemon, daemon.client() as client:
         dropped, renamed = (client.lease("blog", timeout=20) for _ in range(2))
         eventually(lambda: is_whole(daemon))
         for lost, lease, how in ((1, dropped, "dropped"), (2, renamed, "renamed")):
-            remove(victim, lease.database, how)
+            remove(postgres, lease.database, how)
             eventually(partial(told, daemon, lost), NOTICE_SECONDS)
         assert [entry["clone"] for entry in logged(daemon, "clone.lost")] == [
             dropped.database,
@@ -119,6 +125,6 @@ def test_a_leased_clone_that_somebody_removed_is_told_once_and_let_go(victim: Vi
             assert lease.release(report=True) == []
         assert_recovers(daemon)
         eventually(daemon.at_rest, 10)
-        assert saved(victim, renamed.database)
+        assert saved(postgres, renamed.database)
         assert logged(daemon, "clone.drop_failed") == []
         assert logged(daemon, "clone.recycle_failed") == []

@@ -1,4 +1,4 @@
-"""The embedded server's bad days: each is survived, or told clearly."""
+"""Failures of the embedded server: the daemon survives or reports each clearly."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from clonepool.errors import EmbeddedServerError, StatementError
 from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.server import MARKER, EmbeddedServer, discard
 from support import binaries
+from support.client_sessions import ClientGateway
 from support.daemons import eventually, free_port
 from support.servers import role_of
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,12 +44,12 @@ def make(state: Path, directory: Path = NEWEST, **settings: object) -> EmbeddedS
 
 
 async def query(server: EmbeddedServer, sql: str) -> object:
-    async with Visitor(server.endpoint, "test").session("postgres") as session:
+    async with ClientGateway(server.endpoint, "test").session("postgres") as session:
         return await session.value(sql)
 
 
 async def execute(server: EmbeddedServer, sql: str) -> None:
-    async with Visitor(server.endpoint, "test").session("postgres") as session:
+    async with ClientGateway(server.endpoint, "test").session("postgres") as session:
         await session.execute(sql)
 
 
@@ -182,12 +182,12 @@ async def test_without_a_port_no_tcp_port_is_open_and_with_one_it_is(state: Path
     await by_tcp.start()
     assert by_tcp.clients.host == "127.0.0.1"
     await execute(by_tcp, "CREATE ROLE guest LOGIN PASSWORD 'plain'")
-    guest = Visitor(role_of(by_tcp.clients, "guest"), "test")
+    guest = ClientGateway(role_of(by_tcp.clients, "guest"), "test")
     async with guest.session("postgres") as session:
         assert await session.value("SELECT inet_client_addr() IS NOT NULL")
     itself = msgspec.structs.replace(by_tcp.clients, user=by_tcp.endpoint.user)
     with pytest.raises(StatementError, match="pg_hba"):  # the daemon itself never comes by TCP
-        await Visitor(itself, "test").connect("postgres")
+        await ClientGateway(itself, "test").connect("postgres")
     await by_tcp.stop()
 
 
@@ -275,12 +275,12 @@ async def test_a_copy_of_the_binaries_that_somebody_else_made_is_not_run(
     with pytest.raises(EmbeddedServerError, match="cannot be run"):
         make(state, closed)  # copied, but not executable
     give_away(state, "clonepool-binaries-*")
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+    with pytest.raises(EmbeddedServerError, match="belongs to another user"):
         make(state, closed)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="root alone has something to lose")
-async def test_whoever_leases_cannot_make_a_daemon_that_is_root_write_elsewhere(
+async def test_a_lease_cannot_make_a_daemon_that_is_root_write_elsewhere(
     state: Path,
 ) -> None:
     server = make(state)

@@ -1,7 +1,7 @@
-"""The daemon is killed right before and right after each thing that its pool decides.
+"""The daemon is killed right before and right after each decision of its pool is carried out.
 
-One load takes every path. It writes down what the daemon acknowledged, until the daemon is gone;
-then a daemon as usual is started on what is left, and held to all of that.
+One load takes every path. It records what the daemon acknowledged until the daemon is gone. Then an
+ordinary daemon is started on what is left, and must keep all of that.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from clonepool.errors import (
     PoolFullError,
 )
 from clonepool.postgres.endpoint import from_url
+from support.client_sessions import ClientGateway
 from support.daemons import Daemon, clean_up, eventually
-from support.interrupted import NOWHERE, spawn
-from support.lines import Lines
+from support.kill_points import NOWHERE, spawn
 from support.queries import ask, clones_of, own_url, value
+from support.raw_connection import RawConnection
 from support.servers import ROOT, open_directory
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -105,7 +105,7 @@ class Book:
     released: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
     leases: list[Lease] = field(default_factory=list)
-    """All there were: one that nobody refers to is given back."""
+    """All leases: one that is not referenced is released."""
 
     def acquire(self, client: Client, ttl: float | None = None) -> Lease:
         lease = client.lease("blog", timeout=20, ttl=ttl)
@@ -218,7 +218,7 @@ def is_complete(daemon: Daemon, client: Client, book: Book) -> bool:
     there = clones_of(daemon)
     pool = daemon.pool()
     leased = [lease["database"] for lease in client.call("leases")]
-    assert pool["leased"] == len(leased), "a clone is leased to nobody"
+    assert pool["leased"] == len(leased), "a clone is leased without a lease"
     assert pool["kept"] >= len(book.kept)
     owned = sum(pool[state] for state in ("ready", "leased", "kept"))
     return {*leased, *book.kept} <= there and len(there) == owned and ask(daemon, TEMPLATES) == 1
@@ -231,7 +231,7 @@ def mark(lease: Lease) -> None:
 
 async def _execute(url: str, sql: str) -> None:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         await session.execute(sql)
 
 
@@ -289,11 +289,11 @@ def test_a_lease_that_ended_while_it_was_renewed_is_over_for_the_next_daemon_too
     daemon = recreating
 
     def renew_and_end(client: Client, book: Book) -> None:
-        with contextlib.closing(Lines(daemon.socket)) as lines:
+        with contextlib.closing(RawConnection(daemon.socket)) as lines:
             lines.send(1, "acquire", template="blog", timeout=20)
             token = lines.receive()["result"]["lease"]
             if end == "renewed elsewhere":
-                with contextlib.closing(Lines(daemon.socket)) as other:
+                with contextlib.closing(RawConnection(daemon.socket)) as other:
                     other.send(1, "renew", lease=token, ttl=TTL)
                 for _ in range(10):  # rounds of the daemon's loop: it has seen the other off
                     client.call("ping")
@@ -332,7 +332,7 @@ def test_a_daemon_killed_while_it_rewinds_grants_nothing_half_undone(
 def test_a_daemon_killed_before_it_wrote_an_end_down_goes_on_with_the_lease(
     daemon: Daemon, killed_at: str
 ) -> None:
-    """Whoever asked for no report had been answered; the lease goes on until its TTL is over."""
+    """Clients that asked for no report were answered; the lease continues until its TTL ends."""
     told: list[Any] = []
 
     def release(client: Client, book: Book) -> None:

@@ -1,6 +1,6 @@
-"""The daemon is killed right before and right after each step by which a template comes to be.
+"""The daemon is killed right before and right after each step of a build.
 
-What the next daemon lends is whole, and nothing half-built is left or taken for a template.
+The next daemon leases complete clones, and no unfinished build is left or used as a template.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from clonepool.client import Client
 from clonepool.errors import ConnectionLostError, DaemonNotFoundError
 from clonepool.postgres.embedded.binaries import find_psql
 from support.daemons import Daemon, clean_up, eventually
-from support.interrupted import spawn
+from support.kill_points import spawn
 from support.queries import ask, run, value
 from support.servers import open_directory
 

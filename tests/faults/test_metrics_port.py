@@ -1,4 +1,4 @@
-"""Strangers at the metrics port: whatever they do there, leases and the scrape go on."""
+"""Hostile clients of the metrics port affect neither leases nor the scrape."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_header_that_comes_byte_by_byte_wins_no_time(port: Port) -> None:
     assert metric(port.number, late) > before
 
 
-def test_whoever_reads_no_answer_is_cut(port: Port) -> None:
+def test_a_client_that_reads_no_response_is_cut(port: Port) -> None:
     with socket.socket() as deaf:
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", port.number))
@@ -113,7 +113,7 @@ def test_whoever_reads_no_answer_is_cut(port: Port) -> None:
     assert get(port.number, "/healthz")[0] == 200
 
 
-def test_whoever_asks_without_end_takes_a_part_of_the_daemons_time_only(port: Port) -> None:
+def test_endless_requests_take_only_a_part_of_the_daemons_time(port: Port) -> None:
     enough = threading.Event()
 
     def hammer() -> None:
@@ -195,7 +195,7 @@ def late_beats(port: int) -> float:
     return value_in(scraped, f'{lag}{{le="+Inf"}}') - value_in(scraped, f'{lag}{{le="0.5"}}')
 
 
-def test_a_body_of_many_small_chunks_holds_nobody_up(port: Port) -> None:
+def test_a_body_of_many_small_chunks_delays_no_other_request(port: Port) -> None:
     head = b"POST /metrics HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
     with ExitStack() as stack:
         senders = []

@@ -1,4 +1,4 @@
-"""The daemon may open no more files for a while: work is put off, told once, done afterwards."""
+"""The daemon cannot open files for a while: work is postponed, reported once, and done later."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ def test_however_few_files_are_left_the_daemon_is_whole_soon_after(
 
 
 def ping(daemon: Daemon) -> str:
-    """Connect and ask; a client would wait for ever."""
+    """Connect and send a request; the client library would wait without limit."""
     with socket.socket(socket.AF_UNIX) as caller:
         caller.settimeout(20)
         caller.connect(str(daemon.socket))
@@ -297,7 +297,7 @@ def test_an_adopted_server_is_not_taken_for_dead_when_it_cannot_be_looked_at(
     with connected(daemon) as client, files_left(pid_of(daemon), -1):
         os.kill(sentinel, signal.SIGTERM)  # its end is heard, and the server lives on
         eventually(lambda: client.call("status")["server"]["problem"] != "")
-        time.sleep(1.0)  # sleeps: it is looked at in vain meanwhile, and must not be ended
+        time.sleep(1.0)  # sleeps: checks fail during it, and must not end the process
         os.kill(adopted["pid"], 0)
     assert_whole_soon(daemon)
     os.kill(adopted["pid"], 0)

@@ -1,4 +1,4 @@
-"""The number of a process that has ended may be a stranger's: a stranger is never signalled."""
+"""A pid may belong to another process after the first has ended: that one is never signalled."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_stranger_with_the_number_of_a_held_process_is_not_signalled(
 
 
 @pytest.mark.usefixtures("means")
-def test_a_held_process_is_signalled_and_its_end_seen_though_nobody_waits_for_it(
+def test_a_held_process_is_signalled_and_its_end_seen_without_a_waiter(
     spawn: Callable[[], subprocess.Popen[bytes]],
 ) -> None:
     process = spawn()
@@ -117,7 +117,7 @@ def test_a_process_is_looked_at_when_it_is_held_and_let_be_when_it_is_another(
 
 @pytest.mark.usefixtures("means")
 @pytest.mark.parametrize("pid", [0, -1, 2**40])
-def test_what_is_no_number_of_a_process_is_nobody(pid: int) -> None:
+def test_an_invalid_pid_is_no_process(pid: int) -> None:
     assert hold(pid, lambda _: True) is None
 
 

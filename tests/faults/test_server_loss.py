@@ -1,4 +1,4 @@
-"""PostgreSQL goes away under a running daemon."""
+"""PostgreSQL stops under a running daemon."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from clonepool.errors import AcquireTimeoutError, PoolFullError
 from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.server import MARKER
 from clonepool.postgres.endpoint import from_url
+from support.client_sessions import ClientGateway
 from support.daemons import CONFIG, eventually, running_daemon
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from support.daemons import Daemon
@@ -58,7 +58,7 @@ def test_a_crashed_backend_takes_no_lease_away(daemon: Daemon) -> None:
 
         async def crash() -> None:
             endpoint = from_url(lease.url)
-            gateway = Visitor(endpoint, "test")
+            gateway = ClientGateway(endpoint, "test")
             session = await gateway.connect(endpoint.maintenance)
             os.kill(session.pid, signal.SIGSEGV)
             await session.close()
@@ -78,7 +78,7 @@ def test_a_stopped_server_makes_acquires_wait_and_no_longer_than_they_asked(
     pid = server_pid(daemon)
     with daemon.client() as client:
         held = [client.lease("blog") for _ in range(3)]
-        os.kill(pid, signal.SIGSTOP)  # nobody can connect: new clones cannot be verified
+        os.kill(pid, signal.SIGSTOP)  # connections fail: new clones cannot be verified
         try:
             with pytest.raises((AcquireTimeoutError, PoolFullError)):
                 held += [client.lease("blog", timeout=0.3) for _ in range(12)]
@@ -133,7 +133,7 @@ def _is_sleeping(daemon: Daemon) -> bool:
 
 async def _value(url: str, sql: str) -> object:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.value(sql)
 
 

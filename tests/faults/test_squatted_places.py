@@ -1,4 +1,4 @@
-"""Names that somebody else has put something under: nothing hangs, and no link is followed."""
+"""Other users have placed files under the daemon's names: nothing hangs, no link is followed."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
     def run() -> None:
         try:
             ended.append((action(), None))
-        except BaseException as error:  # noqa: BLE001 - raised again by who waits
+        except BaseException as error:  # noqa: BLE001 - raised again by the waiting thread
             ended.append((None, error))
 
     thread = threading.Thread(target=run, daemon=True)
@@ -57,19 +57,19 @@ def within(seconds: float, action: Callable[[], Any]) -> Any:
     return result
 
 
-def put(path: Path, kind: str, victim: Path) -> None:
-    """Put a FIFO, a link to the victim, or a directory under a name."""
+def put(path: Path, kind: str, target: Path) -> None:
+    """Put a FIFO, a link to the target, or a directory under a name."""
     path.unlink(missing_ok=True)
     if kind == "fifo":
         os.mkfifo(path)
     elif kind == "link":
-        path.symlink_to(victim)
+        path.symlink_to(target)
     else:
         path.mkdir()
 
 
 @pytest.fixture
-def victim(place: Path) -> Path:
+def target(place: Path) -> Path:
     path = place / "victim"
     path.write_text("18\n")
     return path
@@ -97,15 +97,15 @@ def started(state: Path) -> EmbeddedServer:
     return server
 
 
-# The server's data: whoever leases is a superuser there, and writes what he likes. -------------
+# The server's data, where leases are superusers and can write anything. -------------
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link", "directory"])
 def test_a_version_that_is_no_file_of_the_servers_is_none(
-    place: Path, victim: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
     found = cluster_in(place)
-    put(found.data / "PG_VERSION", kind, victim)
+    put(found.data / "PG_VERSION", kind, target)
     marker = Marker("boot", str(place), "pw")
     judged = within(10, lambda: check_cluster(found, marker, Binaries(Path("/b"), 18), "boot"))
     assert judged is ClusterCheck.MISSING
@@ -113,18 +113,18 @@ def test_a_version_that_is_no_file_of_the_servers_is_none(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_a_pid_file_that_is_no_file_is_removed_and_what_it_links_to_stays(
-    place: Path, victim: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
     found = cluster_in(place)
-    put(found.data / "postmaster.pid", kind, victim)
+    put(found.data / "postmaster.pid", kind, target)
     assert within(10, lambda: find_running(found)) is None
     assert not os.path.lexists(found.data / "postmaster.pid")
-    assert victim.read_text() == "18\n"
+    assert target.read_text() == "18\n"
 
 
-def test_a_pid_file_that_cannot_be_removed_is_told(place: Path, victim: Path) -> None:
+def test_a_pid_file_that_cannot_be_removed_is_told(place: Path, target: Path) -> None:
     found = cluster_in(place)
-    put(found.data / "postmaster.pid", "directory", victim)
+    put(found.data / "postmaster.pid", "directory", target)
     with pytest.raises(EmbeddedServerError, match=r"postmaster\.pid"):
         within(10, lambda: find_running(found))
 
@@ -148,14 +148,14 @@ def test_locks_are_not_removed_through_a_link(place: Path) -> None:
     assert kept.exists()
 
 
-def test_what_is_removed_is_removed_without_following_links(place: Path, victim: Path) -> None:
+def test_what_is_removed_is_removed_without_following_links(place: Path, target: Path) -> None:
     found = cluster_in(place)
     (place / "kept").mkdir()
     (place / "kept" / "file").touch()
     (found.data / "link").symlink_to(place / "kept")
     places.remove(found)
     assert shutil.rmtree.avoids_symlink_attacks
-    assert ((place / "kept" / "file").exists(), victim.exists()) == (True, True)
+    assert ((place / "kept" / "file").exists(), target.exists()) == (True, True)
 
 
 def test_a_fifo_as_version_means_a_new_cluster_and_no_hang(state: Path) -> None:
@@ -187,18 +187,18 @@ def test_a_running_server_is_found_although_its_pid_file_was_replaced(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_digests_are_neither_read_from_nor_written_to_what_is_no_file_of_ours(
-    place: Path, victim: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
     file = place / "digests.json"
-    put(file, kind, victim)
-    (place / "digests.json.new").symlink_to(victim)
+    put(file, kind, target)
+    (place / "digests.json.new").symlink_to(target)
     source = place / "a.sql"
     source.write_text("SELECT 1")
     os.utime(source, (1, 1))
     digests = within(10, lambda: Digests(file))
     digests.events(str(source), lambda _: [])
     within(10, digests.save)
-    assert victim.read_text() == "18\n"
+    assert target.read_text() == "18\n"
     status = file.lstat()
     assert (stat.S_ISREG(status.st_mode), status.st_mode & 0o777) == (True, 0o600)
 
@@ -220,19 +220,19 @@ def test_digests_that_another_user_wrote_are_not_believed(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_serials_go_on_without_what_is_no_file_of_ours(
-    place: Path, victim: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
-    put(place / "serials", kind, victim)
+    put(place / "serials", kind, target)
     assert within(10, lambda: reserve_serials(place / "serials", 7)) == 7
-    assert victim.read_text() == "18\n"
+    assert target.read_text() == "18\n"
     assert reserve_serials(place / "serials", 7) > 7
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_no_password_is_derived_from_what_is_no_file_of_ours(
-    place: Path, victim: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
-    put(place / "secret", kind, victim)
+    put(place / "secret", kind, target)
     with pytest.raises(ConfigError, match="secret cannot be used"):
         within(10, lambda: load_secret(place / "secret"))
 
@@ -245,19 +245,19 @@ def test_a_link_to_nowhere_is_no_place_for_the_secret(place: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
-def test_a_marker_that_is_no_file_of_ours_is_none(place: Path, victim: Path, kind: str) -> None:
-    victim.write_text('{"boot_id": "b", "root": "/root", "password": "p"}')
-    put(place / "cluster.json", kind, victim)
+def test_a_marker_that_is_no_file_of_ours_is_none(place: Path, target: Path, kind: str) -> None:
+    target.write_text('{"boot_id": "b", "root": "/root", "password": "p"}')
+    put(place / "cluster.json", kind, target)
     assert within(10, lambda: read_marker(place / "cluster.json")) is None
 
 
-def test_a_file_beyond_its_bounds_is_not_read(victim: Path) -> None:
-    assert trusted_files.read_own(victim, trusted_files.ours(), most=3) == b"18\n"
+def test_a_file_beyond_its_bounds_is_not_read(target: Path) -> None:
+    assert trusted_files.read_own(target, trusted_files.ours(), most=3) == b"18\n"
     with pytest.raises(trusted_files.UntrustedFileError, match="more than 2 bytes"):
-        trusted_files.read_own(victim, trusted_files.ours(), most=2)
+        trusted_files.read_own(target, trusted_files.ours(), most=2)
 
 
-# Places below directories in which anybody may make something. -----------------------------------
+# Places below directories in which any user can create files. -----------------------------------
 
 
 @as_root
@@ -269,7 +269,7 @@ def test_a_storage_root_that_another_user_made_is_an_error_or_not_chosen(
     root = choose_storage("memory", place / "state", ME, 1).root
     root.mkdir()
     os.chown(root, SOMEBODY, SOMEBODY)
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else") as caught:
+    with pytest.raises(EmbeddedServerError, match="belongs to another user") as caught:
         prepare(choose_storage("memory", place / "state", ME, 1), ME)
     assert str(root) in str(caught.value)
     assert not choose_storage("auto", place / "state", ME, 1).in_memory
@@ -278,10 +278,10 @@ def test_a_storage_root_that_another_user_made_is_an_error_or_not_chosen(
 
 @pytest.mark.parametrize("kind", ["fifo", "link"])
 def test_a_storage_root_that_is_no_directory_is_an_error(
-    place: Path, victim: Path, kind: str
+    place: Path, target: Path, kind: str
 ) -> None:
-    put(place / "root", kind, victim.parent)
-    with pytest.raises(EmbeddedServerError, match="root belongs to somebody else"):
+    put(place / "root", kind, target.parent)
+    with pytest.raises(EmbeddedServerError, match="root belongs to another user"):
         within(10, lambda: prepare(Storage(place / "root", in_memory=True), ME))
 
 
@@ -294,7 +294,7 @@ def test_a_socket_directory_of_the_servers_that_another_user_made_is_an_error(
     assert found.socket.parent == place
     found.socket.mkdir()
     os.chown(found.socket, SOMEBODY, SOMEBODY)
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+    with pytest.raises(EmbeddedServerError, match="belongs to another user"):
         prepare(found, ME)
 
 
@@ -316,14 +316,14 @@ def test_a_directory_of_another_user_is_no_place_for_the_socket(place: Path) -> 
     assert list(daemon.socket.parent.iterdir()) == []
 
 
-def test_a_directory_in_which_anybody_may_replace_the_socket_is_no_place_for_it(
+def test_a_directory_in_which_any_user_may_replace_the_socket_is_refused(
     place: Path,
 ) -> None:
     daemon = Daemon(place)
     daemon.socket = place / "open" / "clonepool.sock"
     daemon.socket.parent.mkdir()
     daemon.socket.parent.chmod(0o777)
-    assert "anybody may" in refused(daemon)
+    assert "any user may" in refused(daemon)
     assert list(daemon.socket.parent.iterdir()) == []
 
 

@@ -1,4 +1,4 @@
-"""PostgreSQL answers nothing at all: who releases a lease is answered all the same."""
+"""PostgreSQL hangs: releases are answered all the same."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 from clonepool.postgres.embedded import cluster
 from clonepool.postgres.embedded.server import MARKER
 from support.daemons import eventually
-from support.lines import Lines
 from support.outages import halted
+from support.raw_connection import RawConnection
 
 if TYPE_CHECKING:
     from support.daemons import Daemon
@@ -28,14 +28,14 @@ def processes_of(daemon: Daemon) -> list[int]:
     return [pid, *map(int, children.split())]
 
 
-def acquire(lines: Lines, **options: object) -> dict[str, Any]:
+def acquire(lines: RawConnection, **options: object) -> dict[str, Any]:
     lines.send("acquire", "acquire", template="blog", timeout=30, **options)
     granted: dict[str, Any] = lines.receive()["result"]
     return granted
 
 
 def test_a_release_is_answered_though_the_server_answers_nothing(daemon: Daemon) -> None:
-    with contextlib.closing(Lines(daemon.socket)) as lines:
+    with contextlib.closing(RawConnection(daemon.socket)) as lines:
         bound, lasting, reported = acquire(lines), acquire(lines, ttl=60), acquire(lines)
         eventually(lambda: daemon.pool()["ready"] >= 3)
         eventually(lambda: not daemon.pool()["creating"])
@@ -55,4 +55,4 @@ def test_a_release_is_answered_though_the_server_answers_nothing(daemon: Daemon)
         assert lines.receive()["id"] == 4
         eventually(daemon.at_rest, 30)
         lines.send(5, "ping")
-        assert lines.receive()["id"] == 5, "of what nobody knows nothing is told"
+        assert lines.receive()["id"] == 5, "nothing is reported about an unknown lease"

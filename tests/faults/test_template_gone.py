@@ -1,4 +1,4 @@
-"""A template is dropped behind the daemon's back while nobody is connected, so nobody looks."""
+"""A template is dropped by others while no client is connected, so the daemon does not check."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from support.queries import ask, tell
 GENERATION = "SELECT datname FROM pg_database WHERE datname LIKE 'cp\\_%' AND datistemplate"
 
 
-def test_a_template_that_is_gone_is_noticed_by_whoever_clones_it(daemon: Daemon) -> None:
+def test_a_template_that_is_gone_is_noticed_at_the_next_copy(daemon: Daemon) -> None:
     eventually(daemon.at_rest)
     generation = str(ask(daemon, GENERATION))
     tell(daemon, f"ALTER DATABASE {generation} IS_TEMPLATE false")

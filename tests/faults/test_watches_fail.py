@@ -1,4 +1,4 @@
-"""Watches refused, dead or silent: templates are not stale for long, and looks cost little."""
+"""Watches are refused, end or stay silent: templates are stale only briefly; checks are cheap."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_limits_of_the_kernel_are_told_once_and_watched_for_again(
         async with shop(here, "mig/*.sql", pace=pace) as world:
             (here / "mig" / "1.sql").write_text("SELECT 'edited';")
             await world.until_true()
-            await anyio.sleep(1)  # sleeps: it is tried again meanwhile, and must not be told
+            await anyio.sleep(1)  # sleeps: it is tried again in that time, without a report
             assert [each["event"] for each in logs].count(NOT_WATCHED) == 1
             monkeypatch.setattr(watches, "RustNotify", real)
             number = 0

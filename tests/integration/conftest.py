@@ -1,4 +1,4 @@
-"""Fixtures of the tests that rewind."""
+"""Fixtures of the tests of the rewind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from support.kitchen_sink import SCHEMA
-from support.rewinding import Bench, open_bench
+from support.rewinding import RewindHarness, open_harness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -16,6 +16,6 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-async def bench(any_server: EmbeddedServer) -> AsyncIterator[Bench]:
-    async with open_bench(any_server, SCHEMA) as made:
+async def harness(any_server: EmbeddedServer) -> AsyncIterator[RewindHarness]:
+    async with open_harness(any_server, SCHEMA) as made:
         yield made

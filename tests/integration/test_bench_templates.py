@@ -1,4 +1,4 @@
-"""The templates that the benchmark leases: they can be built, and what leases do to them undone."""
+"""The templates of the benchmark can be built, and the changes of its leases rewound."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from bench import work
 from bench.real_schema import real_schema
 
-from support.rewinding import Bench, open_bench
+from support.rewinding import RewindHarness, open_harness
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
@@ -20,7 +20,7 @@ STRICT = "\\set ON_ERROR_STOP on\n"
 OWN_TABLES = "FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind"
 
 
-def say(bench: Bench, sql: str) -> str:
+def say(bench: RewindHarness, sql: str) -> str:
     done = subprocess.run(
         [bench.server.psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
          "--no-password", "--set=ON_ERROR_STOP=1", f"--command={sql}"],
@@ -30,14 +30,14 @@ def say(bench: Bench, sql: str) -> str:
     return done.stdout
 
 
-def ask(bench: Bench, question: str) -> int:
+def ask(bench: RewindHarness, question: str) -> int:
     return int(say(bench, question))
 
 
 async def test_a_real_schema_has_all_that_large_projects_have(server: EmbeddedServer) -> None:
     schema = real_schema()
     assert schema == real_schema()
-    async with open_bench(server, STRICT + schema.sql) as bench:
+    async with open_harness(server, STRICT + schema.sql) as bench:
         assert ask(bench, f"SELECT count(*) {OWN_TABLES} IN ('r', 'p')") == schema.tables > 400
         assert ask(bench, f"SELECT count(*) {OWN_TABLES} = 'v'") >= 10
         assert ask(bench, f"SELECT count(*) {OWN_TABLES} = 'i'") > 3 * schema.tables
@@ -53,7 +53,7 @@ async def test_a_real_schema_has_all_that_large_projects_have(server: EmbeddedSe
 async def test_rows_that_lie_anywhere_are_others_each_time(server: EmbeddedServer) -> None:
     rows = 20_000
     changed = "SELECT count(*) FROM big WHERE v = 'x'"
-    async with open_bench(server, STRICT + work.big(rows), looks=False) as bench:
+    async with open_harness(server, STRICT + work.big(rows), looks=False) as bench:
         found = set()
         for _ in range(2):
             say(bench, work.big_writes(rows, 500))

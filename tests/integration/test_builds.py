@@ -1,4 +1,4 @@
-"""Templates from whatever a project has: every source, and every way in which one fails."""
+"""Builds of templates from every kind of source, and every way in which one fails."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from clonepool.postgres.gateway import OWN_NAMES
 from clonepool.postgres.roles import Ownership, Rights
 from clonepool.postgres.templates import builder as building
 from clonepool.postgres.templates.build_steps import Steps
-from support.servers import SHARED_DATA, Workshop, role_of
+from support.servers import SHARED_DATA, ServerTools, role_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,50 +50,50 @@ OWNER = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'item'"
 
 
 @pytest.fixture
-async def shop(workshop: Workshop) -> AsyncIterator[Workshop]:
-    """Return the workshop, and leave no generation and no role on its server."""
-    yield workshop
-    await clear(workshop)
+async def tools(tools: ServerTools) -> AsyncIterator[ServerTools]:
+    """Return the tools, and leave no generation and no role on its server."""
+    yield tools
+    await clear(tools)
 
 
-async def clear(shop: Workshop) -> None:
-    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+async def clear(tools: ServerTools) -> None:
+    found, _ = await databases.list_ours(tools.gateway, tools.namer)
     for database in found:
-        await databases.drop(shop.gateway, database.name, sealed=True)
+        await databases.drop(tools.gateway, database.name, sealed=True)
     for role in ("shop_owner", '"Shop Reader"', "builder"):
-        await shop.gateway.ddl(f"DROP ROLE IF EXISTS {role}")
+        await tools.gateway.ddl(f"DROP ROLE IF EXISTS {role}")
 
 
-async def ask(shop: Workshop, generation: Generation, query: str) -> Any:
+async def ask(tools: ServerTools, generation: Generation, query: str) -> Any:
     """Ask a clone of the generation, made as any other."""
-    name = shop.namer.name(Identity(Kind.CLONE, "asked", generation.short, 1))
+    name = tools.namer.name(Identity(Kind.CLONE, "asked", generation.short, 1))
     await make_clone(
-        shop.gateway, name, generation.database, generation.contents,
+        tools.gateway, name, generation.database, generation.contents,
         options="", facts={}, seconds=30,
     )  # fmt: skip
     try:
-        async with shop.gateway.session(name, OWN_NAMES) as session:
+        async with tools.gateway.session(name, OWN_NAMES) as session:
             return await session.value(query)
     finally:
-        await databases.drop(shop.gateway, name)
+        await databases.drop(tools.gateway, name)
 
 
-async def nothing_is_left(shop: Workshop) -> bool:
-    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+async def nothing_is_left(tools: ServerTools) -> bool:
+    found, _ = await databases.list_ours(tools.gateway, tools.namer)
     return not found
 
 
-async def fill(shop: Workshop, name: str, script: str = SHOP) -> None:
+async def fill(tools: ServerTools, name: str, script: str = SHOP) -> None:
     """Make a database that is not ours."""
-    await databases.create(shop.gateway, name, "template0", "", 30)
-    async with shop.gateway.session(name, OWN_NAMES) as session:
+    await databases.create(tools.gateway, name, "template0", "", 30)
+    async with tools.gateway.session(name, OWN_NAMES) as session:
         await session.execute(script)
 
 
-def dump(shop: Workshop, database: str, to: Path, how: str) -> DumpSection:
-    endpoint = shop.gateway.endpoint
+def dump(tools: ServerTools, database: str, to: Path, how: str) -> DumpSection:
+    endpoint = tools.gateway.endpoint
     subprocess.run(
-        [shop.psql.with_name("pg_dump"), f"--format={how}", f"--file={to}", database],
+        [tools.psql.with_name("pg_dump"), f"--format={how}", f"--file={to}", database],
         check=True,
         env=endpoint.env(database),
     )
@@ -102,77 +102,77 @@ def dump(shop: Workshop, database: str, to: Path, how: str) -> DumpSection:
 
 @pytest.mark.parametrize("how", ["custom", "directory", "tar", "plain"])
 async def test_a_dump_of_any_format_is_restored_for_the_templates_role(
-    any_workshop: Workshop, place: Path, how: str
+    any_tools: ServerTools, place: Path, how: str
 ) -> None:
-    shop = any_workshop
+    tools = any_tools
     try:
-        await fill(shop, "shop")
-        section = dump(shop, "shop", place / "shop.dump", how)
-        made = await shop.make(TemplateSection(dump=section), place, "dumped")
-        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
-        assert await ask(shop, made, OWNER) == shop.gateway.endpoint.user
-        again = await shop.make(TemplateSection(dump=section), place, "dumped")
+        await fill(tools, "shop")
+        section = dump(tools, "shop", place / "shop.dump", how)
+        made = await tools.make(TemplateSection(dump=section), place, "dumped")
+        assert await ask(tools, made, "SELECT count(*) FROM item") == 50
+        assert await ask(tools, made, OWNER) == tools.gateway.endpoint.user
+        again = await tools.make(TemplateSection(dump=section), place, "dumped")
         assert (again.reused, again.database) == (True, made.database)
     finally:
-        await databases.drop(shop.gateway, "shop")
-        await clear(shop)
+        await databases.drop(tools.gateway, "shop")
+        await clear(tools)
 
 
 @pytest.mark.parametrize("how", ["custom", "plain"])
 async def test_roles_of_a_dump_are_created_or_must_be_there(
-    shop: Workshop, place: Path, how: str
+    tools: ServerTools, place: Path, how: str
 ) -> None:
-    await fill(shop, "shop")
-    name = dump(shop, "shop", place / "shop.dump", how).file
-    await databases.drop(shop.gateway, "shop")
-    await clear(shop)
+    await fill(tools, "shop")
+    name = dump(tools, "shop", place / "shop.dump", how).file
+    await databases.drop(tools.gateway, "shop")
+    await clear(tools)
     keeping = TemplateSection(dump=DumpSection(name, roles="keep"))
     with pytest.raises(TemplateFailedError, match=r'role "[^"]+" does not exist'):
-        await shop.make(keeping, place)
-    assert await nothing_is_left(shop)
+        await tools.make(keeping, place)
+    assert await nothing_is_left(tools)
     creating = TemplateSection(dump=DumpSection(name, roles="create"))
-    made = await shop.make(creating, place)
-    assert await ask(shop, made, OWNER) == "shop_owner"
+    made = await tools.make(creating, place)
+    assert await ask(tools, made, OWNER) == "shop_owner"
     reads = "SELECT has_table_privilege('Shop Reader', 'item', 'SELECT')"
-    assert await ask(shop, made, reads) is True
+    assert await ask(tools, made, reads) is True
 
 
-async def test_what_is_no_dump_is_said_so(shop: Workshop, place: Path) -> None:
+async def test_what_is_no_dump_is_said_so(tools: ServerTools, place: Path) -> None:
     (place / "empty").mkdir()
     for file, said in {"absent": "No such file", "empty": "without toc.dat"}.items():
         with pytest.raises(TemplateFailedError, match=said):
-            await shop.make(TemplateSection(dump=file), place)
+            await tools.make(TemplateSection(dump=file), place)
     (place / "broken").write_bytes(b"PGDMP and then nothing")
     with pytest.raises(TemplateFailedError, match="broken"):
-        await shop.make(TemplateSection(dump="broken"), place)
-    assert await nothing_is_left(shop)
+        await tools.make(TemplateSection(dump="broken"), place)
+    assert await nothing_is_left(tools)
 
 
 @needs_data
 async def test_a_schema_as_pg_dump_writes_it_needs_none_of_its_roles(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
-    made = await shop.make(TemplateSection(dump=str(PAGILA)), place)
+    made = await tools.make(TemplateSection(dump=str(PAGILA)), place)
     assert made.contents.relations > 300
     tables = "SELECT count(*) FROM pg_class WHERE relkind IN ('r', 'p') AND oid > 16383"
-    assert await ask(shop, made, tables) > 20
+    assert await ask(tools, made, tables) > 20
 
 
 @needs_data
 async def test_a_file_that_leaves_the_database_is_named_with_its_line(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
     with pytest.raises(TemplateFailedError, match=r"Chinook_PostgreSql\.sql:19: DROP DATABASE"):
-        await shop.make(TemplateSection(sql=[str(CHINOOK)]), place)
-    assert await nothing_is_left(shop)
-    async with shop.gateway.control() as session:
+        await tools.make(TemplateSection(sql=[str(CHINOOK)]), place)
+    assert await nothing_is_left(tools)
+    async with tools.gateway.control() as session:
         there = await session.value("SELECT count(*) FROM pg_database WHERE datname = 'chinook'")
     assert there == 0
 
 
 @needs_data
 async def test_without_those_lines_it_is_a_template_like_any_other(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
     kept = [
         line
@@ -180,95 +180,97 @@ async def test_without_those_lines_it_is_a_template_like_any_other(
         if not line.startswith(("DROP DATABASE", "CREATE DATABASE", "\\c "))
     ]
     (place / "chinook.sql").write_text("\n".join(kept), encoding="utf-8")
-    made = await shop.make(TemplateSection(sql=["chinook.sql"]), place)
-    assert await ask(shop, made, "SELECT count(*) FROM track") == 3503
+    made = await tools.make(TemplateSection(sql=["chinook.sql"]), place)
+    assert await ask(tools, made, "SELECT count(*) FROM track") == 3503
 
 
 async def test_a_command_fills_the_template_by_arguments_or_by_the_shell(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
     (place / "tool").mkdir()
     script = 'import os, subprocess; subprocess.run(["psql", "-qc", os.environ["SQL"]], check=True)'
-    path = f"{shop.psql.parent}:/usr/bin:/bin"
+    path = f"{tools.psql.parent}:/usr/bin:/bin"
     by_arguments = CommandSection(
         [sys.executable, "-c", script], env={"SQL": "CREATE TABLE made (a int)", "PATH": path}
     )
-    made = await shop.make(TemplateSection(command=by_arguments), place, "one")
-    assert await ask(shop, made, "SELECT count(*) FROM made") == 0
+    made = await tools.make(TemplateSection(command=by_arguments), place, "one")
+    assert await ask(tools, made, "SELECT count(*) FROM made") == 0
     by_shell = CommandSection(
-        f'{shop.psql} -q "$APP_DB" -c "CREATE TABLE made AS SELECT \'$(basename "$PWD")\' AS v"',
+        f'{tools.psql} -q "$APP_DB" -c "CREATE TABLE made AS SELECT \'$(basename "$PWD")\' AS v"',
         directory="tool",
         variable="APP_DB",
     )
-    made = await shop.make(TemplateSection(command=by_shell), place, "two")
-    assert await ask(shop, made, "SELECT v FROM made") == "tool"
+    made = await tools.make(TemplateSection(command=by_shell), place, "two")
+    assert await ask(tools, made, "SELECT v FROM made") == "tool"
 
 
 async def test_a_command_that_fails_or_hangs_says_how_and_leaves_nothing(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
     with pytest.raises(TemplateFailedError, match=r"exit code 3; its last output: out\nerr"):
-        await shop.make(TemplateSection(command="echo out; echo err >&2; exit 3"), place)
+        await tools.make(TemplateSection(command="echo out; echo err >&2; exit 3"), place)
     with pytest.raises(TemplateFailedError, match="cannot be started"):
-        await shop.make(TemplateSection(command=["./absent"]), place)
+        await tools.make(TemplateSection(command=["./absent"]), place)
     began = anyio.current_time()
     hanging = TemplateSection(command="echo begun; sleep 60 & sleep 60", build_timeout=1.0)
     with pytest.raises(TemplateFailedError, match="took longer than 1 s"):
-        await shop.make(hanging, place)
+        await tools.make(hanging, place)
     assert anyio.current_time() - began < 10
-    assert await nothing_is_left(shop)
+    assert await nothing_is_left(tools)
 
 
 async def test_only_watched_files_decide_whether_a_command_runs_again(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
     (place / "watched.txt").write_text("1")
     run = f"echo ran >> {place}/log"
     section = TemplateSection(command=CommandSection(run, watch=["*.txt"]))
-    await shop.make(section, place)
+    await tools.make(section, place)
     (place / "other.md").write_text("1")
-    assert (await shop.make(section, place)).reused
+    assert (await tools.make(section, place)).reused
     (place / "watched.txt").write_text("2")
-    assert not (await shop.make(section, place)).reused
-    assert not (await shop.make(section, place, anew=True)).reused
+    assert not (await tools.make(section, place)).reused
+    assert not (await tools.make(section, place, anew=True)).reused
     assert (place / "log").read_text().count("ran") == 3
 
 
-async def test_what_changes_while_it_is_built_is_built_again(shop: Workshop, place: Path) -> None:
+async def test_what_changes_while_it_is_built_is_built_again(
+    tools: ServerTools, place: Path
+) -> None:
     (place / "state").write_text("0")
     once = f"test -e {place}/done || {{ touch {place}/done; echo 1 > {place}/state; }}"
     section = TemplateSection(command=CommandSection(once, watch=["state"]))
-    made = await shop.make(section, place)
-    assert made.inputs == (await shop.make(section, place)).inputs
+    made = await tools.make(section, place)
+    assert made.inputs == (await tools.make(section, place)).inputs
     always = f"date +%N > {place}/state"
     with pytest.raises(TemplateFailedError, match="changed during each of 3 builds"):
-        await shop.make(TemplateSection(command=CommandSection(always, watch=["state"])), place)
+        await tools.make(TemplateSection(command=CommandSection(always, watch=["state"])), place)
 
 
 async def test_a_database_of_the_same_server_is_copied_with_all_that_belongs_to_it(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
-    await fill(shop, "existing")
-    await shop.gateway.ddl("ALTER DATABASE existing SET search_path = somewhere, public")
+    await fill(tools, "existing")
+    await tools.gateway.ddl("ALTER DATABASE existing SET search_path = somewhere, public")
     section = TemplateSection(database="existing", build_timeout=3.0)
     try:
-        async with shop.gateway.session("existing", OWN_NAMES) as session:
+        async with tools.gateway.session("existing", OWN_NAMES) as session:
             with pytest.raises(TemplateFailedError, match=r"accessed by other users|longer than"):
-                await shop.make(section, place)
+                await tools.make(section, place)
             ending = DatabaseSection("existing", end_sessions=True)
-            made = await shop.make(TemplateSection(database=ending), place)
+            made = await tools.make(TemplateSection(database=ending), place)
             assert not session.usable or await session_ended(session)
-        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
-        assert await ask(shop, made, "SHOW search_path") == "somewhere, public"
-        async with shop.gateway.session("existing", OWN_NAMES) as session:
+        assert await ask(tools, made, "SELECT count(*) FROM item") == 50
+        assert await ask(tools, made, "SHOW search_path") == "somewhere, public"
+        async with tools.gateway.session("existing", OWN_NAMES) as session:
             await session.execute("DELETE FROM item")
-        assert (await shop.make(TemplateSection(database=ending), place)).reused  # copied once
-        anew = await shop.make(TemplateSection(database=ending), place, anew=True)
-        assert await ask(shop, anew, "SELECT count(*) FROM item") == 0
+        assert (await tools.make(TemplateSection(database=ending), place)).reused  # copied once
+        anew = await tools.make(TemplateSection(database=ending), place, anew=True)
+        assert await ask(tools, anew, "SELECT count(*) FROM item") == 0
     finally:
-        await databases.drop(shop.gateway, "existing")
+        await databases.drop(tools.gateway, "existing")
     with pytest.raises(TemplateFailedError, match="no database existing"):
-        await shop.make(section, place)
+        await tools.make(section, place)
 
 
 async def session_ended(session: Any) -> bool:
@@ -279,56 +281,58 @@ async def session_ended(session: Any) -> bool:
     return False
 
 
-async def outsider(shop: Workshop) -> Endpoint:
-    """Return how somebody comes in who has a password."""
-    await shop.gateway.ddl("DROP ROLE IF EXISTS outsider")
-    await shop.gateway.ddl("CREATE ROLE outsider LOGIN SUPERUSER PASSWORD 'un-guessable'")
+async def outsider(tools: ServerTools) -> Endpoint:
+    """Return the endpoint for a role with a password."""
+    await tools.gateway.ddl("DROP ROLE IF EXISTS outsider")
+    await tools.gateway.ddl("CREATE ROLE outsider LOGIN SUPERUSER PASSWORD 'un-guessable'")
     return msgspec.structs.replace(
-        role_of(shop.gateway.endpoint, "outsider"), password="un-guessable"
+        role_of(tools.gateway.endpoint, "outsider"), password="un-guessable"
     )
 
 
 async def test_a_database_of_another_server_is_dumped_and_restored(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
-    await fill(shop, "elsewhere")
-    endpoint = await outsider(shop)
+    await fill(tools, "elsewhere")
+    endpoint = await outsider(tools)
     try:
-        made = await shop.make(TemplateSection(database=endpoint.url("elsewhere")), place)
-        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
+        made = await tools.make(TemplateSection(database=endpoint.url("elsewhere")), place)
+        assert await ask(tools, made, "SELECT count(*) FROM item") == 50
         assert endpoint.password not in str(made.inputs)
     finally:
-        await databases.drop(shop.gateway, "elsewhere")
+        await databases.drop(tools.gateway, "elsewhere")
     absent = endpoint.url("absent")
     with pytest.raises(TemplateFailedError, match="does not exist"):
-        await shop.make(TemplateSection(database=absent), place)
+        await tools.make(TemplateSection(database=absent), place)
 
 
 @pytest.mark.parametrize("where", ["authority", "query"])
 async def test_no_program_has_a_password_among_its_arguments(
-    shop: Workshop, place: Path, where: str
+    tools: ServerTools, place: Path, where: str
 ) -> None:
-    """Whoever has a login on the machine can read them all, in /proc."""
+    """Every user of the machine can read them in /proc."""
     for program in ("psql", "pg_restore"):
-        (place / program).symlink_to(shop.psql.with_name(program))
+        (place / program).symlink_to(tools.psql.with_name(program))
     (place / "pg_dump").write_text(
         f"#!/bin/sh\ntr '\\0' '\\n' < /proc/$$/cmdline > {place}/seen\n"
-        f'exec {shop.psql.with_name("pg_dump")} "$@"\n'
+        f'exec {tools.psql.with_name("pg_dump")} "$@"\n'
     )
     (place / "pg_dump").chmod(0o755)
-    endpoint = await outsider(shop)
+    endpoint = await outsider(tools)
     password = endpoint.password
-    await fill(shop, "elsewhere")
+    await fill(tools, "elsewhere")
     try:
         url = endpoint.url("elsewhere")
         if where == "query":
             url = url.replace(f":{password}@", "@") + f"&password={password}&sslpassword=hidden"
         section = TemplateSection(database=url)
-        shop.builder.steps = Steps(shop.gateway, shop.roles, shop.gateway.endpoint, place / "psql")
-        made = await shop.make(section, place)
-        assert await ask(shop, made, "SELECT count(*) FROM item") == 50
+        tools.builder.steps = Steps(
+            tools.gateway, tools.roles, tools.gateway.endpoint, place / "psql"
+        )
+        made = await tools.make(section, place)
+        assert await ask(tools, made, "SELECT count(*) FROM item") == 50
     finally:
-        await databases.drop(shop.gateway, "elsewhere")
+        await databases.drop(tools.gateway, "elsewhere")
     seen = (place / "seen").read_text()
     assert "elsewhere" in seen
     assert password not in seen
@@ -336,23 +340,23 @@ async def test_no_program_has_a_password_among_its_arguments(
     assert password not in str(made.inputs)
 
 
-async def test_a_command_that_tells_its_password_tells_it_to_nobody_else(
-    shop: Workshop, place: Path, monkeypatch: pytest.MonkeyPatch
+async def test_a_password_that_a_command_prints_is_not_shown(
+    tools: ServerTools, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it says reaches every client, and what it is called the database's comment."""
     section = TemplateSection(command='echo "no $DATABASE_URL"; echo "$PGPASSWORD"; exit 1')
     monkeypatch.setattr(secrets, "token_urlsafe", lambda _: "un-guessable")
     with pytest.raises(TemplateFailedError) as caught:
-        await shop.make(section, place, ownership=Ownership("builder", Rights.OWNER))
+        await tools.make(section, place, ownership=Ownership("builder", Rights.OWNER))
     assert "un-guessable" not in caught.value.sentence()
     assert "no postgresql://" in caught.value.sentence()
     url = "postgresql://me:its%20secret@h/db"
     line = f"TOKEN=deadbeef true {url} --password deadbeef"
-    made = await shop.make(TemplateSection(command=line), place)
+    made = await tools.make(TemplateSection(command=line), place)
     failing = TemplateSection(command=["false", url, "--password=deadbeef"])
     with pytest.raises(TemplateFailedError) as caught:
-        await shop.make(failing, place)
-    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+        await tools.make(failing, place)
+    found, _ = await databases.list_ours(tools.gateway, tools.namer)
     comments = [str(database.comment) for database in found]
     for text in (str(made.inputs), caught.value.sentence(), *comments):
         assert "secret" not in text
@@ -362,43 +366,43 @@ async def test_a_command_that_tells_its_password_tells_it_to_nobody_else(
 
 @pytest.mark.parametrize("password", ["p@ss/w0rt", "p#w0rt", "p/w0rt@", "p?w0rt"])
 async def test_a_url_that_cannot_be_read_is_not_repeated(
-    shop: Workshop, place: Path, password: str
+    tools: ServerTools, place: Path, password: str
 ) -> None:
     url = f"postgresql://me:{password}@h/db"
     with pytest.raises(TemplateFailedError, match="cannot be read") as caught:
-        await shop.make(TemplateSection(database=url), place)
+        await tools.make(TemplateSection(database=url), place)
     assert "percent-encoded" in caught.value.remedy
     assert "w0rt" not in caught.value.sentence()
 
 
 async def test_a_template_extends_another_and_is_built_again_when_that_is(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
     (place / "1.sql").write_text(
         "CREATE TABLE t (a int); INSERT INTO t VALUES (1);"
         " DO $$ BEGIN EXECUTE format('ALTER DATABASE %I SET app.x = 1', current_database()); END $$"
     )
     (place / "2.sql").write_text("INSERT INTO t VALUES (2);")
-    lower = await shop.make(TemplateSection(sql=["1.sql"]), place, "lower")
+    lower = await tools.make(TemplateSection(sql=["1.sql"]), place, "lower")
     section = TemplateSection(extends="lower", sql=["2.sql"])
-    upper = await shop.make(section, place, "upper", lower=lower)
-    assert await ask(shop, upper, "SELECT sum(a)::int FROM t") == 3
-    assert await ask(shop, upper, "SHOW app.x") == "1"
+    upper = await tools.make(section, place, "upper", lower=lower)
+    assert await ask(tools, upper, "SELECT sum(a)::int FROM t") == 3
+    assert await ask(tools, upper, "SHOW app.x") == "1"
     (place / "2.sql").write_text("INSERT INTO t VALUES (5);")
-    assert (await shop.make(TemplateSection(sql=["1.sql"]), place, "lower")).reused
+    assert (await tools.make(TemplateSection(sql=["1.sql"]), place, "lower")).reused
     (place / "1.sql").write_text("CREATE TABLE t (a int);")
-    lower = await shop.make(TemplateSection(sql=["1.sql"]), place, "lower")
-    upper = await shop.make(section, place, "upper", lower=lower)
-    assert await ask(shop, upper, "SELECT sum(a)::int FROM t") == 5
+    lower = await tools.make(TemplateSection(sql=["1.sql"]), place, "lower")
+    upper = await tools.make(section, place, "upper", lower=lower)
+    assert await ask(tools, upper, "SELECT sum(a)::int FROM t") == 5
 
 
 async def test_owner_extension_settings_and_locale_reach_every_clone(
-    any_workshop: Workshop, place: Path
+    any_tools: ServerTools, place: Path
 ) -> None:
-    shop = any_workshop
+    tools = any_tools
     (place / "a.sql").write_text("CREATE SCHEMA app; CREATE TABLE app.t (a text);")
     try:
-        async with shop.gateway.control() as session:
+        async with tools.gateway.control() as session:
             there = await session.rows(
                 "SELECT name::text FROM pg_available_extensions WHERE name = ANY ($1::name[])",
                 list(USES),
@@ -411,40 +415,40 @@ async def test_owner_extension_settings_and_locale_reach_every_clone(
             encoding="UTF8",
             locale="C.UTF-8",
         )
-        made = await shop.make(section, place, ownership=Ownership("builder", Rights.OWNER))
-        assert await ask(shop, made, "SHOW search_path") == "app, public"
-        assert await ask(shop, made, "SHOW app.answer") == "42"
+        made = await tools.make(section, place, ownership=Ownership("builder", Rights.OWNER))
+        assert await ask(tools, made, "SHOW search_path") == "app, public"
+        assert await ask(tools, made, "SHOW app.answer") == "42"
         owner = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 't'"
-        assert await ask(shop, made, owner) == "builder"
+        assert await ask(tools, made, owner) == "builder"
         collation = "SELECT datcollate FROM pg_database WHERE datname = current_database()"
-        assert await ask(shop, made, collation) == "C.UTF-8"
+        assert await ask(tools, made, collation) == "C.UTF-8"
         for extension in extensions:
-            assert await ask(shop, made, USES[extension]) == 1
-        if shop.capabilities.major == EMBEDDED_MAJOR:
+            assert await ask(tools, made, USES[extension]) == 1
+        if tools.capabilities.major == EMBEDDED_MAJOR:
             assert set(extensions) == set(USES)
     finally:
-        await clear(shop)
+        await clear(tools)
 
 
-async def test_an_extension_that_is_not_there_is_named(shop: Workshop, place: Path) -> None:
+async def test_an_extension_that_is_not_there_is_named(tools: ServerTools, place: Path) -> None:
     (place / "a.sql").write_text("")
     with pytest.raises(TemplateFailedError, match="does not have absent_one"):
-        await shop.make(TemplateSection(sql=["*"], extensions=["absent_one"]), place)
+        await tools.make(TemplateSection(sql=["*"], extensions=["absent_one"]), place)
 
 
 async def test_two_builders_of_one_generation_build_it_once(
-    shop: Workshop, place: Path, monkeypatch: pytest.MonkeyPatch
+    tools: ServerTools, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (place / "a.sql").write_text("SELECT pg_sleep(0.3); CREATE TABLE t (a int);")
-    other = Workshop(shop.gateway.endpoint, shop.psql, shop.capabilities, "test")
+    other = ServerTools(tools.gateway.endpoint, tools.psql, tools.capabilities, "test")
     monkeypatch.setattr(building, "MOST_TRIES", 1)
     made = []
 
-    async def build(one: Workshop) -> None:
+    async def build(one: ServerTools) -> None:
         made.append(await one.build(["a.sql"], place, "raced"))
 
     async with anyio.create_task_group() as tasks:
-        tasks.start_soon(build, shop)
+        tasks.start_soon(build, tools)
         tasks.start_soon(build, other)
     await other.gateway.close()
     assert sorted(each.reused for each in made) == [False, True]

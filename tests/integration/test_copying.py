@@ -1,4 +1,4 @@
-"""Every way of copying makes the same clone, and a server that refuses one gets another."""
+"""Every copy strategy makes the same clone; if a server refuses one, another is used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from clonepool.postgres.templates.recipe import Generation
-    from support.servers import Workshop
+    from support.servers import ServerTools
 
 pytestmark = pytest.mark.anyio
 
@@ -39,44 +39,44 @@ SELECT md5(string_agg(row, '|' ORDER BY row)) AS digest FROM (
 class Desk:
     """A template of which clones are ordered."""
 
-    def __init__(self, shop: Workshop, generation: Generation) -> None:
-        self.shop = shop
+    def __init__(self, tools: ServerTools, generation: Generation) -> None:
+        self.tools = tools
         self.generation = generation
 
     def spec(self, *, seconds: float = 30.0) -> CloneSpec:
         """Return an order for one more clone."""
-        serial = self.shop.serials.next()
-        name = self.shop.namer.name(Identity(Kind.CLONE, "blog", self.generation.short, serial))
+        serial = self.tools.serials.next()
+        name = self.tools.namer.name(Identity(Kind.CLONE, "blog", self.generation.short, serial))
         contents = self.generation.contents
         return CloneSpec(name, self.generation.database, contents, {"kind": "clone"}, seconds)
 
     def copier(self, *able: Strategy) -> Copier:
         """Return a copier that has these strategies to choose from."""
         chooser = CopyChooser(able, set())
-        return Copier(self.shop.gateway, self.shop.capabilities, "blog", chooser, time.monotonic)
+        return Copier(self.tools.gateway, self.tools.capabilities, "blog", chooser, time.monotonic)
 
     @property
     def able(self) -> tuple[Strategy, ...]:
         """What the server can do."""
-        return candidates("auto", self.shop.capabilities, throwaway=True)
+        return candidates("auto", self.tools.capabilities, throwaway=True)
 
     async def digest(self, database: str) -> str:
         """Return a digest of its rows."""
-        async with self.shop.gateway.session(database, OWN_NAMES) as session:
+        async with self.tools.gateway.session(database, OWN_NAMES) as session:
             return str(await session.value(DIGEST))
 
     async def names(self) -> set[str]:
         """Return which databases of ours there are."""
-        ours, _ = await databases.list_ours(self.shop.gateway, self.shop.namer)
+        ours, _ = await databases.list_ours(self.tools.gateway, self.tools.namer)
         return {database.name for database in ours if database.identity.kind is Kind.CLONE}
 
 
 @pytest.fixture
-async def desk(any_workshop: Workshop) -> AsyncIterator[Desk]:
-    made = Desk(any_workshop, await any_workshop.build(BLOG))
+async def desk(any_tools: ServerTools) -> AsyncIterator[Desk]:
+    made = Desk(any_tools, await any_tools.build(BLOG))
     yield made
     for name in await made.names():
-        await databases.drop(any_workshop.gateway, name)
+        await databases.drop(any_tools.gateway, name)
 
 
 async def test_every_strategy_makes_the_same_clone(desk: Desk) -> None:
@@ -90,9 +90,9 @@ async def test_every_strategy_makes_the_same_clone(desk: Desk) -> None:
 
 
 async def test_a_choice_is_made_after_so_many_clones_and_told_once(desk: Desk) -> None:
-    capabilities = desk.shop.capabilities
+    capabilities = desk.tools.capabilities
     copiers = Copiers(
-        desk.shop.gateway, capabilities, {"blog": "auto"}, time.monotonic, throwaway=True
+        desk.tools.gateway, capabilities, {"blog": "auto"}, time.monotonic, throwaway=True
     )
     assert copiers.shown("blog") == MEASURING
     assert not any(chosen for _, _, chosen in copiers.strategies())
@@ -100,7 +100,7 @@ async def test_a_choice_is_made_after_so_many_clones_and_told_once(desk: Desk) -
         for _ in range(len(desk.able) * (WARM_UP + SAMPLES) + 2):
             spec = desk.spec()
             await copiers.of("blog").make(spec)
-            await databases.drop(desk.shop.gateway, spec.name)
+            await databases.drop(desk.tools.gateway, spec.name)
     (told,) = (entry for entry in logs if entry["event"] == "copy.strategy_chosen")
     assert copiers.shown("blog") == told["strategy"]
     assert set(told["seconds"]) == set(desk.able)
@@ -117,9 +117,9 @@ async def test_another_generation_is_measured_anew(desk: Desk) -> None:
         copier.chooser.refuse(strategy)
     await copier.make(desk.spec())
     assert copier.chooser.chosen is desk.able[-1]
-    other = await desk.shop.build(["examples/blog/1_schema.sql"], template="schema")
+    other = await desk.tools.build(["examples/blog/1_schema.sql"], template="schema")
     spec = desk.spec()
-    name = desk.shop.namer.name(Identity(Kind.CLONE, "schema", other.short, 1))
+    name = desk.tools.namer.name(Identity(Kind.CLONE, "schema", other.short, 1))
     await copier.make(CloneSpec(name, other.database, other.contents, spec.facts, spec.seconds))
     assert copier.chooser.chosen is None
 
@@ -130,17 +130,17 @@ async def test_sessions_that_were_kept_copy_as_they_are_told(desk: Desk) -> None
         pytest.skip("before PostgreSQL 18 there is no such setting")
     for strategy in (Strategy.CLONE, Strategy.FILE_COPY, Strategy.CLONE):
         await desk.copier(strategy).make(desk.spec())
-        async with desk.shop.gateway.control() as session:
+        async with desk.tools.gateway.control() as session:
             method = await session.value("SHOW file_copy_method")
         assert method == {"clone": "clone", "file_copy": "copy"}[strategy]
 
 
-async def test_a_strategy_that_the_server_refuses_costs_nobody_a_clone(desk: Desk) -> None:
+async def test_a_strategy_that_the_server_refuses_costs_no_clone(desk: Desk) -> None:
     if Strategy.CLONE in desk.able:
         pytest.skip("PostgreSQL 18 refuses none")
-    newer = msgspec.structs.replace(desk.shop.capabilities, file_copy_methods=("copy", "clone"))
+    newer = msgspec.structs.replace(desk.tools.capabilities, file_copy_methods=("copy", "clone"))
     chooser = CopyChooser((Strategy.CLONE, Strategy.WAL_LOG), set())
-    copier = Copier(desk.shop.gateway, newer, "blog", chooser, time.monotonic)
+    copier = Copier(desk.tools.gateway, newer, "blog", chooser, time.monotonic)
     spec = desk.spec()
     with capture_logs() as logs:
         await copier.make(spec)
@@ -181,14 +181,14 @@ async def test_a_clone_that_takes_too_long_by_any_strategy_is_an_error(desk: Des
     spec = desk.spec(seconds=0.001)
     with pytest.raises(TooSlowError):
         await desk.copier(*desk.able).make(spec)
-    await databases.drop(desk.shop.gateway, spec.name)
+    await databases.drop(desk.tools.gateway, spec.name)
 
 
 async def test_a_copy_that_is_cancelled_is_company_to_none(desk: Desk) -> None:
     copier = desk.copier(*desk.able)
     with anyio.move_on_after(0.001):
         await copier.make(spec := desk.spec())
-    await databases.drop(desk.shop.gateway, spec.name)
+    await databases.drop(desk.tools.gateway, spec.name)
     assert copier.chooser.begin().alone
 
 
@@ -197,6 +197,6 @@ async def test_a_strategy_that_the_server_cannot_do_is_named_with_its_key(desk: 
         pytest.skip("PostgreSQL 18 can do all")
     with pytest.raises(CapabilityError, match=r'^templates\.blog\.copy = "clone": PostgreSQL'):
         Copiers(
-            desk.shop.gateway, desk.shop.capabilities, {"blog": "clone"}, time.monotonic,
+            desk.tools.gateway, desk.tools.capabilities, {"blog": "clone"}, time.monotonic,
             throwaway=True,
         )  # fmt: skip

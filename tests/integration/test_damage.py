@@ -1,4 +1,4 @@
-"""Every kind of damage that has a name is undone, or the clone is recreated."""
+"""Every named kind of damage is undone, or the clone is recreated."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ import pytest
 
 from support.columns import column
 from support.damage import DAMAGE, DAMAGE_THAT_DEFINES, Damage
-from support.health import ailments
-from support.rewinding import Bench, open_bench
+from support.integrity import problems
+from support.recycle_rounds import differences, may_be_recreated, run_on_clone
+from support.rewinding import RewindHarness, open_harness
+from support.schema_features import EXTRAS, KEYS, PRELUDE
 from support.schemas import WIDE, Table, table_sql
 from support.sessions import Script, Session
-from support.traits import EXTRAS, KEYS, PRELUDE
-from support.trials import differences, has_reason, suffer
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
 
 pytestmark = pytest.mark.anyio
 TABLES = (
-    Table("m.t0", (column(0, "text, long"),), numbered=True, traits=("trigger",), rows=60),
+    Table("m.t0", (column(0, "text, long"),), numbered=True, features=("trigger",), rows=60),
     Table("m.t1", (column(0, "jsonb"), WIDE), rows=4000),
-    Table("m.t2", (column(0, "text"),), traits=("foreign key",), parted="range", rows=60),
+    Table("m.t2", (column(0, "text"),), features=("foreign key",), parted="range", rows=60),
     Table("m.t3", (column(0, "text"),), rows=60),
 )
 """A small table with long values, a large one, one with partitions that refers to the small one,
@@ -42,7 +42,7 @@ SCHEMA = "\n".join(
 MATERIALIZED = "CREATE MATERIALIZED VIEW m.t1_seen AS SELECT id, count(*) FROM m.t1 GROUP BY id;"
 """Only what defines meets it: VACUUM of everything changes it, and no row of it can be put back."""
 MAY_BE_RECREATED = {"locked by several"}
-"""Whoever locks a row that another has locked leaves more behind than one bit."""
+"""A second lock on a locked row changes more than one bit of the row."""
 
 
 def script(damage: Damage, table: Table) -> Script:
@@ -55,11 +55,11 @@ def script(damage: Damage, table: Table) -> Script:
     return Script(sessions, only_rows=True, together=damage.together)
 
 
-async def undo(bench: Bench, done: Script, story: str) -> bool:
-    """Let the clone suffer that, and see that nothing is left of it; say whether it was rewound."""
-    await suffer(bench, done)
-    rewound = await bench.recycle()
-    shown = differences(bench.pristine, await bench.look())
+async def undo(harness: RewindHarness, done: Script, story: str) -> bool:
+    """Damage and recycle the clone, check that nothing is left; say whether it was rewound."""
+    await run_on_clone(harness, done)
+    rewound = await harness.recycle()
+    shown = differences(harness.pristine, await harness.look())
     assert not shown, f"{story}\n{done}\n{shown}"
     return rewound
 
@@ -72,37 +72,37 @@ async def test_every_kind_of_damage_to_rows_is_undone(any_server: EmbeddedServer
     kinds = list(DAMAGE.items())
     choice.shuffle(kinds)
     history: list[str] = []
-    async with open_bench(any_server, SCHEMA) as bench:
+    async with open_harness(any_server, SCHEMA) as harness:
         for name, damage in kinds:
             table = choice.choice(TABLES)
             history.append(f"{name} in {table.name}")
-            rewound = await undo(bench, script(damage, table), f"seed {seed}: {history}")
-            assert rewound or name in MAY_BE_RECREATED or has_reason(bench.why), (
-                f"seed {seed}: {history[-1]}: {bench.why}"
+            rewound = await undo(harness, script(damage, table), f"seed {seed}: {history}")
+            assert rewound or name in MAY_BE_RECREATED or may_be_recreated(harness.why), (
+                f"seed {seed}: {history[-1]}: {harness.why}"
             )
             history = history if rewound else []
-        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+        assert problems(harness.server.psql, harness.server.endpoint, harness.clone) == []
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_nothing_is_left_of_any_kind_of_definition(any_server: EmbeddedServer) -> None:
-    async with open_bench(any_server, SCHEMA, MATERIALIZED) as bench:
+    async with open_harness(any_server, SCHEMA, MATERIALIZED) as harness:
         for name, damage in DAMAGE_THAT_DEFINES.items():
             table = random.choice(TABLES)
-            await undo(bench, script(damage, table), f"{name} in {table.name}")
-        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+            await undo(harness, script(damage, table), f"{name} in {table.name}")
+        assert problems(harness.server.psql, harness.server.endpoint, harness.clone) == []
 
 
 @pytest.mark.long
 async def test_a_table_that_grew_while_it_was_leased_keeps_its_rows(
     any_server: EmbeddedServer,
 ) -> None:
-    async with open_bench(any_server, SCHEMA) as bench:
+    async with open_harness(any_server, SCHEMA) as harness:
         for name, table in (
             ("vacuumed as a whole", GROWN),
             ("many rows", GROWN),
             ("many rows, rolled back", CHILD),
             ("prepared", CHILD),
         ):
-            await undo(bench, script(DAMAGE[name], table), f"{name} in {table.name}")
+            await undo(harness, script(DAMAGE[name], table), f"{name} in {table.name}")

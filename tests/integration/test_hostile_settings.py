@@ -1,4 +1,4 @@
-"""Whatever a template sets for its database, the daemon's own sessions are as they must be."""
+"""The settings of a template's database do not affect the daemon's own sessions."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from clonepool.postgres.clones.lifecycle import make_clone
 from clonepool.postgres.quoting import literal
 from clonepool.postgres.templates.client_generation import ClientGenerations, Source
 from clonepool.postgres.templates.recipe import Inputs, Recipe
-from support.rewinding import open_bench
-from support.servers import Workshop
+from support.rewinding import open_harness
+from support.servers import ServerTools
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -69,7 +69,7 @@ UNREACHABLE = {
     "local_preload_libraries": "nothing_of_this_name",
     "session_preload_libraries": "nothing_of_this_name",
 }
-"""With these nobody comes in but who says otherwise."""
+"""Settings that refuse every session that does not override them."""
 SCHEMA = """\
 CREATE SCHEMA trap;
 CREATE FUNCTION trap.count(text) RETURNS bigint LANGUAGE sql AS 'SELECT 1/0::bigint';
@@ -102,42 +102,42 @@ def given(settings: Mapping[str, str], more: str = "") -> str:
     return f"{SCHEMA}{more}DO $do$ BEGIN\n" + "\n".join(lines) + "\nEND $do$;\n"
 
 
-def script(shop: Workshop) -> str:
+def script(tools: ServerTools) -> str:
     """Return the one for what this version knows."""
-    late = shop.capabilities.major >= 17
+    late = tools.capabilities.major >= 17
     return given(SETTINGS | FROM_17, LOGIN_TRIGGER) if late else given(SETTINGS)
 
 
 @pytest.fixture
-async def shop(any_workshop: Workshop) -> AsyncIterator[Workshop]:
-    async with weak_role(any_workshop):
-        yield any_workshop
+async def tools(any_tools: ServerTools) -> AsyncIterator[ServerTools]:
+    async with weak_role(any_tools):
+        yield any_tools
 
 
 @asynccontextmanager
-async def weak_role(shop: Workshop) -> AsyncIterator[None]:
-    await shop.gateway.ddl("CREATE ROLE settled_weak")
+async def weak_role(tools: ServerTools) -> AsyncIterator[None]:
+    await tools.gateway.ddl("CREATE ROLE settled_weak")
     try:
         yield
     finally:
-        found, _ = await databases.list_ours(shop.gateway, shop.namer)
+        found, _ = await databases.list_ours(tools.gateway, tools.namer)
         for database in found:
-            await databases.drop(shop.gateway, database.name, sealed=True)
-        await shop.gateway.ddl("DROP ROLE settled_weak")
+            await databases.drop(tools.gateway, database.name, sealed=True)
+        await tools.gateway.ddl("DROP ROLE settled_weak")
 
 
-async def clone(shop: Workshop, made: Generation, serial: int) -> str:
-    name = shop.namer.name(Identity(Kind.CLONE, "made", made.short, serial))
+async def clone(tools: ServerTools, made: Generation, serial: int) -> str:
+    name = tools.namer.name(Identity(Kind.CLONE, "made", made.short, serial))
     await make_clone(
-        shop.gateway, name, made.database, made.contents, options="", facts={}, seconds=30
+        tools.gateway, name, made.database, made.contents, options="", facts={}, seconds=30
     )
     return name
 
 
-async def snapshot(shop: Workshop, name: str, place: Path) -> Generation:
+async def snapshot(tools: ServerTools, name: str, place: Path) -> Generation:
     handmade = ClientGenerations(
-        shop.gateway, shop.capabilities, shop.builder.generations, shop.builder.steps,
-        shop.serials.next,
+        tools.gateway, tools.capabilities, tools.builder.generations, tools.builder.steps,
+        tools.serials.next,
     )  # fmt: skip
     recipe = Recipe("snapped", TemplateSection(), place, rewindable=True)
     source = Source(name, 0, CopyOptions("", {}), end_sessions=True)
@@ -147,51 +147,54 @@ async def snapshot(shop: Workshop, name: str, place: Path) -> Generation:
 
 
 async def test_a_database_with_any_settings_is_built_cloned_and_copied(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
-    (place / "a.sql").write_text(script(shop))
-    made = await shop.build(["a.sql"], place, "made", rewindable=True)
-    name = await clone(shop, made, 1)
-    again = await snapshot(shop, name, place)
+    (place / "a.sql").write_text(script(tools))
+    made = await tools.build(["a.sql"], place, "made", rewindable=True)
+    name = await clone(tools, made, 1)
+    again = await snapshot(tools, name, place)
     assert again.contents.relations == made.contents.relations
-    await clone(shop, again, 2)
+    await clone(tools, again, 2)
 
 
-async def test_one_that_nobody_can_enter_by_its_settings_is_too(
-    shop: Workshop, place: Path
+async def test_a_template_whose_settings_refuse_sessions_is_too(
+    tools: ServerTools, place: Path
 ) -> None:
     (place / "a.sql").write_text(given(UNREACHABLE))
-    made = await shop.build(["a.sql"], place, "made", rewindable=True)
-    name = await clone(shop, made, 1)
-    await clone(shop, await snapshot(shop, name, place), 2)
+    made = await tools.build(["a.sql"], place, "made", rewindable=True)
+    name = await clone(tools, made, 1)
+    await clone(tools, await snapshot(tools, name, place), 2)
 
 
 async def test_its_clones_are_rewound_and_proven(any_server: EmbeddedServer) -> None:
-    shop = await Workshop.open(any_server.endpoint, any_server.psql, "settled")
+    tools = await ServerTools.open(any_server.endpoint, any_server.psql, "settled")
     try:
-        async with weak_role(shop), open_bench(any_server, given(SETTINGS), looks=False) as bench:
+        async with (
+            weak_role(tools),
+            open_harness(any_server, given(SETTINGS), looks=False) as harness,
+        ):
             for _ in range(3):
-                async with shop.gateway.session(bench.clone) as session:
+                async with tools.gateway.session(harness.clone) as session:
                     await session.execute(LEASE)
-                assert await bench.recycle(verify_every=1), bench.why
+                assert await harness.recycle(verify_every=1), harness.why
     finally:
-        await shop.gateway.close()
+        await tools.gateway.close()
 
 
 async def test_what_extends_it_is_built_with_time_enough_and_may_write(
-    shop: Workshop, place: Path
+    tools: ServerTools, place: Path
 ) -> None:
     usual = {
         name: value
         for name, value in SETTINGS.items()
         if name.endswith("_timeout") or name.startswith("default_transaction")
     }
-    late = FROM_17 if shop.capabilities.major >= 17 else {}
+    late = FROM_17 if tools.capabilities.major >= 17 else {}
     (place / "a.sql").write_text(given(usual | late))
     (place / "b.sql").write_text(
         "SELECT pg_sleep(0.1); BEGIN; SELECT pg_sleep(0.1); CREATE TABLE public.more (); COMMIT;"
     )
-    lower = await shop.build(["a.sql"], place, "lower")
+    lower = await tools.build(["a.sql"], place, "lower")
     section = TemplateSection(extends="lower", sql=["b.sql"], settings={"work_mem": "8MB"})
-    upper = await shop.make(section, place, "upper", lower=lower)
+    upper = await tools.make(section, place, "upper", lower=lower)
     assert upper.contents.relations > lower.contents.relations

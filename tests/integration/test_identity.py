@@ -1,4 +1,4 @@
-"""A clone is its template: every row, and the schema as pg_dump writes it."""
+"""A clone equals its template: all rows, and the schema as pg_dump writes it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from support.servers import BLOG, ROOT, SHARED_DATA
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from support.servers import Workshop
+    from support.servers import ServerTools
 
 pytestmark = pytest.mark.anyio
 
 PAGILA = SHARED_DATA / "pagila"
 
 
-def dump(shop: Workshop, database: str) -> str:
+def dump(tools: ServerTools, database: str) -> str:
     """Return the whole database as text, rows and all; session keys differ at each run."""
     done = subprocess.run(
-        [shop.psql.with_name("pg_dump"), database],
-        env={**os.environ, **shop.gateway.endpoint.env(database)},
+        [tools.psql.with_name("pg_dump"), database],
+        env={**os.environ, **tools.gateway.endpoint.env(database)},
         capture_output=True,
         text=True,
         check=True,
@@ -65,24 +65,24 @@ def write_pagila(directory: Path, major: int, *, vector: bool) -> None:
     ],
 )
 async def test_a_clone_equals_what_the_files_make(
-    any_workshop: Workshop, template: str, place: Path
+    any_tools: ServerTools, template: str, place: Path
 ) -> None:
     sql, directory = (BLOG, ROOT) if template == "blog" else (["*.sql"], place)
     if template == "pagila":
-        async with any_workshop.gateway.control() as session:
+        async with any_tools.gateway.control() as session:
             vector = await session.value(
                 "SELECT count(*) FROM pg_available_extensions WHERE name = 'vector'"
             )
-        write_pagila(place, any_workshop.capabilities.major, vector=bool(vector))
-    shop = any_workshop
-    generation = await shop.build(sql, directory, template)
-    clone = shop.namer.name(Identity(Kind.CLONE, template, generation.short, 1))
-    await databases.create(shop.gateway, "by_hand", "template0", "", 30)
+        write_pagila(place, any_tools.capabilities.major, vector=bool(vector))
+    tools = any_tools
+    generation = await tools.build(sql, directory, template)
+    clone = tools.namer.name(Identity(Kind.CLONE, template, generation.short, 1))
+    await databases.create(tools.gateway, "by_hand", "template0", "", 30)
     try:
         for file in sorted(f for pattern in sql for f in directory.glob(pattern)):
-            await runner.run_file(shop.psql, shop.gateway.endpoint, "by_hand", file, seconds=60)
+            await runner.run_file(tools.psql, tools.gateway.endpoint, "by_hand", file, seconds=60)
         await make_clone(
-            shop.gateway,
+            tools.gateway,
             clone,
             generation.database,
             generation.contents,
@@ -90,9 +90,9 @@ async def test_a_clone_equals_what_the_files_make(
             facts={},
             seconds=30,
         )
-        expected = dump(shop, "by_hand")
+        expected = dump(tools, "by_hand")
         assert "CREATE TABLE" in expected
-        assert dump(shop, clone) == expected.replace("by_hand", clone)
+        assert dump(tools, clone) == expected.replace("by_hand", clone)
     finally:
-        await databases.drop(shop.gateway, clone)
-        await databases.drop(shop.gateway, "by_hand")
+        await databases.drop(tools.gateway, clone)
+        await databases.drop(tools.gateway, "by_hand")

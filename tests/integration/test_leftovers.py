@@ -1,4 +1,4 @@
-"""What a lease leaves behind does not keep its clone; what is parked stays shut."""
+"""Leftovers of a lease do not keep its clone from being dropped; parked clones stay closed."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from clonepool.postgres.roles import OURS, Ownership, Rights, Roles
 from clonepool.postgres.templates.client_generation import ClientGenerations
 from clonepool.postgres.templates.recipe import Recipe
 from support import binaries
-from support.servers import BLOG, Workshop, open_directory, role_of
+from support.servers import BLOG, ServerTools, open_directory, role_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -56,17 +56,17 @@ def logical_server() -> Iterator[EmbeddedServer]:
 
 
 @pytest.fixture
-async def logical(logical_server: EmbeddedServer) -> AsyncIterator[Workshop]:
-    shop = await Workshop.open(logical_server.endpoint, logical_server.psql, "logical")
-    yield shop
-    await shop.gateway.close()
+async def logical(logical_server: EmbeddedServer) -> AsyncIterator[ServerTools]:
+    tools = await ServerTools.open(logical_server.endpoint, logical_server.psql, "logical")
+    yield tools
+    await tools.gateway.close()
 
 
-async def make(shop: Workshop, serial: int) -> str:
-    generation = await shop.build(BLOG)
-    name = shop.namer.name(Identity(Kind.CLONE, "blog", generation.short, serial))
+async def make(tools: ServerTools, serial: int) -> str:
+    generation = await tools.build(BLOG)
+    name = tools.namer.name(Identity(Kind.CLONE, "blog", generation.short, serial))
     await make_clone(
-        shop.gateway, name, generation.database, generation.contents,
+        tools.gateway, name, generation.database, generation.contents,
         options="", facts={}, seconds=30,
     )  # fmt: skip
     return name
@@ -84,7 +84,7 @@ async def leave_all_behind(gateway: Gateway, name: str) -> None:
         )
 
 
-async def test_all_that_holds_on_to_a_database_is_found_and_cleared(logical: Workshop) -> None:
+async def test_all_that_holds_on_to_a_database_is_found_and_cleared(logical: ServerTools) -> None:
     name = await make(logical, 1)
     await leave_all_behind(logical.gateway, name)
     found = await leftovers.clear(logical.gateway, name)
@@ -95,7 +95,7 @@ async def test_all_that_holds_on_to_a_database_is_found_and_cleared(logical: Wor
     await databases.drop(logical.gateway, name)
 
 
-async def test_a_drop_clears_it_too(logical: Workshop) -> None:
+async def test_a_drop_clears_it_too(logical: ServerTools) -> None:
     name = await make(logical, 2)
     await leave_all_behind(logical.gateway, name)
     await databases.drop(logical.gateway, name)
@@ -106,20 +106,20 @@ async def test_a_drop_clears_it_too(logical: Workshop) -> None:
         assert await session.value("SELECT count(*) FROM pg_prepared_xacts") == 0
 
 
-async def test_a_drop_that_was_cut_short_is_finished_by_the_next(any_workshop: Workshop) -> None:
-    generation = await any_workshop.build(BLOG)
+async def test_a_drop_that_was_cut_short_is_finished_by_the_next(any_tools: ServerTools) -> None:
+    generation = await any_tools.build(BLOG)
     name = generation.database
-    async with any_workshop.gateway.control() as session:
+    async with any_tools.gateway.control() as session:
         await session.execute(
             f"ALTER DATABASE {name} WITH IS_TEMPLATE false;"
             f" UPDATE pg_database SET datconnlimit = -2 WHERE datname = '{name}'"  # as a DROP does
         )
-    await databases.drop(any_workshop.gateway, name, sealed=True)
-    async with any_workshop.gateway.control() as session:
+    await databases.drop(any_tools.gateway, name, sealed=True)
+    async with any_tools.gateway.control() as session:
         assert not await session.rows("SELECT FROM pg_database WHERE datname = $1", name)
 
 
-async def test_of_a_sealed_database_too(logical: Workshop) -> None:
+async def test_of_a_sealed_database_too(logical: ServerTools) -> None:
     """As it is left by a daemon that was killed, or an earlier one; the next sweeps it."""
     name = logical.namer.name(Identity(Kind.BUILD, "blog", "abcdefgh", 3))
     await databases.create(logical.gateway, name, (await logical.build(BLOG)).database, "", 30)
@@ -131,13 +131,13 @@ async def test_of_a_sealed_database_too(logical: Workshop) -> None:
     assert await prepared(logical) == 0
 
 
-async def names(shop: Workshop) -> set[str]:
-    ours, _ = await databases.list_ours(shop.gateway, shop.namer)
+async def names(tools: ServerTools) -> set[str]:
+    ours, _ = await databases.list_ours(tools.gateway, tools.namer)
     return {database.name for database in ours}
 
 
-async def prepared(shop: Workshop) -> int:
-    async with shop.gateway.control() as session:
+async def prepared(tools: ServerTools) -> int:
+    async with tools.gateway.control() as session:
         found: int = await session.value("SELECT count(*) FROM pg_prepared_xacts")
     return found
 
@@ -148,27 +148,27 @@ OWNED = Ownership("left_app", Rights.OWNER)
 
 @pytest.mark.parametrize("ownership", [OURS, OWNED], ids=["as the daemon", "with a login"])
 async def test_a_build_that_leaves_a_prepared_transaction_fails_and_leaves_nothing(
-    any_workshop: Workshop, place: Path, ownership: Ownership
+    any_tools: ServerTools, place: Path, ownership: Ownership
 ) -> None:
-    shop, before = any_workshop, await names(any_workshop)
+    tools, before = any_tools, await names(any_tools)
     (place / "a.sql").write_text(LEAVE)
     with pytest.raises(TemplateFailedError, match="prepared transaction 'left'") as caught:
-        await shop.build(["a.sql"], place, "left", ownership)
+        await tools.build(["a.sql"], place, "left", ownership)
     assert "COMMIT PREPARED" in caught.value.remedy
-    assert await names(shop) == before
-    assert await prepared(shop) == 0
+    assert await names(tools) == before
+    assert await prepared(tools) == 0
     (place / "a.sql").write_text(f"{LEAVE} COMMIT PREPARED 'left';")
-    made = await shop.build(["a.sql"], place, "left", ownership)
-    await databases.drop(shop.gateway, made.database, sealed=True)
+    made = await tools.build(["a.sql"], place, "left", ownership)
+    await databases.drop(tools.gateway, made.database, sealed=True)
 
 
-async def test_so_does_what_a_client_fills(any_workshop: Workshop, place: Path) -> None:
-    shop, before = any_workshop, await names(any_workshop)
+async def test_so_does_what_a_client_fills(any_tools: ServerTools, place: Path) -> None:
+    tools, before = any_tools, await names(any_tools)
     handmade = ClientGenerations(
-        shop.gateway, shop.capabilities, shop.builder.generations, shop.builder.steps,
-        shop.serials.next,
+        tools.gateway, tools.capabilities, tools.builder.generations, tools.builder.steps,
+        tools.serials.next,
     )  # fmt: skip
-    await shop.roles.ensure_owner(OWNED)
+    await tools.roles.ensure_owner(OWNED)
     recipe = Recipe("filled", TemplateSection(), place, ownership=OWNED)
     inputs = await handmade.identify(recipe, "all of it")
     database = await handmade.empty(recipe, "abcdefgh")
@@ -177,27 +177,29 @@ async def test_so_does_what_a_client_fills(any_workshop: Workshop, place: Path) 
             await session.execute(statement)
     with pytest.raises(TemplateFailedError, match="prepared transaction 'left'"):
         await handmade.finish(database.name, recipe, "abcdefgh", inputs, {}, filled=True)
-    assert await names(shop) == before
-    assert await prepared(shop) == 0
+    assert await names(tools) == before
+    assert await prepared(tools) == 0
 
 
-async def test_a_parked_clone_lets_nobody_in_and_is_opened_again(any_workshop: Workshop) -> None:
-    shop = any_workshop
-    name = await make(shop, 77)
-    generation = await shop.build(BLOG)
-    await park(shop.gateway, name, {"state": "parked"})
+async def test_a_parked_clone_refuses_connections_and_is_opened_again(
+    any_tools: ServerTools,
+) -> None:
+    tools = any_tools
+    name = await make(tools, 77)
+    generation = await tools.build(BLOG)
+    await park(tools.gateway, name, {"state": "parked"})
     with pytest.raises(Exception, match="not currently accepting connections"):
-        await shop.gateway.connect(name)
-    ours, _ = await databases.list_ours(shop.gateway, shop.namer)
+        await tools.gateway.connect(name)
+    ours, _ = await databases.list_ours(tools.gateway, tools.namer)
     (found,) = (database for database in ours if database.name == name)
     assert (found.open, found.comment["state"]) == (False, "parked")
-    await adopt(shop.gateway, name, generation.contents, {"state": "plain"}, 30)
-    async with shop.gateway.session(name, OWN_NAMES) as session:
+    await adopt(tools.gateway, name, generation.contents, {"state": "plain"}, 30)
+    async with tools.gateway.session(name, OWN_NAMES) as session:
         assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
         await session.execute("CREATE TABLE more ()")
     with pytest.raises(IncompleteCloneError):
-        await adopt(shop.gateway, name, generation.contents, {}, 30)
-    await databases.drop(shop.gateway, name)
+        await adopt(tools.gateway, name, generation.contents, {}, 30)
+    await databases.drop(tools.gateway, name)
 
 
 async def test_an_ordinary_role_makes_roles_for_its_clones(any_server: EmbeddedServer) -> None:
@@ -205,14 +207,14 @@ async def test_an_ordinary_role_makes_roles_for_its_clones(any_server: EmbeddedS
     owner = Gateway(any_server.endpoint, "clonepool test")
     await owner.ddl("CREATE ROLE maker LOGIN CREATEDB CREATEROLE PASSWORD 'plain'")
     endpoint = role_of(any_server.endpoint, "maker")
-    shop = await Workshop.open(endpoint, any_server.psql, "made", embedded=False)
-    roles = Roles(shop.gateway, shop.capabilities, embedded=False)
+    tools = await ServerTools.open(endpoint, any_server.psql, "made", embedded=False)
+    roles = Roles(tools.gateway, tools.capabilities, embedded=False)
     try:
         ownership = Ownership("made_app", Rights.OWNER)
-        generation = await shop.build(BLOG, ownership=ownership)
-        name = shop.namer.name(Identity(Kind.CLONE, "blog", generation.short, 5))
+        generation = await tools.build(BLOG, ownership=ownership)
+        name = tools.namer.name(Identity(Kind.CLONE, "blog", generation.short, 5))
         await make_clone(
-            shop.gateway, name, generation.database, generation.contents,
+            tools.gateway, name, generation.database, generation.contents,
             options="", facts={}, seconds=30, owner="made_app",
         )  # fmt: skip
         await roles.create_login(name, ownership, "pw-1")
@@ -220,11 +222,11 @@ async def test_an_ordinary_role_makes_roles_for_its_clones(any_server: EmbeddedS
         await roles.renew(name, ownership, "pw-2")
         with pytest.raises(Exception, match="password authentication failed"):
             await visits(endpoint, name)
-        await databases.drop(shop.gateway, name)
-        assert await roles.sweep(shop.namer) == [name]
+        await databases.drop(tools.gateway, name)
+        assert await roles.sweep(tools.namer) == [name]
     finally:
-        await shop.gateway.close()
-        ours, _ = await databases.list_ours(owner, shop.namer)
+        await tools.gateway.close()
+        ours, _ = await databases.list_ours(owner, tools.namer)
         for database in ours:
             await databases.drop(owner, database.name, sealed=True)
             await owner.ddl(f'DROP ROLE IF EXISTS "{database.name}"')

@@ -1,4 +1,4 @@
-"""Fifty clients at once, each leaving a mark that nobody else may ever see."""
+"""Fifty concurrent clients leave marks that no other client may see."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def crowded() -> Iterator[Daemon]:
 
 
 class Witness:
-    """Knows who holds what, and what was seen."""
+    """Records which client has which clone, and which marks were seen."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()

@@ -18,7 +18,7 @@ from clonepool.postgres.clones.copier import CloneSpec, Copiers
 from clonepool.postgres.clones.copy_strategy import candidates
 from clonepool.postgres.gateway import OWN_NAMES
 from support import binaries
-from support.outages import running_victim
+from support.outages import running_external_server
 from support.servers import open_directory
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from clonepool.postgres.embedded.server import EmbeddedServer
     from clonepool.postgres.templates.recipe import Generation
-    from support.servers import Workshop
+    from support.servers import ServerTools
 
 pytestmark = [
     pytest.mark.anyio,
@@ -79,35 +79,35 @@ def disk() -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def server(disk: Path) -> Iterator[EmbeddedServer]:
-    with running_victim(disk, storage="disk") as victim:
-        yield victim.server
+    with running_external_server(disk, storage="disk") as postgres:
+        yield postgres.server
 
 
-async def make(shop: Workshop, generation: Generation, strategy: Strategy) -> str:
+async def make(tools: ServerTools, generation: Generation, strategy: Strategy) -> str:
     """Make a clone that way, read it, and have it written."""
     copiers = Copiers(
-        shop.gateway, shop.capabilities, {"much": strategy}, time.monotonic, throwaway=True
+        tools.gateway, tools.capabilities, {"much": strategy}, time.monotonic, throwaway=True
     )
-    serial = shop.serials.next()
-    name = shop.namer.name(Identity(Kind.CLONE, "much", generation.short, serial))
+    serial = tools.serials.next()
+    name = tools.namer.name(Identity(Kind.CLONE, "much", generation.short, serial))
     await copiers.of("much").make(
         CloneSpec(name, generation.database, generation.contents, {}, 60.0)
     )
-    async with shop.gateway.session(name, OWN_NAMES) as session:
+    async with tools.gateway.session(name, OWN_NAMES) as session:
         assert await session.value("SELECT count(*) FROM much") == 40_000
         await session.execute("CHECKPOINT")
     return name
 
 
-async def test_a_clone_by_reflinks_takes_hardly_any_room(workshop: Workshop, disk: Path) -> None:
-    generation = await workshop.build(["much.sql"], disk, "much")
+async def test_a_clone_by_reflinks_takes_hardly_any_room(tools: ServerTools, disk: Path) -> None:
+    generation = await tools.build(["much.sql"], disk, "much")
     taken: dict[Strategy, int] = {}
-    for strategy in candidates("auto", workshop.capabilities, throwaway=True):
-        await workshop.gateway.ddl("CHECKPOINT")
+    for strategy in candidates("auto", tools.capabilities, throwaway=True):
+        await tools.gateway.ddl("CHECKPOINT")
         before = used_bytes(disk)
-        name = await make(workshop, generation, strategy)
+        name = await make(tools, generation, strategy)
         taken[strategy] = used_bytes(disk) - before
-        await databases.drop(workshop.gateway, name)
+        await databases.drop(tools.gateway, name)
     assert generation.size_bytes > 40 * MIB
     assert taken[Strategy.FILE_COPY] > 0.9 * generation.size_bytes
     assert taken[Strategy.CLONE] < 0.1 * generation.size_bytes

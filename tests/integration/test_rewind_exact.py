@@ -1,6 +1,6 @@
-"""A rewound clone is its template to the last bit: under any settings, statistics too.
+"""A rewound clone equals its template exactly, under any settings, including statistics.
 
-Each test has a template of its own, on every version of PostgreSQL that the machine has.
+Each test has its own template, on every installed version of PostgreSQL.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ import pytest
 
 from clonepool.postgres.session import Session
 from support import lanes
-from support.health import ailments
-from support.rewinding import Bench, open_bench
+from support.integrity import problems
+from support.rewinding import RewindHarness, open_harness
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
@@ -31,13 +31,13 @@ def of_database(words: str) -> str:
     )
 
 
-def ask(bench: Bench, sql: str, *, database: str = "") -> str:
+def ask(harness: RewindHarness, sql: str, *, database: str = "") -> str:
     """Return what psql says to it."""
     done = subprocess.run(
-        [bench.server.psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
+        [harness.server.psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align",
          "--no-password", "--set=ON_ERROR_STOP=1", "--command", sql],
         text=True, capture_output=True, check=True, timeout=60,
-        env={**os.environ, **bench.server.endpoint.env(database or bench.clone)},
+        env={**os.environ, **harness.server.endpoint.env(database or harness.clone)},
     )  # fmt: skip
     return done.stdout.strip()
 
@@ -89,12 +89,12 @@ async def test_what_was_computed_under_other_settings_stays_what_it_was(
     files = [";\n".join([*settings, ""]), computed_tables()]
     if where == "of the seed":
         files = ["".join(files)]
-    async with open_bench(any_server, *files) as bench:
+    async with open_harness(any_server, *files) as harness:
         for number, name in enumerate([*COMPUTED, *INDEXES]):
-            assert not await bench.lease(f"DELETE FROM m.t{number} WHERE id = 7"), name
-            assert "depend on settings" in bench.why, name
-            assert await bench.look() == bench.pristine, name
-        assert await bench.lease("SELECT", verify_every=1)
+            assert not await harness.lease(f"DELETE FROM m.t{number} WHERE id = 7"), name
+            assert "depend on settings" in harness.why, name
+            assert await harness.look() == harness.pristine, name
+        assert await harness.lease("SELECT", verify_every=1)
 
 
 async def test_expressions_that_no_setting_changes_are_computed_again(
@@ -112,10 +112,10 @@ INSERT INTO m.t (id, data, v) SELECT n, jsonb_build_object('x', n::text), n
 CREATE INDEX ON m.t ((data->>'x')) WHERE (data->>'x')::numeric > 3;
 CREATE INDEX ON m.t (((v)::int));
 """
-    async with open_bench(any_server, schema) as bench:
-        assert await bench.lease("DELETE FROM m.t WHERE id = 7"), bench.why
-        assert await bench.look() == bench.pristine
-        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+    async with open_harness(any_server, schema) as harness:
+        assert await harness.lease("DELETE FROM m.t WHERE id = 7"), harness.why
+        assert await harness.look() == harness.pristine
+        assert problems(harness.server.psql, harness.server.endpoint, harness.clone) == []
 
 
 VALUES = """\
@@ -172,22 +172,22 @@ async def test_what_a_database_has_set_changes_nothing(
     any_server: EmbeddedServer, settings: list[str]
 ) -> None:
     set_all = "\n".join(of_database(f"SET {words}") for words in settings)
-    async with open_bench(any_server, f"{VALUES}\n{set_all}") as bench:
+    async with open_harness(any_server, f"{VALUES}\n{set_all}") as harness:
         for _ in range(3):
-            assert await bench.lease(VALUES_CHANGED, verify_every=1), bench.why
-            assert await bench.look() == bench.pristine
+            assert await harness.lease(VALUES_CHANGED, verify_every=1), harness.why
+            assert await harness.look() == harness.pristine
 
 
 async def test_what_only_newer_versions_can_set_changes_nothing(
     any_server: EmbeddedServer,
 ) -> None:
-    async with open_bench(any_server, VALUES) as bench:
-        major = bench.shop.capabilities.major
+    async with open_harness(any_server, VALUES) as harness:
+        major = harness.tools.capabilities.major
     known = [words for since, all_ in SINCE.items() if major >= since for words in all_]
     set_all = "\n".join(of_database(f"SET {words}") for words in known)
-    async with open_bench(any_server, f"{VALUES}\n{set_all}") as bench:
-        assert await bench.lease(VALUES_CHANGED), bench.why
-        assert await bench.look() == bench.pristine
+    async with open_harness(any_server, f"{VALUES}\n{set_all}") as harness:
+        assert await harness.lease(VALUES_CHANGED), harness.why
+        assert await harness.look() == harness.pristine
 
 
 async def test_triggers_on_login_take_no_part(any_server: EmbeddedServer) -> None:
@@ -198,12 +198,12 @@ CREATE FUNCTION m.refuse() RETURNS event_trigger LANGUAGE plpgsql AS $$
 CREATE EVENT TRIGGER refuse ON login EXECUTE FUNCTION m.refuse();
 ALTER EVENT TRIGGER refuse ENABLE ALWAYS;
 """
-    async with open_bench(any_server, VALUES) as bench:
-        if bench.shop.capabilities.major < LOGIN_MAJOR:
+    async with open_harness(any_server, VALUES) as harness:
+        if harness.tools.capabilities.major < LOGIN_MAJOR:
             pytest.skip("no triggers on login")
-    async with open_bench(any_server, schema) as bench:
-        assert await bench.lease(VALUES_CHANGED), bench.why
-        assert await bench.look() == bench.pristine
+    async with open_harness(any_server, schema) as harness:
+        assert await harness.lease(VALUES_CHANGED), harness.why
+        assert await harness.look() == harness.pristine
 
 
 ATTACKED = """\
@@ -256,33 +256,35 @@ ATTACKS = {
 """What an owner without a superuser's rights may make run when a row is written or planned."""
 
 
-def see_that_app_has_not_risen(bench: Bench) -> None:
-    assert ask(bench, "SELECT rolsuper FROM pg_roles WHERE rolname = 'app'") == "f"
+def see_that_app_has_not_risen(harness: RewindHarness) -> None:
+    assert ask(harness, "SELECT rolsuper FROM pg_roles WHERE rolname = 'app'") == "f"
 
 
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-async def test_nobody_takes_our_rights_by_a_function_of_his(
+async def test_functions_of_a_lease_do_not_run_with_our_rights(
     any_server: EmbeddedServer, attack: str
 ) -> None:
     fill = "INSERT INTO m.t (id) SELECT generate_series(1, 20); CREATE TABLE m.free (id int)"
     schema = f"{ATTACKED}{attack};\nSET SESSION AUTHORIZATION app;\n{fill};\n"
-    async with open_bench(any_server, schema) as bench:
-        ask(bench, "ALTER ROLE app NOSUPERUSER")  # whatever the oracle did
-        bench.rewinder.generation_rebuilt(bench.generation.database)
-        await bench.renew()
-        see_that_app_has_not_risen(bench)
+    async with open_harness(any_server, schema) as harness:
+        ask(harness, "ALTER ROLE app NOSUPERUSER")  # whatever the oracle did
+        harness.rewinder.generation_rebuilt(harness.generation.database)
+        await harness.recreate()
+        see_that_app_has_not_risen(harness)
         for script in ("INSERT INTO m.free VALUES (1)", "DELETE FROM m.t WHERE id = 7"):
-            rewound = await bench.lease(f"SET SESSION AUTHORIZATION app; {script}", verify_every=1)
-            assert rewound == ("free" in script), bench.why
-            see_that_app_has_not_risen(bench)
-        assert "functions of app run" in bench.why
-        pristine = ask(bench, "SELECT count(*) FROM m.t")
-        ask(bench, "ALTER ROLE app NOSUPERUSER")
+            rewound = await harness.lease(
+                f"SET SESSION AUTHORIZATION app; {script}", verify_every=1
+            )
+            assert rewound == ("free" in script), harness.why
+            see_that_app_has_not_risen(harness)
+        assert "functions of app run" in harness.why
+        pristine = ask(harness, "SELECT count(*) FROM m.t")
+        ask(harness, "ALTER ROLE app NOSUPERUSER")
         assert pristine == "20"
 
 
 @pytest.mark.parametrize("seen", ["view", "table"])
-async def test_nobody_takes_our_rights_in_the_place_of_a_sequence(
+async def test_a_relation_in_place_of_a_sequence_does_not_run_with_our_rights(
     any_server: EmbeddedServer, seen: str
 ) -> None:
     rise = "SELECT m.rise(1)::bigint AS last_value, true AS is_called"
@@ -290,14 +292,14 @@ async def test_nobody_takes_our_rights_in_the_place_of_a_sequence(
     if seen == "table":
         script = "DROP SEQUENCE m.s; CREATE TABLE m.s (last_value bigint, is_called bool);"
         script += "CREATE INDEX ON m.s (last_value) WHERE m.rise(1) > 0"
-    async with open_bench(any_server, f"{ATTACKED}CREATE SEQUENCE m.s;") as bench:
-        ask(bench, "ALTER ROLE app NOSUPERUSER")
+    async with open_harness(any_server, f"{ATTACKED}CREATE SEQUENCE m.s;") as harness:
+        ask(harness, "ALTER ROLE app NOSUPERUSER")
         for _ in range(2):
-            assert not await bench.lease(f"SET SESSION AUTHORIZATION app; {script}")
-            see_that_app_has_not_risen(bench)
+            assert not await harness.lease(f"SET SESSION AUTHORIZATION app; {script}")
+            see_that_app_has_not_risen(harness)
 
 
-async def test_functions_of_superusers_stand_in_nobodys_way(any_server: EmbeddedServer) -> None:
+async def test_functions_of_superusers_do_not_prevent_a_rewind(any_server: EmbeddedServer) -> None:
     schema = f"""{ATTACKED}RESET SESSION AUTHORIZATION;
 ALTER FUNCTION m.rise(int) OWNER TO CURRENT_USER;
 CREATE EXTENSION citext SCHEMA m;
@@ -307,9 +309,9 @@ CREATE TABLE m.u (id int, word m.citext UNIQUE, CHECK (word <> 'x'::m.citext));
 ALTER TABLE m.u OWNER TO app;
 INSERT INTO m.u VALUES (1, 'One'), (2, 'Two');
 """
-    async with open_bench(any_server, schema) as bench:
-        assert await bench.lease("SET SESSION AUTHORIZATION app; DELETE FROM m.u"), bench.why
-        assert await bench.look() == bench.pristine
+    async with open_harness(any_server, schema) as harness:
+        assert await harness.lease("SET SESSION AUTHORIZATION app; DELETE FROM m.u"), harness.why
+        assert await harness.look() == harness.pristine
 
 
 STATISTICS = """\
@@ -377,42 +379,42 @@ CLEARED_RELATION = {
 }
 
 
-def rows_expected(bench: Bench) -> list[str]:
+def rows_expected(harness: RewindHarness) -> list[str]:
     """Return how many rows the planner expects in each table."""
     tables = ("m.t", "m.large", "m.small", "m.part", "m.empty", "m.long")
-    plans = [ask(bench, f"EXPLAIN SELECT FROM {table}") for table in tables]
+    plans = [ask(harness, f"EXPLAIN SELECT FROM {table}") for table in tables]
     return [plan.partition("rows=")[2].split()[0] for plan in plans]
 
 
 @pytest.mark.long
 async def test_the_planner_believes_what_it_did(any_server: EmbeddedServer) -> None:
-    async with open_bench(any_server, STATISTICS) as bench:
-        major = bench.shop.capabilities.major
-        expected = [int(rows) for rows in rows_expected(bench)]
+    async with open_harness(any_server, STATISTICS) as harness:
+        major = harness.tools.capabilities.major
+        expected = [int(rows) for rows in rows_expected(harness)]
         for name, script in (
             KEEPS_STATISTICS | (CLEARED_RELATION if major >= CLEARED_MAJOR else {})
         ).items():
             for _ in range(lanes.rounds(standard=1, slow=2)):
-                assert await bench.lease(script, verify_every=1), f"{name}: {bench.why}"
-                assert await bench.look() == bench.pristine, name
-                for was, found in zip(expected, map(int, rows_expected(bench)), strict=True):
+                assert await harness.lease(script, verify_every=1), f"{name}: {harness.why}"
+                assert await harness.look() == harness.pristine, name
+                for was, found in zip(expected, map(int, rows_expected(harness)), strict=True):
                     assert was // 2 <= found <= was * 2, f"{name}: {was} rows, {found} expected"
-        assert ailments(bench.server.psql, bench.server.endpoint, bench.clone) == []
+        assert problems(harness.server.psql, harness.server.endpoint, harness.clone) == []
 
 
 @pytest.mark.long
 async def test_a_clone_with_other_statistics_is_recreated(any_server: EmbeddedServer) -> None:
-    async with open_bench(any_server, STATISTICS) as bench:
-        major = bench.shop.capabilities.major
+    async with open_harness(any_server, STATISTICS) as harness:
+        major = harness.tools.capabilities.major
         for name, script in (
             CHANGES_STATISTICS | (CLEARED if major >= CLEARED_MAJOR else {})
         ).items():
-            assert not await bench.lease(script), f"{name} was rewound"
-            assert "catalog" in bench.why, f"{name}: {bench.why}"
-            assert await bench.look() == bench.pristine, name
+            assert not await harness.lease(script), f"{name} was rewound"
+            assert "catalog" in harness.why, f"{name}: {harness.why}"
+            assert await harness.look() == harness.pristine, name
 
 
-async def test_where_nobody_vacuumed_nothing_is_asked_of_statistics(
+async def test_without_vacuum_statistics_are_not_queried(
     any_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[str] = []
@@ -422,10 +424,10 @@ async def test_where_nobody_vacuumed_nothing_is_asked_of_statistics(
         asked.append(sql)
         return await real(self, sql, *arguments, **more)
 
-    async with open_bench(any_server, STATISTICS) as bench:
+    async with open_harness(any_server, STATISTICS) as harness:
         monkeypatch.setattr(Session, "rows", rows)
         for _ in range(3):
-            assert await bench.lease("DELETE FROM m.small WHERE id = 3; UPDATE m.part SET v = 9")
+            assert await harness.lease("DELETE FROM m.small WHERE id = 3; UPDATE m.part SET v = 9")
     assert not any("UPDATE pg_catalog.pg_class" in sql for sql in asked)
 
 
@@ -437,16 +439,16 @@ CREATE TABLE m.t (id int PRIMARY KEY) USING heap2;
 INSERT INTO m.t SELECT generate_series(1, 50);
 CREATE TABLE m.u (id int);
 """
-    async with open_bench(any_server, schema) as bench:
-        assert await bench.lease("INSERT INTO m.u VALUES (1)", verify_every=1), bench.why
-        assert not await bench.lease("DELETE FROM m.t WHERE id = 3")
-        assert "access method heap2" in bench.why
-        assert await bench.look() == bench.pristine
+    async with open_harness(any_server, schema) as harness:
+        assert await harness.lease("INSERT INTO m.u VALUES (1)", verify_every=1), harness.why
+        assert not await harness.lease("DELETE FROM m.t WHERE id = 3")
+        assert "access method heap2" in harness.why
+        assert await harness.look() == harness.pristine
 
 
 async def test_clones_with_rows_elsewhere_are_told_from_others(any_server: EmbeddedServer) -> None:
-    async with open_bench(any_server, STATISTICS) as bench:
-        assert not bench.rewinder.has_moved_rows("nobody's")
+    async with open_harness(any_server, STATISTICS) as harness:
+        assert not harness.rewinder.has_moved_rows("nobody's")
         for script, moved in (
             ("SELECT FROM m.large", False),
             ("DELETE FROM m.small WHERE id < 9", False),
@@ -455,9 +457,9 @@ async def test_clones_with_rows_elsewhere_are_told_from_others(any_server: Embed
             ("DELETE FROM m.large WHERE id = 9", True),
             ("SELECT FROM m.large", True),
         ):
-            assert await bench.lease(script), bench.why
-            assert bench.rewinder.has_moved_rows(bench.clone) == moved, script
-        await bench.renew()
-        assert not bench.rewinder.has_moved_rows(bench.clone)
-        assert await bench.lease("TRUNCATE m.large"), bench.why
-        assert bench.rewinder.has_moved_rows(bench.clone)
+            assert await harness.lease(script), harness.why
+            assert harness.rewinder.has_moved_rows(harness.clone) == moved, script
+        await harness.recreate()
+        assert not harness.rewinder.has_moved_rows(harness.clone)
+        assert await harness.lease("TRUNCATE m.large"), harness.why
+        assert harness.rewinder.has_moved_rows(harness.clone)

@@ -1,4 +1,4 @@
-"""What only a large or an old database has: files beyond 1 GiB, transaction numbers near 2^32."""
+"""Large and old databases: files beyond 1 GiB, transaction numbers near 2^32."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import pytest
 from clonepool.config import EmbeddedSection
 from clonepool.postgres.embedded.server import MARKER, EmbeddedServer, discard
 from support import binaries
-from support.health import ailments
-from support.rewinding import open_bench
+from support.integrity import problems
+from support.rewinding import open_harness
 from support.servers import open_directory
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ AGES = {
 }
 """By what is reached, the steps to it: each less than 2^31, and each a page of the commit log."""
 LEFT = 600
-"""So many transactions before 2^32 a template is built."""
+"""Number of transactions before 2^32 at which a template is built."""
 VERSIONS = [pytest.param(major, id=f"postgresql-{major}") for major in binaries.available()]
 GIB = 1024**3
 WIDE = """\
@@ -125,25 +125,25 @@ def test_rewinds_work_at_every_transaction_age(major: int, steps: list[int]) -> 
 
 
 async def rewind_repeatedly(server: EmbeddedServer) -> None:
-    async with open_bench(server, SCHEMA) as bench:
+    async with open_harness(server, SCHEMA) as harness:
         for _ in range(3):
             for script in SCRIPTS:
-                assert await bench.lease(script, verify_every=1), bench.why
-                assert await bench.look() == bench.pristine, script
+                assert await harness.lease(script, verify_every=1), harness.why
+                assert await harness.look() == harness.pristine, script
                 await anyio.to_thread.run_sync(burn, server, 60)
-        assert ailments(server.psql, server.endpoint, bench.clone) == []
+        assert problems(server.psql, server.endpoint, harness.clone) == []
 
 
 @pytest.mark.anyio
 async def test_a_table_of_more_than_one_file_is_put_back(server: EmbeddedServer) -> None:
-    async with open_bench(server, WIDE, looks=False) as bench:
-        size = int(say(server, "SELECT pg_relation_size('m.wide')", database=bench.clone))
+    async with open_harness(server, WIDE, looks=False) as harness:
+        size = int(say(server, "SELECT pg_relation_size('m.wide')", database=harness.clone))
         assert size > GIB
         for script in (
             "DELETE FROM m.wide WHERE id = 5; UPDATE m.wide SET v = '' WHERE id >= 137999",
             "INSERT INTO m.wide VALUES (200000, 'x'); DELETE FROM m.wide WHERE id = 131072",
             "SELECT FROM m.wide WHERE id = 137000 FOR UPDATE",
         ):
-            assert await bench.lease(script), bench.why
-            found = say(server, COUNTED, database=bench.clone)
+            assert await harness.lease(script), harness.why
+            found = say(server, COUNTED, database=harness.clone)
             assert found == "138000|9522069000|966000000", script

@@ -1,4 +1,4 @@
-"""The rewind is broken on purpose: its own proof and the oracle catch every way of it."""
+"""The rewind is broken on purpose: its own verification and the oracle find each fault."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from clonepool.postgres.rewind.planner_statistics import Estimates
 from clonepool.postgres.rewind.relations import RelationKind
 from clonepool.postgres.rewind.touched_pages import FileWrites, TouchedPages
 from clonepool.postgres.rewind.verify import VerificationError
-from support.health import ailments
+from support.integrity import problems
 from support.kitchen_sink import NOT_REWINDABLE, REWINDABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.rewind.changes import Changes
-    from support.rewinding import Bench
+    from support.rewinding import RewindHarness
 
 pytestmark = pytest.mark.anyio
 Patch = pytest.MonkeyPatch
@@ -164,7 +164,7 @@ def forgetting_where_rows_are(patch: Patch) -> None:
 
 
 def and_then(script: str) -> Callable[[Patch], None]:
-    """Return a mutation that does something to the clone behind everybody's back."""
+    """Return a mutation that changes the clone without the rewind's knowledge."""
     real = restore_sql.put_back
 
     async def put_back(session: Any, *arguments: Any) -> Any:
@@ -328,30 +328,30 @@ MUTATIONS = {
 
 @pytest.mark.long
 async def test_each_way_to_break_the_rewind_is_caught_twice(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    harness: RewindHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, mutation in MUTATIONS.items():
         with monkeypatch.context() as patch:
             mutation.apply(patch)
-            await bench.rewinder.inspector.close()  # its procedure was made by the sound one
-            await bench.renew()  # measured as the broken one measures
+            await harness.rewinder.inspector.close()  # its procedure was made by the sound one
+            await harness.recreate()  # measured as the broken one measures
             caught = False
             if mutation.before:
-                await bench.lease(mutation.before)
+                await harness.lease(mutation.before)
             try:
-                await bench.lease(mutation.script, verify_every=1)
+                await harness.lease(mutation.script, verify_every=1)
             except VerificationError:
                 caught = True
-            assert caught, f"the proof did not see that {name} ({bench.why})"
-            sick = ailments(bench.server.psql, bench.server.endpoint, bench.clone)
-            assert sick or await bench.look() != bench.pristine, (
+            assert caught, f"the proof did not see that {name} ({harness.why})"
+            sick = problems(harness.server.psql, harness.server.endpoint, harness.clone)
+            assert sick or await harness.look() != harness.pristine, (
                 f"the oracle did not see that {name}"
             )
-    await bench.renew()
-    assert await bench.look() == bench.pristine
+    await harness.recreate()
+    assert await harness.look() == harness.pristine
 
 
 @pytest.mark.long
-async def test_the_proof_finds_nothing_wrong_with_what_is_right(bench: Bench) -> None:
+async def test_the_proof_finds_nothing_wrong_with_what_is_right(harness: RewindHarness) -> None:
     for script in REWINDABLE.values():
-        assert await bench.lease(script, verify_every=1), f"{script}: {bench.why}"
+        assert await harness.lease(script, verify_every=1), f"{script}: {harness.why}"

@@ -1,4 +1,4 @@
-"""The scenario this project was asked for, on every PostgreSQL of the machine."""
+"""The main scenario of the project, on every installed version of PostgreSQL."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clonepool.postgres.gateway import OWN_NAMES
 from support.servers import BLOG
 
 if TYPE_CHECKING:
-    from support.servers import Workshop
+    from support.servers import ServerTools
 
 pytestmark = pytest.mark.anyio
 
@@ -26,18 +26,18 @@ INSERT = (
 
 
 async def test_a_clone_of_the_blog_is_made_quickly_and_changes_alone(
-    any_workshop: Workshop,
+    any_tools: ServerTools,
 ) -> None:
-    shop = any_workshop
-    generation = await shop.build(BLOG, template="blog_template")
+    tools = any_tools
+    generation = await tools.build(BLOG, template="blog_template")
     names = [
-        shop.namer.name(Identity(Kind.CLONE, "blog_template", generation.short, serial))
+        tools.namer.name(Identity(Kind.CLONE, "blog_template", generation.short, serial))
         for serial in (1, 2)
     ]
     began = time.perf_counter()
     for name in names:
         await make_clone(
-            shop.gateway,
+            tools.gateway,
             name,
             generation.database,
             generation.contents,
@@ -49,21 +49,21 @@ async def test_a_clone_of_the_blog_is_made_quickly_and_changes_alone(
     try:
         counts = []
         for name in names:
-            async with shop.gateway.session(name, OWN_NAMES) as session:
+            async with tools.gateway.session(name, OWN_NAMES) as session:
                 counts.append(await session.value(COUNT))
         assert counts == [40, 40]
-        async with shop.gateway.session(names[0], OWN_NAMES) as session:
+        async with tools.gateway.session(names[0], OWN_NAMES) as session:
             await session.execute(INSERT)
             assert await session.value(COUNT) == 41
-        async with shop.gateway.session(names[1], OWN_NAMES) as session:
+        async with tools.gateway.session(names[1], OWN_NAMES) as session:
             assert await session.value(COUNT) == 40
         # The template itself is sealed; what it holds now is what a new clone holds.
-        third = shop.namer.name(Identity(Kind.CLONE, "blog_template", generation.short, 3))
+        third = tools.namer.name(Identity(Kind.CLONE, "blog_template", generation.short, 3))
         names.append(third)
-        await databases.create(shop.gateway, third, generation.database, "", 30)
-        async with shop.gateway.session(third, OWN_NAMES) as session:
+        await databases.create(tools.gateway, third, generation.database, "", 30)
+        async with tools.gateway.session(third, OWN_NAMES) as session:
             assert await session.value(COUNT) == 40
     finally:
         for name in names:
-            await databases.drop(shop.gateway, name)
+            await databases.drop(tools.gateway, name)
     assert took < 0.5, f"a clone took {took:.3f} s"

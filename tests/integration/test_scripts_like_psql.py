@@ -1,4 +1,4 @@
-"""What is said of a script beforehand is what psql then does, on each version."""
+"""What is predicted about a script is what psql does, on each version."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from clonepool.postgres.templates.recipe import Generation
-    from support.servers import Workshop
+    from support.servers import ServerTools
 
 pytestmark = pytest.mark.anyio
 SECTION = TemplateSection(sql=["schema.sql", "main.sql"])
@@ -74,13 +74,13 @@ ENDED = [
 
 
 @pytest.fixture
-async def shop(any_workshop: Workshop) -> AsyncIterator[Workshop]:
-    """Return the workshop, and leave no generation and no role on its server."""
-    yield any_workshop
-    found, _ = await databases.list_ours(any_workshop.gateway, any_workshop.namer)
+async def tools(any_tools: ServerTools) -> AsyncIterator[ServerTools]:
+    """Return the tools, and leave no generation and no role on its server."""
+    yield any_tools
+    found, _ = await databases.list_ours(any_tools.gateway, any_tools.namer)
     for database in found:
-        await databases.drop(any_workshop.gateway, database.name, sealed=True)
-    await any_workshop.gateway.ddl("DROP ROLE IF EXISTS nobody_much")
+        await databases.drop(any_tools.gateway, database.name, sealed=True)
+    await any_tools.gateway.ddl("DROP ROLE IF EXISTS nobody_much")
 
 
 @pytest.fixture
@@ -99,92 +99,94 @@ def write(main: Path, text: str, value: str) -> None:
     (main / "part.csv").chmod(0o644)
 
 
-async def make(shop: Workshop, main: Path) -> Generation:
-    return await shop.make(SECTION, main)
+async def make(tools: ServerTools, main: Path) -> Generation:
+    return await tools.make(SECTION, main)
 
 
-async def holds(shop: Workshop, generation: Generation) -> list[Any]:
-    name = shop.namer.name(Identity(Kind.CLONE, "asked", generation.short, 1))
+async def holds(tools: ServerTools, generation: Generation) -> list[Any]:
+    name = tools.namer.name(Identity(Kind.CLONE, "asked", generation.short, 1))
     await make_clone(
-        shop.gateway, name, generation.database, generation.contents,
+        tools.gateway, name, generation.database, generation.contents,
         options="", facts={}, seconds=30,
     )  # fmt: skip
     try:
-        async with shop.gateway.session(name, OWN_NAMES) as session:
+        async with tools.gateway.session(name, OWN_NAMES) as session:
             return [row["a"].strip() for row in await session.rows("SELECT a FROM public.t")]
     finally:
-        await databases.drop(shop.gateway, name)
+        await databases.drop(tools.gateway, name)
 
 
 @pytest.mark.long
 async def test_a_change_of_what_psql_reads_makes_another_generation(
-    shop: Workshop, main: Path
+    tools: ServerTools, main: Path
 ) -> None:
     recipe = Recipe("made", SECTION, main)
     for text in FORMS:
         write(main, text, "before")
-        made = await shop.make(SECTION, main)
-        assert "before" in await holds(shop, made), text
+        made = await tools.make(SECTION, main)
+        assert "before" in await holds(tools, made), text
         write(main, text, "after")
-        assert (await shop.builder.inputs(recipe)).full != made.full, text
-    made = await shop.make(SECTION, main)
-    assert "after" in await holds(shop, made)
+        assert (await tools.builder.inputs(recipe)).full != made.full, text
+    made = await tools.make(SECTION, main)
+    assert "after" in await holds(tools, made)
 
 
 @pytest.mark.parametrize("how", OPEN)
 async def test_a_file_that_ends_inside_a_transaction_fails_the_build(
-    shop: Workshop, main: Path, how: str
+    tools: ServerTools, main: Path, how: str
 ) -> None:
     write(main, OPEN[how], "")
     with pytest.raises(TemplateFailedError, match=r"main\.sql: it ends inside a transaction"):
-        await make(shop, main)
-    found, _ = await databases.list_ours(shop.gateway, shop.namer)
+        await make(tools, main)
+    found, _ = await databases.list_ours(tools.gateway, tools.namer)
     assert [each.name for each in found if each.identity.template == "made"] == []
 
 
-async def test_a_transaction_cannot_go_on_in_the_next_file(shop: Workshop, main: Path) -> None:
+async def test_a_transaction_cannot_go_on_in_the_next_file(tools: ServerTools, main: Path) -> None:
     write(main, "COMMIT;", "")
     (main / "schema.sql").write_text(f"BEGIN; {SCHEMA}")
     with pytest.raises(TemplateFailedError, match=r"schema\.sql: it ends inside") as caught:
-        await make(shop, main)
+        await make(tools, main)
     assert "a psql of its own" in caught.value.remedy
 
 
-async def test_statements_that_were_only_queued_fail_the_build(shop: Workshop, main: Path) -> None:
-    if shop.capabilities.major < 18:
+async def test_statements_that_were_only_queued_fail_the_build(
+    tools: ServerTools, main: Path
+) -> None:
+    if tools.capabilities.major < 18:
         pytest.skip("psql has no pipelines")
     write(main, "\\startpipeline\nINSERT INTO t VALUES ('lost') \\bind \\sendpipeline\n", "")
     with pytest.raises(TemplateFailedError, match=r"main\.sql: it ends inside"):
-        await make(shop, main)
+        await make(tools, main)
     write(
         main,
         "\\startpipeline\nINSERT INTO t VALUES ('kept') \\bind \\sendpipeline\n\\endpipeline\n",
         "",
     )
-    assert await holds(shop, await make(shop, main)) == ["kept"]
+    assert await holds(tools, await make(tools, main)) == ["kept"]
 
 
-async def test_a_file_that_ends_its_transactions_is_taken(shop: Workshop, main: Path) -> None:
+async def test_a_file_that_ends_its_transactions_is_taken(tools: ServerTools, main: Path) -> None:
     for text in ENDED:
         write(main, text, "")
         kept = ["kept"] if "kept" in text else []
-        assert await holds(shop, await make(shop, main)) == kept, text
+        assert await holds(tools, await make(tools, main)) == kept, text
 
 
-async def test_a_branch_that_is_not_closed_fails_the_build(shop: Workshop, main: Path) -> None:
+async def test_a_branch_that_is_not_closed_fails_the_build(tools: ServerTools, main: Path) -> None:
     write(main, "\\if false\nINSERT INTO t VALUES ('lost');", "")
     with pytest.raises(TemplateFailedError, match=r"without finding closing .endif"):
-        await make(shop, main)
+        await make(tools, main)
     write(main, "\\set ON_ERROR_STOP off\n\\if false\nINSERT INTO t VALUES ('lost');", "")
     with pytest.raises(TemplateFailedError, match=r"without finding closing .endif"):
-        await make(shop, main)
+        await make(tools, main)
 
 
 async def test_what_may_leave_a_part_out_is_told_with_the_generation(
-    shop: Workshop, main: Path
+    tools: ServerTools, main: Path
 ) -> None:
     write(main, "\\q\nINSERT INTO t VALUES ('lost');", "")
-    made = await make(shop, main)
-    assert await holds(shop, made) == []
+    made = await make(tools, main)
+    assert await holds(tools, made) == []
     assert [str(main / "main.sql") in warning for warning in made.warnings] == [True]
-    assert (await make(shop, main)).warnings == made.warnings
+    assert (await make(tools, main)).warnings == made.warnings

@@ -1,4 +1,4 @@
-"""A clone has the settings of its template, however they were written."""
+"""A clone has the settings of its template, in whatever syntax they were set."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from clonepool.postgres.clones.lifecycle import make_clone
 from support.servers import open_directory
 
 if TYPE_CHECKING:
-    from support.servers import Workshop
+    from support.servers import ServerTools
 
 pytestmark = pytest.mark.anyio
 
@@ -31,25 +31,25 @@ pytestmark = pytest.mark.anyio
     ],
 )
 async def test_a_clone_has_the_setting_of_its_template(
-    workshop: Workshop, name: str, written: str, meant: str
+    tools: ServerTools, name: str, written: str, meant: str
 ) -> None:
     with open_directory() as directory:
         (directory / "set.sql").write_text(
             f"DO $$ BEGIN EXECUTE format($f$ALTER DATABASE %I SET {name} = {written}$f$,"
             " current_database()); END $$;\n"
         )
-        generation = await workshop.build(["set.sql"], directory, "settings")
-    serial = workshop.serials.next()
-    clone = workshop.namer.name(Identity(Kind.CLONE, "settings", generation.short, serial))
+        generation = await tools.build(["set.sql"], directory, "settings")
+    serial = tools.serials.next()
+    clone = tools.namer.name(Identity(Kind.CLONE, "settings", generation.short, serial))
     try:
         await make_clone(
-            workshop.gateway, clone, generation.database, generation.contents,
+            tools.gateway, clone, generation.database, generation.contents,
             options="", facts={}, seconds=30,
         )  # fmt: skip
-        connection = await asyncpg.connect(workshop.gateway.endpoint.asyncpg_url(clone))
+        connection = await asyncpg.connect(tools.gateway.endpoint.asyncpg_url(clone))
         begun_with = "SELECT reset_val FROM pg_settings WHERE name = $1"
         assert (await connection.fetchval(begun_with, name)).lower() == meant.lower()
         await connection.close()
     finally:
-        await databases.drop(workshop.gateway, clone)
-        await databases.drop(workshop.gateway, generation.database, sealed=True)
+        await databases.drop(tools.gateway, clone)
+        await databases.drop(tools.gateway, generation.database, sealed=True)

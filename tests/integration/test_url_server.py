@@ -1,4 +1,4 @@
-"""A server by URL: an ordinary role with CREATEDB is enough, and what is missing is said."""
+"""A server by URL: an ordinary role with CREATEDB is enough, and missing features are reported."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clonepool.postgres.endpoint import Endpoint, from_url
 from clonepool.postgres.gateway import OWN_NAMES, Gateway
 from clonepool.postgres.instance_lock import InstanceLock
 from support.daemons import running_daemon
-from support.servers import BLOG, ROOT, Workshop, role_of
+from support.servers import BLOG, ROOT, ServerTools, role_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -52,12 +52,12 @@ async def ordinary(any_server: EmbeddedServer) -> AsyncIterator[Endpoint]:
 async def test_an_ordinary_role_builds_clones_and_drops(
     any_server: EmbeddedServer, ordinary: Endpoint
 ) -> None:
-    shop = await Workshop.open(from_url(ordinary.url("postgres")), any_server.psql, "plain")
-    assert not shop.capabilities.superuser
-    generation = await shop.build(BLOG)
-    name = shop.namer.name(Identity(Kind.CLONE, "blog", generation.short, 1))
+    tools = await ServerTools.open(from_url(ordinary.url("postgres")), any_server.psql, "plain")
+    assert not tools.capabilities.superuser
+    generation = await tools.build(BLOG)
+    name = tools.namer.name(Identity(Kind.CLONE, "blog", generation.short, 1))
     await make_clone(
-        shop.gateway,
+        tools.gateway,
         name,
         generation.database,
         generation.contents,
@@ -65,12 +65,12 @@ async def test_an_ordinary_role_builds_clones_and_drops(
         facts={},
         seconds=30,
     )
-    async with shop.gateway.session(name, OWN_NAMES) as session:
+    async with tools.gateway.session(name, OWN_NAMES) as session:
         assert await session.value("SELECT count(*) FROM blog.tb_user") == 40
         await session.execute("DELETE FROM blog.tb_comment")
-    await databases.drop(shop.gateway, name)
-    await databases.drop(shop.gateway, generation.database, sealed=True)
-    await shop.gateway.close()
+    await databases.drop(tools.gateway, name)
+    await databases.drop(tools.gateway, generation.database, sealed=True)
+    await tools.gateway.close()
 
 
 async def test_a_role_without_createdb_is_told_what_to_do(

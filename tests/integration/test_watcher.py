@@ -1,4 +1,4 @@
-"""Whatever becomes of files, directories, links and watches, a template is not stale for long."""
+"""However files, directories, links and watches change, a template is stale only briefly."""
 
 from __future__ import annotations
 
@@ -11,8 +11,17 @@ import pytest
 
 from clonepool.config import CommandSection, TemplateSection
 from clonepool.service.monitors.watch_points import Places
-from support.building import Answered
-from support.watching import FAILED, World, fill, remove_and_make, replaced, shop, switch, watched
+from support.building import RecordedCall
+from support.watching import (
+    FAILED,
+    WatchedTemplate,
+    fill,
+    remove_and_make,
+    replaced,
+    shop,
+    switch,
+    watched,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -181,7 +190,7 @@ async def test_a_dump_and_what_a_command_names_are_watched_where_links_lead(here
     section = TemplateSection(
         dump="dump", command=CommandSection(run="true", watch=["alembic.ini", "py/**/*.py"])
     )
-    async with watched(World(here, section)) as world:
+    async with watched(WatchedTemplate(here, section)) as world:
         assert world.served == FAILED
         (here / "py" / "more").mkdir(parents=True)
         (here / "py" / "more" / "0001.py").write_text("pass")
@@ -233,7 +242,7 @@ async def test_a_checkout_of_many_files_is_built_once(here: Path) -> None:
         assert world.builds.built <= 5  # of 60 states; on a quiet machine 2
 
 
-async def test_what_changes_for_ever_is_built_all_the_same(
+async def test_a_template_that_keeps_changing_is_built_all_the_same(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("clonepool.core.build_schedule.LONGEST_UNREST_SECONDS", 0.5)
@@ -264,7 +273,7 @@ async def test_what_lies_beside_the_sources_has_nothing_looked_at(here: Path) ->
             (here / "mig" / f"{number}.log").write_text("")
             (here / ".git" / f"{number}.sql").write_text("")
             (here.parent / f"{number}.sql").write_text("")
-        await anyio.sleep(0.5)  # sleeps: nothing must be looked at meanwhile
+        await anyio.sleep(0.5)  # sleeps: nothing must be checked in that time
         assert looks == 0
         (here / "mig" / "1.sql").write_text("SELECT 'edited';")
         await world.until_true()
@@ -275,7 +284,7 @@ async def test_what_lies_beside_the_sources_has_nothing_looked_at(here: Path) ->
 
 
 async def test_an_edit_after_the_last_check_of_a_build_is_not_forgotten(here: Path) -> None:
-    """That goes back to what was built before: then the look meanwhile finds nothing new."""
+    """The edit restores what was built before: then the check finds nothing new."""
     file = here / "mig" / "1.sql"
     before = file.read_text()
     async with shop(here, "mig/*.sql") as world:
@@ -289,7 +298,7 @@ async def test_an_edit_after_the_last_check_of_a_build_is_not_forgotten(here: Pa
         world.builds.before_ready = before_ready
         real, world.templates.look = world.templates.look, ignored  # type: ignore[method-assign]
         file.write_text("SELECT 'for a moment';")
-        world.templates.ask("shop", Answered(), anew=True, progress=False)
+        world.templates.ask("shop", RecordedCall(), anew=True, progress=False)
         await checked.wait()
         world.templates.look = real  # type: ignore[method-assign]
         file.write_text(before)
@@ -304,7 +313,7 @@ async def ignored(templates: set[str]) -> None:
 
 
 async def test_an_edit_during_the_first_build_is_not_forgotten(here: Path) -> None:
-    world = World(here, TemplateSection(sql=["mig/*.sql"]))
+    world = WatchedTemplate(here, TemplateSection(sql=["mig/*.sql"]))
     go_on = anyio.Event()
     world.builds.before_ready = go_on.wait
     async with anyio.create_task_group() as tasks:

@@ -1,7 +1,7 @@
-"""Whatever is edited, asked for and lost, templates are built in order and no request is forgotten.
+"""After any edits, requests and losses, templates are built in order and all requests answered.
 
-The world beside the schedule has one text for each template. A build sees the text at its last
-look; what the files say after that is told by the next look.
+The simulated sources are one text per template. A build sees the text at its last check; later
+edits are found by the next check.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Machine(RuleBasedStateMachine):
         self.condition = dict.fromkeys(RULES, "building")
         self.unanswered: dict[int, str] = {}
         self.untold: set[str] = set()
-        """Templates whose files were edited, which nobody has looked at since."""
+        """Templates whose files were edited and not checked since."""
         self.serial = 0
         self.tidied = False
 

@@ -1,4 +1,4 @@
-"""However clients make and use templates, there are never too many, and none in use is given up."""
+"""However clients make and use templates, there are never too many, and none in use is dropped."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Connections that come and go between every two steps of every method of the protocol.
+"""Connections open and close between any two steps of every method of the protocol.
 
-The methods, the dispatcher and the core are real; what takes time is done when the test says so,
-in any order. Whatever happens, each lease has a holder that is connected or a time when it ends,
-each request is answered once, and every clone comes back.
+The methods, the dispatcher and the core are real; jobs end when the test says so, in any order. At
+all times, each lease has a connected holder or a time at which it ends, each request is answered
+once, and every clone comes back.
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             case Drop(template, clone):
                 handle(events.CloneDropped(template, clone))
             case Park() | Adopt():
-                raise AssertionError(f"nobody stops here, or starts again: {job}")
+                raise AssertionError(f"no job stops or starts again here: {job}")
             case _:
                 assert_never(job)
 
@@ -306,7 +306,7 @@ class ConnectionsMachine(RuleBasedStateMachine):
             assert lease.holder in connected or lease.expires_at is not None
 
     @invariant()
-    def nobody_who_is_gone_waits(self) -> None:
+    def no_closed_connection_waits(self) -> None:
         if not hasattr(self, "fleet"):
             return
         connected = {peer.number for peer in self.peers}

@@ -1,4 +1,4 @@
-"""Whatever clients and time do, one of them fills a template at a time, and none is forgotten."""
+"""In any order of events, one client at a time fills a template, and all are answered."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A fleet of pools under one limit: nobody waits for nothing, shares are fair, all are answered."""
+"""A fleet under one limit: no idle clone blocks a waiter, shares are fair, all are answered."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from clonepool.core.budget import HANDOVER_SECONDS
-from support.fleet_world import Client, FleetWorld, Pace, limits_of
+from support.fleet_simulation import Client, FleetSimulation, Pace, limits_of
 
 pytestmark = pytest.mark.long
 
@@ -22,7 +22,7 @@ def crowd(templates: list[str], each: int, **more: float) -> list[Client]:
     return [Client((template,), **more) for template in templates for _ in range(each)]
 
 
-def spread(world: FleetWorld, templates: list[str]) -> float:
+def spread(world: FleetSimulation, templates: list[str]) -> float:
     """Return how many times as many leases the luckiest template had as the unluckiest."""
     leases = [world.granted[template] for template in templates]
     return max(leases) / max(1, min(leases))
@@ -32,7 +32,7 @@ def spread(world: FleetWorld, templates: list[str]) -> float:
 @pytest.mark.parametrize("rewind", [0.003, 0.2])
 def test_templates_that_want_the_same_get_the_same(seed: int, rewind: float) -> None:
     templates = named(40)
-    world = FleetWorld(limits_of(templates), 30, Random(seed), Pace(rewind=rewind))
+    world = FleetSimulation(limits_of(templates), 30, Random(seed), Pace(rewind=rewind))
     world.come(crowd(templates, 2))
     world.run(until=15.0)
     assert spread(world, templates) <= 2
@@ -42,7 +42,7 @@ def test_templates_that_want_the_same_get_the_same(seed: int, rewind: float) -> 
 
 def test_a_crowd_on_one_template_does_not_keep_others_waiting_longer_than_itself() -> None:
     templates = named(20)
-    world = FleetWorld(limits_of(templates, max_clones=100), 10, Random(1))
+    world = FleetSimulation(limits_of(templates, max_clones=100), 10, Random(1))
     world.come([*crowd(templates[:1], 60), *crowd(templates[1:], 1, hold=0.005)])
     world.run(until=40.0)
     waits = [world.longest[template] for template in templates]
@@ -53,7 +53,7 @@ def test_a_crowd_on_one_template_does_not_keep_others_waiting_longer_than_itself
 
 def test_a_client_that_takes_templates_in_turn_never_waits_for_an_idle_clone() -> None:
     templates = named(6)
-    world = FleetWorld(limits_of(templates), 4, Random(1))
+    world = FleetSimulation(limits_of(templates), 4, Random(1))
     world.come([Client(tuple(templates), hold=0.01, timeout=2.0)])
     world.run(until=30.0)
     assert not world.refused
@@ -69,7 +69,9 @@ def test_hundreds_of_templates_and_thousands_of_requests() -> None:
         name: limits_of([name], min_ready=chance.choice([0, 0, 0, 1, 2]))[name]
         for name in templates
     }
-    world = FleetWorld(limits, 120, chance, Pace(create=0.01, drop=0.004, build=0.5, rewound=0.8))
+    world = FleetSimulation(
+        limits, 120, chance, Pace(create=0.01, drop=0.004, build=0.5, rewound=0.8)
+    )
     clients = [
         Client((chance.choice(templates),), hold=chance.choice([0.005, 0.02, 0.2]), gap=0.05)
         for _ in range(400)
@@ -97,7 +99,7 @@ def test_every_acquire_is_answered_in_time_and_no_place_is_wasted(
     chance, names = Random(seed), named(templates)
     limits = limits_of(names, min_ready=chance.randint(0, min(2, own)), max_clones=own)
     rewound, build = chance.choice([0.0, 0.5, 1.0]), chance.choice([0.0, 0.5])
-    world = FleetWorld(limits, places, chance, Pace(rewound=rewound, build=build))
+    world = FleetSimulation(limits, places, chance, Pace(rewound=rewound, build=build))
     world.come(
         Client(tuple(chance.sample(names, chance.randint(1, templates))), gap=0.02, timeout=timeout)
         for _ in range(clients)

@@ -1,4 +1,4 @@
-"""Our search finds what the standard library's finds, and takes no shortage for an empty place."""
+"""Our search finds what the standard library's does, and reports shortages as errors."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""A real daemon gets anything from anybody, many at a time, and is as before when they are gone.
+"""A real daemon gets random input on many connections at once, and is unharmed afterwards.
 
-`CLONEPOOL_FUZZ_SEED` repeats what is sent; what is made of it depends on time too.
+`CLONEPOOL_FUZZ_SEED` repeats the input; what the daemon does with it depends on timing, too.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def daemon() -> Iterator[Daemon]:
         yield running
 
 
-class Guest:
-    """One connection, of some manner: it may never read, or leave in the middle of a line."""
+class FuzzConnection:
+    """One connection. It may never read, or close in the middle of a line."""
 
     def __init__(self, daemon: Daemon, choice: random.Random) -> None:
         self.reads = choice.random() < 0.9
@@ -105,37 +105,37 @@ class Guest:
 
 
 class Crowd:
-    """Guests who come and go, and the tokens that went about among them."""
+    """Connections that are opened and closed at random, and the tokens that they have seen."""
 
     def __init__(self, daemon: Daemon, choice: random.Random) -> None:
         self._daemon = daemon
         self._choice = choice
-        self._guests: list[Guest] = []
+        self._open: list[FuzzConnection] = []
         self._tokens: deque[str] = deque(["t" * 22], maxlen=20)
         self.codes: set[str] = set()
         self.connections = self.lines = self.leases = 0
 
     def visit(self, lines: int, leases: int = 0) -> None:
-        """Send so many lines, and more until as many leases were had; then let everybody leave."""
+        """Send at least that many lines, more until there were enough leases; then close all."""
         choice, until = self._choice, self.lines + lines
         while self.lines < until or (self.leases < leases and self.lines < MOST_LINES):
-            if len(self._guests) < choice.randrange(1, CONNECTIONS_AT_A_TIME):
-                self._guests.append(Guest(self._daemon, choice))
+            if len(self._open) < choice.randrange(1, CONNECTIONS_AT_A_TIME):
+                self._open.append(FuzzConnection(self._daemon, choice))
                 self.connections += 1
-            guest = choice.choice(self._guests)
+            connection = choice.choice(self._open)
             number = choice.randrange(1, LINES_AT_A_TIME)
             data = b"".join(self._line() for _ in range(number))
-            guest.send(data if choice.random() < 0.9 else data[: choice.randrange(len(data))])
+            connection.send(data if choice.random() < 0.9 else data[: choice.randrange(len(data))])
             self.lines += number
             time.sleep(PACE_SECONDS)  # sleeps: paces the load
-            for readable in select.select(self._guests, [], [], 0)[0]:
+            for readable in select.select(self._open, [], [], 0)[0]:
                 for reply in readable.replies():
                     self._hear(reply)
             if choice.random() < LINES_AT_A_TIME / 2 / LINES_OF_A_CONNECTION:
-                self._guests.remove(guest)
-                guest.leave()
-        while self._guests:
-            self._guests.pop().leave()
+                self._open.remove(connection)
+                connection.leave()
+        while self._open:
+            self._open.pop().leave()
 
     def _line(self) -> bytes:
         line = json.dumps(self._request()).encode()
@@ -185,7 +185,7 @@ class Crowd:
 
 
 def rest(daemon: Daemon) -> None:
-    """Wait until nothing is left of whoever was there."""
+    """Wait until no lease is left and the pool is as before."""
     with daemon.client() as client:
         client.call("drain", off=True)
         eventually(lambda: client.call("leases") == [], what="every lease has ended")

@@ -1,4 +1,4 @@
-"""Whatever bytes come, the daemon's end of a connection answers each line, and is none the worse.
+"""The daemon's end of a connection answers each line of any input, and keeps working.
 
 `CLONEPOOL_FUZZ_SEED` repeats a run; each failure names the seed and the input.
 """

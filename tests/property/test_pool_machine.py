@@ -1,4 +1,4 @@
-"""The pool under any order of events: the promises hold after each."""
+"""The pool in any order of events: its invariants hold after each."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ TEMPLATES = ("blog", "shop")
 MAX_CLONES = {"blog": 3, "shop": 4}
 MAX_ALL = 5
 PLACES = (1, 2, 3)
-"""Of clients: whoever comes to one after another has left has a connection with a new number."""
+"""Number of clients; one that connects after another has left has a new connection number."""
 GENERATIONS = ("abcdefgh", "abcdefgh", "bcdefghi")
 NAMER = Namer("test", 1)
 PICK = st.integers(min_value=0, max_value=1_000)
@@ -498,10 +498,10 @@ class PoolMachine(RuleBasedStateMachine):
             for holder in [holder for holder, it in announced.items() if it.until <= self.now]:
                 del announced[holder]
         before = {template: pool.ready for template, pool in self.fleet.pools.items()}
-        nobody_waits = not any(pool.waiting for pool in self.fleet.pools.values())
+        no_request_waits = not any(pool.waiting for pool in self.fleet.pools.values())
         self.happens(ev.TimeCame())
         for template, pool in self.fleet.pools.items():
-            if nobody_waits:
+            if no_request_waits:
                 assert pool.ready >= min(before[template], pool.demand.target), "shrunk too far"
 
     @rule(template=st.sampled_from(TEMPLATES), generation=st.sampled_from(GENERATIONS))
@@ -548,12 +548,12 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.fleet.databases == self.fleet.budget.used <= MAX_ALL
 
     @invariant()
-    def nobody_waits_past_the_deadline(self) -> None:
+    def no_request_waits_past_its_deadline(self) -> None:
         for queue in self.queued.values():
             assert all(self.deadlines[waiter] > self.now - 1e-6 for waiter in queue)
 
     @invariant()
-    def nobody_waits_while_a_clone_is_ready(self) -> None:
+    def no_request_waits_while_a_clone_is_ready(self) -> None:
         for pool in self.fleet.pools.values():
             if pool.lifecycle.is_granting and self.fleet.budget.grants:
                 assert not (pool.ready and pool.waiting > pool.queue.fresh)
@@ -623,7 +623,7 @@ class PoolMachine(RuleBasedStateMachine):
                 assert pool.queue.fresh_before(first) == sum(each.fresh for each in before)
 
     @invariant()
-    def nobody_waits_for_a_place_that_an_idle_clone_takes(self) -> None:
+    def no_request_waits_for_the_place_of_an_idle_clone(self) -> None:
         assert self.fleet.budget.to_evict(self.now) == 0
 
     @invariant()

@@ -1,7 +1,7 @@
-"""Whatever a template holds and whatever a lease does to its clone, the next lease sees none of it.
+"""Whatever a template has and a lease does to its clone, the next lease gets the template's state.
 
-Templates, and what leases do to them, are made up by hypothesis; an oracle that knows nothing of
-the rewind compares. `make random-rewinds` does the same for thousands of rounds.
+Templates and the work of leases are drawn by hypothesis; an oracle that knows nothing of the rewind
+compares. `make random-rewinds` does the same for thousands of rounds.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from support import binaries, lanes
 from support.random_rewinds.lane import Failure, Lane, Outcome, run_lane
 from support.random_rewinds.tally import Tally
+from support.recycle_rounds import Round, may_be_recreated, must_be_rewound, open_recycle_harness
 from support.schemas import Schema, schemas
 from support.scripts import scripts
-from support.servers import ROOT, Workshop
-from support.trials import Round, has_reason, open_trial, ought_to_be_rewound
+from support.servers import ROOT, ServerTools
 
 if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
@@ -57,11 +57,11 @@ def rewinding_server(any_server: EmbeddedServer) -> EmbeddedServer:
 
 async def look_at(server: EmbeddedServer) -> tuple[int, bool]:
     """Return the version, and whether clones can be rewound there."""
-    shop = await Workshop.open(server.endpoint, server.psql, "trial")
+    tools = await ServerTools.open(server.endpoint, server.psql, "trial")
     try:
-        return shop.capabilities.major, await shop.has_contrib()
+        return tools.capabilities.major, await tools.has_contrib()
     finally:
-        await shop.gateway.close()
+        await tools.gateway.close()
 
 
 @pytest.mark.timeout(SHRINKING_SECONDS + 20 * EXAMPLES)
@@ -74,31 +74,31 @@ def test_the_next_lease_sees_nothing_of_the_one_before(rewinding_server: Embedde
     )  # fmt: skip
     @given(cases())
     def look(case: tuple[Schema, list[Round]]) -> None:
-        anyio.run(see_that_nothing_is_left, rewinding_server, *case, tally)
+        anyio.run(check_contents, rewinding_server, *case, tally)
 
     look()
     assert tally[True] > tally.total() // 10, tally
 
 
-async def see_that_nothing_is_left(
+async def check_contents(
     server: EmbeddedServer, schema: Schema, rounds: list[Round], tally: Counter[bool]
 ) -> None:
     """Lease one clone of a template again and again, and ask the oracle each time."""
     note(schema.sql)
-    async with open_trial(server, schema.sql) as trial:
-        for number, made_up in enumerate(rounds):
-            note(f"-- round {number}\n{made_up.script}")
-            rewound = await trial.lease_for(made_up)
-            note(f"-- {'rewound' if rewound else trial.why} {trial.unmeasured}")
+    async with open_recycle_harness(server, schema.sql) as harness:
+        for number, planned in enumerate(rounds):
+            note(f"-- round {number}\n{planned.script}")
+            rewound = await harness.run_round(planned)
+            note(f"-- {'rewound' if rewound else harness.why} {harness.unmeasured}")
             tally[rewound] += 1
-            await trial.see_that_nothing_is_left()
-            if made_up.restarted and trial.is_measured:
-                await trial.restart()
+            await harness.check_contents()
+            if planned.restarted and harness.is_measured:
+                await harness.restart()
                 note("-- restarted")
-                await trial.see_that_nothing_is_left()
-            if ought_to_be_rewound(schema, made_up.script):
-                assert rewound or has_reason(trial.why), trial.why
-        await trial.see_that_it_is_sound()
+                await harness.check_contents()
+            if must_be_rewound(schema, planned.script):
+                assert rewound or may_be_recreated(harness.why), harness.why
+        await harness.check_integrity()
 
 
 @pytest.mark.timeout(SECONDS + 100)
@@ -109,13 +109,13 @@ def test_a_clone_that_was_rewound_many_times_is_still_its_template(
     seed = str(random.SystemRandom().randrange(2**32))
     tally, failures = Tally(), []
 
-    def tell(news: Outcome | Failure) -> None:
-        if isinstance(news, Failure):
-            failures.append(news)
+    def report(report_: Outcome | Failure) -> None:
+        if isinstance(report_, Failure):
+            failures.append(report_)
         else:
-            tally.add(news)
+            tally.add(report_)
 
-    anyio.run(run_lane, rewinding_server, Lane(major, seed, ROUNDS, SECONDS), tell)
+    anyio.run(run_lane, rewinding_server, Lane(major, seed, ROUNDS, SECONDS), report)
     for failure in failures:
         pytest.fail(f"seed {seed}, template {failure.number}\n{failure.history}\n{failure.message}")
     # Of few templates one may be such that its leases change the schema all the time; the long run

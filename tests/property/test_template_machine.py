@@ -1,4 +1,4 @@
-"""Whatever happens to a template, in whatever order, its condition follows from what happened."""
+"""In any order of events, the condition of a template follows from the events."""
 
 from __future__ import annotations
 

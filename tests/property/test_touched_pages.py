@@ -1,4 +1,4 @@
-"""Whatever is read of the log, in whatever pieces: each database gets what was written to it."""
+"""However the WAL is read in pieces, each database gets the pages that were written to it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class LogMachine(RuleBasedStateMachine):
 
     @rule(database=st.sampled_from(DATABASES))
     def make(self, database: int) -> None:
-        """A clone is made; what was written to its database before, its copy say, is nobody's."""
+        """A clone is made; earlier writes to its database, such as its copy, do not count."""
         self.read_on(1.0)
         self.pages.forget(database)
         self.pages.follow(database)

@@ -1,6 +1,6 @@
-"""Whatever is done to files, what is served becomes what the files say, by the watches alone.
+"""After any operations on files, the served state becomes the state of the files, by watches alone.
 
-And by the slow looks alone; and after a watcher was replaced by another while files changed.
+The same by periodic checks alone, and after a watcher was replaced while files changed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from clonepool.config import TemplateSection
 from support import lanes
-from support.watching import BY_LOOKS_ALONE, BY_WATCH_ALONE, World, watching
+from support.watching import BY_LOOKS_ALONE, BY_WATCH_ALONE, WatchedTemplate, watching
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ TEXTS = ["SELECT 1;", "SELECT 2;", "SELECT 3;\n\\ir ../inc/1.sql\n"]
 Operation = tuple[str, str, str]
 """What is done, to which path, with what."""
 Act = tuple[list[Operation], list[Operation]]
-"""What is done while nobody watches, and then while a new watcher does."""
+"""Operations without a watcher, and then with a new watcher."""
 
 
 def operations() -> st.SearchStrategy[Operation]:
@@ -153,7 +153,7 @@ async def play(story: list[Act], pace: Pace, sources: list[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="clonepool-test-") as above:
         top = Path(above) / "top"
         furnish(top)
-        world = World(top, TemplateSection(sql=sources), pace)
+        world = WatchedTemplate(top, TemplateSection(sql=sources), pace)
         async with anyio.create_task_group() as tasks:
             tasks.start_soon(world.templates.run)
             await world.built()
@@ -167,7 +167,7 @@ async def play(story: list[Act], pace: Pace, sources: list[str]) -> None:
             tasks.cancel_scope.cancel()
 
 
-async def see_done(world: World, operation: Operation, sources: list[str]) -> None:
+async def see_done(world: WatchedTemplate, operation: Operation, sources: list[str]) -> None:
     match operation[0]:
         case "settle":
             await world.until_true()

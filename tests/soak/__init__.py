@@ -1,5 +1,6 @@
-"""The soak: clients and chaos for minutes, then a proof out of what everybody wrote down.
+"""The soak: clients and chaos for minutes, then a check of what all processes recorded.
 
-`python -m soak --minutes 5`. `ground` has the daemon, `client` one client process, `chaos`
-what goes wrong; each writes a journal. `checker` reads those and knows nothing of the daemon.
+`python -m soak --minutes 5`. `daemon` runs the daemon, `client` is one client process,
+`chaos` injects faults; each writes a journal. `checker` reads the journals and shares no code with
+the daemon.
 """

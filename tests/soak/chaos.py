@@ -1,4 +1,4 @@
-"""What goes wrong: at random moments, in an order that the seed decides, one thing at a time."""
+"""Injects faults one at a time, at random moments and in an order that the seed determines."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ import asyncpg
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from soak.crowd import Crowd
-    from soak.ground import Ground
+    from soak.client_processes import ClientProcesses
+    from soak.daemon import SoakDaemon
     from soak.journal import Journal
 
 _BACKENDS = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'client backend' AND pid <> {me}"
@@ -26,21 +26,26 @@ _PATIENCE_SECONDS, _POLL_SECONDS = 15.0, 0.1
 
 
 class Chaos:
-    """Deals actions out of a shuffled deck, so that each comes before any comes twice.
+    """Runs actions in shuffled order, each once before any is repeated.
 
     Args:
-        ground: the daemon to be hurt.
-        crowd: the clients.
-        journal: is told before and after each action.
-        seed: decides the order, the moments and the victims' numbers.
+        daemon: the daemon that is disturbed.
+        clients: the clients, some of which are cut off.
+        journal: records each action before and after it.
+        seed: determines the order, the moments and how many sessions or clients are affected.
         pause: mean seconds between two actions.
     """
 
     def __init__(
-        self, ground: Ground, crowd: Crowd, journal: Journal, seed: int, pause: float
+        self,
+        daemon: SoakDaemon,
+        clients: ClientProcesses,
+        journal: Journal,
+        seed: int,
+        pause: float,
     ) -> None:
-        self._ground = ground
-        self._crowd = crowd
+        self._daemon = daemon
+        self._clients = clients
         self._journal = journal
         self._random = random.Random(f"chaos {seed}")
         self._pause = pause
@@ -58,20 +63,20 @@ class Chaos:
         }
 
     def run(self, is_over: Callable[[], bool]) -> None:
-        """Act until it is over."""
+        """Inject faults until the run is over."""
         while not is_over():
             time.sleep(self._random.uniform(0.3, 1.7) * self._pause)
-            self._ground.revive()
+            self._daemon.restart_if_ended()
             self._await_leases()
             self._act()
 
     def _await_leases(self) -> None:
-        """Let the clients come to something between two actions, also on a busy machine."""
+        """Wait until clients have got some leases since the last action, for a limited time."""
         deadline = time.monotonic() + _PATIENCE_SECONDS
         enough = self._granted + _LEASES_BETWEEN
-        while self._crowd.granted() < enough and time.monotonic() < deadline:
+        while self._clients.granted() < enough and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
-        self._granted = self._crowd.granted()
+        self._granted = self._clients.granted()
 
     def _act(self) -> None:
         if not self._deck:
@@ -82,25 +87,25 @@ class Chaos:
         try:
             said = self.actions[action]()
         except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
-            said = f"in vain: {error!r}"
+            said = f"failed: {error!r}"
         self._journal.write("chaos_done", of=action, said=said)
 
     def _kill_daemon(self) -> None:
-        self._ground.end(signal.SIGKILL)
+        self._daemon.end(signal.SIGKILL)
         time.sleep(self._random.choice([0.0, 0.0, 0.4]))
-        self._ground.start()
+        self._daemon.start()
 
     def _restart_daemon(self) -> None:
-        self._ground.end(signal.SIGTERM)
-        self._ground.start()
+        self._daemon.end(signal.SIGTERM)
+        self._daemon.start()
 
     def _freeze_daemon(self) -> None:
-        self._ground.freeze(self._random.uniform(0.05, 0.8))
+        self._daemon.freeze(self._random.uniform(0.05, 0.8))
 
     def _terminate_backends(self) -> list[int]:
-        """End any sessions: clients', the daemon's, its lock's."""
+        """End random sessions: of clients, of the daemon, or the one that holds its lock."""
         limit = self._random.randint(1, 4)
-        (rows,) = self._ground.queries(
+        (rows,) = self._daemon.queries(
             f"SELECT pid, pg_terminate_backend(pid) FROM ({_BACKENDS.format(me=_ME)}"
             f" ORDER BY random() LIMIT {limit}) AS those"
         )
@@ -108,8 +113,8 @@ class Chaos:
 
     def _crash_backend(self) -> int | None:
         """Kill one session's process: the server ends all sessions and recovers."""
-        server = self._ground.postmaster()
-        (rows,) = self._ground.queries(_BACKENDS.format(me=_ME))
+        server = self._daemon.postmaster()
+        (rows,) = self._daemon.queries(_BACKENDS.format(me=_ME))
         for row in self._random.sample(rows, len(rows)):
             if parent_of(row["pid"]) == server:
                 with contextlib.suppress(ProcessLookupError):
@@ -118,17 +123,17 @@ class Chaos:
         return None
 
     def _signal_postmaster(self, number: signal.Signals) -> int:
-        server = self._ground.postmaster()
-        if Path(f"/proc/{server}/cwd").readlink() == self._ground.storage() / "data":
+        server = self._daemon.postmaster()
+        if Path(f"/proc/{server}/cwd").readlink() == self._daemon.storage() / "data":
             os.kill(server, number)
         return server
 
     def _cut_clients(self) -> list[str]:
-        return self._crowd.cut(self._random, self._random.randint(1, 5))
+        return self._clients.cut(self._random, self._random.randint(1, 5))
 
 
 def parent_of(pid: int) -> int:
-    """Return a process's parent, 0 when it is gone."""
+    """Return the parent of a process, or 0 if the process has ended."""
     try:
         status = Path(f"/proc/{pid}/stat").read_text()
     except OSError:

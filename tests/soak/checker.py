@@ -1,8 +1,7 @@
-"""The proof: reads what everybody wrote down and says what of it cannot be.
+"""Reads the journals of a run and reports every record that breaks a promise of the protocol.
 
-It shares nothing with the daemon, not even words of its code: it knows the protocol's promises, and
-the journals. Each rule is a function from records to problems; `tests/unit/test_soak_checker.py`
-breaks each.
+It shares no code with the daemon. Each rule is a function from records to problems;
+`tests/unit/test_soak_checker.py` breaks each.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from soak.deadlines import judge_answers
-from soak.holdings import Holding, Register, overlaps
+from soak.periods import LeasePeriod, LeasePeriods, overlaps
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -45,12 +44,12 @@ _MISTAKES: dict[str, tuple[Callable[[Record], bool], str, str]] = {
     "daemon_error": (lambda _: True, "mistakes", "the daemon logged a mistake of its own"),
     "broken": (lambda _: True, "soak", "the soak could not go on as it should"),
 }
-"""What is wrong by itself: when, by which rule, and why."""
+"""Records that are a problem by themselves: on which condition, by which rule, and why."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """Something that must not be, and the records that show it."""
+    """A broken rule, and the records that show it."""
 
     rule: str
     text: str
@@ -59,7 +58,7 @@ class Problem:
 
 @dataclass
 class Report:
-    """What was found, and what the run consisted of."""
+    """The problems that were found, and how much the run covered."""
 
     problems: list[Problem]
     counts: Counter[str]
@@ -69,26 +68,26 @@ class Report:
 def check(
     records: Sequence[Record], *, grace: float, allowance: float, needed: Mapping[str, int]
 ) -> Report:
-    """Judge a whole run.
+    """Check a whole run.
 
     Args:
         records: of all journals, in the order of time.
-        grace: seconds for which a daemon that stops leaves leases alone.
-        allowance: seconds by which an answer may be late when nothing excuses it.
+        grace: seconds for which a stopping daemon lets leases continue.
+        allowance: seconds by which an answer may be late without an excuse.
         needed: how often each thing must have happened for the run to verify anything.
     """
     counts = Counter(names(records))
-    register = Register(grace)
-    problems = [problem for record in records for problem in _judge(register, record)]
-    problems += _held_twice(register.all)
+    periods = LeasePeriods(grace)
+    problems = [problem for record in records for problem in _judge(periods, record)]
+    problems += _overlapping(periods.all)
     problems += _told_twice(records)
     late, figures = _late(records, allowance)
     problems += late
     problems += [p for record in records for p in _left_behind(record)]
-    if not counts["remains"]:
-        problems.append(Problem("leftovers", "nobody looked at what was left"))
+    if not counts["leftovers"]:
+        problems.append(Problem("leftovers", "leftovers were never checked"))
     problems += [
-        Problem("progress", f"{name}: {counts[name]}, needed are {least}")
+        Problem("progress", f"{name}: {counts[name]}, at least {least} are needed")
         for name, least in needed.items()
         if counts[name] < least
     ]
@@ -96,7 +95,7 @@ def check(
 
 
 def names(records: Sequence[Record]) -> Iterator[str]:
-    """Name each record, once by what happened and once with its outcome."""
+    """Yield the name of each record, then its name with each outcome it has."""
     for record in records:
         yield record["what"]
         for detail in ("verdict", "code", "source", "action", "by", "event"):
@@ -104,35 +103,35 @@ def names(records: Sequence[Record]) -> Iterator[str]:
                 yield f"{record['what']}:{record[detail]}"
 
 
-def _judge(register: Register, record: Record) -> Iterator[Problem]:
-    """Yield what is wrong with one record, given all before it."""
-    holding = register.current(record.get("lease", ""))
-    if holding is not None:
-        yield from _judge_lease(holding, record)
+def _judge(periods: LeasePeriods, record: Record) -> Iterator[Problem]:
+    """Yield the problems of one record, given all records before it."""
+    period = periods.current(record.get("lease", ""))
+    if period is not None:
+        yield from _judge_lease(period, record)
     mistaken = _MISTAKES.get(record["what"])
     if mistaken is not None and mistaken[0](record):
         yield Problem(mistaken[1], mistaken[2], [record])
-    register.read(record)
+    periods.read(record)
 
 
-def _judge_lease(holding: Holding, record: Record) -> Iterator[Problem]:
-    """Yield what the holder of a lease should not have met with, while it had it beyond doubt."""
-    story = [*holding.records, record]
-    if record.get("verdict") in _BAD_VERDICTS and holding.is_on(record["t"]):
-        yield Problem("clean", f"{holding.clone} is {record['verdict']}", story)
+def _judge_lease(period: LeasePeriod, record: Record) -> Iterator[Problem]:
+    """Yield what must not happen to the holder of a lease while the lease certainly lasts."""
+    story = [*period.records, record]
+    if record.get("verdict") in _BAD_VERDICTS and period.covers(record["t"]):
+        yield Problem("clean", f"{period.clone} is {record['verdict']}", story)
     refused = record["what"] in _REFUSED and record["code"] == "not_your_lease"
-    if refused and holding.promised > record["t"]:
+    if refused and period.promised > record["t"]:
         yield Problem("kept", f"{record['what']}, though the lease goes on", story)
 
 
-def _held_twice(holdings: Sequence[Holding]) -> list[Problem]:
+def _overlapping(periods: Sequence[LeasePeriod]) -> list[Problem]:
     return [
         Problem(
             "exclusive",
             f"{a.clone} was held by {a.who} until {a.end:.6f}, by {b.who} from {b.start:.6f}",
             [*a.records, *b.records],
         )
-        for a, b in overlaps(holdings)
+        for a, b in overlaps(periods)
     ]
 
 
@@ -171,10 +170,10 @@ def _late(records: Sequence[Record], allowance: float) -> tuple[list[Problem], d
 
 
 def _left_behind(record: Record) -> Iterator[Problem]:
-    """Yield what should not be there at rest, and what should and is not."""
+    """Yield what is left over at rest, and what is missing then."""
     if record["what"] == "processes_left" and record["processes"]:
         yield Problem("leftovers", "processes are left", [record])
-    if record["what"] != "remains":
+    if record["what"] != "leftovers":
         return
     for kind in ("leases", "sessions", "prepared", "strangers"):
         if record[kind]:
@@ -184,10 +183,12 @@ def _left_behind(record: Record) -> Iterator[Problem]:
 
 
 def _uneven(record: Record, template: str, expected: dict[str, Any]) -> Iterator[Problem]:
-    """Compare what the daemon says of a template with what is on the server."""
+    """Compare what the daemon reports about a template with what is on the server."""
     there = record["databases"].get(template, {"generations": 0, "clones": 0, "others": 0})
     if there["generations"] != 1 or there["others"]:
-        yield Problem("leftovers", f"{template}: {there}, and one generation is due", [record])
+        yield Problem(
+            "leftovers", f"{template}: {there}, but there should be one generation", [record]
+        )
     if there["clones"] != expected["ready"]:
         text = f"{template}: {there['clones']} clones, the daemon knows of {expected['ready']}"
         yield Problem("leftovers", text, [record])

@@ -1,4 +1,4 @@
-"""Whether every acquire was answered in time, the daemon's absences and the machine's left out."""
+"""Whether every acquire was answered in time, apart from outages of the daemon or the machine."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ANSWERS = frozenset({"granted", "refused", "reset", "reset_refused", "lost"})
 
 @dataclass(frozen=True)
 class Answer:
-    """One request and its answer; `late` is what is left of the delay after all excuses."""
+    """One request and its answer; `late` is the delay that no outage explains."""
 
     asked: Record
     answered: Record
@@ -29,9 +29,9 @@ class Answer:
 
 
 def judge_answers(records: Sequence[Record]) -> tuple[list[Answer], list[Record]]:
-    """Return the answered requests, and those that were never answered.
+    """Return the answered requests, and the ones that were never answered.
 
-    A request whose client crashed, or closed its connection meanwhile, needs no answer.
+    A request needs no answer once its client has crashed or closed the connection.
     """
     excuses = merged([*outages(records), *stalls(records)])
     pending: dict[str, Record] = {}

@@ -1,6 +1,6 @@
-"""What a database holds, as a client sees it: compared to tell whether a clone is pristine.
+"""The contents of a database as a client sees them, by which a clone is found pristine or not.
 
-Nothing of the daemon's own proof is used here: these are two opinions.
+No code of the daemon's own verification is used here.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import asyncpg
 
 Facts = dict[str, str]
-"""What was found, by what it is about."""
+"""Contents by the name of what they describe."""
 
 _USERS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 _TABLES = f"""\
@@ -59,9 +59,9 @@ async def read_facts(session: asyncpg.Connection, own_name: str, *, lasting: boo
     """Return what the session's database holds.
 
     Args:
-        session: as whoever leases.
+        session: as the role of the lease.
         own_name: the `application_name` of the lease's own sessions.
-        lasting: leave out what a server crash may move: sequences, and who is connected.
+        lasting: leave out what a server crash may change: sequences and sessions.
     """
     facts = {}
     for table in [row[0] for row in await session.fetch(_TABLES)]:
@@ -78,7 +78,7 @@ async def read_facts(session: asyncpg.Connection, own_name: str, *, lasting: boo
 
 
 def difference(found: Facts, expected: Facts) -> dict[str, list[str | None]]:
-    """Return what differs, each as found and as expected."""
+    """Return the entries that differ, each as found and as expected."""
     return {
         key: [found.get(key), expected.get(key)]
         for key in sorted(found.keys() | expected.keys())

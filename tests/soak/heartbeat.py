@@ -1,4 +1,4 @@
-"""Measures how badly the machine stalls, so that the daemon is not blamed for it."""
+"""Measures stalls of the machine, so that the checker can excuse delays by them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from soak.connection import runqueue_seconds
 from soak.journal import clock
-from soak.line import runqueue_seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,13 +19,13 @@ _NOTICED_SECONDS = 0.02
 
 
 class Heartbeat(threading.Thread):
-    """Beats a hundred times a second and writes down when it could not.
+    """Wakes a hundred times a second and records when it woke late.
 
-    It also reads how long the daemon's process was ready to run and got no processor.
+    It also measures how long the daemon's process was ready to run and had no processor.
 
     Attributes:
-        longest: seconds by which a beat came late.
-        delayed: seconds that the daemon waited for a processor, all in all.
+        longest: seconds of the longest stall.
+        delayed: total seconds that the daemon waited for a processor.
     """
 
     def __init__(self, journal: Journal, daemon: Callable[[], int]) -> None:
@@ -37,7 +37,7 @@ class Heartbeat(threading.Thread):
         self.delayed = 0.0
 
     def run(self) -> None:
-        """Beat until told to end."""
+        """Measure until `end`."""
         before, pid = clock(), self._daemon()
         waited = runqueue_seconds(pid)
         while not self._ended.is_set():

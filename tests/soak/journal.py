@@ -1,8 +1,8 @@
-"""Append-only journals: one a process, one JSON object a line, times comparable across processes.
+"""Append-only journals: one per process, one JSON object per line, on one clock.
 
-Every record has `t` (CLOCK_MONOTONIC), `who` and `what`. What began is written before it is done
-(`asked`, `releasing`, `closing`), what came of it after (`granted`, `released`): so what a client
-holds between its records it holds indeed, whatever the delays.
+Every record has `t` (CLOCK_MONOTONIC), `who` and `what`. The start of an action is written before
+it (`asked`, `releasing`, `closing`), the outcome after it (`granted`, `released`). So whatever the
+delays, a client really has its clone between `granted` and `releasing`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ Record = dict[str, Any]
 
 
 def clock() -> float:
-    """Return seconds that mean the same in every process of the machine."""
+    """Return seconds on a clock that all processes of the machine share."""
     return time.clock_gettime(time.CLOCK_MONOTONIC)
 
 
 class Journal:
-    """One process's own file; each record is one write, so that a SIGKILL leaves whole lines."""
+    """The journal of one process; each record is one write, so SIGKILL leaves whole lines."""
 
     def __init__(self, path: Path, who: str) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)

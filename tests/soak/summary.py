@@ -1,4 +1,4 @@
-"""What a person reads in the end, and what a run must contain to verify anything."""
+"""The summary of a run, and what a run must contain to verify anything."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _ONCE = (
 
 
 def needed(seconds: float) -> dict[str, int]:
-    """Return how often each thing must happen in a run of that length."""
+    """Return how often each record must occur in a run of that length, in seconds."""
     return dict.fromkeys(_ONCE, 1) | {"granted": int(seconds), "chaos": max(1, int(seconds / 10))}
 
 
@@ -65,21 +65,21 @@ def summary(report: Report, heartbeat: Heartbeat, seconds: float) -> str:
         f"- resets: {c['reset']}, renewals: {c['renewed']}",
         f"- released: {c['released']}, ended by closing: {c['closing:no release']}",
         f"- clients crashed: {c['crashing']}, cut: {c['closing:chaos']}, calls lost: {c['lost']}",
-        f"- clean when granted: {c['checked:pristine']}, not to be looked at: {unseen}",
-        f"- still as it was left: {c['rechecked:mine']}, not to be looked at: {unseen_later}",
+        f"- clean when granted: {c['checked:pristine']}, could not be checked: {unseen}",
+        f"- unchanged later: {c['rechecked:mine']}, could not be checked: {unseen_later}",
         f"- acquires refused: {_listed(refused)}",
         f"- stale tokens refused: {c['stale_refused']}",
         f"- chaos: {_listed(chaos)}",
-        f"- found by new daemons: {_listed(found)}",
+        f"- found by restarted daemons: {_listed(found)}",
         f"- answers: {f['answers']:.0f}, at most {f['overshoot'] * 1000:.0f} ms past the timeout",
-        f"- without an excuse: {late:.0f} ms at most, {f['late_50ms']:.0f} above 50 ms",
-        f"- the longest stall of the machine: {longest:.0f} ms",
-        f"- the daemon waited for a processor: {heartbeat.delayed:.1f} s in all",
+        f"- without an outage: {late:.0f} ms at most, {f['late_50ms']:.0f} above 50 ms",
+        f"- longest stall of the machine: {longest:.0f} ms",
+        f"- time that the daemon waited for a processor: {heartbeat.delayed:.1f} s",
     ]
     if report.problems:
         lines.append(f"- **{len(report.problems)} problems**")
     else:
-        lines.append("- no clone in two hands, none dirty, no answer late, nothing left behind")
+        lines.append("- no clone leased twice, none dirty, no answer late, nothing left behind")
     for problem in report.problems[:_SHOWN_PROBLEMS]:
         lines.append(f"\n### {problem.rule}: {problem.text}")
         lines += [f"    {json.dumps(record)[:600]}" for record in problem.records[-_SHOWN_RECORDS:]]

@@ -1,1 +1,1 @@
-"""What several tests need: servers, daemons, processes that end."""
+"""Helpers that several tests share: servers, daemons, simulations, generators."""

@@ -1,4 +1,4 @@
-"""The methods of the protocol and the dispatcher, put together without a server."""
+"""The protocol's methods and the dispatcher, without a server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class Api(NamedTuple):
-    """What stands between the connections and the core."""
+    """The parts between the connections and the core."""
 
     dispatcher: Dispatcher
     methods: Methods
@@ -43,7 +43,7 @@ def make_api(
     changing: Container[str] = (),
     recorder: Recorder | None = None,
 ) -> Api:
-    """Put together what answers calls; templates can be leased, and nothing else be done with them.
+    """Make the parts that answer calls; templates can be leased, and nothing else.
 
     Args:
         fleet: decides.
@@ -91,7 +91,7 @@ def _login_of(_: Lease) -> Any:
 
 
 class _NoTemplateMethods:
-    """Stands for the methods about templates, which no client here calls."""
+    """In place of the methods for templates, which no client here calls."""
 
     def disconnect(self, holder: int) -> None:
         """Nothing was begun."""

@@ -1,6 +1,6 @@
-"""Who asks for clones and when: four kinds of day, the same in every run.
+"""When test workers ask for clones: four kinds of day, the same in every run.
 
-Drawn with fixed seeds after what test runners do. A test is (seconds it holds its clone, seconds
+Drawn with fixed seeds, modelled on test runners. A test is (seconds it holds its clone, seconds
 until its worker asks for the next); a worker is when it begins, and its tests one after another.
 """
 
@@ -20,7 +20,7 @@ class Worker(NamedTuple):
 
 
 def steady(seconds: float = 180.0, rate: float = 30.0) -> list[Worker]:
-    """Return acquires at random moments, so many a second on average."""
+    """Return acquires at random moments, `rate` per second on average."""
     draw = random.Random(1)
     workers, now = [], 1.0
     while (now := now + draw.expovariate(rate)) < seconds:
@@ -29,7 +29,7 @@ def steady(seconds: float = 180.0, rate: float = 30.0) -> list[Worker]:
 
 
 def bursts(times: int = 6, size: int = 24, every: float = 20.0) -> list[Worker]:
-    """Return crowds that come together, with quiet between them."""
+    """Return bursts of workers, with quiet between them."""
     draw = random.Random(2)
     return [
         Worker(1.0 + crowd * every + draw.uniform(0, 0.05), [(draw.uniform(0.3, 0.8), 0.0)])

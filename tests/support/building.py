@@ -1,4 +1,4 @@
-"""The template builder as it is, over a fleet as it is, on a server that is made up."""
+"""The real template builder and fleet, with a fake server."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from clonepool.service.server_changes import ServerChanges
 
 
-class Answered:
-    """A call that keeps its answers.
+class RecordedCall:
+    """A call that records its answers.
 
     Attributes:
         answers: results and errors, in order.
@@ -58,8 +58,8 @@ class Answered:
         self.notified.append(params)
 
 
-class Workplace:
-    """A template builder at work.
+class BuilderHarness:
+    """A template builder with fake dependencies.
 
     Args:
         config: its templates, and how many are built at a time.

@@ -1,4 +1,4 @@
-"""A daemon whose wall clock the test sets, by libfaketime; nobody else's clock changes."""
+"""A daemon whose wall clock the test sets by libfaketime; no other clock changes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SetBackDaemon(Daemon):
     spawned_at = 0.0
 
     def set_clock(self, seconds: float) -> None:
-        """Put its clock so far from the real one, at once."""
+        """Set the offset of its clock from the real one, at once."""
         fresh = self.directory / "clock.new"
         fresh.write_text(f"{seconds:+.3f}\n")
         fresh.rename(self.directory / "clock")
@@ -59,7 +59,7 @@ class SetBackDaemon(Daemon):
 
 @contextmanager
 def set_back_daemon(config: str) -> Iterator[SetBackDaemon]:
-    """Run a daemon whose clock is right at first, and leave nothing of it."""
+    """Run a daemon whose clock is right at first; delete its data at the end."""
     with open_directory() as directory:
         daemon = SetBackDaemon(directory, config)
         daemon.set_clock(0)

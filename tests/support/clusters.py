@@ -1,6 +1,6 @@
 """Clusters made by initdb once a version, and copied for each daemon and server after that.
 
-initdb takes longer than all else that a first start does. A copy is what initdb makes, under an
+initdb takes longer than the rest of a first start. A copy is what initdb makes, under an
 identity of its own. Tests of how a cluster is made do not use this.
 """
 
@@ -41,7 +41,7 @@ _CASTAGNOLI = 0x82F63B78
 
 @contextlib.contextmanager
 def place_for_copies() -> Iterator[None]:
-    """Give a run of tests, in all of its workers, a place for what is copied."""
+    """Make a directory for the clusters of a test run, shared by its workers."""
     memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
     with tempfile.TemporaryDirectory(prefix="clonepool-test-clusters-", dir=memory) as place:
         os.environ[PLACE] = place
@@ -94,7 +94,7 @@ def _lay_down(state: Path, storage: Storage, programs: Binaries, account: Accoun
 
 
 def _made(programs: Binaries, account: Account) -> Path:
-    """Return what initdb made with these binaries, now or before."""
+    """Return the cluster that initdb made with these binaries; make it if there is none."""
     place = Path(os.environ[PLACE])
     place.chmod(0o711)
     stamp = hashlib.blake2s(bytes(programs.directory), digest_size=4).hexdigest()
@@ -127,7 +127,7 @@ def _give_identity(data: Path) -> None:
 
 
 def _end_of_control(content: bytearray) -> int:
-    """Return where the checksum of pg_control is: right after what it is of."""
+    """Return the offset of the checksum of pg_control, right after the data it covers."""
     crc = 0xFFFFFFFF
     for position in range(0, 512, 4):
         if position >= 100 and content[position : position + 4] == (crc ^ 0xFFFFFFFF).to_bytes(

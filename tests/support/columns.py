@@ -1,4 +1,4 @@
-"""Kinds of columns, and for each the values that go wrong first, as SQL over a number `$n`."""
+"""Kinds of columns, each with values that are likely to break, as SQL over a number `$n`."""
 # ruff: noqa: E501 - a value is easier to read in one line
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ KINDS = {
     "xid8": ("xid8", "($n)::text::xid8"),
     "aclitem": ("aclitem", "'=r/pg_monitor'::aclitem"),
 }  # fmt: skip
-"""Type and value of each kind; every fifth value of a column is NULL."""
+"""Type and value of each kind. Every fifth value of a column is NULL."""
 
 
 def column(number: int, kind: str) -> Column:

@@ -42,11 +42,11 @@ max_clones = 12
 """
 START_SECONDS = 60.0
 SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.005, 0.04
-"""Between two looks at what is waited for: looks take the processor that it needs."""
+"""Seconds between two checks of a condition; checks take processor time from the daemon."""
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0, what: str = "") -> None:
-    """Wait until the condition holds, looking less often the longer it takes."""
+    """Wait until the condition holds; check less often the longer that takes."""
     deadline, pause = time.monotonic() + seconds, SHORTEST_PAUSE_SECONDS
     while not condition():
         if time.monotonic() > deadline:
@@ -56,7 +56,7 @@ def eventually(condition: Callable[[], bool], seconds: float = 20.0, what: str =
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]
     return port
@@ -74,9 +74,9 @@ class Daemon:
         self.config.write_text(settings)
         self.process: Process | None = None
         self.program: Sequence[str] = ()
-        """What is run in place of `python -m clonepool`."""
+        """The program that is run in place of `python -m clonepool`."""
         self.wrapper: Sequence[str] = ()
-        """A program that starts the daemon in its own place, with its arguments."""
+        """A program that executes the daemon, with its arguments."""
         self.prepared = True
         """Whether its first start finds a cluster that initdb made before."""
 
@@ -100,7 +100,7 @@ class Daemon:
         return self.process
 
     def lay_down_cluster(self) -> None:
-        """Save the first start initdb, if it has a cluster of its own and nobody made it yet."""
+        """Copy a prepared cluster for the first start, unless there is a cluster already."""
         if not self.prepared:
             return
         with suppress(ConfigError):
@@ -132,7 +132,7 @@ class Daemon:
         return found
 
     def at_rest(self) -> bool:
-        """Say whether the pool is full and nothing is under way."""
+        """Say whether the pool is full and no job runs."""
         pool = self.pool()
         busy = pool["creating"] + pool["recycling"] + pool["dropping"] + pool["leased"]
         return bool(pool["ready"] >= pool["min_ready"] and not busy)
@@ -148,7 +148,7 @@ class Daemon:
         return [line for line in self.log.read_text().splitlines() if f'"{name}"' in line]
 
     def listens(self, process: Process) -> bool:
-        """Say whether that process, which must not have ended, answers."""
+        """Say whether the process answers; it must not have ended."""
         assert process.poll() is None, self.log.read_text()
         try:
             with self.client() as client:
@@ -166,7 +166,7 @@ def running_daemon(
     wrapper: Sequence[str] = (),
     prepared: bool = True,
 ) -> Iterator[Daemon]:
-    """Run a daemon, with files beside its configuration, and leave nothing of it."""
+    """Run a daemon, with files beside its configuration; delete its data at the end."""
     with open_directory() as directory:
         daemon = Daemon(directory, settings)
         daemon.wrapper, daemon.prepared = wrapper, prepared
@@ -179,7 +179,7 @@ def running_daemon(
 
 
 def clean_up(daemon: Daemon) -> None:
-    """End what still runs and delete its data."""
+    """End the processes that still run and delete the data."""
     if daemon.process is not None and daemon.process.poll() is None:
         daemon.process.terminate()
         try:
@@ -191,7 +191,7 @@ def clean_up(daemon: Daemon) -> None:
 
 
 def resident_bytes(daemon: Daemon) -> int:
-    """Return how much memory the daemon has."""
+    """Return the resident memory of the daemon, in bytes."""
     assert daemon.process is not None
     status = Path(f"/proc/{daemon.process.pid}/status").read_text()
     return int(status.split("VmRSS:")[1].split()[0]) * 1024

@@ -1,4 +1,4 @@
-"""Kinds of damage that need more than one statement, or sessions that meet, by name.
+"""Kinds of damage that need several statements or concurrent sessions, by name.
 
 {t} is a table, {s} the same without its schema, {c} a column, {w} a condition, {n} a number, {q} a
 sequence, {i} what inserts a few rows into the table, without a semicolon.
@@ -13,7 +13,7 @@ from support.sessions import End
 
 
 class Part(NamedTuple):
-    """What one session of it does: statements, still to be filled in."""
+    """The statements of one session, with fields to be filled in."""
 
     sql: str
     end: End = End.LEFT
@@ -27,7 +27,7 @@ class Damage(NamedTuple):
 
 
 LONG = "(SELECT string_agg(md5((i * ({n} + 1))::text), '') FROM generate_series(1, 600) AS i)"
-"""A value that does not shrink, and so is kept out of line."""
+"""A value that cannot be compressed, and so is stored out of line."""
 _SLOW = (
     "SET vacuum_cost_delay = '20ms'; SET vacuum_cost_limit = 1; SET vacuum_cost_page_dirty = 100;"
 )
@@ -40,7 +40,7 @@ DO $$ BEGIN FOR i IN 1..100 LOOP
     PERFORM pg_sleep(0.002), pg_stat_clear_snapshot();
 END LOOP; END $$;
 """
-"""Waits until another session runs what is looked for, and not for long."""
+"""Waits until another session runs a certain statement, for a short time at most."""
 
 
 def _at_work(pattern: str) -> str:

@@ -1,6 +1,6 @@
-"""The daemon, in which the n-th file that it opens from some moment on cannot be opened.
+"""Runs the daemon and makes the n-th file that it opens from some moment on fail to open.
 
-Run as a program in the place of `python -m clonepool`. What is armed comes by a socket beside the
+Run as a program in place of `python -m clonepool`. What is armed comes by a socket beside the
 configuration: a number, and then how many files are opened until the failure is answered.
 """
 
@@ -23,7 +23,7 @@ _real_socket = socket.socket
 
 
 class Failure:
-    """Fails once, at the n-th call; 0 means not at all."""
+    """Fails once, at the n-th call; 0 means never."""
 
     def __init__(self) -> None:
         self.left = 0

@@ -1,8 +1,8 @@
-"""In which lane a test runs, and how much of what it repeats it does there.
+"""In which lane a test runs, and how often it repeats things there.
 
 `make test` checks every promise, and each on the newest PostgreSQL and the oldest that clones can
 be rewound on. `make test-slow` repeats what is marked `slow` or `long`: on every version, and with
-more rounds. So whatever runs in the slow lane alone is a longer form of something in the other.
+more rounds. So a test that runs only in the slow lane is a longer form of one in the standard lane.
 `make test-fast` is what takes seconds, without servers and with few examples.
 """
 

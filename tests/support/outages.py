@@ -1,4 +1,4 @@
-"""A server of the test's own that can be hurt, and what a daemon says of it meanwhile."""
+"""A server that the test stops and kills, and what the daemon reports during the outage."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from clonepool.postgres.embedded.server import EmbeddedServer, discard
 from clonepool.postgres.endpoint import from_url
 from clonepool.postgres.gateway import Gateway
 from support import binaries, clusters
+from support.client_sessions import ClientGateway
 from support.daemons import eventually
 from support.servers import ROOT, open_directory, role_of
-from support.visitors import Visitor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from support.daemons import Daemon
 
 RECOVERY_SECONDS = 5.0
-"""Within this the daemon is whole again after the cause of a trouble is gone."""
+"""Seconds within which the daemon recovers after the cause of a failure is gone."""
 COUNT = "SELECT count(*) FROM blog.tb_user"
 
 
@@ -45,7 +45,7 @@ async def _make_admin(server: EmbeddedServer) -> None:
     await gateway.close()
 
 
-class Victim:
+class ExternalServer:
     """A real server that the test stops, kills and starts; a daemon knows it by URL."""
 
     def __init__(self, server: EmbeddedServer) -> None:
@@ -69,7 +69,7 @@ class Victim:
         anyio.run(self.server.restart)
 
     def rows(self, sql: str, *arguments: object) -> list[dict[str, Any]]:
-        """Ask the server something, as a superuser."""
+        """Run a query as a superuser."""
         return rows(self.url, sql, *arguments)
 
     def execute(self, *statements: str) -> None:
@@ -110,14 +110,14 @@ listen = "{f"127.0.0.1:{http}" if http else ""}"
 
 
 def template(name: str = "blog", **limits: int) -> str:
-    """Return a template's table."""
+    """Return the configuration table of a template."""
     lines = "".join(f"{key} = {value}\n" for key, value in limits.items())
     return f'[templates.{name}]\nsql = ["{ROOT}/examples/blog/*.sql"]\n{lines}'
 
 
 @contextmanager
-def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim]:
-    """Run a server of the newest version, and leave nothing of it."""
+def running_external_server(state: Path | None = None, **section: Any) -> Iterator[ExternalServer]:
+    """Run a server of the newest version; delete its data at the end."""
     with open_directory() as fallback:
         directory = state or fallback
         newest = next(iter(binaries.available().values()))
@@ -126,7 +126,7 @@ def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim
         server = EmbeddedServer(embedded, directory, 16)
         try:
             anyio.run(server.start)
-            yield Victim(server)
+            yield ExternalServer(server)
         finally:
             anyio.run(discard, directory)
             server.alive()  # takes note of its end, so that no zombie stays
@@ -134,7 +134,7 @@ def running_victim(state: Path | None = None, **section: Any) -> Iterator[Victim
 
 async def _rows(url: str, sql: str, *arguments: object) -> list[dict[str, Any]]:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.rows(sql, *arguments)
 
 
@@ -144,7 +144,7 @@ def rows(url: str, sql: str, *arguments: object) -> list[dict[str, Any]]:
 
 
 class Sessions:
-    """Connections that stay open while the test goes on."""
+    """Connections that stay open during the test."""
 
     def __init__(self, portal: BlockingPortal) -> None:
         self._portal = portal
@@ -153,7 +153,7 @@ class Sessions:
     def open(self, url: str) -> Session:
         """Open one more."""
         endpoint = from_url(url)
-        gateway = Visitor(endpoint, "test")
+        gateway = ClientGateway(endpoint, "test")
         session = self._portal.call(lambda: gateway.connect(endpoint.maintenance))
         self._open.append(session)
         return session

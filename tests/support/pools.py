@@ -1,4 +1,4 @@
-"""A fleet whose clones are made by hand."""
+"""A fleet whose clones the test makes by events."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def make_fleet(
     rewinds: bool = False,
     **limits: tuple[int, int],
 ) -> tuple[Fleet, list[Decision]]:
-    """Return a fleet with these (min_ready, max_clones), and what it wants first."""
+    """Return a fleet with these (min_ready, max_clones), and its first decisions."""
     fleet = Fleet(
         {
             name: Limits(*pair, shrink_after=shrink_after, rewinds=rewinds)
@@ -45,7 +45,7 @@ def request(waiter: int, *, holder: int = 1, at: float = 0.0, timeout: float = 1
 
 
 def finish_creates(fleet: Fleet, decisions: Iterable[Decision], now: float = 0.0) -> list[Decision]:
-    """Report each clone that is to be created as made; return what follows."""
+    """Report each clone to be created as created; return the resulting decisions."""
     return [
         after
         for decision in decisions

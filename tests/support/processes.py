@@ -44,7 +44,7 @@ class Process(Protocol):
         """Return its exit code when it has ended.
 
         Raises:
-            TimeoutExpired: it still runs after so many seconds.
+            TimeoutExpired: it still runs after that time.
         """
 
     def send_signal(self, sig: int) -> None:

@@ -1,4 +1,4 @@
-"""A line to a server that can be cut, stalled, and made to forget its connections."""
+"""A proxy in front of a server, whose connections can be cut, stalled or dropped silently."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class _Line:
         self.flowing.set()
 
     def run(self) -> None:
-        """Carry bytes both ways, each in a thread of its own."""
+        """Forward bytes both ways, in one thread each."""
         near, far = self._ends
         for source, sink in ((near, far), (far, near)):
             threading.Thread(target=self._carry, args=(source, sink), daemon=True).start()
@@ -41,7 +41,7 @@ class _Line:
             while data := source.recv(_CHUNK):
                 self.flowing.wait()
                 sink.sendall(data)
-        self.flowing.wait()  # over a stalled line even the end of a connection does not come
+        self.flowing.wait()  # over a stalled connection not even its end arrives
         self.end()
 
 
@@ -58,7 +58,7 @@ class Proxy:
         self._forgotten: list[_Line] = []
         self._stalled = False
         self.opened = 0
-        """Connections so far, those on which nothing flows too."""
+        """Connections so far, including stalled ones."""
         self._lock = threading.Lock()
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
@@ -79,21 +79,21 @@ class Proxy:
         self._listen()
 
     def stall(self) -> None:
-        """Carry nothing any more, neither on the connections that there are nor on new ones."""
+        """Stall all connections, present and new."""
         with self._lock:
             self._stalled = True
             for line in self._lines:
                 line.flowing.clear()
 
     def flow(self) -> None:
-        """Carry again, also what came meanwhile."""
+        """End the stall, and forward what arrived during it."""
         with self._lock:
             self._stalled = False
             for line in self._lines:
                 line.flowing.set()
 
     def forget(self) -> None:
-        """Carry new connections alone, and those that there are never again, without a word.
+        """Drop the present connections silently; forward only new ones.
 
         So does a firewall that restarts.
         """
@@ -105,7 +105,7 @@ class Proxy:
             self._stalled = False
 
     def close(self) -> None:
-        """End everything."""
+        """Close the proxy and all connections."""
         self.cut()
         with self._lock:
             for line in self._forgotten:

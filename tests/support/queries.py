@@ -1,4 +1,4 @@
-"""Questions put to a server through a lease."""
+"""Queries to the server of a lease or of a daemon."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from clonepool.postgres.embedded.server import MARKER
 from clonepool.postgres.embedded.settings import DEFAULT_PORT
 from clonepool.postgres.embedded.storage import Storage
 from clonepool.postgres.endpoint import Endpoint, from_url
-from support.visitors import Visitor
+from support.client_sessions import ClientGateway
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 async def _value(url: str, sql: str) -> object:
     endpoint = from_url(url)
-    async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+    async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
         return await session.value(sql)
 
 
@@ -38,7 +38,7 @@ def run(url: str, sql: str) -> None:
 
     async def work() -> None:
         endpoint = from_url(url)
-        async with Visitor(endpoint, "test").session(endpoint.maintenance) as session:
+        async with ClientGateway(endpoint, "test").session(endpoint.maintenance) as session:
             await session.execute(sql)
 
     anyio.run(work)
@@ -46,31 +46,31 @@ def run(url: str, sql: str) -> None:
 
 @contextmanager
 def connected(url: str) -> Iterator[Callable[[str], object]]:
-    """Stay connected, and be able to ask for values."""
+    """Keep a session open; the block gets a function that queries a value."""
     endpoint = from_url(url)
     with start_blocking_portal() as portal:
-        opened = Visitor(endpoint, "test").session(endpoint.maintenance)
+        opened = ClientGateway(endpoint, "test").session(endpoint.maintenance)
         with portal.wrap_async_context_manager(opened) as session:
             yield lambda sql: portal.call(session.value, sql)
 
 
 def ask(daemon: Daemon, sql: str) -> object:
-    """Ask the embedded server behind the daemon's back."""
+    """Query a value on the embedded server, without the daemon."""
     return value(own_url(daemon), sql)
 
 
 def tell(daemon: Daemon, sql: str) -> None:
-    """Run a statement on the embedded server behind the daemon's back."""
+    """Run a statement on the embedded server, without the daemon."""
 
     async def run() -> None:
-        async with Visitor(from_url(own_url(daemon)), "test").session("postgres") as session:
+        async with ClientGateway(from_url(own_url(daemon)), "test").session("postgres") as session:
             await session.execute(sql)
 
     anyio.run(run)
 
 
 def own_url(daemon: Daemon, database: str = "postgres") -> str:
-    """Return the URL by which the daemon itself comes into its embedded server."""
+    """Return the URL by which the daemon connects to its embedded server."""
     marker = cluster.read_marker(daemon.state / MARKER)
     assert marker is not None
     host = str(Storage(Path(marker.root), in_memory=False).socket)
@@ -78,7 +78,7 @@ def own_url(daemon: Daemon, database: str = "postgres") -> str:
 
 
 def clones_of(daemon: Daemon) -> set[str]:
-    """Return our databases on the embedded server, generations left out, whoever holds them."""
+    """Return the databases of all daemons on the embedded server, without generations."""
     found = ask(
         daemon,
         "SELECT coalesce(string_agg(datname, ' '), '') FROM pg_database"
@@ -88,7 +88,7 @@ def clones_of(daemon: Daemon) -> set[str]:
 
 
 def databases_of(daemon: Daemon) -> set[str]:
-    """Return our databases on the daemon's server, generations left out."""
+    """Return our databases on the daemon's server, without generations."""
     with daemon.client() as client:
         held = client.lease("blog", timeout=30)
         found = value(

@@ -1,4 +1,4 @@
-"""A process that may open no more files, and strangers that hold connections."""
+"""A process that cannot open more files, and foreign connections to a port."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ def connections_to(port: int) -> int:
 
 @contextmanager
 def files_left(pid: int, left: int) -> Iterator[None]:
-    """Let a process open so many more files and not one beyond, until the end.
+    """Limit the number of files that a process can open in addition, for a block.
 
-    With -1 it may not even open one in the place of another that it closes.
+    With -1 it cannot even open one in place of another that it closes.
     """
     before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     used, number = files_of(pid), 0
@@ -49,7 +49,7 @@ def files_left(pid: int, left: int) -> Iterator[None]:
 
 
 def make_room(wanted: int) -> int:
-    """Raise our own limit if need be, and return how many connections we may open."""
+    """Raise our own limit if necessary, and return how many connections we can open."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < wanted + _SPARE:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -58,7 +58,7 @@ def make_room(wanted: int) -> int:
 
 @contextmanager
 def strangers(port: int, count: int, say: bytes = b"") -> Iterator[list[socket.socket]]:
-    """Connect so often to a port, say something each time, and then nothing more."""
+    """Open connections to a port, send something on each, and then nothing more."""
     with contextlib.ExitStack() as stack:
         opened: list[socket.socket] = []
         for _ in range(make_room(count)):
@@ -73,7 +73,7 @@ def strangers(port: int, count: int, say: bytes = b"") -> Iterator[list[socket.s
 
 
 def is_cut(connection: socket.socket) -> bool:
-    """Say whether the other end has closed a connection; what it had sent is thrown away."""
+    """Say whether the other end has closed a connection; discard what it had sent."""
     connection.setblocking(False)
     try:
         while connection.recv(65_536):

@@ -1,4 +1,4 @@
-"""Any schema that somebody's template may have, as the SQL that psql builds it from."""
+"""Random schemas of templates, as SQL for psql."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from support.columns import KINDS, Column, column
-from support.traits import (
+from support.schema_features import (
     EXTRAS,
     GIVEN_BY_SERVER,
     KEYS,
@@ -15,12 +15,12 @@ from support.traits import (
     PRELUDE,
     SEED_SETTINGS,
     SETTINGS,
-    TRAITS,
+    TABLE_FEATURES,
 )
 
 SMALL_ROWS = (7, 0, 1, 60)
 LARGE_ROWS = (600, 4_000)
-"""So many wide rows take more than what is kept in memory and put back as a whole."""
+"""Number of wide rows that exceed what is kept in memory and put back as a whole."""
 WIDE = Column("wide", "text", "repeat(md5(($n)::text), 10)")
 
 
@@ -29,17 +29,17 @@ class Table(NamedTuple):
 
     Attributes:
         name: qualified.
-        columns: those that are written, but for the id.
+        columns: columns that are written, without the id.
         numbered: whether the server gives the id.
-        traits: by name.
-        parted: how, or empty.
-        rows: how many it is filled with.
+        features: by name.
+        parted: kind of partitioning, or empty.
+        rows: number of rows at first.
     """
 
     name: str
     columns: tuple[Column, ...] = ()
     numbered: bool = False
-    traits: tuple[str, ...] = ()
+    features: tuple[str, ...] = ()
     parted: str = ""
     rows: int = 0
 
@@ -50,15 +50,15 @@ class Table(NamedTuple):
 
     @property
     def parts(self) -> list[Table]:
-        """Itself, a partition of it, and what inherits from it."""
+        """The table, a partition of it, and the tables that inherit from it."""
         names = [self.name]
         names += [f"{self.name}_p1"] if self.parted else []
-        names += [f"{self.name}_heir"] if "heir" in self.traits else []
+        names += [f"{self.name}_heir"] if "heir" in self.features else []
         return [self._replace(name=name) for name in names]
 
     @property
     def large(self) -> bool:
-        """Whether it is too large to be put back as a whole."""
+        """Whether the table is too large to be put back as a whole."""
         return self.rows in LARGE_ROWS
 
     def insert(self, first: int, last: int) -> str:
@@ -81,20 +81,20 @@ class Schema(NamedTuple):
     settings: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
-        """Stay short where hypothesis shows it; the test notes the SQL itself."""
-        tables = [(t.short, t.parted, t.rows, *t.traits) for t in self.tables]
+        """Return a short text for hypothesis; the test notes the SQL itself."""
+        tables = [(t.short, t.parted, t.rows, *t.features) for t in self.tables]
         return f"<schema of {tables}, {self.extras}, {self.settings}>"
 
     @property
-    def traits(self) -> set[str]:
-        """All of its traits, extras and settings by name, and whether it is large."""
+    def features(self) -> set[str]:
+        """All of its features, extras and settings by name, and whether it is large."""
         large = {"large"} if any(table.large for table in self.tables) else set()
-        of_tables = {trait for table in self.tables for trait in table.traits}
+        of_tables = {feature for table in self.tables for feature in table.features}
         return {*self.extras, *self.settings, *of_tables, *large}
 
 
 def some(names: dict[str, str], at_most: int) -> st.SearchStrategy[tuple[str, ...]]:
-    """Return a strategy for a few of these names, the fewer the simpler."""
+    """Return a strategy for a few of these names; fewer are simpler."""
     listed = st.lists(st.sampled_from(list(names)), max_size=at_most, unique=True)
     return listed.map(tuple)
 
@@ -128,7 +128,7 @@ def _tables(draw: st.DrawFn, number: int) -> tuple[Table, str]:
         f"m.t{number}",
         tuple(column(position, kind) for position, kind in enumerate(kinds)),
         key in GIVEN_BY_SERVER,
-        draw(some(TRAITS, 4)),
+        draw(some(TABLE_FEATURES, 4)),
         draw(st.sampled_from(list(PARTS))),
         draw(st.sampled_from(SMALL_ROWS)),
     )
@@ -141,7 +141,7 @@ def _tables(draw: st.DrawFn, number: int) -> tuple[Table, str]:
 
 
 def table_sql(table: Table, key: str, unlogged: str, earlier: str) -> str:
-    """Return the SQL that makes the table, fills it, and gives it its traits.
+    """Return the SQL that makes the table, fills it, and gives it its features.
 
     Args:
         table: what it is.
@@ -154,10 +154,10 @@ def table_sql(table: Table, key: str, unlogged: str, earlier: str) -> str:
     named = {"t": table.name, "s": table.short, "e": earlier, "u": unlogged}
     parts = PARTS[table.parted].format(**named)
     fill = f"{table.insert(1, table.rows)};" if table.rows else ""
-    traits = [f"{TRAITS[name].format(**named)};" for name in table.traits]
+    features = [f"{TABLE_FEATURES[name].format(**named)};" for name in table.features]
     first = "" if table.parted else unlogged
     create = f"CREATE {first} TABLE {table.name} ({defined}) {parted};"
-    return "\n".join([create, parts, fill, *traits])
+    return "\n".join([create, parts, fill, *features])
 
 
 def _setting(name: str) -> str:

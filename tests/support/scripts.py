@@ -1,4 +1,4 @@
-"""Anything that a lease may do to a clone of a schema, made up by hypothesis."""
+"""Scripts of what a lease may do to a clone, as hypothesis strategies."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def scripts(draw: st.DrawFn, schema: Schema, *, only_rows: bool | None = None) -
     Args:
         draw: hypothesis's.
         schema: whose tables it works on.
-        only_rows: whether it defines nothing; half of them do where it is not said.
+        only_rows: whether it has no DDL; None to have DDL in half of the scripts.
     """
     if only_rows is None:
         only_rows = not draw(st.booleans())
@@ -43,7 +43,7 @@ def scripts(draw: st.DrawFn, schema: Schema, *, only_rows: bool | None = None) -
 
 @st.composite
 def damages(draw: st.DrawFn, schema: Schema, *, only_rows: bool) -> Script:
-    """Make a script that does one kind of damage that has a name, and nothing else."""
+    """Make a script that does one named kind of damage and nothing else."""
     kinds = DAMAGE if only_rows else DAMAGE_THAT_DEFINES
     damage = kinds[draw(st.sampled_from(list(kinds)))]
     fields = draw(_fields(draw(st.sampled_from(_tables_of(schema)))))
@@ -64,7 +64,7 @@ def _sessions(schema: Schema, *, only_rows: bool) -> st.SearchStrategy[Session]:
 
 @st.composite
 def _transactions(draw: st.DrawFn, statement: st.SearchStrategy[str]) -> str:
-    """Make several statements one transaction, which need not be finished."""
+    """Make several statements one transaction, which may stay open."""
     parts = draw(st.lists(st.one_of(statement, _savepoints(statement)), min_size=1, max_size=4))
     begin = draw(st.sampled_from(["BEGIN;", "BEGIN ISOLATION LEVEL SERIALIZABLE;"]))
     end = draw(
@@ -100,7 +100,7 @@ def _templated(draw: st.DrawFn, table: Table, templates: tuple[str, ...]) -> str
 
 @st.composite
 def _fields(draw: st.DrawFn, table: Table, template: str = "{c}{w}{n}{q}") -> dict[str, object]:
-    """Choose what the fields of a template stand for, those that it has."""
+    """Choose values for the fields of a statement."""
     columns = ["id", *(column.name for column in table.columns)]
     choices: dict[str, tuple[object, ...] | list[str]] = {
         "c": columns, "w": CONDITIONS, "n": NUMBERS, "q": SEQUENCES,
@@ -115,7 +115,7 @@ def _fields(draw: st.DrawFn, table: Table, template: str = "{c}{w}{n}{q}") -> di
 
 @st.composite
 def _of_values(draw: st.DrawFn, table: Table) -> str:
-    """Make a statement that writes values of the column's own kind."""
+    """Make a statement that writes values of the column's kind."""
     first = draw(st.sampled_from([500, 1, 3000]))
     if not table.columns or draw(st.booleans()):
         return f"{table.insert(first, first + draw(st.sampled_from([0, 5, 200])))};"

@@ -1,4 +1,4 @@
-"""Real servers for tests, made by the same code that the daemon uses."""
+"""Real servers for tests, started by the code of the daemon."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 @contextmanager
 def open_directory() -> Iterator[Path]:
-    """Make a directory that every user may pass through; pytest's own are closed to others."""
+    """Make a directory that every user can enter, unlike those of pytest."""
     directory = Path(tempfile.mkdtemp(prefix="clonepool-test-"))
     directory.chmod(0o711)
     try:
@@ -44,7 +44,7 @@ def open_directory() -> Iterator[Path]:
 
 @contextmanager
 def running_server(binaries: Path) -> Iterator[EmbeddedServer]:
-    """Run a server of these binaries, and leave nothing of it."""
+    """Run a server of these binaries; delete its data at the end."""
     with open_directory() as state:
         section = EmbeddedSection(
             binaries=str(binaries), settings={"max_prepared_transactions": "5"}
@@ -60,12 +60,12 @@ def running_server(binaries: Path) -> Iterator[EmbeddedServer]:
 
 
 def role_of(server: Endpoint, user: str) -> Endpoint:
-    """Return how a role of that name, which a test made with a plain password, comes in."""
+    """Return the endpoint for a role that a test made with the password `plain`."""
     return msgspec.structs.replace(server, user=user, password="plain", maintenance="postgres")
 
 
-class Workshop:
-    """The postgres room on one server: what a daemon would have, without the daemon."""
+class ServerTools:
+    """What a daemon uses of `clonepool.postgres` on one server, without the daemon."""
 
     def __init__(
         self,
@@ -96,8 +96,8 @@ class Workshop:
     @classmethod
     async def open(
         cls, endpoint: Endpoint, psql: Path, instance: str, *, embedded: bool = True
-    ) -> Workshop:
-        """Look at the server and set up."""
+    ) -> ServerTools:
+        """Inspect the server and set up."""
         gateway = Gateway(endpoint, "clonepool test")
         capabilities = await inspect(gateway)
         await gateway.close()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 DONE = "the session has done its part"
 SECONDS = 60
 HASTY = "-c lock_timeout=50ms -c statement_timeout=10s -c client_min_messages=error"
-"""Sessions that stay open may be in each other's way."""
+"""Sessions that stay open may block each other."""
 
 
 class End(enum.Enum):
@@ -62,7 +62,7 @@ class Script(NamedTuple):
 
 @contextmanager
 def running(script: Script, psql: Path, endpoint: Endpoint, database: str) -> Iterator[None]:
-    """Do it all; inside, the sessions that stay open are, and somebody has to end them."""
+    """Run all sessions; the ones that stay open are open in the block, and the caller ends them."""
     started: list[subprocess.Popen[str]] = []
     try:
         for session in script.sessions:

@@ -1,7 +1,7 @@
-"""A real pool in a world of made-up time: clones take so long to make, tests so long to run.
+"""Simulates one real pool: making clones and running tests take simulated time.
 
-A small discrete-event simulator with the daemon's habits that matter here: databases are created
-and dropped a few at a time, drops last, and there is one timer, set to what the pool asks for.
+A small discrete-event simulator with the properties of the daemon that matter here: databases are
+created and dropped a few at a time, drops last, and one timer is set to what the pool asks for.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 CREATE, DROP = 0, 1
 MOST_WAKES = 2000
 PATIENCE = 600.0
-"""Seconds that a simulated test would wait: nobody gives up."""
+"""Seconds after which a simulated test would give up: none does."""
 
 
 class Server(NamedTuple):
@@ -50,7 +50,7 @@ class Server(NamedTuple):
 
 
 class Job(NamedTuple):
-    """What waits for one of the places for DDL, the lowest rank first, then the oldest."""
+    """A job that waits for one of the places for DDL; the lowest rank is first, then the oldest."""
 
     rank: int
     number: int
@@ -67,8 +67,8 @@ class Moment(msgspec.Struct, frozen=True):
     databases: int
 
 
-class World:
-    """One pool, its server, and whoever comes.
+class PoolSimulation:
+    """One pool, its server, and the test workers.
 
     Attributes:
         now: seconds since the start.
@@ -98,16 +98,16 @@ class World:
         self._granted: dict[int, Callable[[Grant], None]] = {}
         self._happens(ev.TemplateReady("blog", "abcdefgh"))
 
-    # Who comes ----------------------------------------------------------------------------
+    # Arrivals -----------------------------------------------------------------------------
 
-    def expect(self, workers: Iterable[Worker], holder: int = 1) -> World:
-        """Let these come, over one connection, whenever they do."""
+    def schedule_workers(self, workers: Iterable[Worker], holder: int = 1) -> PoolSimulation:
+        """Schedule these workers, over one connection."""
         for worker in workers:
             self.at(worker.begins, partial(self._work, iter(worker.tests), holder))
         return self
 
     def at(self, when: float, what: Callable[[], None]) -> None:
-        """Let something happen at that time."""
+        """Schedule an action at that time."""
         heapq.heappush(self._agenda, (when, next(self._numbers), what))
 
     def reserve(self, tests: int, parallelism: int, holder: int = 1) -> None:
@@ -118,8 +118,8 @@ class World:
         """End the connection, now."""
         self._happens(ev.HolderGone(holder, ()))
 
-    def run(self, until: float = float("inf")) -> World:
-        """Let time go on until then, or until nothing is to come and no timer is set."""
+    def run(self, until: float = float("inf")) -> PoolSimulation:
+        """Run until then, or until no action and no timer is left."""
         while True:
             timer = self.fleet.next_timer()
             event = self._agenda[0][0] if self._agenda else None
@@ -138,17 +138,17 @@ class World:
 
     @property
     def hits(self) -> float:
-        """Which share of the acquires found a clone ready."""
+        """The share of acquires that found a clone ready."""
         return self.waits.count(0.0) / len(self.waits)
 
     @property
     def most_ready(self) -> int:
-        """How many clones were ready at the most."""
+        """The greatest number of ready clones."""
         return max(moment.ready for moment in self.history)
 
     @property
     def most_needed(self) -> int:
-        """How many clones were to be ready at the most."""
+        """The greatest target of ready clones."""
         return max(moment.target for moment in self.history)
 
     def mean_ready(self, begin: float, end: float) -> float:

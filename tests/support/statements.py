@@ -1,4 +1,4 @@
-"""What tests do to a database, one statement each: {t} is a table, {s} the same without its schema.
+"""Statements that tests may run on a database: {t} is a table, {s} the same without its schema.
 
 {c} is a column, {w} a condition, {n} a number, {q} a sequence.
 """
@@ -68,7 +68,7 @@ ROWS = (
     "SELECT pg_clear_relation_stats('m', '{s}');",
     "SELECT pg_restore_relation_stats('schemaname', 'm', 'relname', '{s}', 'relpages', 70, 'reltuples', 5e5::real);",
 )  # fmt: skip
-"""After these a clone can be rewound, but for what the schema has against it."""
+"""After these a clone can be rewound, unless its schema prevents that."""
 
 BOUNDARIES = (
     "SET synchronous_commit = off;",
@@ -82,7 +82,7 @@ BOUNDARIES = (
     "SET row_security = on;",
     "\\set ON_ERROR_ROLLBACK on",
 )
-"""How a session may begin."""
+"""Statements with which a session may begin."""
 
 DEFINITIONS = (
     "CREATE TABLE {t}_more (id int PRIMARY KEY);",
@@ -198,7 +198,7 @@ DEFINITIONS = (
     "SET SESSION AUTHORIZATION pg_read_all_data; CREATE TABLE m.theirs (id int);",
     "ALTER SERVER far OPTIONS (ADD host 'x');",
 )  # fmt: skip
-"""After these a clone is rewound only if nothing is left of them: they may be rolled back."""
+"""After these a clone can be rewound only if they were rolled back."""
 
 OF_THE_DATABASE = (
     "SET work_mem = '7MB'",
@@ -219,4 +219,4 @@ ON_THE_DATABASE = (
     "ALTER ROLE CURRENT_USER IN DATABASE %I SET work_mem = '8MB'",
     "ALTER ROLE ALL IN DATABASE %I RESET ALL",
 )
-"""What else changes the database itself, %I being its name."""
+"""Other statements that change the database itself; %I is its name."""

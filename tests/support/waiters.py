@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 class Waiter:
-    """An acquire that waits in a thread of its own; what it got is used once and released."""
+    """An acquire in its own thread; the lease is used once and released."""
 
     def __init__(self, daemon: Daemon, timeout: float = 20.0) -> None:
         self._outcome: object = None

@@ -1,4 +1,4 @@
-"""The watcher and the builder of templates as they are, on real files; the server is made up."""
+"""The real watcher and template builder, on real files, with a fake server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from clonepool.postgres.templates.recipe import Generation, Inputs, Recipe, read
 from clonepool.service.failures import Failures
 from clonepool.service.monitors.files import FileMonitor, Pace
 from clonepool.service.resources import Resources
-from support.building import Workplace
+from support.building import BuilderHarness
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 HOURS = 20_000.0
 BY_WATCH_ALONE = Pace(HOURS, HOURS, HOURS, again=1.0)
-"""With it nothing is found but by the watches."""
+"""Changes are found by the watches only."""
 BY_LOOKS_ALONE = Pace(0.05, 0.05, 0.05, again=HOURS)
 FAILED = "failed"
 
@@ -41,8 +41,8 @@ class SlowBuilder:
     """Builds generations out of the files' digests alone.
 
     Attributes:
-        built: how often.
-        before_ready: is awaited when the sources were looked at for the last time.
+        built: number of builds.
+        before_ready: awaited after the sources were read for the last time.
     """
 
     def __init__(self) -> None:
@@ -73,7 +73,7 @@ class SlowBuilder:
         return []
 
 
-class World:
+class WatchedTemplate:
     """One template `shop` of the given sources, watched.
 
     Attributes:
@@ -89,7 +89,7 @@ class World:
         self.directory = directory
         self.builds = SlowBuilder()
         config = Config(templates={"shop": section}, directory=str(directory))
-        workplace = Workplace(config, self.builds, time.monotonic)
+        workplace = BuilderHarness(config, self.builds, time.monotonic)
         self.pool = workplace.pool("shop")
         self.generations = workplace.generations
         self.templates = workplace.templates
@@ -103,26 +103,26 @@ class World:
 
     @property
     def served(self) -> object:
-        """What a lease would get: the files' digests, or that it failed; None while it waits."""
+        """The state that a lease would get: the files' digests, FAILED, or None while it waits."""
         if self.pool.phase is Condition.READY:
             return self.generations["shop"].inputs
         return FAILED if self.pool.phase is Condition.FAILED else None
 
     def said(self) -> object:
-        """What the files say, read anew."""
+        """The current state of the files."""
         try:
             return read_files(Recipe("shop", self._section, self.directory), Digests()).entries
         except (ClonepoolError, OSError):
             return FAILED
 
     async def built(self) -> None:
-        """Wait until there is something to be served, or an error."""
+        """Wait until the template is ready or has failed."""
         with anyio.fail_after(20):
             while self.served is None:
                 await anyio.sleep(0.001)
 
     async def until_true(self, seconds: float = 20.0) -> None:
-        """Wait until what is served is what the files say."""
+        """Wait until the served state is the state of the files."""
         deadline = time.monotonic() + seconds
         while self.served != self.said():
             if time.monotonic() > deadline:
@@ -131,8 +131,8 @@ class World:
 
 
 @asynccontextmanager
-async def watched(world: World) -> AsyncIterator[World]:
-    """Run the builder and the watcher; the template was built once when this begins."""
+async def watched(world: WatchedTemplate) -> AsyncIterator[WatchedTemplate]:
+    """Run the builder and the watcher; the block begins after the first build."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(world.templates.run)
         async with watching(world):
@@ -142,8 +142,8 @@ async def watched(world: World) -> AsyncIterator[World]:
 
 
 @asynccontextmanager
-async def watching(world: World) -> AsyncIterator[FileMonitor]:
-    """Run one watcher; what happens from here on is its to find."""
+async def watching(world: WatchedTemplate) -> AsyncIterator[FileMonitor]:
+    """Run one watcher; it must find all changes from here on."""
     watcher = world.new_watcher()
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(watcher.run)
@@ -155,9 +155,11 @@ async def watching(world: World) -> AsyncIterator[FileMonitor]:
 
 
 @asynccontextmanager
-async def shop(directory: Path, *sql: str, pace: Pace = BY_WATCH_ALONE) -> AsyncIterator[World]:
-    """Have a template of these files watched."""
-    async with watched(World(directory, TemplateSection(sql=list(sql)), pace)) as world:
+async def shop(
+    directory: Path, *sql: str, pace: Pace = BY_WATCH_ALONE
+) -> AsyncIterator[WatchedTemplate]:
+    """Run a watched template of these files."""
+    async with watched(WatchedTemplate(directory, TemplateSection(sql=list(sql)), pace)) as world:
         yield world
 
 
@@ -169,18 +171,18 @@ def fill(directory: Path, text: str = "SELECT 1;") -> Path:
 
 
 def remove_and_make(directory: Path) -> None:
-    """Put another directory in the place of one, which it may have the inode of."""
+    """Replace a directory by a new one, which may have the same inode."""
     shutil.rmtree(directory)
     fill(directory, "SELECT 'made anew';")
 
 
 def replaced(path: Path, text: str) -> None:
-    """Write a file as editors do: another one, renamed."""
+    """Replace a file as editors do, by renaming another one."""
     path.with_name("temporary").write_text(text)
     path.with_name("temporary").rename(path)
 
 
 def switch(link: Path, target: str) -> None:
-    """Let a link lead elsewhere, in one step."""
+    """Change the target of a link in one step."""
     link.with_name("new link").symlink_to(target)
     link.with_name("new link").rename(link)

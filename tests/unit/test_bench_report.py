@@ -1,4 +1,4 @@
-"""What the results say beside each figure."""
+"""The notes beside figures in the benchmark's results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When builds begin: what the state machine test does not pin down to the second."""
+"""When builds begin, to the second, which the state machine test does not check."""
 
 from __future__ import annotations
 

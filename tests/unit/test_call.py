@@ -1,4 +1,4 @@
-"""A call is answered once, whoever comes with an answer."""
+"""A call is answered only once, even if several answers arrive."""
 
 from __future__ import annotations
 

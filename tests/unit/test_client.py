@@ -1,4 +1,4 @@
-"""The Python client, beside a daemon that only pretends."""
+"""The Python client, against a scripted daemon."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from clonepool.errors import (
 )
 from clonepool.paths import SOCKET_VARIABLE
 from support.daemons import eventually
-from support.scripted import ScriptedDaemon
+from support.scripted_daemon import ScriptedDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -268,7 +268,7 @@ def test_a_reader_that_is_interrupted_leaves_its_role_to_another_thread(
 _POINTS = frozenset({"CALL", "CALL_FUNCTION_EX", "RESUME", "JUMP_BACKWARD", "CALL_KW"})
 
 
-class Saboteur:
+class Interrupter:
     """Raises at the n-th point of the client's code at which CPython lets an exception in."""
 
     def __init__(self, number: int) -> None:
@@ -331,9 +331,9 @@ def _exchange(client: Client) -> None:
 
 @pytest.fixture
 def collected_garbage() -> Iterator[None]:
-    """No leases of earlier tests to finalize meanwhile; and what is given back needs no collector.
+    """Finalize no leases of earlier tests in the meantime; releases need no collector.
 
-    Python tells nobody of an exception that strikes the first instruction of a finalizer.
+    Python ignores an exception at the first instruction of a finalizer.
     """
     gc.collect()
     gc.disable()
@@ -349,15 +349,15 @@ def test_wherever_an_interrupt_strikes_nothing_stays_held_and_the_client_goes_on
 ) -> None:
     number, struck = 0, "anywhere"
     while struck:
-        saboteur = Saboteur(number)
-        sys.settrace(saboteur)
+        interrupter = Interrupter(number)
+        sys.settrace(interrupter)
         try:
             deed(client)
         except Interrupted as error:
             error.__traceback__ = None
         finally:
             sys.settrace(None)
-        struck = saboteur.struck
+        struck = interrupter.struck
         assert client.call("ping") == {}, struck  # reads what came late
         client.call("ping")
         eventually(
@@ -412,7 +412,7 @@ def test_the_default_timeout_of_sockets_does_not_matter(daemon: ScriptedDaemon) 
         socket.setdefaulttimeout(None)
 
 
-def test_a_closed_client_says_so_to_whoever_waits_and_to_whoever_asks(
+def test_a_closed_client_fails_waiting_and_later_calls(
     daemon: ScriptedDaemon,
 ) -> None:
     client = Client(daemon.path, reconnect=5.0)
@@ -459,7 +459,7 @@ def test_a_signal_handler_that_asks_in_the_middle_of_a_call_is_told_and_not_hung
     eventually(lambda: not daemon.held and not daemon.waiting)
 
 
-def test_the_end_of_the_daemon_is_told_to_all_who_wait(daemon: ScriptedDaemon) -> None:
+def test_the_end_of_the_daemon_is_reported_to_all_waiters(daemon: ScriptedDaemon) -> None:
     client = Client(daemon.path)
     waiters = [Worker(lambda: client.lease("never")) for _ in range(3)]
     eventually(lambda: len(daemon.waiting) == 3)
@@ -485,7 +485,7 @@ def test_threads_that_reconnect_at_once_share_one_new_connection(daemon: Scripte
                 NotYourLeaseError, ConnectionLostError
             ):  # it was granted before the end
                 first.done().release()
-    assert len(daemon.guests) == 2
+    assert len(daemon.connections) == 2
 
 
 def test_what_the_daemon_could_not_even_refuse_is_not_sent(client: Client) -> None:
@@ -496,10 +496,10 @@ def test_what_the_daemon_could_not_even_refuse_is_not_sent(client: Client) -> No
     assert client.call("ping") == {}
 
 
-# Leases that nobody released -----------------------------------------------------------------
+# Leases that were not released -----------------------------------------------------------------
 
 
-def test_a_lease_that_nobody_refers_to_any_more_is_told_of_and_goes_back(
+def test_a_lease_that_is_garbage_is_warned_of_and_released(
     daemon: ScriptedDaemon, client: Client
 ) -> None:
     with pytest.warns(ResourceWarning, match="the lease of forgotten, a clone of blog"):
@@ -533,9 +533,7 @@ def test_leases_that_end_otherwise_are_not_told_of(daemon: ScriptedDaemon) -> No
     assert [str(each.message) for each in caught] == []
 
 
-def test_a_finalizer_never_waits_for_whoever_uses_the_client(
-    daemon: ScriptedDaemon, client: Client
-) -> None:
+def test_a_finalizer_never_waits_for_another_thread(daemon: ScriptedDaemon, client: Client) -> None:
     """Not even when it runs in the midst of the thread that reads and of the one that sends."""
     lease = client.lease("blog", label="forgotten")
     whole = client._connection._send
@@ -670,7 +668,7 @@ os.kill(os.getpid(), 9)
 
 
 def test_a_request_goes_to_no_file_that_took_the_sockets_number(daemon: ScriptedDaemon) -> None:
-    """The socket is closed when nobody is about to read from it any more."""
+    """The socket is closed when no thread is about to read from it."""
     client = Client(daemon.path)
     waiter = Worker(lambda: client.lease("never"))
     eventually(lambda: bool(daemon.waiting))

@@ -1,4 +1,4 @@
-"""How the Python client gives leases back: at once, told of leaks later, and one for another."""
+"""How the Python client releases leases: at once, with later reports of leaks, and exchanged."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clonepool import LeakWarning
 from clonepool.client import Client
 from clonepool.errors import ConnectionLostError, NotYourLeaseError, UnknownTemplateError
 from support.daemons import eventually
-from support.scripted import ScriptedDaemon
+from support.scripted_daemon import ScriptedDaemon
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,7 +171,7 @@ def test_an_exchange_takes_the_options_of_an_acquire(
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         del lease
-        gc.collect()  # with a TTL it belongs to whoever knows its token
+        gc.collect()  # with a TTL, any process that knows the token may use it
     assert list(daemon.held.values()) == ["test"]
 
 
@@ -273,7 +273,7 @@ def test_a_client_that_reconnects_gets_its_other_lease_over_the_next_connection(
         eventually(lambda: list(daemon.held.values()) == ["second"])
         lease.release()
     assert not daemon.held
-    assert len(daemon.guests) == 2
+    assert len(daemon.connections) == 2
 
 
 def test_a_lasting_lease_whose_connection_is_lost_is_given_back_over_the_next(

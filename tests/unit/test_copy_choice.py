@@ -44,7 +44,7 @@ class Bench:
         return attempt.strategy
 
     def copies(self, count: int, *, urgent: bool = False) -> list[Strategy]:
-        """Make so many, one after another."""
+        """Make some clones one after another."""
         return [self.copy(urgent=urgent) for _ in range(count)]
 
 

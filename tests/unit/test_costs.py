@@ -1,4 +1,4 @@
-"""What a decision costs does not depend on how many clones, templates and leases there are."""
+"""The cost of a decision does not depend on the numbers of clones, templates and leases."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ ROUNDS = 300
 
 
 def full_fleet(templates: int, ready: int, *, rewinds: bool) -> Fleet:
-    """Return a fleet with so many ready clones in all, and a lasting lease of each template."""
+    """Return a fleet with that many ready clones in all, and a lasting lease of each template."""
     each = ready // templates
     limits = {f"t{n}": Limits(each, 2 * each + 2, rewinds=rewinds) for n in range(templates)}
     fleet = Fleet(limits, 3 * ready, Namer("test", 1), Serials(0))

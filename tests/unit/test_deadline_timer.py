@@ -1,4 +1,4 @@
-"""One timer that is set as rarely as can be, and never goes off too late."""
+"""The timer is set as rarely as possible, and never fires too late."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The docs say what the code does, and a stranger finds what they name."""
+"""The docs match the code, and the files and names in them exist."""
 
 from __future__ import annotations
 

@@ -98,14 +98,14 @@ def test_room_means_the_clones_and_half_a_gibibyte() -> None:
 
 def test_a_stranger_who_took_the_place_is_noticed(place: Path) -> None:
     (place / "root").symlink_to(place)
-    with pytest.raises(EmbeddedServerError, match="belongs to somebody else"):
+    with pytest.raises(EmbeddedServerError, match="belongs to another user"):
         storage.prepare(Storage(place / "root", in_memory=True), ME)
 
 
 def test_what_is_ours_already_is_not_given_to_us_again(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The unit's filter of system calls forbids it, whoever the file belongs to."""
+    """The unit's filter of system calls forbids it for files of any owner."""
 
     def forbidden(*_: object) -> None:
         raise PermissionError
@@ -203,10 +203,10 @@ def test_a_missing_library_is_named(tmp_path: Path) -> None:
         ({"postgres"}, None),
     ],
 )
-def test_root_runs_the_server_as_somebody_who_owns_nothing(
+def test_root_runs_the_server_as_a_user_that_owns_nothing(
     monkeypatch: pytest.MonkeyPatch, there: set[str], chosen: str | None
 ) -> None:
-    """As Debian's postgres, the programs of whoever leases would own the machine's clusters."""
+    """As Debian's postgres, programs started by leases would own the machine's clusters."""
 
     def find(name: str) -> pwd.struct_passwd:
         if name not in there:
@@ -223,6 +223,6 @@ def test_root_runs_the_server_as_somebody_who_owns_nothing(
     assert choose_account("postgres").name == "postgres"
 
 
-def test_nobody_runs_a_server_as_a_user_that_is_not() -> None:
+def test_a_server_cannot_be_run_as_a_user_that_does_not_exist() -> None:
     with pytest.raises(EmbeddedServerError, match=r"embedded\.user"):
         choose_account("no-such-user-here")

@@ -1,4 +1,4 @@
-"""Grants come first: jobs begin when no request is waiting to be read, and in time all the same."""
+"""Grants come first: jobs begin when no request is waiting, or after a limit of time."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class Loop:
             what()
 
     def create_future(self) -> None:
-        raise AssertionError("nobody waits here")
+        raise AssertionError("nothing waits here")
 
 
 class Room:
@@ -229,7 +229,7 @@ def lines(method: str, *each: Mapping[str, object]) -> bytes:
 
 
 async def replies(client: socket.socket, count: int) -> list[dict[str, Any]]:
-    """Read so many replies."""
+    """Read a number of replies."""
     found, loop = b"", asyncio.get_running_loop()
     while found.count(b"\n") < count:
         found += await loop.sock_recv(client, 1 << 16)

@@ -1,4 +1,4 @@
-"""Where rows are after they were put back elsewhere."""
+"""The places of rows after they were put back elsewhere."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_after_any_leases_every_row_is_there_once(
             some = restore[first : first + batch]
             ctids = [at(last + n, 2) for n in range(len(some))]
             last += len(some)
-            # Which row is in which place nobody is told.
+            # The order of the rows is not known.
             table |= dict(zip(reversed(ctids), (originals[p] for p in some), strict=True))
             batches.append(Batch(frozenset(some), frozenset(ctids)))
         layout.remember(found.broken, batches)

@@ -1,4 +1,4 @@
-"""What leases left is told like any notification: within the limits, and to whoever is there."""
+"""Leaks are reported as notifications: within the limits, and to connected clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LEFT: list[dict[str, object]] = [
 
 
 class Transport:
-    """Notes what is written, of which so many bytes are not read."""
+    """Records what is written, of which some bytes stay unread."""
 
     def __init__(self, unread: int) -> None:
         self.written: list[bytes] = []
@@ -95,7 +95,7 @@ def test_a_connection_that_is_gone_is_told_nothing() -> None:
     assert transport.written == []
 
 
-def test_nobody_is_told_what_a_later_lease_left_on_the_same_clone() -> None:
+def test_leaks_of_a_later_lease_on_the_same_clone_are_not_reported_to_the_former_holder() -> None:
     transport = Transport(0)
     reports = release_of(listener_of(transport))
     reports.expect("blog", "clone", 2)  # the holder is not connected any more

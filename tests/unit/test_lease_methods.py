@@ -1,4 +1,4 @@
-"""A connection holds no more leases than it may, however that is counted."""
+"""A connection never holds more leases than its limit."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class FakeQueue:
         self.put_off.append(work)
 
     def hurry(self) -> None:
-        """Nobody waits here."""
+        """Nothing waits here."""
 
 
 class Room:

@@ -1,4 +1,4 @@
-"""Leases: found by token, ended by time, written down before they are told."""
+"""Leases: found by token, ended by time, recorded before their clients are told."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_lease_that_outlives_its_connection_is_told_only_when_it_is_written_do
     assert not fleet.handle(ev.LeaseRecorded("blog", 1), 2.0)
 
 
-def test_a_lease_that_cannot_be_written_down_is_nobodys() -> None:
+def test_a_lease_that_cannot_be_recorded_is_not_granted() -> None:
     fleet, _ = ready_fleet()
     fleet.acquire("blog", durable(1), 0.0)
     refuse, recycle = fleet.handle(ev.LeaseNotRecorded("blog", 1, ServerUnavailableError("x")), 0.0)
@@ -272,7 +272,7 @@ def test_a_reset_whose_clone_is_not_to_be_had_gets_another() -> None:
 
 
 @pytest.mark.parametrize("end", ["late", "gone", "released", "stopped"])
-def test_a_reset_whose_lease_ends_meanwhile_brings_it_back_to_nobody(end: str) -> None:
+def test_a_reset_does_not_revive_a_lease_that_has_ended_since(end: str) -> None:
     fleet, _ = ready_fleet(min_ready=1, max_clones=1, rewinds=True)
     lease = held(fleet)
     (recycle,) = fleet.handle(ev.Reset(lease.token, request(3, timeout=1.0)), 0.0)
@@ -441,7 +441,7 @@ def test_a_kept_clone_stays_until_its_time_and_the_oldest_goes_first() -> None:
     assert drop.clone == leases[1].clone
 
 
-def test_a_clone_that_was_rewound_wrongly_is_nobodys_until_a_person_has_seen_it() -> None:
+def test_a_clone_that_was_rewound_wrongly_is_kept_for_inspection() -> None:
     fleet, first = make_fleet(blog=(1, 2))
     finish_creates(fleet, first)
     (recycle,) = fleet.handle(ev.Release(held(fleet).token), 0.0)
@@ -535,7 +535,7 @@ def test_a_clone_that_somebody_had_is_not_fresh_after_a_restart_either() -> None
     assert (pool.ready, pool.inventory.fresh) == (1, 0)
 
 
-def test_clones_of_an_earlier_generation_are_granted_to_nobody() -> None:
+def test_clones_of_an_earlier_generation_are_never_granted() -> None:
     fleet, pool = ready_fleet(min_ready=2)
     lease = held(fleet)
     stale = drops(fleet.handle(ev.TemplateReady("blog", "bcdefghi"), 2.0))

@@ -55,7 +55,7 @@ async def test_no_more_than_the_places_are_inside() -> None:
     assert most == 2
 
 
-async def test_who_is_cancelled_while_waiting_or_when_served_loses_no_place() -> None:
+async def test_cancelling_a_waiting_or_served_acquire_loses_no_place() -> None:
     limiter = PriorityLimiter(1)
     for serve_first in (False, True):
         with anyio.CancelScope() as scope:

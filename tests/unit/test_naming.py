@@ -34,7 +34,7 @@ def test_a_changed_letter_is_noticed() -> None:
 @pytest.mark.parametrize(
     "name", ["", "postgres", "cp_main_blog", "cp_main_blog_abcdefgh_c1_aaaaaaaa"]
 )
-def test_names_that_prove_nothing_are_nobodys(name: str) -> None:
+def test_names_of_other_databases_are_not_ours(name: str) -> None:
     assert NAMER.parse(name) is None
 
 

@@ -140,7 +140,7 @@ def test_a_clone_that_comes_back_gives_its_place_to_the_request_that_has_waited_
     assert create.template == "shop"
 
 
-def test_a_clone_that_comes_back_serves_its_own_template_while_nobody_waited_much_longer() -> None:
+def test_a_returned_clone_serves_its_own_template_unless_another_waited_much_longer() -> None:
     fleet, first = make_fleet(1, rewinds=True, blog=(1, 1), shop=(0, 1))
     finish_creates(fleet, first)
     (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
@@ -172,7 +172,7 @@ def test_clones_that_are_being_reset_count_for_no_waiter_of_their_template() -> 
     assert create.template == "blog"
 
 
-def test_a_waiter_that_wants_a_fresh_clone_is_not_passed_over_for_ever() -> None:
+def test_a_waiter_that_wants_a_fresh_clone_is_not_passed_over_for_good() -> None:
     fleet, first = make_fleet(rewinds=True, blog=(1, 1))
     finish_creates(fleet, first)
     (grant,) = grants(fleet.acquire("blog", request(1), 0.0))
@@ -385,7 +385,7 @@ def test_a_pool_that_is_full_of_what_is_being_dropped_sets_no_timer() -> None:
     assert fleet.next_timer() is None
 
 
-def test_nobody_gives_way_to_a_pool_that_cannot_create() -> None:
+def test_no_pool_gives_way_to_one_that_cannot_create() -> None:
     fleet, _ = make_fleet(ready_templates=False, max_clones=3, blog=(3, 3), shop=(0, 3))
     finish_creates(fleet, fleet.handle(ev.TemplateReady("blog", "abcdefgh"), 0.0))
     assert not drops(fleet.acquire("shop", request(1), 0.0))
@@ -400,7 +400,7 @@ def test_a_template_that_is_finished_while_stopping_starts_nothing() -> None:
     assert fleet.pools["blog"].phase == "stopping"
 
 
-def test_while_the_server_is_away_nobody_is_given_a_clone_that_cannot_be_reached() -> None:
+def test_while_the_server_is_away_no_clone_is_granted() -> None:
     fleet, first = make_fleet(blog=(2, 2))
     finish_creates(fleet, first)
     fleet.handle(ev.ServerLost(), 0.0)
@@ -412,7 +412,7 @@ def test_while_the_server_is_away_nobody_is_given_a_clone_that_cannot_be_reached
     assert grant.waiter == 1
 
 
-def test_a_template_that_is_given_up_refuses_the_waiters_and_drops_all_that_nobody_holds() -> None:
+def test_a_template_that_is_given_up_refuses_its_waiters_and_drops_unleased_clones() -> None:
     fleet, first = make_fleet(blog=(2, 4))
     finish_creates(fleet, first)
     pool = fleet.pools["blog"]

@@ -1,4 +1,4 @@
-"""Files that would leave the template's database are caught by looking at them."""
+"""Files that would leave the template's database are found before psql runs them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which files a script reads, as psql would: what its commands say is followed, not guessed."""
+"""Which files a script reads, by following its commands as psql does."""
 
 from __future__ import annotations
 

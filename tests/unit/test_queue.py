@@ -1,4 +1,4 @@
-"""The queue: order, deadlines, and what a long one costs."""
+"""The queue: order, deadlines, and the cost when it is long."""
 
 from __future__ import annotations
 

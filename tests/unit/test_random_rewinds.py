@@ -1,4 +1,4 @@
-"""The long random run: what it draws is the same for the same seed, and it meets every kind."""
+"""The long random run draws the same for the same seed, and covers every kind of damage."""
 
 from __future__ import annotations
 

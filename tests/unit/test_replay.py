@@ -1,4 +1,4 @@
-"""A recorded run is decided the same again; a decision that changed is found."""
+"""A replay of a recording makes the same decisions; a changed decision is found."""
 
 from __future__ import annotations
 

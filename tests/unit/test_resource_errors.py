@@ -113,12 +113,12 @@ class Scripted(socket.socket):
 
 
 @pytest.mark.anyio
-async def test_who_waits_while_no_connection_can_be_taken_is_taken_afterwards(
+async def test_clients_that_wait_for_an_accept_are_accepted_afterwards(
     tmp_path: Path,
 ) -> None:
     came = anyio.Event()
 
-    class Guest(asyncio.Protocol):
+    class ScriptedConnection(asyncio.Protocol):
         def connection_made(self, transport: asyncio.BaseTransport) -> None:
             came.set()
             transport.close()
@@ -126,7 +126,7 @@ async def test_who_waits_while_no_connection_can_be_taken_is_taken_afterwards(
     with Scripted(socket.AF_UNIX) as bound, socket.socket(socket.AF_UNIX) as caller:
         bound.failures = [OSError(number, "x") for number in (24, 23, 12, 103, 11, 1)]
         bound.bind(str(tmp_path / "socket"))
-        acceptor = Acceptor(bound, Guest, Resources(lambda: 0.0), turn=4)
+        acceptor = Acceptor(bound, ScriptedConnection, Resources(lambda: 0.0), turn=4)
         with capture_logs() as logs:
             acceptor.open(5)
             caller.connect(str(tmp_path / "socket"))

@@ -1,4 +1,4 @@
-"""What touched files mean."""
+"""Which changes the touched files of a clone imply."""
 
 from __future__ import annotations
 

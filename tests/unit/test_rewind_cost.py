@@ -1,4 +1,4 @@
-"""When making a new clone costs less than rewinding one."""
+"""When creating a new clone is cheaper than rewinding one."""
 
 from __future__ import annotations
 

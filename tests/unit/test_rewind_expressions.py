@@ -1,4 +1,4 @@
-"""Which expressions say other things under other settings, told from what catalogs hold."""
+"""Which expressions depend on settings, according to the catalogs."""
 
 from __future__ import annotations
 

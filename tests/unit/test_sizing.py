@@ -17,7 +17,7 @@ from support.pools import (
     make_fleet,
     request,
 )
-from support.simulation import Server, World
+from support.simulation import PoolSimulation, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -78,17 +78,17 @@ def world(
     min_ready: int = 2,
     max_clones: int = 64,
     constant: bool = False,
-) -> World:
+) -> PoolSimulation:
     limits = Limits(
         min_ready, max_clones, shrink_after=SHRINK_AFTER, rewinds=server.rewind is not None
     )
-    return World(limits, server, Constant if constant else Demand)
+    return PoolSimulation(limits, server, Constant if constant else Demand)
 
 
 @cache
-def simulated(day: str, server: str = "recreating", *, constant: bool = False) -> World:
+def simulated(day: str, server: str = "recreating", *, constant: bool = False) -> PoolSimulation:
     """Return that day on that server, run until nothing is to come; not to be changed."""
-    return world(SERVERS[server], constant=constant).expect(DAYS[day]).run()
+    return world(SERVERS[server], constant=constant).schedule_workers(DAYS[day]).run()
 
 
 def last_of(day: list[Worker]) -> float:
@@ -108,7 +108,7 @@ def test_more_acquires_find_a_clone_ready_than_with_a_constant_number(
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("day", DAYS)
-def test_nobody_waits_longer_than_with_a_constant_number(day: str, server: str) -> None:
+def test_waits_are_no_longer_than_with_a_constant_number(day: str, server: str) -> None:
     followed = simulated(day, server).waits
     constant = simulated(day, server, constant=True).waits
     assert max(followed) <= max(constant) + 0.001
@@ -117,7 +117,7 @@ def test_nobody_waits_longer_than_with_a_constant_number(day: str, server: str) 
 
 def test_of_bursts_only_the_first_waits() -> None:
     crowd = 24
-    waits = world().expect(arrivals.bursts(size=crowd)).run().waits
+    waits = world().schedule_workers(arrivals.bursts(size=crowd)).run().waits
     assert max(waits[:crowd]) > 0.2
     assert max(waits[crowd:]) == 0.0
 
@@ -125,7 +125,7 @@ def test_of_bursts_only_the_first_waits() -> None:
 def test_a_steady_demand_is_met_by_few_clones() -> None:
     """Thirty a second that take 40 ms each to replace: 1.2 are out on average."""
     day = DAYS["steady"]
-    run = world(min_ready=1).expect(day).run()
+    run = world(min_ready=1).schedule_workers(day).run()
     assert run.hits > 0.99
     assert max(run.waits) < 0.1
     assert run.mean_ready(10.0, last_of(day)) < 12
@@ -142,9 +142,7 @@ def test_few_clones_are_made_beyond_those_that_are_needed(day: str, server: str)
 
 @pytest.mark.parametrize("server", SERVERS)
 @pytest.mark.parametrize("day", DAYS)
-def test_what_nobody_needs_any_more_is_dropped_and_then_no_timer_runs(
-    day: str, server: str
-) -> None:
+def test_unneeded_clones_are_dropped_and_then_no_timer_runs(day: str, server: str) -> None:
     run = simulated(day, server)
     ended = run.last_test_ended
     assert run.ready_at(ended + SHRINK_AFTER - 1) > 2, "too early: the next run may begin"
@@ -164,7 +162,7 @@ def test_hours_of_nothing_set_no_timer() -> None:
 def test_the_limit_holds_whatever_is_asked(server: str) -> None:
     run = world(SERVERS[server], max_clones=10)
     run.at(0.5, lambda: run.reserve(1000, 50))
-    run.expect(arrivals.xdist(workers=32, tests=20)).run()
+    run.schedule_workers(arrivals.xdist(workers=32, tests=20)).run()
     assert max(moment.databases for moment in run.history) == 10
     assert max(moment.target for moment in run.history) == 10
 
@@ -176,13 +174,13 @@ def test_leases_that_come_and_go_slowly_make_no_clones_come_and_go() -> None:
         for wave in range(180)
         for number in range(10)
     ]
-    run = world(SERVERS["rewinding"]).expect(tide).run(until=3600.0)
+    run = world(SERVERS["rewinding"]).schedule_workers(tide).run(until=3600.0)
     assert run.created <= 2 + 10 + DROP_AT_A_TIME
 
 
 def test_a_tide_of_slow_leases_is_no_burst() -> None:
     slow = [arrivals.Worker(5.0 * number, [(600.0, 0.0)]) for number in range(1, 40)]
-    run = world().expect(slow).run()
+    run = world().schedule_workers(slow).run()
     assert run.most_ready == 2
     assert run.hits == 1.0
 
@@ -191,7 +189,7 @@ def test_a_demand_beyond_what_the_server_can_make_is_no_reason_to_make_more_whil
     None
 ):
     slow = Server(create=0.5)
-    run = world(slow).expect(arrivals.xdist(tests=20)).run(until=20.0)
+    run = world(slow).schedule_workers(arrivals.xdist(tests=20)).run(until=20.0)
     assert run.pool.waiting
     assert run.most_ready <= 2
 
@@ -203,9 +201,13 @@ def test_whether_clones_come_back_by_rewind_is_learned_from_those_that_did_or_no
     """A burst of twelve is remembered; then five of them are in use."""
     targets = {}
     for server in SERVERS.values():
-        run = World(Limits(1, 64, rewinds=expected), server)
-        run.expect([arrivals.Worker(1.0, [(1.0, 0.0)]) for _ in range(12)]).run(until=30.0)
-        run.expect([arrivals.Worker(30.0, [(9.0, 0.0)]) for _ in range(5)]).run(until=31.0)
+        run = PoolSimulation(Limits(1, 64, rewinds=expected), server)
+        run.schedule_workers([arrivals.Worker(1.0, [(1.0, 0.0)]) for _ in range(12)]).run(
+            until=30.0
+        )
+        run.schedule_workers([arrivals.Worker(30.0, [(9.0, 0.0)]) for _ in range(5)]).run(
+            until=31.0
+        )
         targets[server] = run.pool.demand.target
     assert targets[SERVERS["recreating"]] >= 14
     assert targets[SERVERS["rewinding"]] <= 12
@@ -216,7 +218,7 @@ def test_whether_clones_come_back_by_rewind_is_learned_from_those_that_did_or_no
 
 def test_what_is_announced_is_ready_when_the_tests_begin() -> None:
     day = arrivals.xdist(begins=2.0)
-    run = world().expect(day, holder=7)
+    run = world().schedule_workers(day, holder=7)
     run.at(1.0, lambda: run.reserve(16 * 60, 16, holder=7))
     run.run()
     assert run.hits == 1.0
@@ -226,7 +228,7 @@ def test_what_is_announced_is_ready_when_the_tests_begin() -> None:
 def test_a_reservation_makes_no_clone_that_its_tests_do_not_take() -> None:
     run = world(min_ready=0)
     run.reserve(tests=5, parallelism=16)
-    run.expect([arrivals.Worker(5.0 + number, [(0.1, 0.0)]) for number in range(5)]).run()
+    run.schedule_workers([arrivals.Worker(5.0 + number, [(0.1, 0.0)]) for number in range(5)]).run()
     assert (run.created, run.hits) == (5, 1.0)
 
 
@@ -282,10 +284,10 @@ def test_acquires_count_on_their_own_connections_reservation_first() -> None:
     assert fleet.pools["blog"].demand.reservations.ready == 0
 
 
-def test_a_reservation_that_nobody_draws_on_ends_by_itself() -> None:
+def test_an_unused_reservation_ends_by_itself() -> None:
     run = world()
     run.at(1.0, lambda: run.reserve(100, 10))
-    run.expect([arrivals.Worker(500.0, [(0.1, 0.0)])])
+    run.schedule_workers([arrivals.Worker(500.0, [(0.1, 0.0)])])
     run.run(until=1099.0)
     assert run.pool.demand.target == 10
     run.run()
@@ -294,7 +296,7 @@ def test_a_reservation_that_nobody_draws_on_ends_by_itself() -> None:
 
 def test_what_is_in_use_does_not_stand_in_for_what_was_announced() -> None:
     run = world(SERVERS["rewinding"])
-    run.expect([arrivals.Worker(1.0, [(300.0, 0.0)]) for _ in range(12)], holder=1)
+    run.schedule_workers([arrivals.Worker(1.0, [(300.0, 0.0)]) for _ in range(12)], holder=1)
     run.at(50.0, lambda: run.reserve(100, 9, holder=2))
     run.run(until=60.0)
     assert run.pool.ready >= 9
@@ -303,7 +305,7 @@ def test_what_is_in_use_does_not_stand_in_for_what_was_announced() -> None:
 # The pool -------------------------------------------------------------------------------------
 
 
-def swollen(ready: int = 12) -> World:
+def swollen(ready: int = 12) -> PoolSimulation:
     """Return a pool that has more ready clones than it needs, some minutes later."""
     run = world()
     run.at(1.0, lambda: run.reserve(100, ready))
@@ -325,7 +327,7 @@ def test_a_surplus_goes_a_few_at_a_time_the_longest_unused_first() -> None:
     assert run.fleet.next_timer() is None
 
 
-def test_nothing_is_dropped_while_anybody_waits() -> None:
+def test_nothing_is_dropped_while_a_request_waits() -> None:
     run = swollen()
     demand, line = run.pool.demand, run.pool.queue
     for now in (100.0, 200.0):
@@ -374,7 +376,7 @@ def test_the_timer_is_not_moved_by_each_acquire() -> None:
     see: Callable[[], None] = lambda: times.add(run.fleet.next_timer())  # noqa: E731
     for number in range(20):
         run.at(3.0 + number, see)
-    run.expect([arrivals.Worker(3.0 + number, [(0.5, 0.1)] * 3) for number in range(20)])
+    run.schedule_workers([arrivals.Worker(3.0 + number, [(0.5, 0.1)] * 3) for number in range(20)])
     run.run(until=25.0)
     assert times == {before}
 

@@ -1,4 +1,4 @@
-"""What all jobs and all monitors promise, with passes that the tests write."""
+"""What the base classes of jobs and monitors guarantee."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The soak's checker: each rule is broken once, so that we know that the soak would fail."""
+"""The checker of the soak: each rule is broken once to show that the soak would fail."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from soak.journal import Record
 
 AT_REST: dict[str, Any] = {
-    "what": "remains",
+    "what": "leftovers",
     "leases": [],
     "sessions": [],
     "prepared": [],
@@ -26,7 +26,7 @@ NOTHING_LEFT = {"what": "processes_left", "processes": []}
 
 def problems(*told: dict[str, Any], **needed: int) -> list[Problem]:
     """Judge these records, which a clean end follows unless they bring their own."""
-    ending = [] if any(r["what"] == "remains" for r in told) else [AT_REST]
+    ending = [] if any(r["what"] == "leftovers" for r in told) else [AT_REST]
     records = [{"t": 1000.0, "who": "a", **r} for r in (*told, *ending, NOTHING_LEFT)]
     records.sort(key=lambda r: float(str(r["t"])))
     return check(records, grace=1.0, allowance=0.25, needed=needed).problems
@@ -72,7 +72,7 @@ def test_a_clean_log_passes() -> None:
     assert problems(*CLEAN, granted=2) == []
 
 
-def test_a_clone_in_two_hands_is_caught() -> None:
+def test_a_clone_that_is_leased_twice_is_found() -> None:
     (found,) = problems(*lease("a", 1.0), *lease("b", 1.5), of_lease(2.0, "releasing"))
     assert found.rule == "exclusive"
     assert "cp_a was held by a until 2.000000, by b from 1.500000" in found.text
@@ -227,14 +227,14 @@ def test_a_process_that_is_left_is_caught() -> None:
     assert rules({"what": "processes_left", "processes": [[1, "postgres"]]}) == ["leftovers"]
 
 
-def test_a_run_that_nobody_looked_at_in_the_end_does_not_pass() -> None:
+def test_a_run_without_a_check_of_leftovers_does_not_pass() -> None:
     found = check([], grace=1.0, allowance=0.25, needed={}).problems
     assert [problem.rule for problem in found] == ["leftovers"]
 
 
 def test_a_run_in_which_little_happened_proves_nothing() -> None:
     (found,) = problems(*CLEAN, **{"granted": 3, "checked:pristine": 2})
-    assert found.text == "granted: 2, needed are 3"
+    assert found.text == "granted: 2, at least 3 are needed"
 
 
 def test_a_lease_that_was_taken_away_is_caught() -> None:

@@ -1,4 +1,4 @@
-"""Waiting inside the process, without looking again and again."""
+"""Waiting for conditions inside the process, without polling."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The transition table of a template's conditions, and what follows from a condition."""
+"""The transition table of a template's conditions, and the properties of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is edited while a template is built: it is never forgotten, and nothing old is granted."""
+"""Edits during a build are never missed, and outdated clones are never granted."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from clonepool.config import Config, PoolSection, TemplateSection
 from clonepool.core.template import Condition
 from clonepool.errors import ServerUnavailableError, TemplateFailedError
 from clonepool.postgres.templates.recipe import Generation, Inputs
-from support.building import Workplace
+from support.building import BuilderHarness
 from support.pools import request
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class FakeBuilder:
         )  # fmt: skip
 
 
-class Room(Workplace):
+class Room(BuilderHarness):
     """The builder of templates, with fakes around it."""
 
     def __init__(self, config: Config = CONFIG) -> None:
@@ -158,7 +158,7 @@ async def test_an_edit_that_was_taken_back_builds_nothing_more() -> None:
         assert len(room.granted_of()) == 2
 
 
-async def test_a_failure_of_what_was_mended_meanwhile_is_told_to_nobody() -> None:
+async def test_a_failure_is_not_reported_if_the_files_were_corrected_since() -> None:
     async with working() as room:
         await room.settles()
         phases: list[Condition] = []

@@ -1,4 +1,4 @@
-"""What holds for the tests themselves."""
+"""Rules for the tests themselves."""
 
 from __future__ import annotations
 
@@ -14,20 +14,17 @@ SLEEPS = {("time", "sleep"), ("anyio", "sleep"), ("asyncio", "sleep")}
 REASON = "# sleeps: "
 PACED = {"soak"}
 """Folders of programs that act at random moments."""
-THEIRS = {"unit/test_deferral.py"}
-"""Fakes of time in which nothing else can tell that nothing happens."""
 
 
 def test_nothing_sleeps_for_a_time_that_should_do() -> None:
-    """A loop that looks for something may; else the line says what takes so long and why.
+    """A loop that polls may sleep; any other line that sleeps has a comment with the reason.
 
-    Wait with `support.daemons.eventually`, or for what the code tells.
+    Wait with `support.daemons.eventually`, or for an event of the code.
     """
     found = [
         f"{path.relative_to(TESTS)}:{line}"
         for path in sorted(TESTS.glob("**/*.py"))
         if path.relative_to(TESTS).parts[0] not in PACED
-        and path.relative_to(TESTS).as_posix() not in THEIRS
         for line in unexplained_sleeps(path.read_text(encoding="utf-8"))
     ]
     assert found == []
@@ -49,7 +46,7 @@ def unexplained_sleeps(text: str) -> list[int]:
 
 
 def polls(loop: ast.While) -> bool:
-    """Say whether a loop goes on until something holds, and only sleeps or gives up meanwhile."""
+    """Say whether a loop only polls: it waits for a condition, and only sleeps or gives up."""
     *others, last = loop.body
     value = last.value if isinstance(last, ast.Expr) else None
     call = value.value if isinstance(value, ast.Await) else value

@@ -14,7 +14,7 @@ from clonepool.client import Client
 @click.option("--end-sessions", is_flag=True, help="End the sessions that are open on the clone.")
 @socket_option
 def command(lease: str, template: str, *, end_sessions: bool, socket_path: str | None) -> None:
-    """Make the template NAME from the present state of a leased clone; the lease goes on.
+    """Make the template NAME from the present state of a leased clone; the lease continues.
 
     LEASE is the lease's token.
     """

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from types import FrameType
 
 _SILENT_SECONDS = 1.0
-"""Seconds without an answer after which people are told that the daemon is starting."""
+"""Seconds without an answer after which the user is told that the daemon is starting."""
 _RETRY_SECONDS = 0.05
 
 
@@ -63,7 +63,7 @@ def connect(socket_path: str | None, wait: float) -> Client:
 
 @contextmanager
 def _alarm(deadline: float) -> Iterator[None]:
-    """Tell people when the body takes a while, and end it by _TooLateError at the deadline."""
+    """Tell the user when the body takes a while; end it by _TooLateError at the deadline."""
     told = False
 
     def ring(_: int, __: FrameType | None) -> None:

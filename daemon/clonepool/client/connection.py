@@ -162,7 +162,7 @@ class Connection:
         May be called again, from any thread, and from signal handlers.
 
         Args:
-            to_reconnect: whether the client goes on with another connection.
+            to_reconnect: whether the client continues with another connection.
         """
         self._closed = True
         if to_reconnect:
@@ -374,7 +374,7 @@ class Connection:
     # Cancelling ---------------------------------------------------------------------------
 
     def _give_up(self, call: Call) -> None:
-        """Abandon a call whose caller goes on with an exception, so that it holds nothing."""
+        """Abandon a call whose caller continues with an exception, so that it holds nothing."""
         if self._is_to_be_cancelled(call):
             self._cancel(call)
         if self._outgoing and self._end is None:
@@ -389,7 +389,7 @@ class Connection:
             self._left_behind.pop(call, None)
 
     def _is_to_be_cancelled(self, call: Call) -> bool:
-        """Have what a call was or will be granted given back; return whether to cancel it."""
+        """Give back what a call was or will be granted; return whether to cancel the call."""
         call.abandoned = True  # before the reply is looked at: one of the two threads undoes it
         if call.reply is not None:
             self._undo(call)

@@ -69,7 +69,7 @@ class Holding:
             forgotten = forgotten and not (is_finalizing() or self._connection.has_ended)
             if forgotten:
                 self._go_back()
-        except BaseException:  # an interrupt: Python goes on, and there is no second finalizer
+        except BaseException:  # an interrupt: Python continues, and there is no second finalizer
             if forgotten:
                 self._go_back()
             raise

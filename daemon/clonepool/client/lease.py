@@ -53,7 +53,7 @@ class Lease(Holding):
         waited_seconds: seconds that the acquire waited.
         expires_in_seconds: seconds that the lease lasted when it was granted or renewed; None if it
             has no limit.
-        token: identifies the lease; whoever knows it can end the lease.
+        token: identifies the lease; anyone who knows it can end the lease.
     """
 
     expires_in_seconds: float | None
@@ -84,7 +84,7 @@ class Lease(Holding):
         If interrupted before the reply, the lease ends all the same.
 
         Args:
-            keep: set the clone aside for a person, for the template's `keep_for`. Waits until that
+            keep: set the clone aside for the template's `keep_for`. Waits until that
                 is recorded, and reports as `report` does.
             report: wait until it is known what the lease left. By then its changes in the server
                 as a whole have been undone, where that is possible.
@@ -168,7 +168,7 @@ class Lease(Holding):
                 are those of `Client.lease`; none is taken over from the old lease.
             timeout: most seconds to wait; None for the daemon's default.
             ttl: seconds that the new lease lasts; None to end it with the connection.
-            label: the holder's name that the daemon shows to people; None for the client's name.
+            label: the holder's name that the daemon shows; None for the client's name.
             fresh: whether the clone must never have been leased before.
             stale_ok: whether to accept a clone of the old state while the template is built again.
             progress: whether to be sent a notification once a second while waiting.
@@ -201,7 +201,7 @@ class Lease(Holding):
             raise
 
     def snapshot(self, template: str, *, end_sessions: bool = False) -> str:
-        """Make a template from the clone's present state; the lease goes on.
+        """Make a template from the clone's present state; the lease continues.
 
         Afterwards every user of the daemon can lease clones of the template. A template that an
         earlier snapshot made under this name is replaced.

@@ -1,4 +1,4 @@
-"""The synchronous client: one method for each thing that the daemon can be asked.
+"""The synchronous client: one method per request of the protocol.
 
 How requests travel over a connection, and what an interrupt does to them, is in `connection`.
 """
@@ -51,7 +51,7 @@ class Client:
 
     Args:
         socket_path: the daemon's socket; None for `CLONEPOOL_SOCKET`, else the default places.
-        name: the holder's name that the daemon shows to people; None for the program and its pid.
+        name: the holder's name that the daemon shows; None for the program and its pid.
         reconnect: seconds to wait for a daemon that is stopping, away or starting, when the client
             connects or asks for a lease. So no request is lost while the daemon is upgraded; leases
             are, as with any closed connection. A lease with a TTL whose grant did not arrive lasts
@@ -104,7 +104,7 @@ class Client:
             timeout: most seconds to wait; None for the daemon's default.
             ttl: seconds that the lease lasts, even if this connection or the daemon ends; None to
                 end it with the connection.
-            label: the holder's name that the daemon shows to people; None for the client's name.
+            label: the holder's name that the daemon shows; None for the client's name.
             fresh: whether the clone must never have been leased before.
             stale_ok: whether to accept a clone of the old state while the template is built again.
             progress: whether to be sent a notification once a second while waiting.
@@ -307,7 +307,7 @@ def lease(
     Args:
         template: the template's name.
         timeout: most seconds to wait; None for the daemon's default.
-        label: the holder's name that the daemon shows to people.
+        label: the holder's name that the daemon shows.
         socket_path: the daemon's socket; None for `CLONEPOOL_SOCKET`, else the default places.
         reconnect: seconds to wait for a daemon that is being restarted.
 

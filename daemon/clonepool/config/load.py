@@ -101,7 +101,7 @@ def _check(file: ConfigFile) -> None:
 
 
 def _check_sources(place: Place, template: TemplateSection) -> None:
-    """See that a template has a source, and no two that exclude each other."""
+    """Check that a template has a source, and no two that exclude each other."""
     if not any(getattr(template, source) for source in _SOURCES):
         raise unsuitable(place, template, f"one of {', '.join(_SOURCES)}")
     if template.extends and template.database:
@@ -114,7 +114,7 @@ def _check_sources(place: Place, template: TemplateSection) -> None:
 
 
 def _check_chain(name: str, templates: Mapping[str, TemplateSection]) -> None:
-    """See that following `extends` ends at a template that extends none."""
+    """Check that following `extends` ends at a template that extends none."""
     seen, lower = [name], templates[name].extends
     while lower:
         if lower not in templates or lower in seen:

@@ -1,4 +1,4 @@
-"""Where a file does not fit the schema, and why: the first mistake, as one line for people.
+"""Where a file does not fit the schema, and why: the first mistake, as one line of text.
 
 Only msgspec decides what fits. A value that does not is taken apart along the schema until the
 part is found that does not fit by itself; so place and cause are known without reading msgspec's

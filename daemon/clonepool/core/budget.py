@@ -107,10 +107,10 @@ class Budget(WaiterCount):
         return [lease for pool in self.pools.values() for lease in pool.leases.values()]
 
     def claimants(self, places: int, now: float) -> list[str]:
-        """Return the templates that have the first claims: one entry a claim, at most so many.
+        """Return the templates that have the first claims: one entry per claim.
 
         Args:
-            places: how many.
+            places: how many entries at most.
             now: monotonic seconds.
         """
         if places <= 0 or not self.waiting:
@@ -119,7 +119,7 @@ class Budget(WaiterCount):
         return [template for _, template in islice(ranked, places)]
 
     def to_evict(self, now: float) -> int:
-        """Return how many clones that lie idle are to give their places to claims."""
+        """Return how many idle clones must give their places to claims."""
         if not self.waiting or not self.idle or self.paused:
             return 0
         coming = max(0, self.coming_free)

@@ -8,7 +8,7 @@ from clonepool.errors import ClonepoolError  # noqa: TC001 - msgspec reads the a
 
 
 class Look(msgspec.Struct, frozen=True):
-    """Look at the sources of these templates once more, for so many seconds at most."""
+    """Look at the sources of these templates once more, within a limit of seconds."""
 
     templates: tuple[str, ...]
     seconds: float
@@ -28,7 +28,7 @@ class StartBuild(msgspec.Struct, frozen=True):
 
 
 class Tidy(msgspec.Struct, frozen=True):
-    """Drop the generations that nobody will go back to: nothing is due or being built."""
+    """Drop the generations that are no longer needed: nothing is due or being built."""
 
 
 class MarkStale(msgspec.Struct, frozen=True):
@@ -53,7 +53,7 @@ class Serve(msgspec.Struct, frozen=True):
 
 
 class ServePrevious(msgspec.Struct, frozen=True):
-    """The build failed: go on with the generation in use."""
+    """The build failed: continue with the generation in use."""
 
     template: str
     generation: str
@@ -67,7 +67,7 @@ class Fail(msgspec.Struct, frozen=True):
 
 
 class Postpone(msgspec.Struct, frozen=True):
-    """Tell the waiters what keeps the build from going on; None when it goes on."""
+    """Tell the waiters what keeps the build from continuing; None when it continues."""
 
     template: str
     obstacle: ClonepoolError | None
@@ -83,7 +83,7 @@ class AnswerBuild(msgspec.Struct, frozen=True):
 
 
 class CompareFiles(msgspec.Struct, frozen=True):
-    """Have the files compared with what was built: they may have changed while it was."""
+    """Compare the files with what was built: they may have changed during the build."""
 
 
 BuildStep = Look | StartBuild | Tidy

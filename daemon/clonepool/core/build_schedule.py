@@ -2,8 +2,8 @@
 
 Every method takes what happened and when, and returns what is to be done. Whatever decides which
 template is built, in which order, and which requests a build answers must live here; whatever
-reads a file or touches a database must not. What can be had of a template meanwhile is told by its
-`Template`, which changes with the decisions made here.
+reads a file or touches a database must not. Whether a template can be leased in the meantime is the
+matter of its `Template`, which changes with the decisions made here.
 
 The rules:
 
@@ -48,9 +48,9 @@ MOST_REPEATS = 3
 QUIET_SECONDS = 0.1
 """Seconds without a change before a build begins: files are often saved together."""
 LONGEST_UNREST_SECONDS = 5.0
-"""Seconds after which a build begins although files go on changing."""
+"""Seconds after which a build begins although files keep changing."""
 PAUSE_SECONDS = 1.0
-"""Seconds until a build is tried again that could not go on."""
+"""Seconds until a build that could not continue is tried again."""
 _LONG_AGO = -math.inf
 
 
@@ -111,7 +111,7 @@ class BuildSchedule:
     # What is wanted -----------------------------------------------------------------------
 
     def ask(self, template: str, request: int, now: float, *, anew: bool) -> list[BuildOutcome]:
-        """Have a template looked at, and built if need be.
+        """Request a check of a template, and a build if necessary.
 
         Args:
             template: its name.
@@ -128,7 +128,7 @@ class BuildSchedule:
         return stale
 
     def lost(self, template: str, now: float, *, damaged: bool = False) -> list[BuildOutcome]:
-        """The generation in use is not on the server any more, or is not what it was.
+        """The generation in use is gone from the server, or was changed there.
 
         Nothing is done where the template is due for a build anyway, or is not configured.
         """
@@ -320,7 +320,7 @@ class BuildSchedule:
         self._due.setdefault(entry.template)
 
     def _mark_stale(self, entry: Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
-        """Have another generation built, of this template and of those that extend it."""
+        """Schedule a build of this template and of the templates that extend it."""
         entry.is_edited, entry.is_settled, entry.failure = True, False, None
         self._want(entry, now)
         decisions: list[BuildOutcome] = [MarkStale(entry.template, reasons)]
@@ -341,13 +341,13 @@ class BuildSchedule:
         return StartBuild(entry.template, entry.builds_anew, entry.is_damaged)
 
     def _reasons_to_repeat(self, entry: Entry) -> list[str]:
-        """Say why what was built is not what is wanted any more; empty if it is."""
+        """Return why the finished build is outdated already; empty if it is not."""
         if self._waits_for(entry):
             return [f"extends: {entry.rule.extends} was changed"]
         return ["somebody asked for it"] if entry.is_anew else []
 
     def _begin_again(self, entry: Entry, reasons: list[str], now: float) -> list[BuildOutcome]:
-        """Let the requests wait for another build, in the same place if that can be."""
+        """Make the requests wait for another build, in the same place if possible."""
         entry.asked += entry.answered
         entry.answered = []
         stale = self._mark_stale(entry, reasons, now)
@@ -364,7 +364,7 @@ class BuildSchedule:
         self._end(entry)
 
     def _fail(self, entry: Entry, error: ClonepoolError, now: float) -> list[BuildOutcome]:
-        """Refuse acquires with the cause, or go on with what there was if that is wanted."""
+        """Refuse acquires with the cause, or keep the previous generation if so configured."""
         previous = entry.rule.serves_previous and bool(entry.current)
         entry.is_settled, entry.failure = previous, None if previous else error
         entry.is_postponed = False

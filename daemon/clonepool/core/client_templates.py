@@ -1,9 +1,8 @@
 """The templates that clients made: how many there may be, and when one is given up.
 
-Events in, decisions out. What can be had of such a template is told by its `Template`, as for every
-other; what is different about it is its origin: no recipe makes it again. So it stays until it has
-not been used for long, or until another one needs its place. How a client makes one is in `fills`
-and in the service.
+Events in, decisions out. Such a template has a `Template` as every other one, but no recipe makes
+it again. So it stays until it has been unused for long, or until another one needs its place. How
+a client makes one is in `fills` and in the service.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class Use(msgspec.Struct, frozen=True):
 
     Attributes:
         last: when a lease of it began last, in monotonic seconds; 0 for never.
-        is_idle: whether nobody holds, waits for or makes anything of it.
+        is_idle: whether it has no leases, waiters or fills.
     """
 
     last: float
@@ -46,7 +45,7 @@ class ClientTemplateBook:
 
     Args:
         most: how many there may be.
-        unused_for: seconds after which one is given up that nobody uses.
+        unused_for: seconds after which an unused template is given up.
         use_of: returns how a template is used.
     """
 
@@ -95,7 +94,7 @@ class ClientTemplateBook:
         self._given_up.discard(template)
 
     def expire(self, now: float) -> list[str]:
-        """Return the templates that are given up now, because nobody has used them for long."""
+        """Return the templates that are given up now, because they were unused for too long."""
         overdue = [name for name in self._by_use() if self._due_at(name) <= now]
         return [self._give_up(name) for name in overdue if self._is_idle(name)]
 

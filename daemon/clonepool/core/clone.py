@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 class State(StrEnum):
     """Where a clone is in its life.
 
-    `creating`: it is being copied. `ready`: clean, warm, and leased to nobody. `leased`: somebody
-    has it, or had it a moment ago and resets it. `recycling`: it was returned, and is being made
-    good. `kept`: it is set aside for a person. `parking`: a stopping daemon seals it for the next
-    one. `parked`: it lies sealed between two daemons. `adopting`: the next daemon checks and opens
+    `creating`: it is being copied. `ready`: clean, warm and not leased. `leased`: a lease has it,
+    or had it until a moment ago and is being reset. `recycling`: it was returned, and is being made
+    good. `kept`: it is set aside for inspection. `parking`: a stopping daemon seals it for the next
+    one. `parked`: it is sealed between two daemons. `adopting`: the next daemon checks and opens
     it. `dropping`: its database is being removed. `gone`: there is no such database, or it is no
     longer this daemon's.
     """

@@ -192,7 +192,7 @@ class CopyChooser:
         return max(SHORTEST_LIMIT_SECONDS, FAR * min(others)) if others else None
 
     def _measure(self) -> None:
-        """Let the strategies take turns until there are enough times of each."""
+        """Choose the strategies in turn until there are enough times of each."""
         self.measuring = True
         self._begun: Counter[Strategy] = Counter()
         self._times: defaultdict[tuple[Strategy, bool], list[float]] = defaultdict(list)

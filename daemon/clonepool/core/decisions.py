@@ -29,7 +29,7 @@ class Request(msgspec.Struct, frozen=True):
         deadline: monotonic seconds; by then the request is answered.
         ttl: seconds that the lease is to last whatever becomes of its connection; None binds it to
             the connection.
-        fresh: whether the clone must be one that nobody had before.
+        fresh: whether the clone must never have been leased before.
         stale_ok: whether a clone of a generation will do whose successor is being built.
         continues: the lease that is to get another clone; it goes before requests without a lease.
     """
@@ -92,7 +92,7 @@ class Refuse(msgspec.Struct, frozen=True, tag=True):
 
 
 class Record(msgspec.Struct, frozen=True, tag=True):
-    """Write the lease down, then tell the pool; until then nobody is told of the lease."""
+    """Record the lease, then tell the pool; only after that is the client told of the lease."""
 
     log_event: ClassVar[str] = "lease.record_decided"
 
@@ -154,7 +154,7 @@ class Recycle(msgspec.Struct, frozen=True, tag=True):
 
 
 class Keep(msgspec.Struct, frozen=True, tag=True):
-    """End what is left of the lease and write down that the clone is kept, for so many seconds."""
+    """End what is left of the lease and record that the clone is kept, and for how many seconds."""
 
     log_event: ClassVar[str] = "clone.keep_decided"
 

@@ -55,14 +55,14 @@ class Renew(msgspec.Struct, frozen=True, tag=True):
 
 
 class Keep(msgspec.Struct, frozen=True, tag=True):
-    """A client ends a lease and wants its clone kept for a person, for so many seconds."""
+    """A client ends a lease and wants its clone kept for some seconds, to be looked at."""
 
     token: str
     seconds: float
 
 
 class Reserve(msgspec.Struct, frozen=True, tag=True):
-    """A connection announces tests, so many at a time; 0 tests take that back.
+    """A connection announces tests and how many run at a time; 0 tests withdraw that.
 
     The template may be unknown.
     """
@@ -87,7 +87,7 @@ class HolderGone(msgspec.Struct, frozen=True, tag=True):
 
 
 class Drain(msgspec.Struct, frozen=True, tag=True):
-    """Somebody wants no new leases of one template, or of any (None); or wants them again.
+    """A drain of one template, or of all (None), begins or ends.
 
     The template may be unknown.
     """
@@ -125,7 +125,7 @@ class GrantsResumed(msgspec.Struct, frozen=True, tag=True):
 
 
 class Stop(msgspec.Struct, frozen=True, tag=True):
-    """The daemon stops: it grants nothing more. Leases go on."""
+    """The daemon stops: it grants nothing more. Leases continue."""
 
 
 class EndLeases(msgspec.Struct, frozen=True, tag=True):
@@ -159,7 +159,7 @@ class TemplateEntered(msgspec.Struct, frozen=True, tag=True):
 
 
 class TemplateRemoved(msgspec.Struct, frozen=True, tag=True):
-    """A template is forgotten whose pool holds nothing any more."""
+    """A template is forgotten whose pool is empty."""
 
     template: str
 
@@ -181,11 +181,11 @@ class TemplateStale(OfPool, frozen=True, tag=True):
 
 
 class TemplateLost(OfPool, frozen=True, tag=True):
-    """The generation is not on the server any more."""
+    """The generation is no longer on the server."""
 
 
 class BuildPostponed(OfPool, frozen=True, tag=True):
-    """The build cannot go on because of the obstacle, and is tried again; None: it goes on."""
+    """The build cannot continue because of the obstacle, and is tried again; None: it continues."""
 
     obstacle: ClonepoolError | None
 
@@ -231,7 +231,7 @@ class CloneAdopted(OfPool, frozen=True, tag=True):
 class CloneRewound(OfPool, frozen=True, tag=True):
     """The clone is proven to be in its generation's state again.
 
-    Unless its former holder is `locked_out`, nobody but that one can have it.
+    Unless its former holder is `locked_out`, it can be granted to that holder only.
     """
 
     clone: str
@@ -245,14 +245,14 @@ class CloneUnusable(OfPool, frozen=True, tag=True):
 
 
 class CloneSuspect(OfPool, frozen=True, tag=True):
-    """A rewound clone is not what it should be: it is kept for a person, for so many seconds."""
+    """A rewound clone differs from its generation: it is kept for some seconds, to be looked at."""
 
     clone: str
     seconds: float
 
 
 class CloneParked(OfPool, frozen=True, tag=True):
-    """The clone lies sealed for the next daemon."""
+    """The clone is sealed for the next daemon."""
 
     clone: str
 
@@ -265,7 +265,7 @@ class CloneDropped(msgspec.Struct, frozen=True, tag=True):
 
 
 class ClonesLost(msgspec.Struct, frozen=True, tag=True):
-    """Clones were dropped or renamed by somebody else."""
+    """Clones were dropped or renamed by others."""
 
     template: str
     clones: tuple[str, ...]
@@ -281,7 +281,7 @@ class FoundUnknown(OfPool, frozen=True, tag=True):
 
 
 class FoundParked(OfPool, frozen=True, tag=True):
-    """A clone of that generation was found parked; `used` when somebody had it before."""
+    """A clone of that generation was found parked; `used` if it was leased before."""
 
     clone: str
     generation: str
@@ -289,7 +289,7 @@ class FoundParked(OfPool, frozen=True, tag=True):
 
 
 class FoundLeased(msgspec.Struct, frozen=True, tag=True):
-    """A clone was found whose lease goes on; the lease's token is the digest of the real one."""
+    """A clone with a living lease was found; the lease's token is the digest of the real one."""
 
     lease: Lease
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class Stage(StrEnum):
     """How far a fill is.
 
-    `preparing`: the client's database is being made. `unwanted`: likewise, and nobody will fill it.
+    `preparing`: the client's database is being made. `unwanted`: it is, but its client has gone.
     `filling`: the client has it. `sealing`: the client has finalized it. `over`: the template is
     there, or the database is being discarded.
     """
@@ -70,7 +70,7 @@ TRANSITIONS: Mapping[Stage, Mapping[FillEvent, Stage]] = MappingProxyType(
             FillEvent.LEAVE: Stage.OVER,
             FillEvent.GIVE_UP: Stage.OVER,
         },
-        # What was finalized goes on without its client.
+        # What was finalized continues without its client.
         Stage.SEALING: {FillEvent.SEAL: Stage.OVER, FillEvent.FAIL: Stage.OVER},
         Stage.OVER: {},
     }
@@ -158,7 +158,7 @@ class Fills:
     # Clients ------------------------------------------------------------------------------
 
     def ask(self, template: str, request: Request) -> list[FillDecision]:
-        """Let a client fill a template that is not there, or wait for the client that does."""
+        """Start a fill of a missing template by a client, or wait for a fill by another."""
         place = self._places.get(template)
         if place is None:
             return self._begin(template, request)
@@ -196,7 +196,7 @@ class Fills:
         return decisions
 
     def forget(self, waiter: int) -> None:
-        """Take one request back; what it has been given to fill stays its client's."""
+        """Withdraw one request; a database that was given to its client stays with it."""
         for place in self._places.values():
             place.queue.remove(waiter)
             fill = place.fill

@@ -32,7 +32,7 @@ class Fleet(FleetState):
     # Events -------------------------------------------------------------------------------
 
     def handle(self, event: Event, now: float) -> list[Decision]:
-        """Take what happened and return what is to be done: all that changes the fleet is this.
+        """Apply an event and return the decisions; only this changes the fleet.
 
         Args:
             event: what happened.
@@ -113,7 +113,7 @@ class Fleet(FleetState):
         return pool.acquire(request, now)
 
     def _release(self, token: str) -> list[Decision]:
-        """End a lease: whoever knows the token may.
+        """End a lease; the token is the only permission that is needed.
 
         Raises:
             NotYourLeaseError: the token is stale or wrong; nothing changed.
@@ -122,7 +122,7 @@ class Fleet(FleetState):
         return pool.leasing.release(lease)
 
     def _keep(self, token: str, seconds: float, now: float) -> list[Decision]:
-        """End a lease and keep its clone for a person.
+        """End a lease and keep its clone for inspection.
 
         Raises:
             NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
@@ -133,7 +133,7 @@ class Fleet(FleetState):
         return pool.leasing.keep(lease, seconds, now)
 
     def _renew(self, token: str, ttl: float | None, request: Request) -> list[Decision]:
-        """Let a lease last longer.
+        """Renew a lease.
 
         Raises:
             NotYourLeaseError, LeaseBusyError: the token is stale or wrong, or the lease is being
@@ -202,7 +202,7 @@ class Fleet(FleetState):
         return [*decisions, *self._plan(now)]
 
     def _cancel(self, waiter: int, now: float) -> list[Decision]:
-        """Take one request back that its own connection does not want; see `Leasing.cancel`."""
+        """Withdraw a request of the same connection; see `Leasing.cancel`."""
         self._timers.changed(self.pools.values())
         decisions = [each for pool in self.pools.values() for each in pool.leasing.cancel(waiter)]
         return [*decisions, *self._plan(now)]
@@ -228,7 +228,7 @@ class Fleet(FleetState):
         return self._plan(now)
 
     def _lost(self, template: str, names: Iterable[str], now: float) -> list[Decision]:
-        """Clones were dropped or renamed by somebody else: make others."""
+        """Clones were dropped or renamed by others: make new ones."""
         self._changed_pool(template).inventory.lose(names)
         return self._plan(now)
 
@@ -254,7 +254,7 @@ class Fleet(FleetState):
         return self.pools[template]
 
     def _remove(self, template: str) -> list[Decision]:
-        """Forget a pool that holds nothing any more."""
+        """Forget an empty pool."""
         pool = self.pools.pop(template)
         self._timers.forget(pool)
         self.budget.forget(pool)
@@ -269,7 +269,7 @@ class Fleet(FleetState):
         return [*due, *self._plan(now)]
 
     def _plan(self, now: float) -> list[Decision]:
-        """Let every pool start what it misses: what was waited for longest first, then refills."""
+        """Start what all pools need: first for the longest waits, then refills."""
         if self.stopping:
             return []
         waited_for = [pool for pool in self.pools.values() if pool.queue]
@@ -310,7 +310,7 @@ class Fleet(FleetState):
     # The end ------------------------------------------------------------------------------
 
     def _stop(self) -> list[Decision]:
-        """Grant nothing from now on, refuse the waiters, and park what is ready; leases go on."""
+        """Stop granting, refuse the waiters, and park the ready clones; leases continue."""
         self.stopping = True
         self._timers.changed(self.pools.values())
         return [decision for pool in self.pools.values() for decision in pool.stop()]
@@ -324,10 +324,10 @@ class Fleet(FleetState):
     # Inside -------------------------------------------------------------------------------
 
     def _make_way(self, now: float) -> list[Decision]:
-        """Where requests wait in vain for the common limit, let the richest pools give way.
+        """If the common limit keeps requests waiting, take idle clones from the richest pools.
 
-        To be asked after whatever happened: a clone that was in use may lie idle now, while another
-        pool's waiters need its place.
+        Called after every event: a clone that was in use may be idle now, while another pool's
+        waiters need its place.
         """
         decisions: list[Decision] = []
         if self.stopping:

@@ -1,4 +1,4 @@
-"""What a fleet consists of, and what can be asked of it. Nothing is changed here.
+"""What a fleet consists of, and the queries on it. Nothing is changed here.
 
 Which events change a fleet, and how, is in `fleet`.
 """
@@ -94,7 +94,7 @@ class FleetState:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody holds a clone, and all that were held are clean again or gone."""
+        """Whether no clone is leased, and all that were leased are clean again or gone."""
         out = (State.LEASED, State.RECYCLING)
         return not any(pool.inventory.count[state] for pool in self.pools.values() for state in out)
 

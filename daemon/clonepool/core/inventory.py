@@ -71,7 +71,7 @@ class Inventory:
 
     @property
     def fresh(self) -> int:
-        """How many of the ready ones nobody had before."""
+        """How many of the ready clones were never leased."""
         return len(self._fresh)
 
     @property
@@ -81,7 +81,7 @@ class Inventory:
 
     @property
     def parked(self) -> int:
-        """How many lie sealed, or are on their way there or back."""
+        """How many clones are parked, or being parked or adopted."""
         return sum(self.count[state] for state in _PARKED_STATES)
 
     def names(self, *states: State) -> set[str]:
@@ -93,7 +93,7 @@ class Inventory:
         return self._clones[name].state
 
     def is_used(self, name: str) -> bool:
-        """Say whether somebody had the clone before."""
+        """Say whether the clone was leased before."""
         return self._clones[name].used
 
     def is_of(self, name: str, generation: str) -> bool:
@@ -117,7 +117,7 @@ class Inventory:
         used: bool = False,
         generation: str = "",
     ) -> None:
-        """Add a clone that exists or is about to, `used` when somebody had it before."""
+        """Add a clone that exists or is about to, `used` if it was leased before."""
         clone = self._clones[name] = Clone(name, state, used=used, generation=generation)
         self._by_state[state][name] = clone
         self.count[state] += 1
@@ -157,7 +157,7 @@ class Inventory:
         self.kept_until.set(name, until)
 
     def forget(self, name: str) -> None:
-        """Strike out a clone whose database is gone, or no concern of this daemon any more."""
+        """Remove a clone whose database is gone, or no longer this daemon's."""
         clone = self._clones.pop(name)
         self._move(clone, CloneEvent.VANISH)
         del self._by_state[State.GONE][name]
@@ -166,7 +166,7 @@ class Inventory:
     # Moves that are work ------------------------------------------------------------------
 
     def drop(self, name: str) -> Drop:
-        """Let a clone begin to go."""
+        """Begin to drop a clone."""
         if self._clones[name].state is State.READY:
             self._remove_ready(name)
         self.kept_until.discard(name)
@@ -174,24 +174,24 @@ class Inventory:
         return Drop(self._template, name)
 
     def drop_idlest(self) -> list[Drop]:
-        """Let the ready clone go that nobody has used for longest, if there is one."""
+        """Drop the ready clone that has been unused for longest, if there is one."""
         return [self.drop(next(iter(self._ready)))] if self._ready else []
 
     def drop_ready(self) -> list[Drop]:
-        """Let all ready clones go, the one used last at the end."""
+        """Drop all ready clones, the most recently used one last."""
         return [self.drop(name) for name in list(self._ready)]
 
     def drop_parked(self) -> list[Drop]:
-        """Let all clones go that lie parked."""
+        """Drop all parked clones."""
         return [self.drop(name) for name in list(self._by_state[State.PARKED])]
 
     def drop_kept(self, most: int) -> list[Drop]:
-        """Let the kept clones go that have been kept for longest, until so many are left."""
+        """Drop the clones that have been kept for longest, down to a number."""
         kept = list(self._by_state[State.KEPT])
         return [self.drop(name) for name in kept[: max(0, len(kept) - most)]]
 
     def drop_overdue(self, now: float) -> list[Drop]:
-        """Let the kept clones go whose time is over."""
+        """Drop the kept clones whose time is over."""
         return [self.drop(name) for name in self.kept_until.pop_due(now)]
 
     def park_ready(self) -> list[Park]:
@@ -200,13 +200,13 @@ class Inventory:
         return [Park(self._template, name, self.is_used(name)) for name in names]
 
     def end_parking(self, name: str) -> list[Decision]:
-        """Let a clone lie that is sealed now: it is the next daemon's."""
+        """Mark a sealed clone as parked for the next daemon."""
         self._move(self._clones[name], CloneEvent.SEAL)
         self.forget(name)
         return []
 
     def adopt_parked(self, generation: str, most: int) -> list[Adopt | Drop]:
-        """Take over the parked clones of this generation, and let the others go.
+        """Adopt the parked clones of this generation, and drop the others.
 
         Args:
             generation: that is cloned now.
@@ -225,7 +225,7 @@ class Inventory:
         return decisions
 
     def lose(self, names: Iterable[str]) -> None:
-        """Strike out those ready or kept clones that somebody else has dropped or renamed."""
+        """Remove the ready or kept clones that others have dropped or renamed."""
         there = (State.READY, State.KEPT)
         for name in [name for name in names if self._state_of(name) in there]:
             self.drop(name)

@@ -108,7 +108,7 @@ class LeaseBook:
             self._times.set((token, News.EXPIRED), lease.expires_at)
 
     def end(self, lease: Lease) -> None:
-        """Strike a lease out."""
+        """Remove a lease."""
         ended = self._leases.pop(lease.token)
         del self._templates[ended.token]
         if not ended.outlives_connection:

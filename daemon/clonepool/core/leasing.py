@@ -1,7 +1,7 @@
 """How the leases of one pool begin, are written down, are renewed, reset, and end.
 
-A lease that outlives its connection is written down before anybody hears of it: between the two it
-is *unwritten* here. Who gets a clone is the pool's matter; the order of the waiters is in `queue`.
+A lease that outlives its connection is recorded before its client is told of it; until then it is
+*unwritten* here. The pool decides which request gets a clone, and `queue` orders the waiters.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class Leasing:
     ) -> Grant | Record:
         """Enter the lease of a clone that was just taken, and say how its holder is told.
 
-        Where the request continues a lease, that goes on with this clone, and is not being reset
+        If the request continues a lease, the lease now has this clone, and is not being reset
         any more.
         """
         if request.continues is not None:
@@ -100,10 +100,10 @@ class Leasing:
         return self._write(Unwritten(lease, request, source))
 
     def recorded(self, waiter: int, now: float) -> list[Decision]:
-        """The lease is written down: its holder can be told.
+        """The lease is recorded: its client can be told.
 
-        It is refused when the lease has ended meanwhile, or has another clone. Nobody is told when
-        it was taken back.
+        The request is refused if the lease has ended since, or has another clone. A request that
+        was withdrawn gets no answer.
         """
         unwritten = self._unwritten.get(waiter)
         current = None if unwritten is None else self._book.current(unwritten.lease)
@@ -127,10 +127,10 @@ class Leasing:
         back = self.release(unwritten.lease) if self._is_new(unwritten) else []
         return [Refuse(waiter, self._template, error), *back]
 
-    # It goes on ---------------------------------------------------------------------------
+    # Continuing ---------------------------------------------------------------------------
 
     def renew(self, lease: Lease, ttl: float | None, request: Request) -> Renewed | Record:
-        """Let a lease last `ttl` seconds from now; None for as long as it was given before.
+        """Renew a lease for `ttl` seconds from now; None for its former TTL.
 
         A lease without a TTL gets one, and outlives its connection from then on. The connection
         that renews it is told when it is about to end.
@@ -147,7 +147,7 @@ class Leasing:
         return self._write(Unwritten(longer, request, None))
 
     def reset(self, lease: Lease, request: Request) -> Recycle:
-        """Part a lease from its clone, which is recycled; the lease waits for it, or for another.
+        """Detach a lease from its clone, which is recycled; the lease waits for it, or for another.
 
         Args:
             lease: which.
@@ -170,16 +170,16 @@ class Leasing:
         return [Refuse(request.waiter, self._template, refusals.ended_while_reset())]
 
     def keep(self, lease: Lease, seconds: float, now: float) -> list[Decision]:
-        """End a lease and set its clone aside for a person; the oldest kept one may have to go."""
+        """End a lease and keep its clone for inspection; the oldest kept one may be dropped."""
         self._end(lease)
         self._inventory.keep(lease.clone, now + seconds)
         kept = Keep(self._template, lease.generation, lease.clone, lease.label, seconds)
         return [kept, *self._inventory.drop_kept(self._limits.max_kept)]
 
     def forget(self, waiter: int) -> list[Decision]:
-        """Take a request back: its client has gone away.
+        """Withdraw a request whose client has gone.
 
-        A reset goes on, to be answered to nobody: the lease is still its holder's, or ends in time.
+        A reset continues without an answer: the lease stays with its holder, or ends in time.
         """
         if self._queue.withdraw(waiter) is not None:
             return []
@@ -190,7 +190,7 @@ class Leasing:
         return self.release(unwritten.lease) if self._is_new(unwritten) else []
 
     def cancel(self, waiter: int) -> list[Decision]:
-        """Take a request back that its client does not want any more.
+        """Take back a request that its client has withdrawn.
 
         A lease that it resets is over: the client may not know where its clone is by now.
         """
@@ -210,7 +210,7 @@ class Leasing:
         return refused
 
     def refuse_all(self, error: ClonepoolError) -> list[Decision]:
-        """Refuse all in the queue; a reset that waits for its own clone goes on."""
+        """Refuse all in the queue; a reset that waits for its own clone continues."""
         return [each for request in self._queue.pop_all() for each in self.refuse(request, error)]
 
     def refuse_new(self, error: ClonepoolError) -> list[Decision]:
@@ -298,12 +298,12 @@ class Leasing:
         return Recycle(self._template, lease.generation, lease.clone, written_down, same_holder)
 
     def _end(self, lease: Lease) -> bool:
-        """Strike a lease out; say whether it is, or may yet be, written down as living."""
+        """Remove a lease; say whether it is, or may yet be, recorded as living."""
         self._book.end(lease)
         return self._part(lease)
 
     def _part(self, lease: Lease) -> bool:
-        """Part a lease that goes on from its clone; say as `_end` does what is written down."""
+        """Detach a lease that continues from its clone; say what is recorded, as `_end` does."""
         begun = lease.clone in self._begun
         self._begun.discard(lease.clone)
         return begun or lease.outlives_connection

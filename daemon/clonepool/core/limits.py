@@ -35,14 +35,14 @@ class Limits(msgspec.Struct, frozen=True):
     """What one template may have.
 
     Attributes:
-        min_ready: clones to hold ready when nobody waits.
+        min_ready: clones to hold ready when no request waits.
         max_clones: clones that may exist at a time.
         max_waiting: acquires that may wait at a time.
-        max_kept: clones that may be set aside for people; beyond that the oldest goes.
+        max_kept: clones that may be set aside for inspection; beyond that the oldest goes.
         max_lease: seconds after which a lease ends whatever its holder does; None for never.
-        shrink_after: seconds after which surplus clones that nobody needed are dropped.
+        shrink_after: seconds after which unused surplus clones are dropped.
         keep_for: seconds for which a clone that is set aside is kept.
-        rewinds: whether returned clones are expected to be made good in place.
+        rewinds: whether returned clones are expected to be rewound.
     """
 
     min_ready: int

@@ -12,12 +12,12 @@ What must hold, after every event:
 - Clones are made for waiters first, then up to what `sizing` wants ready.
 - Where the table of a clone or of a template has no step, nothing has changed.
 
-Whatever decides who gets a clone must live here; whatever touches a database, a clock or a socket
+All decisions about which request gets a clone must be here; access to databases, clocks or sockets
 must not. Every method takes what happened and when, changes the pool, and returns what is to be
 done. It runs to its end without waiting, so on one event loop it needs no lock.
 
 What a pool consists of is in `pool_state`. Of its parts `inventory` has the clones, `queue` the
-requests that wait, `leases` and `leasing` who holds what, `template` the condition of the template,
+requests that wait, `leases` and `leasing` the leases, `template` the condition of the template,
 `sizing` how many clones are to be ready, `shortage` how many are missing, `backoff` when to try
 again, `refusals` what a client is told.
 """
@@ -43,7 +43,7 @@ class Pool(PoolState):
     """The clones of one template and the requests for them."""
 
     def handle(self, event: ev.PoolEvent, now: float) -> list[Decision]:  # noqa: C901, PLR0911, PLR0912 - one case an event
-        """Take what happened to this pool and return what is to be done.
+        """Apply an event of this pool and return the decisions.
 
         Args:
             event: what happened.
@@ -139,10 +139,10 @@ class Pool(PoolState):
         return self.plan(now)
 
     def reset(self, lease: Lease, request: Request, now: float) -> list[Decision]:
-        """Give a lease its clone as it was, or another one, before anybody else.
+        """Give a lease its clone cleaned, or another one, before any other request.
 
-        The clone is recycled; where that is expected to rewind it, the lease waits for it, and
-        otherwise gets another at once. The lease goes on meanwhile, and ends as ever. When there is
+        The clone is recycled. The lease waits for it if a rewind is expected, and otherwise gets
+        another at once. The lease continues in the meantime, and may end as usual. If there is
         no clone by the deadline, the request is refused and the lease is over.
         """
         continued = msgspec.structs.replace(request, continues=lease)
@@ -152,8 +152,8 @@ class Pool(PoolState):
     def expire(self, now: float) -> list[Decision]:
         """Do what is due: refuse late requests, end or announce the end of leases, drop clones.
 
-        Clones go that were kept long enough, and some that nobody needs any more. A lease that is
-        being written down past the deadline of its request is taken back.
+        Clones that were kept long enough are dropped, and so are some that are no longer needed. A
+        lease that is not recorded by the deadline of its request is taken back.
         """
         late = [*self.resets.pop_overdue(now), *self.queue.pop_overdue(now)]
         decisions = [decision for request in late for decision in self._refuse_late(request, now)]
@@ -172,7 +172,7 @@ class Pool(PoolState):
     def _template_ready(self, generation: str, now: float) -> list[Decision]:
         """Begin to make clones of this generation; parked ones of it are taken over first.
 
-        Clones of an earlier one are granted to nobody any more.
+        Clones of an earlier generation are no longer granted.
         """
         if self.lifecycle.is_over:
             return []
@@ -194,7 +194,7 @@ class Pool(PoolState):
         return self.leasing.refuse_new(refusals.draining(self.template)) if on else []
 
     def stop(self) -> list[Decision]:
-        """Refuse the waiters, park what is ready, and make no more; leases go on.
+        """Refuse the waiters, park the ready clones, and make no more; leases continue.
 
         So does a reset that waits for its own clone.
         """
@@ -221,7 +221,7 @@ class Pool(PoolState):
     def _rewound(self, name: str, now: float, *, locked_out: bool = True) -> list[Decision]:
         """The clone is proven to be in its generation's state again.
 
-        Unless its former holder is `locked_out`, nobody but that one can have it.
+        Unless its former holder is `locked_out`, it can be granted to that holder only.
         """
         self.demand.recycled(rewound=True)
         request = self.resets.take(name)
@@ -252,7 +252,7 @@ class Pool(PoolState):
         return [*waits, self.inventory.drop(name), *self.plan(now)]
 
     def _suspect(self, name: str, seconds: float, now: float) -> list[Decision]:
-        """A rewound clone is not what it should be: keep it for a person, make another."""
+        """A rewound clone differs from its generation: keep it for inspection, make another."""
         waits = self._give_up_reset(name)
         if self.lifecycle.condition is Condition.RETIRED:
             return [*waits, self.inventory.drop(name)]
@@ -330,7 +330,7 @@ class Pool(PoolState):
         return [] if request is None else self._wait_for_another(request)
 
     def _wait_for_another(self, request: Request) -> list[Decision]:
-        """Let a lease that is being reset wait for another clone, if there will be any."""
+        """Make a lease that is being reset wait for another clone, if there will be any."""
         if self.lifecycle.condition is Condition.STOPPING:
             return self.leasing.refuse(request, refusals.stopped_while_reset())
         if closed := self._closed(continues=True):

@@ -1,4 +1,4 @@
-"""What one pool consists of, and what can be asked of it. Nothing is changed here.
+"""What one pool consists of, and the queries on it. Nothing is changed here.
 
 Which events change a pool, and how, is in `pool`.
 """
@@ -47,7 +47,7 @@ class PoolState:
     Attributes:
         budget: shared by all pools.
         lifecycle: the condition of the template.
-        leases: who holds what.
+        leases: the leases and their clones.
         leasing: how leases begin and end.
         queue: requests that wait for a clone.
         resets: leases that wait for a clean clone.
@@ -131,7 +131,7 @@ class PoolState:
 
     @property
     def returning(self) -> int:
-        """How many clones are being recycled, and are expected to be good again for anybody.
+        """How many clones are being recycled and will probably be clean again for any request.
 
         Those that are being reset go back to their own leases.
         """
@@ -147,7 +147,7 @@ class PoolState:
         """How many databases an orderly stop still has to wait for.
 
         What is parked when the daemon was never able to adopt it stays, and so do kept clones and
-        those of leases that go on.
+        those of leases that continue.
         """
         lasting = sum(
             lease.outlives_connection and lease not in self.resets for lease in self.leases.values()
@@ -157,7 +157,7 @@ class PoolState:
 
     @property
     def is_idle(self) -> bool:
-        """Whether nobody holds, waits for or has announced anything."""
+        """Whether there are no leases, no waiters and no announced tests."""
         announced = self.demand.reservations.ready
         kept = self.inventory.count[State.KEPT]
         return not (len(self.leases) or self.queue or announced or kept)

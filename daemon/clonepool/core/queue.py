@@ -31,7 +31,7 @@ class WaitQueue:
         count: counts the waiters of several queues together; None to count none.
 
     Attributes:
-        fresh: how many of the waiters want a clone that nobody had before.
+        fresh: how many of the waiters want a clone that was never leased.
     """
 
     def __init__(self, count: WaiterCount | None = None) -> None:
@@ -57,7 +57,7 @@ class WaitQueue:
         return waiter in self._new or waiter in self._continuing
 
     def add(self, request: Request) -> None:
-        """Let a request wait."""
+        """Add a request."""
         if request.continues is None:
             self._new[request.waiter] = request
             self._arrivals += 1
@@ -69,7 +69,7 @@ class WaitQueue:
         self._deadlines.set(request.waiter, request.deadline)
 
     def remove(self, waiter: int) -> Request | None:
-        """Take a request out, wherever it stands; None when it does not wait."""
+        """Remove a request from any place; None if it does not wait."""
         request = self._new.pop(waiter, None)
         if request is not None:
             self._leave(waiter)
@@ -107,25 +107,25 @@ class WaitQueue:
         return len(self._fresh_before) + sum(each.fresh for each in self._continuing.values())
 
     def pop(self, *, fresh: bool = True) -> Request | None:
-        """Take out what `first` returns."""
+        """Remove and return what `first` returns."""
         request = self.first(fresh=fresh)
         return None if request is None else self.remove(request.waiter)
 
     def pop_overdue(self, now: float) -> list[Request]:
-        """Take out every request whose deadline has come, the most overdue first."""
+        """Remove and return the requests whose deadlines have come, the most overdue first."""
         late = (self.remove(waiter) for waiter in self._deadlines.pop_due(now))
         return [request for request in late if request is not None]
 
     def withdraw(self, waiter: int) -> Request | None:
-        """Take a request out unless it continues a lease, which goes on without an answer too."""
+        """Remove a request unless it continues a lease, which goes on without an answer."""
         return self.remove(waiter) if waiter in self._new else None
 
     def pop_new(self) -> list[Request]:
-        """Take out all that continue no lease, in order."""
+        """Remove and return all requests that continue no lease, in order."""
         return [request for request in list(self._new.values()) if self.remove(request.waiter)]
 
     def pop_all(self) -> list[Request]:
-        """Take out all, in order."""
+        """Remove and return all requests, in order."""
         return [request for request in list(self) if self.remove(request.waiter)]
 
     def first_deadline(self) -> float | None:
@@ -133,7 +133,7 @@ class WaitQueue:
         return self._deadlines.first()
 
     def position(self, waiter: int) -> int | None:
-        """Return how many are served before that one; for people, since it counts."""
+        """Return how many are served before that one; counts, so for display only."""
         for place, request in enumerate(self):
             if request.waiter == waiter:
                 return place
@@ -146,7 +146,7 @@ class WaitQueue:
         return self._fresh_behind if self._any else self._fresh_before
 
     def _leave(self, waiter: int) -> None:
-        """Take a waiter out of its place; each fresh one is overtaken once, so this is cheap."""
+        """Remove a waiter from its place; each fresh one is overtaken once, so this is cheap."""
         if self._any.pop(waiter, None) is None:
             self._fresh_before.pop(waiter, None)
             self._fresh_behind.pop(waiter, None)

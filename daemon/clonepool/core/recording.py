@@ -76,8 +76,8 @@ class Difference(msgspec.Struct, frozen=True):
     Attributes:
         line: its number, from 1.
         event: as JSON.
-        recorded: a decision, as JSON; empty when there was none more.
-        replayed: likewise.
+        recorded: the recorded decision, as JSON; empty if there was none.
+        replayed: the replayed decision, as JSON; empty if there was none.
     """
 
     line: int
@@ -228,7 +228,7 @@ def _to_error(wanted: type, told: dict[str, str]) -> ClonepoolError:
 
 
 def _of_code(base: type[E], code: str) -> type[E]:
-    """Return a kind of error with that code; which class it was matters to nobody in the core."""
+    """Return an error class with that code; the core does not distinguish the original classes."""
     return base if base.code == code else type("RecordedError", (base,), {"code": code})
 
 

@@ -38,7 +38,7 @@ class Reservations:
         self._of: dict[int, _Reservation] = {}
 
     def enter(self, holder: int, tests: int, parallelism: int, now: float) -> None:
-        """Take a reservation in place of what the holder announced before; 0 tests end it."""
+        """Replace the reservation of a holder; 0 tests end it."""
         self.end(holder)
         if tests <= 0:
             return

@@ -1,6 +1,6 @@
 """Leases that are being reset: each waits for its own clone to be rewound, or for another one.
 
-A lease stays in the book while it is reset, so that it ends as ever: when it is released, with its
+A lease stays in the book while it is reset, so that it ends as usual: when it is released, with its
 connection, or in time. What is here is the request that its reset goes back to.
 """
 
@@ -74,7 +74,7 @@ class Resets:
         return self._queue.remove(request.waiter)
 
     def pop_overdue(self, now: float) -> list[Request]:
-        """Take out every request that waits here and whose deadline has come."""
+        """Remove and return the requests here whose deadlines have come."""
         overdue = self._queue.pop_overdue(now)
         self._changed()
         return overdue

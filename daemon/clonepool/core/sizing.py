@@ -36,7 +36,7 @@ def clones_to_create(*, min_ready: int, waiting: int, ready: int, coming: int, r
     """Return how many more clones to start, never negative.
 
     Args:
-        min_ready: clones to hold ready when nobody waits.
+        min_ready: clones to hold ready when no request waits.
         waiting: acquires in the queue; each takes one of what comes.
         ready: clones that could be granted now.
         coming: clones being created.
@@ -136,7 +136,7 @@ class Demand:
         self._aim()
 
     def reserve(self, holder: int, tests: int, parallelism: int, now: float) -> None:
-        """A runner has so many tests to run, so many at a time; see `Reservations.enter`."""
+        """A runner announces tests and how many run at a time; see `Reservations.enter`."""
         self.reservations.enter(holder, tests, parallelism, now)
         self._awake = True
         self._aim()
@@ -214,7 +214,7 @@ class Demand:
         self.target = min(max(least, reserved, needed - returning), self._limits.max_clones)
 
     def _surplus(self) -> int:
-        """Return how many clones lay there all the time beyond the target; 0 if anybody waits."""
+        """Return how many clones were always ready beyond the target; 0 if a request waits."""
         if self._least <= self.target or self._queue:
             return 0
         return max(0, min(self._inventory.ready, self._least, self._least_before) - self.target)

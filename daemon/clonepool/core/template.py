@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 class Condition(StrEnum):
-    """What can be had of a template.
+    """Whether a template can be leased.
 
     `building`: there is no generation on the server to copy. Clones of a generation that was lost
     are still granted. `ready`: clones are made and granted. `stale`: the sources have changed since
     the generation was built; its clones are granted only to requests that accept that. `failed`:
     the last build failed, and requests are refused with its error. `draining`: no new lease is
-    granted; builds go on, and `Template.underlying` says what the drain goes back to. `stopping`:
+    granted; builds continue; `Template.underlying` says what the drain goes back to. `stopping`:
     the daemon is stopping. `retired`: a client's template that has been given up.
     """
 
@@ -49,7 +49,7 @@ class TemplateEvent(StrEnum):
     FAIL = "fail"
     """The build failed, or the generation is gone and cannot be built again."""
     CHANGE = "change"
-    """A source has changed, or somebody asked for another generation."""
+    """A source has changed, or another generation was requested."""
     LOSE = "lose"
     """The generation is gone from the server, or damaged, and is to be built again."""
     DRAIN = "drain"
@@ -131,7 +131,7 @@ class Template:
             back.
         generation: the short name of the generation that is cloned; empty before the first.
         failure: why the last build failed, until something else is known.
-        obstacle: why the build under way cannot go on at the moment; it is tried again.
+        obstacle: why the build under way cannot continue at the moment; it is tried again.
     """
 
     __slots__ = ("condition", "failure", "generation", "name", "obstacle", "underlying")
@@ -188,7 +188,7 @@ class Template:
         return self.condition
 
     def postpone(self, obstacle: ClonepoolError | None) -> None:
-        """Note why the build cannot go on for the moment; None when it goes on."""
+        """Note why the build cannot continue for the moment; None when it continues."""
         self.obstacle = obstacle if self.is_being_built else None
 
     # Questions ----------------------------------------------------------------------------
@@ -235,7 +235,7 @@ class Template:
         """Return why a request cannot even wait; None when it can.
 
         Args:
-            continues: the request is for a clean clone for a lease that goes on, which a drain
+            continues: the request is for a clean clone for a lease that continues, which a drain
                 leaves alone.
         """
         condition = self.condition

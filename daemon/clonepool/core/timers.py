@@ -29,7 +29,7 @@ class Timers:
         self._changed.update(pools)
 
     def forget(self, pool: PoolState) -> None:
-        """There is no such pool any more."""
+        """The pool has been removed."""
         self._changed.discard(pool)
         self._set(pool, None)
 

@@ -108,7 +108,7 @@ class Metrics:
         )
         self.connections_refused = counter(
             "connections_refused",
-            "Socket connections refused: of users who may not, or because there were too many.",
+            "Socket connections refused: no permission, or too many connections.",
             "code",
         )
         self.connections_cut = counter(
@@ -132,7 +132,7 @@ class Metrics:
             "news",
         )
         self.clones_lost = counter(
-            "clones_lost", "Clones that somebody else dropped or renamed.", "template"
+            "clones_lost", "Clones that others dropped or renamed.", "template"
         )
         self.of = {template: TemplateMetrics(self, template) for template in templates}
         self._configured = frozenset(self.of)
@@ -206,7 +206,7 @@ class PoolCollector(Collector):
         clones = _Gauge("clones", "Clones by state.", "template", "state")
         waiting = _Gauge("waiting", "Acquires in the queue.", "template")
         target = _Gauge(
-            "target_ready", "Clones that are to be ready when nobody waits.", "template"
+            "target_ready", "Clones that are to be ready when no request waits.", "template"
         )
         template = _Gauge("template_ready", "Whether the template can be leased.", "template")
         limited = _Gauge(

@@ -91,7 +91,7 @@ async def create(
 ) -> None:
     """Copy `source` into the new database `name`.
 
-    While somebody is connected to the source (SQLSTATE 55006) this is tried again, with jitter and
+    While a session is connected to the source (SQLSTATE 55006) this is tried again, with jitter and
     without holding a connection in between. After an error the database does not exist.
 
     Args:
@@ -150,7 +150,7 @@ async def read_comment(gateway: Gateway, name: str) -> dict[str, Any]:
 
 
 async def seal(gateway: Gateway, name: str) -> None:
-    """Make a database a template that nobody can connect to, and end the sessions on it."""
+    """Make a database a template without connections allowed, and end the sessions on it."""
     await gateway.ddl(
         f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false IS_TEMPLATE true"
     )
@@ -158,7 +158,7 @@ async def seal(gateway: Gateway, name: str) -> None:
 
 
 async def close(gateway: Gateway, name: str) -> None:
-    """Let nobody new connect to a database; open sessions stay."""
+    """Refuse new connections to a database; open sessions stay."""
     await gateway.ddl(f"ALTER DATABASE {identifier(name)} WITH ALLOW_CONNECTIONS false")
 
 
@@ -274,7 +274,7 @@ async def end_sessions(
 
 
 async def awaited_databases(gateway: Gateway, names: Collection[str]) -> list[str]:
-    """Return those of these databases for which somebody waits until no session is on them."""
+    """Return those of these databases for which a session waits to use them alone."""
     async with gateway.control() as session:
         rows = await session.rows(
             "SELECT DISTINCT datname FROM pg_locks JOIN pg_database d ON d.oid = objid"
@@ -286,7 +286,7 @@ async def awaited_databases(gateway: Gateway, names: Collection[str]) -> list[st
 
 
 def _read(comment: str | None) -> dict[str, Any]:
-    """Return the facts in a comment; none if somebody wrote something else there."""
+    """Return the facts in a comment; none if it is not one of ours."""
     try:
         facts = json.loads(comment or "{}")
     except (ValueError, RecursionError):

@@ -55,7 +55,7 @@ ENCODING_REMEDY = "characters such as @ : / ? # in a name or password must be pe
 
 
 class UnreadableUrlError(ValueError):
-    """A URL cannot be parsed. The message may be shown to anybody: it has nothing of the URL."""
+    """A URL cannot be parsed. The message contains no part of the URL, which may be secret."""
 
     def __init__(self) -> None:
         super().__init__("the URL cannot be read")

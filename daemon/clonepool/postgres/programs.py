@@ -1,7 +1,7 @@
 """Runs programs that work on a template's database, with a time limit and little output.
 
 Each program runs in a process group of its own, which is ended as a whole when time is up or the
-build is cancelled. Otherwise, what a shell has started would go on writing to the database.
+build is cancelled. Otherwise, what a shell has started would keep writing to the database.
 """
 
 from __future__ import annotations

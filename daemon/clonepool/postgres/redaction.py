@@ -1,4 +1,4 @@
-"""Removes secrets from texts that people and other roles see: errors, logs, comments."""
+"""Removes secrets from texts that users and other roles see: errors, logs, comments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Roles: who owns what is in a template, and the login of each database.
+"""Roles: the owner of a template's objects, and the login of each database.
 
 The *owner* of a template owns what is in it, and cannot log in. A *login* has the same name as its
 database, which is a clone or a template that is being built, so its name proves whose it is. Its
@@ -66,7 +66,7 @@ class Rights(StrEnum):
 
 
 class Ownership(msgspec.Struct, frozen=True):
-    """Who owns a template, and what its logins may do.
+    """The owner of a template, and what its logins may do.
 
     Attributes:
         owner: a role's name; empty for the daemon's own role, if that cannot create roles.
@@ -99,7 +99,7 @@ def derived_password(secret: bytes, what: str) -> str:
 def choose_ownership(
     rights: str, owner: str, capabilities: Capabilities, *, embedded: bool
 ) -> Ownership:
-    """Return who owns a template and what its leases may do.
+    """Return the owner of a template and what its leases may do.
 
     Args:
         rights: as configured; empty for those of a superuser on the embedded server, and of the
@@ -233,7 +233,7 @@ class Roles:
     def renewal(self, name: str, ownership: Ownership, password: str) -> str:
         """Return SQL that resets a login's attributes and settings, with a new password.
 
-        Nobody can log in with the former password afterwards.
+        The former password is invalid afterwards.
 
         Args:
             name: the login's.

@@ -45,7 +45,7 @@ def translated(doing: str, remedies: Mapping[str, str] = _NO_REMEDIES) -> Iterat
 
     Args:
         doing: what is being done, for the message.
-        remedies: what a person can do, by SQLSTATE; by an empty one if there was no answer.
+        remedies: texts by SQLSTATE; the one by an empty key is for a missing answer.
 
     Raises:
         ResourceError: the server's disk is full, its connections are used up, or this machine is

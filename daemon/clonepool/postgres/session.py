@@ -83,9 +83,9 @@ class Session:
             await self._connection.execute(sql, timeout=seconds + GRACE_SECONDS)
 
     async def set(self, name: str, value: str) -> None:
-        """Give a setting of this session a value, unless it has been given that before.
+        """Set a setting of this session, unless it has that value already.
 
-        A kept connection keeps the value. So whoever depends on a setting must give it each time.
+        A kept connection keeps the value. So code that depends on a setting must set it each time.
         """
         if self._set.get(name) != value:
             await self.execute(f"SET {name} = {literal(value)}")

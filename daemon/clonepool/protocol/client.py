@@ -49,7 +49,7 @@ class Notification:
 class ClientConnection:
     """Number requests and read replies.
 
-    What is read is taken in by two steps, so that a reader who is interrupted between any two
+    What is read is processed in two steps, so that a reader that is interrupted between any two
     instructions loses nothing: `complete` changes nothing and can be called again; assigning what
     it returns to `pieces` says that the messages have been dealt with.
 

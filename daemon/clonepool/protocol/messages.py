@@ -50,7 +50,7 @@ class Release(Params, frozen=True):
     """Give a lease back, by its token.
 
     Attributes:
-        keep: set the clone aside for a person; answered when that is written down.
+        keep: set the clone aside for inspection; answered when that is recorded.
         report: answer only when it is known what the lease left.
     """
 
@@ -60,7 +60,7 @@ class Release(Params, frozen=True):
 
 
 class Renew(Params, frozen=True):
-    """Let a lease last `ttl` seconds from now."""
+    """Renew a lease for `ttl` seconds from now."""
 
     lease: Text
     ttl: Lifetime | None = None
@@ -95,7 +95,7 @@ class Status(Params, frozen=True):
 
 
 class Leases(Params, frozen=True):
-    """Ask who holds which lease."""
+    """List the leases and their holders."""
 
 
 class Templates(Params, frozen=True):
@@ -140,7 +140,7 @@ class Finalize(Params, frozen=True):
 
 
 class Cancel(Params, frozen=True):
-    """Take back an earlier request of the same connection, named by its id."""
+    """Cancel an earlier request of the same connection, named by its id."""
 
     request: int | Text
 
@@ -171,7 +171,7 @@ METHODS: dict[str, type[Params]] = {
 
 
 class Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A JSON-RPC request; `jsonrpc` may be left out, for people who type by hand."""
+    """A JSON-RPC request; `jsonrpc` may be left out, for requests typed by hand."""
 
     id: int | Annotated[str, msgspec.Meta(max_length=200)]
     method: str

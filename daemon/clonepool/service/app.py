@@ -69,7 +69,7 @@ async def serve(config: Config, socket: Path, state: Path, recording: Path | Non
         recording: file to record all events of the pools in.
 
     Raises:
-        ClonepoolError: the daemon could not start, or not go on; what was started is stopped again.
+        ClonepoolError: the daemon could not start or continue; all that was started is stopped.
     """
     failure: ClonepoolError | None = None
     with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:

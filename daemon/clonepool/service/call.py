@@ -53,7 +53,7 @@ class Call:
     """A request that is answered once, by a result or by an error.
 
     An answer after the first, or to a connection that has ended, is dropped: a call may be
-    cancelled, or its client gone, while somebody works for it.
+    cancelled, or its client gone, while work for it is under way.
 
     Args:
         connection: that it came over.
@@ -86,7 +86,7 @@ class Call:
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody waits for an answer: it was given, or the connection has ended."""
+        """Whether no answer is awaited: it was given, or the connection has ended."""
         return self.is_answered or self.connection.is_gone
 
     def reply(self, result: object) -> None:
@@ -111,7 +111,7 @@ class Call:
             notify(self.connection, method, params)
 
     def on_cancel(self, take_back: Callable[[], None]) -> None:
-        """Let the client cancel the call from now on, until it is answered.
+        """Allow the client to cancel the call from now on, until it is answered.
 
         Args:
             take_back: called once the client has been told that the call is cancelled.

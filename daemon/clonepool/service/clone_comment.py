@@ -34,7 +34,7 @@ class LeasedComment(msgspec.Struct, frozen=True, tag_field="state", tag="leased"
     """A lease that outlives its connection; of its token only the digest is written.
 
     A lease that was reset can be written on two clones for a moment: the one `written` last counts.
-    From `occasion` the daemon, and nobody else, can derive the password of the clone's login.
+    From `occasion` only the daemon can derive the password of the clone's login.
     """
 
     token: str
@@ -84,8 +84,8 @@ class Comments:
     def read(self, name: str, comment: dict[str, Any]) -> Comment:
         """Return what the comment on a clone says; one of another author says nothing.
 
-        Anybody on the server can read the comment of a parked clone, and write it there again once
-        the clone is leased. So such a comment is good for the next daemon and for none after that.
+        Any role on the server can read the comment of a parked clone, and write it there again once
+        the clone is leased. So such a comment is valid for the next daemon and for no later one.
         """
         if not self._is_proven(name, comment):
             return OtherComment()

@@ -83,7 +83,7 @@ class Credentials:
         return ownership
 
     async def give(self, clone: str, options: CloneOptions) -> None:
-        """Make the login of a clone that nobody has had.
+        """Make the login of a clone that was never leased.
 
         Raises:
             StatementError, ServerUnavailableError: it may exist, and is removed with the clone.
@@ -123,7 +123,7 @@ class Credentials:
         return self._roles.renewal(clone, ownership, fresh.password)
 
     async def resume(self, clone: str, options: CloneOptions) -> None:
-        """Let the holder log in again with the password that it knows.
+        """Enable the login of the holder again, with the password that it knows.
 
         Raises:
             StatementError, ServerUnavailableError: it may still be locked out.

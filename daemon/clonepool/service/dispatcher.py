@@ -88,7 +88,7 @@ class Dispatcher:
 
     Attributes:
         fleet: to ask; only events change it.
-        reports: to ask who is told what a lease left, and to tell them.
+        reports: tell clients what their leases left.
         now: returns monotonic seconds.
     """
 
@@ -128,7 +128,7 @@ class Dispatcher:
     # Events -------------------------------------------------------------------------------
 
     def handle(self, event: Event) -> None:
-        """Let the fleet decide what follows from an event, and carry that out.
+        """Pass an event to the fleet, and carry out its decisions.
 
         Raises:
             ClonepoolError: what a client asked for cannot be, as `Fleet.handle` has it; nothing
@@ -164,7 +164,7 @@ class Dispatcher:
         self.carry_out(decisions)
 
     def renew(self, call: Call, token: str, ttl: float | None, request: Request) -> None:
-        """Let a lease last `ttl` seconds from now, and answer as `acquire` does.
+        """Renew a lease for `ttl` seconds from now, and answer as `acquire` does.
 
         Raises:
             NotYourLeaseError, LeaseBusyError: the call was not answered; nothing changed.
@@ -206,7 +206,7 @@ class Dispatcher:
         self.carry_out(decisions)
 
     def reserve(self, template: str, holder: int, tests: int, parallelism: int) -> PoolSnapshot:
-        """Have clones made ready for tests to come, so many at a time; return the pool after that.
+        """Announce tests and how many run at a time; return the pool after that.
 
         Raises:
             UnknownTemplateError, TemplateFailedError, DrainingError, ShuttingDownError: nothing
@@ -216,12 +216,12 @@ class Dispatcher:
         return self.fleet.pools[template].snapshot()
 
     def cancel(self, call: Call) -> None:
-        """Take back what a cancelled call waits for. A lease that it resets is over then."""
+        """Withdraw the request of a cancelled call. A lease that it resets is over then."""
         if self._waiters.pop(call.number, None) is not None:
             self.handle(events.Cancel(call.number))
 
     def disconnect(self, holder: int, open_calls: Iterable[Call]) -> None:
-        """End all that belonged to a connection, whose calls nobody will answer."""
+        """End all that belonged to a connection, whose calls get no answer any more."""
         waiters = tuple(
             call.number for call in open_calls if self._waiters.pop(call.number, None) is not None
         )
@@ -238,7 +238,7 @@ class Dispatcher:
             self.handle(events.GrantsResumed())
 
     def _decide(self, event: Event, now: float) -> list[Decision]:
-        """Take an event to the fleet when what followed from the last one is done."""
+        """Pass an event to the fleet after the decisions of the last one are carried out."""
         self._finish()
         decisions = self.fleet.handle(event, now)
         self._record(now, event, decisions)
@@ -357,11 +357,11 @@ class Dispatcher:
     # Time ---------------------------------------------------------------------------------
 
     def call_later(self, seconds: float, what: Callable[[], None]) -> None:
-        """Call back after so many seconds; for what is told to people, not for deadlines."""
+        """Call back after some seconds; for progress messages, not for deadlines."""
         self._loop.call_later(seconds, what)
 
     def close(self) -> None:
-        """Let time bring nothing more: nobody does any job now."""
+        """Stop the timer: jobs are no longer carried out."""
         self._timer.close()
 
     def _time_is_up(self) -> None:
@@ -370,7 +370,7 @@ class Dispatcher:
         self.carry_out(decisions)
 
     def _expect_reports(self, decisions: Sequence[Decision]) -> None:
-        """Have the holders of leases that have just expired told what is left on their clones."""
+        """Arrange that the holders of expired leases are told what is left on their clones."""
         recycled = {each.clone for each in decisions if isinstance(each, Recycle)}
         for each in decisions:
             if isinstance(each, Notice) and each.news is News.EXPIRED:

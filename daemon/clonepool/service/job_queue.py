@@ -94,7 +94,7 @@ class JobQueue:
     # Inside -------------------------------------------------------------------------------
 
     def _look_soon(self) -> None:
-        """Have the event loop look at the sockets once, then see whether it found a request.
+        """Let the event loop poll the sockets once, then check whether it found a request.
 
         The first callback runs before that look, the second after it.
         """

@@ -46,7 +46,7 @@ class PriorityLimiter:
 
         Args:
             rank: returns how urgent the work is at that moment.
-            seconds: give the place back after that many seconds, though the work goes on.
+            seconds: give the place back after that many seconds, though the work continues.
         """
         await self._enter(rank)
         left = False

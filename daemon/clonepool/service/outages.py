@@ -21,9 +21,9 @@ class Outages:
 
     Args:
         copiers: measure their strategies anew on a server that came back.
-        events: the pools grant and start nothing meanwhile.
+        events: make the pools grant and start nothing during an outage.
         gateway: gives up its connections.
-        look_at_sources: has the sources of all templates looked at, as they could not be meanwhile.
+        look_at_sources: checks the sources of all templates, which was impossible in the meantime.
         rewinder: trusts nothing that it knew.
         templates: the current generations.
     """
@@ -47,7 +47,7 @@ class Outages:
         self._is_out = False
 
     def began(self, problem: str) -> None:
-        """Have nothing granted or started while the server is away, and keep no connection to it.
+        """Stop grants and jobs while the server is away, and close all connections to it.
 
         May be called again with another problem.
         """
@@ -58,7 +58,7 @@ class Outages:
             self._gateway.abandon()
 
     def ended(self) -> None:
-        """Go on. A server that crashed has emptied unlogged tables: such clones are dropped."""
+        """Continue. A server that crashed has emptied unlogged tables: such clones are dropped."""
         self._is_out = False
         self._copiers.server_changed()
         for template, generation in self._templates.generations.items():

@@ -1,8 +1,8 @@
-"""Who is told what a lease left on its clone, once the job that recycles or keeps it has looked.
+"""Which client is told what a lease left on its clone, once the job for the clone has looked.
 
-A client that asked for a report waits for it as the reply to its release. Any other that released,
-and the holder of a lease that expired, is sent `lease.leaked` when something was left. Looking is
-the matter of the jobs.
+A client that asked for a report waits for it as the reply to its release. Any other client that
+released, and the holder of a lease that expired, is sent `lease.leaked` when something was left.
+The jobs find out what was left.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class _Listening(NamedTuple):
 
 
 class ReleaseReports:
-    """The clones whose leases have just ended, and who is to hear what is left on them."""
+    """The clones whose leases have just ended, and the client to be told what is left on each."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -71,7 +71,7 @@ class ReleaseReports:
         self._listening[clone] = _Listening(template, call.holder, call, keep_seconds)
 
     def is_awaited(self, clone: str) -> bool:
-        """Say whether anybody is to hear what is left on the clone."""
+        """Say whether a client is to be told what is left on the clone."""
         return clone in self._listening
 
     def lease_left(self, clone: str, leaked: Sessions) -> None:

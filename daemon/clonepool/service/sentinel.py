@@ -81,7 +81,7 @@ class Sentinel:
             raise
 
     async def close(self) -> None:
-        """Let go of the lock."""
+        """Release the lock."""
         await self._lock.close()
 
     def _on_end(self) -> Callable[[], None]:

@@ -112,7 +112,7 @@ class ServerChanges:
         self._unwritten = False
 
     async def begin(self, system_identifier: int) -> None:
-        """Take what there is as the baseline, except what leases of an earlier daemon left.
+        """Read the present state as the baseline, without what leases of an earlier daemon left.
 
         That daemon may have been killed before it took it back; it is removed after the first
         lease.
@@ -141,7 +141,7 @@ class ServerChanges:
         self._builds.add(build)
 
     def leave(self, build: str) -> None:
-        """Count a build that ended: what it made was accepted, or belongs to nobody."""
+        """Count a build that ended: what it made was accepted, or has no owner."""
         self._builds.discard(build)
         for suspects in self._suspects.values():
             suspects.discard(build)
@@ -203,7 +203,7 @@ class ServerChanges:
             self._unwritten = False
 
     async def look(self, clone: str, digest: str | None) -> list[str]:
-        """Take back what a lease changed in the server as a whole; return descriptions of it.
+        """Undo what a lease changed in the server as a whole; return descriptions of it.
 
         Args:
             clone: whose lease has ended.
@@ -250,7 +250,7 @@ class ServerChanges:
         return told
 
     async def _settle(self, difference: Difference, clone: str) -> list[str]:
-        """Take one difference back if that is allowed; return what people are told of it."""
+        """Undo one difference if that is allowed; return its description."""
         key = difference.entry.kind, difference.entry.key
         if difference.is_new and await self._is_the_daemons(difference.entry):
             return []

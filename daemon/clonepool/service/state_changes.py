@@ -30,7 +30,7 @@ class StateChanges:
         self._check_is_due = False
 
     def notify(self) -> None:
-        """Have the predicates checked soon: the state may have changed."""
+        """Schedule a check of the predicates: the state may have changed."""
         if self._waiters and not self._check_is_due:
             self._check_is_due = True
             asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check)
@@ -38,7 +38,7 @@ class StateChanges:
     async def wait_for(self, predicate: Callable[[], bool]) -> None:
         """Return once the predicate holds; at once if it holds already.
 
-        It can be another task's turn before the waiter goes on, so the predicate may not hold any
+        It can be another task's turn before the waiter continues, so the predicate may not hold any
         more by then.
 
         Args:

@@ -1,7 +1,7 @@
 """`make random-rewinds`: clones changed at random and rewound, each time compared in full.
 
-The versions of PostgreSQL that the machine has take turns, each with as many servers as there are
-processors, and each with its share of the rounds and of the time.
+The installed versions of PostgreSQL run one after another, each on as many servers as there are
+processors, with an equal share of the rounds and of the time.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from support.random_rewinds.work import work
 
 ROUNDS, MINUTES = 10_000, 50
 _LINE_SECONDS = 60.0
-"""Where there is no terminal to draw on, a line is printed so often."""
+"""Seconds between two lines of output where there is no terminal."""
 _LOOK_SECONDS = 1.0
 
 
 def main() -> int:
-    """Run it; return 1 if a clone was not its template."""
+    """Run it; return 1 if a clone differed from its template."""
     arguments = _parse()
     majors = _majors(arguments.version)
     workers = 1 if arguments.only is not None else os.cpu_count() or 1
@@ -67,7 +67,7 @@ def main() -> int:
 
 
 def _lanes(arguments: argparse.Namespace, majors: list[int], workers: int) -> list[Lane]:
-    """Share rounds and time out: each version is worked on by all processors at once."""
+    """Divide rounds and time: each version uses all processors at once."""
     if arguments.only is not None:
         lane = Lane(majors[0], arguments.seed, PER_TEMPLATE, math.inf, arguments.only, only=True)
         return [lane]
@@ -82,11 +82,20 @@ def _lanes(arguments: argparse.Namespace, majors: list[int], workers: int) -> li
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m support.random_rewinds", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=ROUNDS, help="of all versions together")
-    parser.add_argument("--minutes", type=float, default=MINUTES, help="after which it ends")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=ROUNDS,
+        help="number of rounds on all versions together (default %(default)s)",
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=MINUTES, help="time limit in minutes (default %(default)s)"
+    )
     parser.add_argument("--seed", default=str(random.SystemRandom().randrange(2**32)))
-    parser.add_argument("--version", type=int, help="the one version of PostgreSQL to use")
-    parser.add_argument("--only", type=int, help="the one template to use, by its number")
+    parser.add_argument(
+        "--version", type=int, help="major version of PostgreSQL to use, instead of all"
+    )
+    parser.add_argument("--only", type=int, help="number of the template to use, instead of all")
     return parser.parse_args()
 
 
@@ -100,9 +109,9 @@ def _majors(only: int | None) -> list[int]:
 def _run(
     lanes: list[Lane], workers: int, tally: Tally, console: Console
 ) -> tuple[list[tuple[Lane, Failure]], list[tuple[Lane, str]]]:
-    """Run the lanes, a few at a time; return what failed, and which lanes broke down."""
+    """Run the lanes, a few at a time; return the failures, and the lanes that broke down."""
     context = multiprocessing.get_context("spawn")
-    told: Any = context.Queue()
+    reports: Any = context.Queue()
     waiting = list(lanes)
     at_work: dict[Lane, Any] = {}
     failures: list[tuple[Lane, Failure]] = []
@@ -113,20 +122,20 @@ def _run(
         while waiting or at_work:
             while waiting and len(at_work) < workers:
                 lane = waiting.pop(0)
-                at_work[lane] = context.Process(target=work, args=(lane, told))
+                at_work[lane] = context.Process(target=work, args=(lane, reports))
                 at_work[lane].start()
             try:
-                lane, news = told.get(timeout=_LOOK_SECONDS)
+                lane, result = reports.get(timeout=_LOOK_SECONDS)
             except queue.Empty:
                 for lane in [lane for lane, process in at_work.items() if not process.is_alive()]:
                     broken.append((lane, f"its process ended: {at_work.pop(lane).exitcode}"))
                 continue
-            if isinstance(news, Outcome):
-                tally.add(news)
+            if isinstance(result, Outcome):
+                tally.add(result)
                 progress.update(bar, completed=tally.rounds)
-            elif isinstance(news, Failure):
-                failures.append((lane, news))
-                console.print(f"PostgreSQL {lane.major}, template {news.number}: FAILED")
+            elif isinstance(result, Failure):
+                failures.append((lane, result))
+                console.print(f"PostgreSQL {lane.major}, template {result.number}: FAILED")
             else:
                 at_work.pop(lane).join()
             if not console.is_terminal and time.monotonic() - said > _LINE_SECONDS:

@@ -13,7 +13,7 @@ T = TypeVar("T")
 
 
 def drawn(strategy: SearchStrategy[T], count: int, seeded: str) -> list[T]:
-    """Return so many values, the same ones for the same seed.
+    """Return `count` values, the same for the same seed.
 
     The first that hypothesis makes is the simplest there is, each time: it is left out.
     """

@@ -1,4 +1,4 @@
-"""What kinds of damage a script does, by what its text says."""
+"""The kinds of damage that a script does, found by its text."""
 
 from __future__ import annotations
 

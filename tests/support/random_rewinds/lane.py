@@ -1,4 +1,4 @@
-"""The rounds on one server: template after template, until there were enough or time is up."""
+"""The rounds on one server: one template after another, until the limit of rounds or time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,25 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from support.random_rewinds.kinds import kinds_of
 from support.random_rewinds.templates import draw_template
-from support.trials import NotTheSameError, Trial, has_reason, open_trial, ought_to_be_rewound
+from support.recycle_rounds import (
+    CloneDiffersError,
+    RecycleHarness,
+    may_be_recreated,
+    must_be_rewound,
+    open_recycle_harness,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from clonepool.postgres.embedded.server import EmbeddedServer
     from support.random_rewinds.templates import Template
-    from support.trials import Round
+    from support.recycle_rounds import Round
 
 SOUND_EVERY = 10
-"""Rounds after which a clone is also looked at below its rows."""
+"""Rounds after which the integrity of a clone is checked, too."""
 MOST_FAILURES = 3
-"""After which a lane ends; each ends its template."""
+"""Failures after which a lane ends; each ends its template."""
 
 
 class Outcome(NamedTuple):
@@ -28,7 +34,7 @@ class Outcome(NamedTuple):
 
     Attributes:
         kinds: of damage, by name.
-        rewound: whether the clone was rewound, else it was made anew.
+        rewound: whether the clone was rewound; otherwise it was recreated.
         before: how often that clone had been rewound before.
     """
 
@@ -38,7 +44,7 @@ class Outcome(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """What a person needs to see it happen again.
+    """What is needed to reproduce a failure.
 
     Attributes:
         number: of the template.
@@ -52,7 +58,7 @@ class Failure(NamedTuple):
 
 
 class Lane(NamedTuple):
-    """What is to be done on one server.
+    """The work on one server.
 
     Attributes:
         major: its version.
@@ -60,8 +66,8 @@ class Lane(NamedTuple):
         rounds: how many.
         seconds: how long at most; rounds that were begun are ended.
         first: the number of its first template.
-        step: how many it goes on from one to the next, as others do those in between.
-        only: whether that one is all.
+        step: distance from one number to the next; other lanes do the others.
+        only: whether the first is the only one.
     """
 
     major: int
@@ -74,60 +80,58 @@ class Lane(NamedTuple):
 
 
 async def run_lane(
-    server: EmbeddedServer, lane: Lane, tell: Callable[[Outcome | Failure], None]
+    server: EmbeddedServer, lane: Lane, report: Callable[[Outcome | Failure], None]
 ) -> None:
-    """Go through the rounds, and tell how each ended."""
+    """Run the rounds, and report the outcome of each."""
     left, until, failures = lane.rounds, time.monotonic() + lane.seconds, 0
     numbers = [lane.first] if lane.only else itertools.count(lane.first, lane.step)
     for number in numbers:
         template = draw_template(f"{lane.seed}/{lane.major}", number)
         rounds = template.rounds[:left]
-        failure = await _go_through(server, template._replace(rounds=rounds), number, until, tell)
+        failure = await _run_template(
+            server, template._replace(rounds=rounds), number, until, report
+        )
         left -= len(rounds)
         if failure is not None:
-            tell(failure)
+            report(failure)
             failures += 1
         if not left or time.monotonic() > until or failures == MOST_FAILURES:
             return
 
 
-async def _go_through(
+async def _run_template(
     server: EmbeddedServer,
     template: Template,
     number: int,
     until: float,
-    tell: Callable[[Outcome | Failure], None],
+    report: Callable[[Outcome | Failure], None],
 ) -> Failure | None:
-    """Do one template's rounds; return what went wrong, None if nothing did."""
+    """Run the rounds of one template; return the failure, if any."""
     history: list[str] = []
     try:
-        async with open_trial(server, template.schema.sql) as trial:
-            for position, made_up in enumerate(template.rounds):
+        async with open_recycle_harness(server, template.schema.sql) as harness:
+            for position, planned in enumerate(template.rounds):
                 if time.monotonic() > until:
                     return None
-                history = history if trial.rewinds else []
-                history.append(f"-- round {position}\n{made_up.script}")
-                tell(await _lease(trial, template, made_up))
+                history = history if harness.rewinds else []
+                history.append(f"-- round {position}\n{planned.script}")
+                report(await _lease(harness, template, planned))
                 if position % SOUND_EVERY == SOUND_EVERY - 1:
-                    await trial.see_that_it_is_sound()
+                    await harness.check_integrity()
     except (AssertionError, OSError, RuntimeError, Exception) as error:  # noqa: BLE001 - told
-        message = str(error) if isinstance(error, NotTheSameError) else repr(error)
+        message = str(error) if isinstance(error, CloneDiffersError) else repr(error)
         return Failure(number, "\n".join([template.schema.sql, *history]), message)
     return None
 
 
-async def _lease(trial: Trial, template: Template, made_up: Round) -> Outcome:
-    """Let one lease do its work, and see that the clone is the template again."""
-    before = trial.rewinds
-    rewound = await trial.lease_for(made_up)
-    await trial.see_that_nothing_is_left()
-    if made_up.restarted and trial.is_measured:
-        await trial.restart()
-        await trial.see_that_nothing_is_left()
-    if (
-        not rewound
-        and ought_to_be_rewound(template.schema, made_up.script)
-        and template.schema.tables
-    ):
-        assert has_reason(trial.why), trial.why
-    return Outcome(tuple(kinds_of(made_up.script)), rewound, before)
+async def _lease(harness: RecycleHarness, template: Template, planned: Round) -> Outcome:
+    """Run one round, and check that the clone equals the template again."""
+    before = harness.rewinds
+    rewound = await harness.run_round(planned)
+    await harness.check_contents()
+    if planned.restarted and harness.is_measured:
+        await harness.restart()
+        await harness.check_contents()
+    if not rewound and must_be_rewound(template.schema, planned.script) and template.schema.tables:
+        assert may_be_recreated(harness.why), harness.why
+    return Outcome(tuple(kinds_of(planned.script)), rewound, before)

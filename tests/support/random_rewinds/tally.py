@@ -1,4 +1,4 @@
-"""What a run has seen so far, and the tables that say so."""
+"""Counts of a run so far, and tables of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The templates of a run, each with what is done to clones of it, drawn by a seed."""
+"""The templates of a run, with what leases do to their clones, drawn by a seed."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from typing import NamedTuple
 
 from support import kitchen_sink
 from support.random_rewinds.drawing import drawn
+from support.recycle_rounds import OBSTACLES, Round
 from support.schemas import Schema, schemas
 from support.scripts import scripts
 from support.sessions import End, Script, Session
-from support.trials import OBSTACLES, Round
 
 ROUNDS = 60
 """Of one template; most of them on a clone that was rewound before."""
 _DEFINING_FROM, _DEFINING_SHARE = 40, 0.25
-"""From this round on so many define something, after which most clones are made anew."""
+"""Round from which on some scripts have DDL, and their share; most such clones are recreated."""
 _PROVEN_SHARE, _RESTARTED_SHARE = 0.2, 0.04
-_MUSEUM_EVERY = 5
+_KITCHEN_SINK_EVERY = 5
 _CANDIDATES = 8
 
 
@@ -32,17 +32,17 @@ def draw_template(seeded: str, number: int) -> Template:
     """Return the template of that number, the same one for the same seed.
 
     One in five is the kitchen sink, which has one of everything. Three in five have nothing that
-    speaks against putting rows back, so that their clones grow old.
+    prevents putting rows back, so that their clones are rewound many times.
     """
     name = f"{seeded}/{number}"
     choice = random.Random(name)
-    if number % _MUSEUM_EVERY == 0:
+    if number % _KITCHEN_SINK_EVERY == 0:
         return Template(
-            Schema(kitchen_sink.SCHEMA, ()), _rounds(_museum_scripts(choice), [], choice)
+            Schema(kitchen_sink.SCHEMA, ()), _rounds(_kitchen_sink_scripts(choice), [], choice)
         )
     candidates = drawn(schemas(), _CANDIDATES, name)
-    plain = [each for each in candidates if OBSTACLES.isdisjoint(each.traits)]
-    schema = choice.choice(plain if plain and number % _MUSEUM_EVERY != 1 else candidates)
+    plain = [each for each in candidates if OBSTACLES.isdisjoint(each.features)]
+    schema = choice.choice(plain if plain and number % _KITCHEN_SINK_EVERY != 1 else candidates)
     of_rows = drawn(scripts(schema, only_rows=True), ROUNDS, f"{name}/rows")
     defining = drawn(scripts(schema, only_rows=False), ROUNDS // 4, f"{name}/definitions")
     return Template(schema, _rounds(of_rows, defining, choice))
@@ -59,8 +59,8 @@ def _rounds(of_rows: list[Script], defining: list[Script], choice: random.Random
     return found
 
 
-def _museum_scripts(choice: random.Random) -> list[Script]:
-    """Make up what leases do to the kitchen_sink: a few things each, in any order."""
+def _kitchen_sink_scripts(choice: random.Random) -> list[Script]:
+    """Draw what leases do to the kitchen sink: a few things each, in any order."""
     undone = list(kitchen_sink.REWINDABLE.values())
     other = [*kitchen_sink.NOT_REWINDABLE.values(), *kitchen_sink.EITHER.values()]
     found = []

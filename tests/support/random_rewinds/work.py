@@ -1,4 +1,4 @@
-"""One lane in a process of its own, with a server of its own."""
+"""Runs one lane in its own process, with its own server."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
     from clonepool.postgres.embedded.server import EmbeddedServer
 
 
-def work(lane: Lane, told: Any) -> None:
-    """Run one lane in a process of its own; the last that it tells is that it has ended, None."""
+def work(lane: Lane, reports: Any) -> None:
+    """Run one lane in this process; the last report is None."""
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     with running_server(binaries.available()[lane.major]) as server:
-        anyio.run(_go, server, lane, told, backend_options={"use_uvloop": True})
-    told.put((lane, None))
+        anyio.run(_run_lane, server, lane, reports, backend_options={"use_uvloop": True})
+    reports.put((lane, None))
 
 
-async def _go(server: EmbeddedServer, lane: Lane, told: Any) -> None:
-    await run_lane(server, lane, lambda news: told.put((lane, news)))
+async def _run_lane(server: EmbeddedServer, lane: Lane, reports: Any) -> None:
+    await run_lane(server, lane, lambda result: reports.put((lane, result)))

@@ -94,7 +94,7 @@ async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, 
     """Copy `generation` into `name`, check that the copy is complete, and prewarm it.
 
     The connection that checks the clone also prewarms it: PostgreSQL writes a database's cache file
-    (`pg_internal.init`) when somebody first connects to it.
+    (`pg_internal.init`) at the first connection to it.
 
     Args:
         gateway: the way to the server.
@@ -134,7 +134,7 @@ async def make_clone(  # noqa: PLR0913 - what a clone is, and how it is copied, 
 
 
 async def park(gateway: Gateway, name: str, facts: dict[str, Any]) -> None:
-    """Close a ready clone, so that nobody can change it, then write `facts` into its comment.
+    """Close a ready clone, so that it cannot be changed, then write `facts` into its comment.
 
     Raises:
         StatementError, ServerUnavailableError: it may be closed, but does not count as parked.

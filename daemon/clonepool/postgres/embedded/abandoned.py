@@ -32,7 +32,7 @@ _BLOCK_BYTES = 512
 """Unit of st_blocks."""
 _SWEPT = "swept"
 """Part of the names of clusters whose removal has begun."""
-_REMEDY = "remove it if it is not needed any more; end its server first, if that runs"
+_REMEDY = "remove it if it is no longer needed; end its server first, if that runs"
 
 
 async def sweep(memory: Path, spare: str) -> None:
@@ -126,7 +126,7 @@ def _removed_empty(root: Path) -> bool:
 
 
 def _renamed(root: Path) -> Path:
-    """Rename a cluster, so that a daemon that starts meanwhile creates another one."""
+    """Rename a cluster, so that a daemon that starts in the meantime creates another one."""
     aside = root.with_name(f"{root.name}.{_SWEPT}-{secrets.token_hex(4)}")
     root.rename(aside)
     return aside
@@ -148,7 +148,7 @@ def _mount_points() -> list[str]:
 
 
 async def _end_server(root: Path) -> str | None:
-    """Let an orphaned server end; return why not, if clients are connected to it."""
+    """End an orphaned server; return why not, if clients are connected to it."""
     storage = Storage(root, in_memory=True)
     running = postmaster.find_running(storage) or await anyio.to_thread.run_sync(
         postmaster.search, storage

@@ -178,7 +178,7 @@ def _check_owner(target: Path) -> None:
     """Check that the daemon's own user made a copy."""
     status = target.lstat()
     if status.st_uid != os.geteuid() or target.is_symlink():
-        raise PermissionError(errno.EPERM, "it belongs to somebody else")
+        raise PermissionError(errno.EPERM, "it belongs to another user")
 
 
 def _cause(error: OSError) -> str:

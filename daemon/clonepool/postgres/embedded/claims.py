@@ -102,7 +102,7 @@ def read(root: Path) -> Claim | None:
 
 @contextlib.contextmanager
 def locked(root: Path) -> Iterator[bool]:
-    """Keep other daemons from a cluster meanwhile; False if one uses it, or it was removed."""
+    """Keep other daemons from a cluster within the block; False if it is in use or gone."""
     try:
         file = trusted_files.open_own(root / CLAIM, {os.geteuid()})
     except OSError:

@@ -41,7 +41,7 @@ def ending(code: int) -> str:
 
 
 def remedy(message: str, code: int | None, otherwise: str) -> str:
-    """Return what a person can do.
+    """Return a remedy.
 
     Args:
         message: of the program, in English.

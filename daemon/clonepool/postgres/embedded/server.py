@@ -350,7 +350,7 @@ async def discard(state: Path) -> None:
 def _is_damage(error: EmbeddedServerError) -> bool:
     """Say whether the server does not start because of its data.
 
-    Otherwise the data is kept, and a person must act: a port is in use, a setting is wrong, or the
+    Otherwise the data is kept, and a user must act: a port is in use, a setting is wrong, or the
     disk is full.
     """
     message = str(error)

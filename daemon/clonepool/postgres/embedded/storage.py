@@ -204,13 +204,13 @@ def _own_directory(directory: Path, owners: set[int], uid: int, gid: int) -> Non
     try:
         descriptor = os.open(directory, os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError as error:
-        raise EmbeddedServerError(f"{directory} belongs to somebody else: {error}") from error
+        raise EmbeddedServerError(f"{directory} belongs to another user: {error}") from error
     try:
         status = os.fstat(descriptor)
         owner = status.st_uid
         if owner not in owners:
             raise EmbeddedServerError(
-                f"{directory} belongs to somebody else (user id {owner})",
+                f"{directory} belongs to another user (user id {owner})",
                 remedy="remove it, or choose another --state",
             )
         if (owner, status.st_gid) != (

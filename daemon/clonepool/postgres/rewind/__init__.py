@@ -6,7 +6,7 @@ clone that cannot be put back with certainty is refused (`CannotRewindError`) an
 
 In the order of a rewind:
 
-1. `inspection` locks the former holder out, asks who is connected and reads the WAL up to now.
+1. `inspection` locks the former holder out, lists the sessions and reads the WAL up to now.
    `wal_reader` reads it in pieces (by `walinspect`) into `touched_pages`; `shared_catalogs` and
    `database_facts` are what is known of a clone without connecting to it.
 2. `rewinder` compares that with the clone's last clean state (`clean_state`) and runs a

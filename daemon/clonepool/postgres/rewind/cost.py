@@ -40,7 +40,7 @@ class Costs(msgspec.Struct):
             self.seconds_per_step = _average(self.seconds_per_step, seconds / steps)
 
     def favor_rewind(self, pages: int, rows: int = 0) -> bool:
-        """Say whether a rewind of so many pages and rows should take less time than a new clone."""
+        """Say whether rewinding so many pages and rows should be faster than a new clone."""
         seconds = (pages + _STEPS_PER_ROW * rows) * self.seconds_per_step
         if self.recreate_seconds is None or seconds <= max(self.recreate_seconds, _FREE_SECONDS):
             return True

@@ -1,7 +1,7 @@
 """What is known of a clone without connecting to it.
 
-Some of it changes without a trace in the WAL: who is connected, prepared transactions, replication
-slots. The rest is in shared catalogs, and is read again only after somebody has written to those.
+Some of it changes without a trace in the WAL: sessions, prepared transactions, replication slots.
+The rest is in shared catalogs, and is read again only after a write to those.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
-"""Inspects clones and reads the WAL, for all that ask at the same time in one round trip.
+"""Inspects clones and reads the WAL; one round trip serves all requests of a moment.
 
-First the former holders are locked out, then it is asked who is connected, then the WAL is read up
-to a later position. So if nobody is connected to a clone, everything that was ever written to it
-has been read.
+First the former holders are locked out, then sessions are listed, then the WAL is read up to a
+later position. So if a clone has no sessions, everything that was ever written to it has been read.
 """
 
 from __future__ import annotations

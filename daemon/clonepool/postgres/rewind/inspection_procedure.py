@@ -1,8 +1,8 @@
 """The procedure that inspects clones, and its answer.
 
-It runs in one round trip what must happen in this order: lock the former holders out, ask who is
-connected, flush the WAL, read it. A procedure may commit in between, so that the lock-out counts
-from then on and each later query sees what is there at that time.
+It does in one round trip what must happen in this order: lock the former holders out, list the
+sessions, flush the WAL, read it. A procedure may commit in between, so that the lock-out takes
+effect at once and each later query sees the state at its own time.
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ class References:
             self._stale.append(found)
 
     async def drop(self, generation: str) -> None:
-        """Drop the reference clone of a generation, and others that are not used any more."""
+        """Drop the reference clone of a generation, and others that are no longer used."""
         async with self._lock(generation):
             self.forget(generation)
             await self._drop_stale()
@@ -147,7 +147,7 @@ class References:
 
     @asynccontextmanager
     async def of(self, generation: str) -> AsyncIterator[Reference]:
-        """Lend a generation's reference clone; others wait meanwhile.
+        """Lend a generation's reference clone; other callers wait for its return.
 
         Raises:
             CannotRewindError: there is none.
@@ -178,7 +178,7 @@ class References:
         settings = {**self._settings, **PLANNED_ONCE}
         session = await self._gateway.connect(name, settings=settings, statements=PREPARED)
         try:
-            # Whoever could write to a reference clone could write to every clone.
+            # A session that could write to a reference clone could change every clone.
             await databases.close(self._gateway, name)
         except BaseException:
             await session.close()

@@ -110,7 +110,7 @@ class Restore:
 
         Args:
             changes: what was touched; its tables can be put back.
-            check_cost: raises CannotRewindError if putting so many rows back takes too long.
+            check_cost: raises CannotRewindError if there are too many rows to put back.
 
         Raises:
             CannotRewindError: it cannot be put back.

@@ -83,7 +83,7 @@ async def put_back(
         sequences: last_value and is_called by OID. After setval, the next nextval is logged.
 
     Raises:
-        CannotRewindError: other rows were there than were read, or somebody else is connected.
+        CannotRewindError: the rows differ from those that were read, or there are other sessions.
         StatementError, ServerUnavailableError: the clone is in an unknown state.
     """
     batches: dict[int, list[Batch]] = {}
@@ -198,7 +198,7 @@ def _read(
             batches.setdefault(table.oid, []).append(Batch(frozenset(originals), ctids))
         elif word == _END:
             if int(number) != 1:
-                raise CannotRewindError("somebody else is connected")
+                raise CannotRewindError("another session is connected")
             position, xid = value.split(b" ")
             return parse_lsn(position.decode()), int(xid)
     raise CannotRewindError("the statement that restores rows did not finish")

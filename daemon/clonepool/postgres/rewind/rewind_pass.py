@@ -49,7 +49,7 @@ _PAUSE_SECONDS = 0.005
 
 
 class RewindPass:
-    """Puts a clone back. Nobody else uses its state meanwhile.
+    """Puts a clone back. Nothing else uses its state during that time.
 
     Args:
         gateway: the way to the server.
@@ -118,7 +118,7 @@ class RewindPass:
     async def restore(
         self, inspection: Inspection, changes: Changes, touched: TouchedFiles, *, verified: bool
     ) -> Restored:
-        """Put back what was changed. If nothing was, PostgreSQL is not asked anything.
+        """Put back what was changed. If nothing was, PostgreSQL is not queried.
 
         Args:
             inspection: what is known of the clone.
@@ -133,7 +133,7 @@ class RewindPass:
         """
         state = self._state
         if inspection.facts.activity.others:
-            raise CannotRewindError("somebody else is connected")
+            raise CannotRewindError("another session is connected")
         if changes.nothing and not verified:
             state.clean_lsn = state.inspected_lsn = inspection.position
             return NOTHING_RESTORED

@@ -81,7 +81,7 @@ class Rewinder:
     # The server ---------------------------------------------------------------------------
 
     def server_lost(self) -> None:
-        """Trust no clean state any more: the server may have crashed."""
+        """Forget all clean states: the server may have crashed."""
         self._server_epoch += 1
         self.inspector.reader.lose()
 
@@ -176,7 +176,7 @@ class Rewinder:
         try:
             inspection = await self.inspector.inspect(clone, follow=True)
         except BaseException:
-            # Its touched pages may be followed already, and nobody would ever forget them.
+            # Its touched pages may be followed already, and would never be forgotten.
             databases = {state.facts.oid for state in self._states.values()}
             self.inspector.reader.touched_pages.retain(databases)
             raise
@@ -262,18 +262,18 @@ class Rewinder:
     ) -> Rewound:
         """Put back what a lease changed. Its sessions must be gone.
 
-        After a failure the clone has no clean state any more.
+        After a failure the clone has no clean state.
 
         Args:
             clone: its name.
             facts: what its comment is to say.
             inspection: made after its last session was gone; None to inspect it now.
-            verify_every: the clone is compared with its generation at every so many rewinds; 0 for
+            verify_every: rewinds after which the clone is compared with its generation; 0 for
                 never.
             stay_connected: whether to keep the session for the next rewind.
 
         Raises:
-            VerificationError: it is not what it should be after the rewind; nobody may have it.
+            VerificationError: it differs from its generation after the rewind; not to be granted.
             CannotRewindError: it has to be recreated; says why.
             ServerUnavailableError: it is in an unknown state and has to be recreated.
         """

@@ -28,7 +28,7 @@ LARGEST_WHOLE_BYTES = 8 * 1024 * 1024
 """Most bytes by which a table may have grown for all of its pages to be read."""
 _RANGES_AT_A_TIME, _PAGES_AT_A_TIME = 64, 128
 """Most page ranges, and most pages, of one query: more ranges take long to plan, and the event loop
-does nothing else while the rows of so many pages are compared."""
+does nothing else while the rows of that many pages are compared."""
 _FIRST_XID = 3
 """Least number of a normal transaction (FirstNormalTransactionId)."""
 _HEADER_BYTES, _LENGTH_BYTES, _CTID_BYTES = 20, 4, 6
@@ -161,7 +161,7 @@ async def read_sizes(session: Session, database: int, tables: Iterable[Table]) -
     """Return the sizes of tables, by their OIDs.
 
     Raises:
-        CannotRewindError: somebody else is connected to the database.
+        CannotRewindError: there are other sessions on the database.
     """
     return _sizes(await session.rows(" UNION ALL ".join(_sizes_sql(database, tables))))
 
@@ -183,7 +183,7 @@ async def read_page_rows(
         tables: whose sizes are wanted.
 
     Raises:
-        CannotRewindError: sizes are wanted, and somebody else is connected.
+        CannotRewindError: sizes are wanted, and there are other sessions.
     """
     ranges = _padded(ranges)
     parameters = _Parameters()
@@ -224,7 +224,7 @@ def _sizes_sql(database: int, tables: Iterable[Table]) -> list[str]:
 def _sizes(rows: Iterable[dict[str, Any]]) -> dict[int, Sizes]:
     found = {row["oid"]: Sizes(row["pages"], row["toast_pages"]) for row in rows}
     if found.pop(0).pages != 1:
-        raise CannotRewindError("somebody else is connected")
+        raise CannotRewindError("another session is connected")
     return found
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class VerificationError(ClonepoolError):
-    """A rewound clone is not what its generation is, by a fault of the daemon's; nobody gets it."""
+    """A rewound clone differs from its generation by a bug of the daemon; it is not granted."""
 
     code = "proof_failed"
 

@@ -26,7 +26,7 @@ class WalReader:
 
     Args:
         major: the server's version.
-        catalogs: what shared catalogs said; it is told who writes to them.
+        catalogs: the contents of shared catalogs; it is notified of writes to them.
 
     Attributes:
         touched_pages: what was read.

@@ -118,7 +118,7 @@ class Builder:
         Raises:
             TemplateFailedError: the build failed; nothing of it is left on the server.
             ServerUnavailableError: the server is gone; what is left is dropped at the next start.
-            StatementError: it refuses the connection; likewise.
+            StatementError: it refuses the connection; what is left is dropped at the next start.
         """
         try:
             with anyio.fail_after(recipe.section.build_timeout):

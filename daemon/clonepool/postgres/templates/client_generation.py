@@ -116,10 +116,10 @@ class ClientGenerations:
         return Fillable(name, login)
 
     async def leave_alone(self, source: Source) -> None:
-        """See that nobody but the daemon is connected to a clone.
+        """Wait until only the daemon is connected to a clone.
 
         Raises:
-            CloneInUseError: somebody is connected, and sessions are not to be ended.
+            CloneInUseError: other sessions are connected, and must not be ended.
         """
         if source.end_sessions:
             await databases.end_sessions(
@@ -132,10 +132,10 @@ class ClientGenerations:
             await anyio.sleep(_LOOK_SECONDS)
 
     async def copy(self, source: Source, recipe: Recipe, short: str) -> str:
-        """Copy a clone as it is; nobody may be connected to it. Return the name of the copy.
+        """Copy a clone as it is, without sessions on it. Return the name of the copy.
 
         Raises:
-            CloneInUseError: somebody has connected meanwhile.
+            CloneInUseError: there is a session on the clone again.
             StatementError, ServerUnavailableError: there is no copy.
         """
         name = self.generations.temporary_name(recipe.template, short, self.next_serial())
@@ -217,7 +217,7 @@ class ClientGenerations:
         )
 
     async def _withdraw(self, name: str, template: str, short: str) -> str:
-        """Rename a database that a client knows, so that nobody reconnects while it is sealed."""
+        """Rename a database that a client knows, so that it cannot reconnect while it is sealed."""
         hidden = self.generations.temporary_name(template, short, self.next_serial())
         await databases.close(self._gateway, name)
         await databases.end_sessions(self._gateway, name)
@@ -235,7 +235,7 @@ class ClientGenerations:
 
         REASSIGN OWNED and DROP OWNED reach beyond the database that they run in: the clone itself
         may belong to that login. Its ownership is given back within the same transaction, so that
-        nobody sees it gone.
+        no other session sees the change.
         """
         lease, owner = identifier(clone), identifier(ownership.owner)
         back = ""

@@ -159,7 +159,7 @@ class Digests:
         if len(self._known.digests) > self._MOST:
             self._known.digests.clear()
             self._known.about.clear()
-        # Other threads may add digests meanwhile; `list` copies them at once.
+        # Other threads may add digests at the same time; `list` copies them in one step.
         current = {digest for _, digest in list(self._known.digests.values())}
         about = list(self._known.about.items())
         self._known.about = {digest: found for digest, found in about if digest in current}

@@ -76,7 +76,7 @@ class Recipe(msgspec.Struct, frozen=True):
         section: the sources and options, as configured.
         directory: to which paths are relative.
         rewindable: whether it gets the functions with which its clones are verified.
-        ownership: who owns it, and the rights of the login that fills it.
+        ownership: its owner, and the rights of the login that fills it.
         lower: the generation of the template that this one extends, if any.
     """
 

@@ -1,4 +1,4 @@
-"""Who may use the socket. The kernel says who a caller is; nothing that the caller sends counts."""
+"""Who may use the socket. The kernel identifies the caller; nothing the caller sends counts."""
 
 from __future__ import annotations
 
@@ -59,12 +59,12 @@ class Gatekeeper:
             return True
         if not self._groups.isdisjoint(caller.groups):
             return True
-        # A user who was added to a group lately has processes that do not have the group yet.
+        # Processes of a user that was just added to a group may not have the group yet.
         return bool(self._groups) and not self._groups.isdisjoint(_groups_of(caller))
 
 
 def identify(connection: socket.socket) -> Caller:
-    """Ask the kernel who is at the other end."""
+    """Ask the kernel which process is at the other end."""
     packed = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size)
     pid, uid, gid = _UCRED.unpack(packed)
     return Caller(pid, uid, gid, _peer_groups(connection))

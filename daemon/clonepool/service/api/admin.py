@@ -52,7 +52,7 @@ class AdminMethods:
         call.reply({})
 
     def cancel(self, call: Call, params: Cancel) -> None:
-        """Take back another call of this connection, which is answered first."""
+        """Cancel another call of this connection, which is answered first."""
         other = call.connection.cancellable.get(params.request)
         call.reply(CancelResult(other is not None and other.cancel()))
 

@@ -87,12 +87,12 @@ class LeaseMethods:
             self._let_cancel(call)
 
     def renew(self, call: Call, params: Renew) -> None:
-        """Let a lease last longer."""
+        """Renew a lease."""
         request = self._request(call, RENEW_SECONDS)
         self._dispatcher.renew(call, params.lease, params.ttl, request)
 
     def release(self, call: Call, params: Release) -> None:
-        """End a lease; its clone is recycled, or kept for a person."""
+        """End a lease; its clone is recycled, or kept for inspection."""
         if params.keep:
             lease = self._dispatcher.fleet.lease(params.lease)
             seconds = self._dispatcher.fleet.pools[lease.template].limits.keep_for
@@ -101,7 +101,7 @@ class LeaseMethods:
             self._dispatcher.release(call, params.lease, report=params.report)
 
     def reserve(self, call: Call, params: Reserve) -> None:
-        """Have clones made ready for tests to come."""
+        """Announce tests, for which clones are made ready."""
         pool = self._dispatcher.reserve(
             params.template, call.holder, params.tests, params.parallelism
         )

@@ -1,6 +1,6 @@
 """The Unix socket and the clients connected to it.
 
-What one connection does is in `peer`, where the socket lies in `socket_file`.
+What one connection does is in `peer`, where the socket is in `socket_file`.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Listener:
         path: of the socket.
         metrics: count the clients that are refused.
         access: the configuration's [access].
-        gate: says who may come in.
+        gate: decides which users may connect.
         most: clients at a time, where there are files for fewer than `access` allows.
 
     Attributes:
@@ -61,7 +61,7 @@ class Listener:
 
     Raises:
         AlreadyRunningError: another daemon listens there.
-        ConfigError: the place cannot be used; what lies there was not touched.
+        ConfigError: the path cannot be used; what is there was not touched.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Listener:
             )  # fmt: skip
 
     def stop_accepting(self) -> None:
-        """Take the socket away; connected clients stay."""
+        """Remove the socket; connected clients stay."""
         if self._acceptor is not None:
             self._acceptor.close()
             self._acceptor = None

@@ -32,7 +32,7 @@ class Methods:
     Args:
         leases: answers the methods about leases.
         templates: answers the methods about templates.
-        admin: answers the methods for people and scripts that look after the daemon.
+        admin: answers the methods for administration.
         board: tells what the daemon holds.
         max_pending: calls of one connection that may wait for their answers at a time.
     """

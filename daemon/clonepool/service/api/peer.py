@@ -107,7 +107,7 @@ class Peer(asyncio.BufferedProtocol):
     # What asyncio calls ---------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Let the client in, or tell it that it may not."""
+        """Accept the client, or refuse it with an error."""
         # uvloop's transports have the methods of asyncio.Transport and are not its subclass.
         self._transport = transport = cast("asyncio.Transport", transport)
         transport.set_write_buffer_limits(high=UNREAD_BYTES)

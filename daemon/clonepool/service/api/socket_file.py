@@ -1,4 +1,4 @@
-"""The socket in the file system: its place, its lock, and when what lies there may be replaced."""
+"""The socket in the file system: its path, its lock, and when a file there may be replaced."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def take_lock(path: Path) -> int:
         remedy=_REMEDY,
     )
     try:
-        _check_directory(path.parent)  # again: others may have made it meanwhile
+        _check_directory(path.parent)  # again: others may have made it since
     except ConfigError:
         os.close(lock)
         raise
@@ -97,4 +97,4 @@ def _check_directory(directory: Path) -> None:
     if strangers:
         raise ConfigError(f"{directory} belongs to another user", remedy=_REMEDY)
     if open_to_all:
-        raise ConfigError(f"{directory}: anybody may replace files there", remedy=_REMEDY)
+        raise ConfigError(f"{directory}: any user may replace files there", remedy=_REMEDY)

@@ -1,4 +1,4 @@
-"""What the daemon tells about itself: to clients, to the health page, to people."""
+"""The state that the daemon reports: to clients, and on the health page."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class StatusBoard:
     Args:
         fleet: holds the pools.
         capabilities: what is known of the server.
-        gateway: knows where the server is; the password is told to nobody.
+        gateway: knows where the server is; the password is never shown.
         storage: knows what room is left.
         copiers: know how clones are copied.
         instance: the daemon's name among others on the server.
@@ -150,7 +150,7 @@ class StatusBoard:
     def not_ready(self) -> list[str]:
         """Return why the daemon cannot serve, or nothing when it can.
 
-        Anybody on the machine may read this. The causes may contain a project's SQL, and are told
+        Any user of the machine may read this. The causes may contain a project's SQL, and are shown
         on the socket only.
         """
         reasons = ["the server cannot be reached"] if self._problem() else []

@@ -78,7 +78,7 @@ class TemplateMethods:
     # Configured templates -------------------------------------------------------------------
 
     def build(self, call: Call, params: Build) -> None:
-        """Have a template looked at, and built if need be or if the client wants that anyway.
+        """Check a template, and build it if necessary or if the client demands it.
 
         Raises:
             UnknownTemplateError, BadRequestError: nothing was done.

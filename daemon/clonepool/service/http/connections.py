@@ -1,4 +1,4 @@
-"""Connections to the HTTP port: anybody on the machine can open them, so each has a deadline.
+"""Connections to the HTTP port: any user of the machine can open them, so each has a deadline.
 
 Uvicorn reads HTTP. It waits without limit for a request that never arrives in full, and for a
 client that does not read the response. Here a connection that is too slow is cut off. When there

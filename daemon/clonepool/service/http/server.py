@@ -1,4 +1,4 @@
-"""Metrics and health over HTTP, on loopback: for anybody on the machine, so with bounded resources.
+"""Metrics and health over HTTP on loopback, for all users of the machine, with bounded resources.
 
 Only the protocol of uvicorn is used. Its server has no deadline for a request's headers, and
 accepts connections without limit.

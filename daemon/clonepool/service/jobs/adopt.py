@@ -85,7 +85,7 @@ class AdoptJob(Job["Adopt"]):
     async def _adopt(self, decision: Adopt) -> None:
         section = self._templates.sections[decision.template]
         current = self._templates.generations[decision.template]
-        # Before the clone is open to anybody: its former holder must stay out.
+        # Before the clone is opened: its former holder must stay locked out.
         await self._credentials.renew(decision.clone, section)
         await adopt(
             self._gateway,

@@ -36,7 +36,7 @@ class TemplateLosses(Protocol):
     """Has generations built again that a job found to be gone or damaged."""
 
     def lost(self, template: str) -> None:
-        """The generation is not on the server any more."""
+        """The generation is no longer on the server."""
 
     def damaged(self, template: str) -> None:
         """The generation is there and not what it was."""

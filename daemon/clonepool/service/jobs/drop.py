@@ -92,7 +92,7 @@ class DropJob(PersistentJob["Drop"]):
     async def run_once(self, decision: Drop) -> CloneDropped:
         """Try to remove the database when it is its turn.
 
-        Sessions are ended before a place for DDL is taken: one that does not end keeps nobody.
+        Sessions are ended before a place for DDL is taken, so that a hung one blocks no other job.
         """
         template, clone = decision.template, decision.clone
         self._rewinder.forget(clone)
@@ -143,7 +143,7 @@ class DropJob(PersistentJob["Drop"]):
         self._changed.notify()  # another drop is the first now
 
     def _place(self, template: str) -> AbstractAsyncContextManager[None]:
-        """Take a place for DDL; a drop that hangs, on whatever, gives it back before it is done."""
+        """Take a place for DDL; a drop that hangs gives it back early."""
         return self._limiter.place(lambda: self._rank(template), seconds=PATIENCE_SECONDS)
 
     def _rank(self, template: str) -> Rank:

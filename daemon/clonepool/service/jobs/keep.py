@@ -1,4 +1,4 @@
-"""Sets clones aside for a person: leaks named, sessions ended, written down in the comment."""
+"""Sets clones aside for inspection: reports leaks, ends sessions, writes the comment."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class KeepJob:
         comment_locks: keep the comments in the order of the decisions.
         leaks: finds what the lease left.
         reports: tells the client what that was, and whether the clone is kept.
-        rewinder: forgets the clone, which nobody will lease again.
+        rewinder: forgets the clone, which will not be leased again.
     """
 
     def __init__(

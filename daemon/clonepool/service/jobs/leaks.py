@@ -1,7 +1,7 @@
 """What a lease left behind: sessions on its clone, and changes of the server as a whole.
 
 The sessions are only named here, for the client that released the lease. The changes of the server
-are taken back as well, and nobody is granted a clone until they are.
+are undone as well, and no clone is granted until they are.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ ANSWER_SECONDS = 2.0
 
 
 class Reports(Protocol):
-    """Whoever is to hear what a lease left on its clone."""
+    """Passes on what a lease left on its clone."""
 
     def is_awaited(self, clone: str) -> bool:
-        """Say whether anybody is to hear it."""
+        """Say whether a client is to be told."""
 
     def lease_left(self, clone: str, leaked: Sessions) -> None:
         """Tell what was left."""
@@ -85,7 +85,7 @@ class Leaks:
     async def find(
         self, template: str, clone: str, seen: Inspection | None, *, sessions: bool
     ) -> Sessions:
-        """Take back the changes of the server, and return what the lease left.
+        """Undo the changes of the server, and return what the lease left.
 
         Args:
             template: of the clone.
@@ -102,7 +102,7 @@ class Leaks:
     async def _take_back_changes(
         self, template: str, clone: str, seen: Inspection | None
     ) -> list[dict[str, Any]]:
-        """Take back what the lease changed in the server as a whole; return what that was."""
+        """Undo what the lease changed in the server as a whole; return what that was."""
         known = self._server_changes.digest
         digest = seen.facts.shared if seen is not None else None
         if not self.may_change_server(template):

@@ -53,6 +53,6 @@ class ParkJob(Job["Park"]):
         return CloneParked(template, clone)
 
     def failed(self, decision: Park, attempt: Attempt) -> CloneUnusable:
-        """Have the clone dropped."""
+        """Request a drop of the clone."""
         del attempt
         return CloneUnusable(decision.template, decision.clone)

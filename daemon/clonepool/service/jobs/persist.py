@@ -54,5 +54,5 @@ class PersistJob(Job["Record"]):
         return LeaseRecorded(lease.template, decision.waiter)
 
     def failed(self, decision: Record, attempt: Attempt) -> LeaseNotRecorded:
-        """Have the waiter told that it gets no such lease."""
+        """Refuse the waiter: the lease could not be recorded."""
         return LeaseNotRecorded(decision.lease.template, decision.waiter, attempt.error)

@@ -87,7 +87,7 @@ class RecycleJob(Job["Recycle"]):
         return CloneRewound(template, clone, locked_out=not decision.same_holder)
 
     def failed(self, decision: Recycle, attempt: Attempt) -> CloneUnusable:
-        """Have the clone recreated, and let no client wait for a report."""
+        """Request a new clone, and end the wait of a client for a report."""
         del attempt
         self._reports.lease_left(decision.clone, None)
         return CloneUnusable(decision.template, decision.clone)
@@ -200,7 +200,7 @@ class RecycleJob(Job["Recycle"]):
 
         Args:
             decision: which clone.
-            seen: what is known of it, if nobody has been connected since.
+            seen: the inspection, if there has been no session since.
 
         Raises:
             VerificationError: it was rewound wrongly.

@@ -1,4 +1,4 @@
-"""Makes references: clones that nobody leases, which say what the large tables should hold.
+"""Makes references: clones that are never leased, which say what the large tables should hold.
 
 A reference that an earlier daemon left is dropped at the next start.
 """

@@ -19,8 +19,8 @@ class Pause(NamedTuple):
     """How long a monitor waits for its next pass, in seconds.
 
     Attributes:
-        least: nothing ends the pause before.
-        most: then the pass is due, though nobody woke the monitor.
+        least: the pause is never shorter.
+        most: the pass is due after this, even if nothing woke the monitor.
     """
 
     least: float = 0.0
@@ -67,7 +67,7 @@ class Monitor(ABC):
         """Make one pass and return for how long to wait then."""
 
     def after_wake_up(self) -> None:  # noqa: B027 - few monitors care
-        """Take note that the next pass was asked for."""
+        """Note that the next pass was requested."""
 
     def after_failure(self, attempt: Attempt) -> None:  # noqa: B027 - few monitors care
-        """Take note of a pass that failed."""
+        """Note a failed pass."""

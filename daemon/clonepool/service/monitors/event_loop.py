@@ -1,4 +1,4 @@
-"""Measures how late the event loop is: every lease waits for it, whatever else goes on."""
+"""Measures how late the event loop is: every lease waits for it, whatever else happens."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ log = structlog.get_logger()
 NOT_WATCHED, WATCHED_AGAIN = "template.not_watched", "template.watched_again"
 FOUND_UNTOLD = "template.change_found_late"
 _REMEDY = (
-    "edits are found by looking every few seconds meanwhile; if it is a limit of the system, raise"
+    "until then, files are checked every few seconds; if it is a limit of the system, raise"
     " fs.inotify.max_user_watches or fs.inotify.max_user_instances, or name fewer directories"
 )
 _LONGEST_REST_SECONDS = 1.0
@@ -193,7 +193,7 @@ class FileMonitor(Monitor):
         self._woken.set()
 
     def _lose(self, error: BaseException | None) -> None:
-        """Go on without watches, and try again: at once when a directory was only just gone."""
+        """Continue without watches, and try again: at once when a directory was only just gone."""
         gone, stood = isinstance(error, FileNotFoundError), self._standing
         self._stop_watching()
         if gone or stood:

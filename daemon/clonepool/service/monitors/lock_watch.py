@@ -1,8 +1,8 @@
 """Closes the session on a leased clone when a client needs exclusive access to the database.
 
-DROP, RENAME and copying as a template fail while anybody is connected, but PostgreSQL waits for
-five seconds first, holding its lock on the database. So it is enough to look for such locks every
-now and then, while there are leased clones on which a session of the daemon stays.
+DROP, RENAME and copying as a template fail while a session is connected, but PostgreSQL waits for
+five seconds first, holding its lock on the database. So it is enough to check for such locks
+regularly while there are leased clones on which a session of the daemon stays.
 """
 
 from __future__ import annotations

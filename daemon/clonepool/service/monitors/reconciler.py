@@ -58,7 +58,7 @@ class Reconciler:
         return {template: pool.inventory.names(*_THERE) for template, pool in pools.items()}
 
     def compare(self, expected: dict[str, set[str]], there: set[str]) -> None:
-        """Give up what is gone, except what the daemon itself has dropped meanwhile.
+        """Give up what is gone, except what the daemon itself has dropped since.
 
         Args:
             expected: what `expected` returned before the server was asked.
@@ -67,7 +67,7 @@ class Reconciler:
         for template, names in expected.items():
             pool = self._fleet.pools.get(template)
             if pool is None:
-                continue  # it was given up meanwhile
+                continue  # it was given up since
             self._compare_clones(template, (names - there) & pool.inventory.names(*_THERE))
             generation = self._templates.generations.get(template)
             if generation is not None and generation.database not in there:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from clonepool.postgres.templates.recipe import Recipe
 
 _MOST_GONE = 1_000
-"""Files of one template that are not there any more and are still watched for."""
+"""Missing files of one template that are still watched for."""
 
 
 class SourceFiles(NamedTuple):

@@ -39,7 +39,7 @@ class WatchNews(StrEnum):
     MOVED = "moved"
     """A watched directory was made, removed or renamed, so that its watch is useless."""
     ENDED = "ended"
-    """The thread ends: changes are not seen any more."""
+    """The thread ends: changes are no longer seen."""
 
 
 class Report(NamedTuple):
@@ -68,7 +68,7 @@ class Watches:
         self._thread.start()
 
     def stop(self) -> None:
-        """Have the thread end, within a step; nothing more is reported."""
+        """Stop the thread within a step; nothing more is reported."""
         self._stopped.set()
 
     def wait(self) -> None:

@@ -60,7 +60,7 @@ class TemplateBuilder:
     Args:
         builder: finds or builds generations on the server.
         credentials: make the owners of templates.
-        events: is told what can be had of a template.
+        events: is told whether a template can be leased.
         failures: logs and counts builds that failed.
         fleet: is asked how many requests wait for a template.
         gateway: the way to the server.
@@ -150,14 +150,14 @@ class TemplateBuilder:
         self._carry_out(self._schedule.ask(template, call.number, self._now(), anew=anew))
 
     def lost(self, template: str, *, damaged: bool) -> None:
-        """Have a template built again whose generation is gone from the server.
+        """Rebuild a template whose generation is gone from the server.
 
         Or is `damaged`: so it is after a crash of the server, which empties unlogged tables.
         """
         self._carry_out(self._schedule.lost(template, self._now(), damaged=damaged))
 
     async def look(self, templates: set[str]) -> None:
-        """Have those of these templates built again that have a changed source.
+        """Rebuild those of these templates that have a changed source.
 
         There is one look at a time: what an earlier one saw must not come after what is seen now.
         What cannot be checked for lack of a resource is checked again until it can be.
@@ -241,10 +241,10 @@ class TemplateBuilder:
     # Looking at sources -------------------------------------------------------------------
 
     async def _look_at(self, template: str) -> bool:
-        """Look at one template; say whether that could be done."""
+        """Check the sources of one template; say whether that was possible."""
         try:
             found, reasons = await self.sources.compare(template)
-        except Exception as error:  # noqa: BLE001 - the build tells it to whoever asks
+        except Exception as error:  # noqa: BLE001 - the build reports it to its callers
             if resource_errors.shortage(error):
                 self._failures.begin(LOOK_POSTPONED, template, error)
                 return False
@@ -305,7 +305,7 @@ class TemplateBuilder:
             except ServerUnavailableError:
                 raise
             except ClonepoolError as error:
-                return [str(error)]  # the next build tells it to whoever asks
+                return [str(error)]  # the next build reports it to its callers
             if changes:
                 return changes
         return []
@@ -338,7 +338,7 @@ class TemplateBuilder:
             await self._former.retire(before)
 
     def _failed(self, template: str, error: Exception) -> None:
-        """Have the build tried again, or tell why it failed."""
+        """Schedule another try of the build, or report why it failed."""
         now = self._now()
         if isinstance(error, DamagedError):
             self.lost(self._sections[template].extends, damaged=True)

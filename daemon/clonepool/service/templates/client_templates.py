@@ -58,7 +58,7 @@ _OWNER = "an owner"
 """The name under which the roles of owners are made; leases have others."""
 _FIRST_PAUSE_SECONDS = 0.02
 _LONGEST_PAUSE_SECONDS = 5.0
-"""Seconds between two tries to drop a generation that is not used any more."""
+"""Seconds between two tries to drop a generation that is no longer used."""
 
 
 class ClientTemplates:
@@ -69,7 +69,7 @@ class ClientTemplates:
         changed: is notified after every event of the pools.
         configured: the configured templates.
         credentials: make the owners of templates.
-        events: is told what can be had of a template.
+        events: is told whether a template can be leased.
         failures: logs and counts what fails.
         fleet: is asked whether the daemon is stopping.
         gateway: the way to the server.
@@ -77,7 +77,7 @@ class ClientTemplates:
         now: returns monotonic seconds.
         options: what clients may make.
         registry: enters and removes templates.
-        rewinder: forgets generations that are not used any more.
+        rewinder: forgets generations that are no longer used.
         server_changes: learns which roles are made.
         table: the current generations.
         tasks: where work that takes time is done.
@@ -254,7 +254,7 @@ class ClientTemplates:
         return origin == self.origin_of(origin.by, origin.of, self.options_of(origin.of))
 
     async def restore(self) -> None:
-        """Let those templates be leased that `find` found."""
+        """Make the templates that `find` found available to leases."""
         for template, (origin, generation) in self._found.items():
             section = self.options_of(origin.of)
             with self._failures.attempt(FIND_FAILED, template) as attempt:

@@ -57,7 +57,7 @@ class FillCoordinator:
     """Carries out what the fills decide.
 
     Args:
-        call_later: calls back after so many seconds.
+        call_later: calls back after a number of seconds.
         failures: logs and counts databases that could not be made.
         fill_seconds: how long a client may take to fill a template.
         generations: makes the databases, and generations of them.
@@ -144,7 +144,7 @@ class FillCoordinator:
         self._carry_out(self._fills.give_up(token, self._now()))
 
     def cancel(self, number: int) -> None:
-        """Take one request back, which is not answered any more."""
+        """Take one request back, so that it is not answered."""
         self._calls.pop(number, None)
         self._fills.forget(number)
 

@@ -24,7 +24,7 @@ class PendingCall(Protocol):
 
     @property
     def is_gone(self) -> bool:
-        """Whether nobody waits for an answer any more."""
+        """Whether no answer is awaited any more."""
 
     def reply(self, result: object) -> None:
         """Answer with a result; dropped if the request has been answered."""

@@ -1,7 +1,7 @@
 """Generations that were found to be gone from the server, or damaged.
 
-Jobs and monitors find them while they work with clones, and go on with their work; the template is
-built again in its own time.
+Jobs and monitors find them while they work with clones, and continue with their work. The template
+is built again later.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 
 class GenerationLosses:
-    """Keeps what was reported until `pass_on` gives it to whoever makes the template."""
+    """Keeps what was reported until `pass_on` gives it to the builder of the template."""
 
     def __init__(self) -> None:
         self._reported: dict[str, bool] = {}
         self._woken = WakeUp()
 
     def lost(self, template: str) -> None:
-        """The generation is not on the server any more."""
+        """The generation is no longer on the server."""
         self._reported.setdefault(template, False)
         self._woken.set()
 
@@ -33,7 +33,7 @@ class GenerationLosses:
         self._woken.set()
 
     async def pass_on(self, builder: TemplateBuilder, client_templates: ClientTemplates) -> None:
-        """Have the templates built again, or given up if a client made them; runs until cancelled.
+        """Rebuild the templates, or give up those that clients made; runs until cancelled.
 
         Args:
             builder: builds the configured templates.

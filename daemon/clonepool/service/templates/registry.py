@@ -1,6 +1,6 @@
 """Which templates exist besides the configured ones: entered and removed as one.
 
-A template has options, a pool, a copier and metrics; whoever enters one enters all of them.
+A template has options, a pool, a copier and metrics, which are entered together.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Registry:
         self._events.handle(TemplateEntered(template, limits))
 
     def remove(self, template: str) -> None:
-        """Forget a template whose pool holds nothing any more."""
+        """Forget a template whose pool is empty."""
         self._events.handle(TemplateRemoved(template))
         self._copiers.remove(template)
         self._metrics.remove(template)

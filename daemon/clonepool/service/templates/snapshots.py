@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 
 class Snapshots:
-    """Copies a clone while nobody is connected to it; its lease goes on.
+    """Copies a clone while no session is connected to it; its lease continues.
 
     Args:
         capabilities: of the server.
@@ -99,9 +99,9 @@ class Snapshots:
 
         Raises:
             CloneInUseError: somebody is connected to the clone.
-            NotYourLeaseError: the lease ended meanwhile.
+            NotYourLeaseError: the lease has ended.
             BadRequestError, ClientLimitError: another client was quicker.
-            TemplateFailedError: the lease's own template is not there any more.
+            TemplateFailedError: the lease's own template is no longer there.
             StatementError, ServerUnavailableError: as PostgreSQL said. Nothing is left in any case.
         """
         root = self._templates.root_of(lease.template)

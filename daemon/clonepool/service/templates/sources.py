@@ -41,7 +41,7 @@ class TemplateSources:
 
     Args:
         builder: looks at files and at the server.
-        credentials: know who owns a template.
+        credentials: know the owner of a template.
         directory: where relative paths begin.
         sections: the configured templates.
         table: the current generations.
@@ -84,7 +84,7 @@ class TemplateSources:
         return {template: self.recipe(template) for template in self._sections}
 
     async def inputs(self, template: str) -> Inputs:
-        """Look at everything that decides what a template holds.
+        """Read all inputs that determine the contents of a template.
 
         Raises:
             TemplateFailedError: something is missing.

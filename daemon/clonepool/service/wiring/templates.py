@@ -32,7 +32,7 @@ def make_templates(
     Args:
         given: what exists already.
         tools: to work with.
-        pools: are told what can be had of each template.
+        pools: are told whether each template can be leased.
         losses: of generations, reported by jobs and monitors.
         tasks: where work that takes time is done.
     """

@@ -67,8 +67,8 @@ def options(major: int) -> str:
     """Return settings for sessions of programs that fill a template, as PGOPTIONS takes them.
 
     An earlier file, or the template that is extended, may have given the database a time limit or
-    made it read-only; these settings override that. All others are the database's own, as for
-    anybody who runs the file by hand.
+    made it read-only; these settings override that. All others are the database's own, as
+    when a user runs the file by hand.
 
     Args:
         major: the server's version; older ones refuse settings that they do not know.
@@ -131,7 +131,7 @@ def explain(
         return TemplateFailedError(
             f"{file}: it ends inside a transaction, which is rolled back",
             remedy="write COMMIT at its end; each file is run by a psql of its own, so a"
-            " transaction cannot go on in the next",
+            " transaction cannot continue in the next",
         )
     stderr += after if at_end else ""
     errors = [

@@ -1,4 +1,4 @@
-r"""What a script does that concerns files, its database, or how psql goes on."""
+r"""What a script does that concerns files, its database, or how psql continues."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _SERVER_READS = re.compile(
 
 
 class ScriptEvent(msgspec.Struct, frozen=True, array_like=True):
-    r"""Something in a script that concerns files, its database, or how psql goes on.
+    r"""Something in a script that concerns files, its database, or how psql continues.
 
     Attributes:
         line: its number, from 1.

@@ -1,6 +1,6 @@
-"""What a template may hold, as SQL: keys, partitions, traits of tables, and whatever else there is.
+"""What a template may hold, as SQL: keys, partitions, features of tables, and more.
 
-A trait is one line, and no rule says with what it goes: what PostgreSQL refuses is left out.
+A feature is one line. No rule says which ones go together: what PostgreSQL refuses is left out.
 """
 # ruff: noqa: E501 - a statement is easier to read in one line
 
@@ -63,7 +63,7 @@ CREATE {u} TABLE {t}_p2 PARTITION OF {t} FOR VALUES WITH (MODULUS 2, REMAINDER 1
 }
 """How a table is parted by its id, and the partitions; the list's second one has another order."""
 
-TRAITS = {
+TABLE_FEATURES = {
     "dropped column": "ALTER TABLE {t} ADD gone int DEFAULT 1; ALTER TABLE {t} DROP gone",
     "late column": "ALTER TABLE {t} ADD late text DEFAULT 'late'",
     "check": "ALTER TABLE {t} ADD CHECK (id > -1000000)",

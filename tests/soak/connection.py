@@ -1,4 +1,4 @@
-"""A client's connection to the daemon: the sync client, and what a soak must know beside it."""
+"""A client's connection to the daemon: the sync client, with what the soak needs in addition."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 _MANY_BYTES = 65_536
 
 
-class Line(Client):
-    """One connection, known in the journal by `conn` and by the daemon at its other end."""
+class Connection(Client):
+    """One connection; the journal knows it by `conn`, and by the pid of the daemon it is to."""
 
     def __init__(self, path: str, journal: Journal, conn: str) -> None:
         super().__init__(path, name=conn)
@@ -40,7 +40,7 @@ class Line(Client):
                 self._connection.socket.shutdown(socket.SHUT_RDWR)
 
     def is_alive(self) -> bool:
-        """Say whether the connection is open, as far as can be seen from here."""
+        """Say whether the connection is open, as far as this end knows."""
         if self.closed:
             return False
         try:
@@ -51,12 +51,12 @@ class Line(Client):
             return False
 
     def hang_up(self, *, by: str) -> None:
-        """Close, after having said so in the journal."""
+        """Write to the journal that the connection closes, then close it."""
         self.cut(by=by)
         self.close()
 
     def pipeline(self, requests: list[dict[str, Any]], seconds: float) -> Iterator[dict[str, Any]]:
-        """Send acquires all at once and yield the replies that come within some time."""
+        """Send acquires all at once; yield the replies that arrive within some seconds."""
         text = "".join(
             json.dumps({"id": f"p{n}", "method": "acquire", "params": params}) + "\n"
             for n, params in enumerate(requests)
@@ -71,7 +71,7 @@ class Line(Client):
                     return
                 *lines, buffer = (buffer + data).split(b"\n")
                 replies = map(json.loads, lines)
-                # Others are to what the client itself asks: to give back what was let go, say.
+                # Other replies are to requests of the client itself, such as a late release.
                 yield from (each for each in replies if str(each.get("id")).startswith("p"))
         except OSError:
             return
@@ -85,7 +85,7 @@ def peer_pid(connection: socket.socket) -> int:
 
 
 def runqueue_seconds(pid: int) -> float:
-    """Return how long a process was ready to run and did not get a processor, all in all."""
+    """Return the total time that a process was ready to run and had no processor."""
     total = 0
     for task in Path(f"/proc/{pid}/task").glob("*/schedstat"):
         with contextlib.suppress(OSError):
@@ -93,12 +93,12 @@ def runqueue_seconds(pid: int) -> float:
     return total / 1e9
 
 
-def on_cut_signal(line_of: Any) -> None:
-    """Let SIGUSR1 cut whatever line `line_of()` returns."""
+def on_cut_signal(current: Any) -> None:
+    """Make SIGUSR1 cut the connection that `current()` returns."""
 
     def handler(_: int, __: object) -> None:
-        line = line_of()
-        if line is not None:
-            line.cut(by="chaos")
+        connection = current()
+        if connection is not None:
+            connection.cut(by="chaos")
 
     signal.signal(signal.SIGUSR1, handler)

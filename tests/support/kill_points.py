@@ -1,10 +1,10 @@
-"""`clonepool serve` in this process, held up and killed at named pieces of its work.
+"""Runs `clonepool serve` in this process, and delays or kills it at named steps of its work.
 
-    python -m support.interrupted after:record:1 before:record:1=0.5,before:drop:1=2 serve ...
+    python -m support.kill_points after:record:1 before:record:1=0.5,before:drop:1=2 serve ...
 
-The first argument says where the process kills itself, the second where a task of it is late, by
-how many seconds (`-` for nowhere): `before` or `after`, the work, and which time it is done. Work
-is done when its effect on PostgreSQL is complete; the pool has not been told then.
+The first argument says where the process kills itself, the second where a task is delayed, and by
+how many seconds (`-` for nowhere): `before` or `after`, the name of the step, and the number of its
+occurrence. A step ends when its effect on PostgreSQL is complete, before the pool knows of it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ NOWHERE = "-"
 
 @dataclass(frozen=True)
 class Work:
-    """A function that does it, and which of its calls do."""
+    """A function that is a step, and which of its calls count."""
 
     owner: Any
     name: str
@@ -109,12 +109,12 @@ WORK = {
 
 
 def die() -> None:
-    """End this process as nothing else does: it cannot even notice."""
+    """Kill this process by SIGKILL."""
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def interrupt(point: str, seconds: float | None = None) -> None:
-    """Have the process killed at that point, or what comes there be late by so many seconds."""
+    """Arrange that the process is killed at that point, or delayed by some seconds."""
     when, name, number = point.split(":")
     work = WORK[name]
     function = getattr(work.owner, work.name)
@@ -157,14 +157,14 @@ async def _stop(seconds: float | None) -> None:
 
 
 def spawn(daemon: Daemon, killed_at: str, late: str = NOWHERE) -> Process:
-    """Start that process in the place of the daemon's own."""
+    """Start this program in place of the daemon's own process."""
     daemon.lay_down_cluster()
     with daemon.log.open("ab") as log:
-        return run_module("support.interrupted", [killed_at, late, *daemon.arguments], log.fileno())
+        return run_module("support.kill_points", [killed_at, late, *daemon.arguments], log.fileno())
 
 
 def main() -> None:
-    """Run the command line with what the first two arguments say."""
+    """Run the command line with the interrupts of the first two arguments."""
     _, killed_at, late, *command = sys.argv
     if killed_at != NOWHERE:
         interrupt(killed_at)

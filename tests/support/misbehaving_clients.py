@@ -1,7 +1,7 @@
-"""Clients of all manners but good ones, in a process of their own.
+"""Misbehaving clients of several kinds, in a separate process.
 
-Run as a script with the socket's path and a JSON object of numbers by manner. It plays them until
-standard input ends, and prints then how many lines the daemon has sent to those that flood it.
+Run as a script with the socket's path and a JSON object of numbers by kind. It runs the clients
+until standard input ends, then prints how many lines the daemon has sent to the flooding ones.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ _CANCEL = b'{"id":3,"method":"cancel","params":{"request":2}}\n'
 _TURN_SECONDS = 0.01
 
 
-class Played:
-    """What became of it: how many pings of those that flood were `answered`, at the end."""
+class FloodResult:
+    """The result: how many pings of the flooding clients were `answered`, at the end."""
 
     answered = 0
 
 
 @contextmanager
-def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[Played]:
-    """Let so many of each manner loose on the daemon for the length of a `with` block.
+def misbehaving(path: Path, kinds: Mapping[str, int]) -> Iterator[FloodResult]:
+    """Run clients of each kind for the length of a `with` block.
 
-    Manners are `flood` (pings, as fast as they are taken), `deaf` (the same, reading nothing),
+    Kinds are `flood` (pings, as fast as they are taken), `deaf` (the same, reading nothing),
     `idle`, `slow` (a byte at a time), `half` (half a line, and then nothing), `babble` (what is no
     request), `vanish` (acquires and hangs up at once), `waver` (acquires and cancels).
     """
-    played = Played()
-    command = [sys.executable, __file__, str(path), json.dumps(dict(manners))]
+    played = FloodResult()
+    command = [sys.executable, __file__, str(path), json.dumps(dict(kinds))]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stdin is not None
@@ -53,12 +53,12 @@ def misbehaving(path: Path, manners: Mapping[str, int]) -> Iterator[Played]:
             process.wait(30)
 
 
-class Rude:
-    """One connection of one manner; it connects again when it is cut off."""
+class MisbehavingClient:
+    """One connection of one kind; it reconnects when it is cut off."""
 
-    def __init__(self, path: str, manner: str) -> None:
-        self.heard = 0
-        self.manner = manner
+    def __init__(self, path: str, kind: str) -> None:
+        self.received = 0
+        self.kind = kind
         self._path = path
         self._rest = bytearray()
         self.socket = self._connect()
@@ -69,79 +69,81 @@ class Rude:
         opened.setblocking(False)
         return opened
 
-    def come_again(self) -> None:
-        """Connect anew, with nothing left to say."""
+    def reconnect(self) -> None:
+        """Reconnect, and forget what was still to be sent."""
         self.socket.close()
         self._rest.clear()
         self.socket = self._connect()
 
-    def say(self) -> None:
-        """Write what the manner has it write now."""
+    def write(self) -> None:
+        """Send what is due for this kind of client."""
         burst = {"flood": _PING * 200, "deaf": _PING * 200, "slow": _PING, "babble": b"{nonsense\n"}
-        self._rest = self._rest or bytearray(burst.get(self.manner, b""))
-        most = 1 if self.manner == "slow" else len(self._rest)
+        self._rest = self._rest or bytearray(burst.get(self.kind, b""))
+        most = 1 if self.kind == "slow" else len(self._rest)
         with suppress(BlockingIOError):
             del self._rest[: self.socket.send(self._rest[:most])]
 
     def take_turn(self) -> None:
-        """Do what the manner has it do now and then."""
-        match self.manner:
+        """Do what this kind of client does periodically."""
+        match self.kind:
             case "slow" | "babble" | "deaf":
-                self.say()
+                self.write()
             case "vanish":
                 self.socket.send(_ACQUIRE)
-                self.come_again()
+                self.reconnect()
             case "waver":
-                self.come_again()  # else it would keep what it was given at once
+                self.reconnect()  # else it would keep what it was given at once
                 self.socket.send(_ACQUIRE + _CANCEL)
-        if self.manner in {"slow", "babble", "waver"}:
-            self.hear()
+        if self.kind in {"slow", "babble", "waver"}:
+            self.read()
 
-    def hear(self) -> None:
-        """Read what has come."""
+    def read(self) -> None:
+        """Read what has arrived."""
         with suppress(BlockingIOError):
-            self.heard += self.socket.recv(1 << 20).count(b"\n")
+            self.received += self.socket.recv(1 << 20).count(b"\n")
 
     def begin(self) -> None:
-        """Say once what is only said once."""
-        if self.manner == "half":
+        """Send what is sent only once."""
+        if self.kind == "half":
             self.socket.send(_PING[:10])
 
 
-def _main(path: str, manners: dict[str, int]) -> None:
-    crowd = [Rude(path, manner) for manner, number in manners.items() for _ in range(number)]
+def _main(path: str, kinds: dict[str, int]) -> None:
+    clients = [
+        MisbehavingClient(path, kind) for kind, number in kinds.items() for _ in range(number)
+    ]
     chosen = selectors.DefaultSelector()
-    for one in crowd:
-        one.begin()
-        if one.manner == "flood":
-            chosen.register(one.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, one)
+    for client in clients:
+        client.begin()
+        if client.kind == "flood":
+            chosen.register(client.socket, selectors.EVENT_READ | selectors.EVENT_WRITE, client)
     chosen.register(sys.stdin, selectors.EVENT_READ, None)
-    others = [one for one in crowd if one.manner not in {"flood", "idle", "half"}]
+    others = [client for client in clients if client.kind not in {"flood", "idle", "half"}]
     print("here", flush=True)  # noqa: T201 - to the process that waits for it
     turn = time.monotonic()
     while True:
         for key, ready in chosen.select(_TURN_SECONDS):
             if key.data is None:
-                print(sum(one.heard for one in crowd), flush=True)  # noqa: T201 - likewise
+                print(sum(client.received for client in clients), flush=True)  # noqa: T201 - likewise
                 return
             if ready & selectors.EVENT_READ:
-                key.data.hear()
+                key.data.read()
             if ready & selectors.EVENT_WRITE:
-                key.data.say()
+                key.data.write()
         if time.monotonic() >= turn:
             turn = time.monotonic() + _TURN_SECONDS
-            for one in others:
-                _take_turn(one)
+            for client in others:
+                _take_turn(client)
 
 
-def _take_turn(one: Rude) -> None:
-    """Let one have its turn; whoever was cut off comes again."""
+def _take_turn(client: MisbehavingClient) -> None:
+    """Give one client its turn; reconnect it if it was cut off."""
     try:
-        one.take_turn()
+        client.take_turn()
     except BlockingIOError:
         return
     except OSError:
-        one.come_again()
+        client.reconnect()
 
 
 if __name__ == "__main__":

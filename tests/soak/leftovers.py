@@ -1,4 +1,4 @@
-"""What is left when everybody has gone home: on the server, in the daemon, in the process table."""
+"""What is left after a run: on the server, in the daemon, and in the process table."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soak.ground import TEMPLATES
+from soak.daemon import TEMPLATES
 
 if TYPE_CHECKING:
-    from soak.ground import Ground
+    from soak.daemon import SoakDaemon
     from soak.journal import Journal
 
 REST_SECONDS = 90.0
@@ -20,37 +20,37 @@ _NAME = re.compile(r"cp_soak_(?P<template>[a-z]+)_[a-z2-7]{8}_(?P<kind>[tbc])[0-
 _KINDS = {"t": "generations", "c": "clones", "b": "others"}
 
 
-def await_rest(ground: Ground) -> bool:
-    """Wait until every lease is over, every pool is full and nothing is under way."""
+def await_rest(daemon: SoakDaemon) -> bool:
+    """Wait until every lease has ended, every pool is full and no job runs."""
     deadline = time.monotonic() + REST_SECONDS
     while time.monotonic() < deadline:
-        pools = ground.ask("status")["pools"]
+        pools = daemon.ask("status")["pools"]
         if all(p["ready"] >= p["min_ready"] and not any(p[b] for b in _BUSY) for p in pools):
             return True
         time.sleep(0.05)
     return False
 
 
-def look(ground: Ground, journal: Journal, when: str) -> set[str]:
-    """Write down what there is at rest, and return the names of the clones."""
-    if not await_rest(ground):
-        journal.write("broken", why=f"no rest within {REST_SECONDS:g} s", at=ground.ask("status"))
-    databases, roles, prepared, sessions = ground.queries(
+def look(daemon: SoakDaemon, journal: Journal, when: str) -> set[str]:
+    """Record what exists at rest, and return the names of the clones."""
+    if not await_rest(daemon):
+        journal.write("broken", why=f"no rest within {REST_SECONDS:g} s", at=daemon.ask("status"))
+    databases, roles, prepared, sessions = daemon.queries(
         r"SELECT datname AS name FROM pg_database WHERE datname LIKE 'cp\_%'",
         r"SELECT rolname AS name FROM pg_roles WHERE rolname LIKE 'cp\_%'",
         "SELECT gid AS name FROM pg_prepared_xacts",
         "SELECT concat_ws(' ', datname, application_name, state, query) AS name"
         " FROM pg_stat_activity WHERE backend_type = 'client backend'"
         r" AND (datname LIKE 'cp\_%' OR application_name LIKE 'soak-%')"
-        # Those of the daemon that runs are no remains: some stay on the clones.
-        f" AND application_name NOT LIKE 'clonepool % pid={ground.pid} %'",
+        # Sessions of the running daemon are no leftovers: some of them stay on clones.
+        f" AND application_name NOT LIKE 'clonepool % pid={daemon.pid} %'",
     )
     names = [row["name"] for row in databases]
-    ready = {pool["template"]: pool["ready"] for pool in ground.ask("status")["pools"]}
+    ready = {pool["template"]: pool["ready"] for pool in daemon.ask("status")["pools"]}
     journal.write(
-        "remains",
+        "leftovers",
         at=when,
-        leases=ground.ask("leases"),
+        leases=daemon.ask("leases"),
         sessions=[row["name"] for row in sessions],
         prepared=[row["name"] for row in prepared],
         strangers=[name for name in names if _NAME.fullmatch(name) is None],
@@ -62,12 +62,12 @@ def look(ground: Ground, journal: Journal, when: str) -> set[str]:
     return {name for name in names if _matches(name, "c")}
 
 
-def look_for_processes(ground: Ground, journal: Journal, storage: Path) -> None:
-    """Write down which processes of ours still run; a moment is given to those just leaving."""
+def look_for_processes(daemon: SoakDaemon, journal: Journal, storage: Path) -> None:
+    """Record which processes of the run are left, after some seconds for them to end."""
     deadline = time.monotonic() + 10.0
-    while (left := _processes(ground.directory, storage)) and time.monotonic() < deadline:
+    while (left := _processes(daemon.directory, storage)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    journal.write("processes_left", processes=left, socket=ground.socket.exists())
+    journal.write("processes_left", processes=left, socket=daemon.socket.exists())
 
 
 def _count(names: list[str]) -> dict[str, dict[str, int]]:
@@ -85,7 +85,7 @@ def _matches(name: str, kind: str) -> bool:
 
 
 def _processes(directory: Path, storage: Path) -> list[Any]:
-    """Return processes that were started for this soak: by their command or where they work."""
+    """Return the processes of this soak, found by command line or working directory."""
     left = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):

@@ -1,7 +1,7 @@
-"""Whether a database is sound below its rows, by PostgreSQL's own checkers in contrib.
+"""Whether a database is intact below its rows, by PostgreSQL's own checkers in contrib.
 
-Rows may read right from a table whose indexes miss them, or whose visibility map lies. An index
-on a column called `by_settings` was made under others than ours: it is not compared with its table.
+Rows may be read correctly although indexes miss them or the visibility map is wrong. An index on a
+column called `by_settings` was made under other settings: it is not compared with its table.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ SELECT format('SELECT WHERE pg_temp.check_index(%s, %L) IS NULL', i.oid,
 """
 
 
-def ailments(psql: Path, endpoint: Endpoint, database: str) -> list[str]:
-    """Return what the checkers complain of."""
+def problems(psql: Path, endpoint: Endpoint, database: str) -> list[str]:
+    """Return what the checkers report."""
     done = subprocess.run(
         [psql, "--no-psqlrc", "--quiet", "--tuples-only", "--no-align", "--no-password",
          "--file=-"],

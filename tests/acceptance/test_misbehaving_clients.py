@@ -1,4 +1,4 @@
-"""Two hundred connections of all manners beside clients that behave."""
+"""Two hundred misbehaving connections beside clients that behave."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from support.daemons import CONFIG, Daemon, eventually, resident_bytes, running_daemon
-from support.manners import misbehaving
+from support.misbehaving_clients import misbehaving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECONDS = float(os.environ.get("CLONEPOOL_MANNERS_SECONDS", "8"))
+SECONDS = float(os.environ.get("CLONEPOOL_MISBEHAVING_SECONDS", "8"))
 CROWD = {
     "idle": 60, "flood": 40, "slow": 40, "half": 20, "babble": 12, "vanish": 12, "waver": 12,
     "deaf": 4,
 }  # fmt: skip
 CONFIGURED = CONFIG + "\n[access]\nunread_timeout = 1.0\nmax_clients = 400\n"
 LONGER = 12
-"""How many times as long a ping may take beside the crowd as beside processes that only burn."""
+"""How many times longer a ping may take beside these clients than beside busy processes."""
 MOST_MEMORY = 96 * 1024 * 1024
 
 
-class Guest:
+class WellBehavedClient:
     """A client that behaves: it pings, leases and releases, and notes how long each ping took."""
 
     def __init__(self, daemon: Daemon, seconds: float) -> None:
@@ -60,18 +60,18 @@ class Guest:
 
 
 def p99(daemon: Daemon) -> float:
-    """Return which ping of those of four guests was longer than 99 of a hundred."""
-    guests = [Guest(daemon, SECONDS) for _ in range(4)]
-    for guest in guests:
-        guest.join()
-    assert all(guest.leases for guest in guests)
-    pings = sorted(ping for guest in guests for ping in guest.pings)
+    """Return the 99th percentile of the pings of four well-behaved clients, in seconds."""
+    clients = [WellBehavedClient(daemon, SECONDS) for _ in range(4)]
+    for client in clients:
+        client.join()
+    assert all(client.leases for client in clients)
+    pings = sorted(ping for client in clients for ping in client.pings)
     return pings[int(len(pings) * 0.99)]
 
 
 @contextmanager
 def burning() -> Iterator[None]:
-    """Take as much of the processors as the crowd and the daemon's work for it do."""
+    """Keep as many processors busy as the misbehaving clients and the daemon do."""
     script = "import sys, threading; threading.Thread(target=lambda: (sys.stdin.read(),\
  __import__('os')._exit(0))).start()\nwhile True: pass"
     command = [sys.executable, "-c", script]
@@ -83,7 +83,7 @@ def burning() -> Iterator[None]:
             burner.communicate()
 
 
-def test_two_hundred_connections_of_all_manners_cost_those_that_behave_little() -> None:
+def test_two_hundred_misbehaving_connections_hardly_slow_the_others() -> None:
     assert sum(CROWD.values()) == 200
     with running_daemon(CONFIGURED) as daemon:
         with burning():

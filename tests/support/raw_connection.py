@@ -1,4 +1,4 @@
-"""The protocol by hand: what a client in another language would send and read."""
+"""A connection without the client library: sends and reads lines of the protocol."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-class Lines:
-    """One connection, pipelined at will."""
+class RawConnection:
+    """One connection; requests can be pipelined."""
 
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -20,11 +20,11 @@ class Lines:
         self._file = self._socket.makefile("rb")
 
     def send(self, request: int | str, method: str, /, **params: object) -> None:
-        """Send a request and wait for nothing."""
+        """Send a request without waiting for the reply."""
         self.write({"id": request, "method": method, "params": params})
 
     def write(self, *messages: dict[str, object]) -> None:
-        """Send several by one write."""
+        """Send several messages in one write."""
         lines = (json.dumps({"jsonrpc": "2.0", **message}) + "\n" for message in messages)
         self._socket.sendall("".join(lines).encode())
 

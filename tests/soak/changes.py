@@ -1,4 +1,4 @@
-"""What a client does to its clone: much of what tests do, and some that they should not."""
+"""The changes that clients make to their clones: what tests usually do, and some unusual ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OTHER_FUNCTION = (
     " LANGUAGE sql IMMUTABLE AS $$ SELECT 7 $$"
 )
 
-DEEDS: dict[str, tuple[str, ...]] = {
+CHANGES: dict[str, tuple[str, ...]] = {
     "rows": (
         _NEW_USER,
         "UPDATE blog.tb_post SET body = {lease} WHERE id % 7 = 0",
@@ -47,17 +47,17 @@ DEEDS: dict[str, tuple[str, ...]] = {
     ),
     "only the mark": (),
 }
-"""Each deed is a few statements, each a transaction of its own unless it says otherwise."""
+"""Statements by the name of the change; each is its own transaction unless it begins one."""
 
 
-async def mark(session: asyncpg.Connection, lease: str, database: str, deeds: list[str]) -> None:
-    """Leave the lease's own mark, then do the deeds."""
+async def mark(session: asyncpg.Connection, lease: str, database: str, chosen: list[str]) -> None:
+    """Create the mark of the lease, then make the chosen changes."""
     words = {"lease": f"'{lease}'", "database": f'"{database}"'}
-    for statement in (MARK, *(sql for deed in deeds for sql in DEEDS[deed])):
+    for statement in (MARK, *(sql for name in chosen for sql in CHANGES[name])):
         await session.execute(statement.format(**words))
 
 
 async def read_marks(session: asyncpg.Connection) -> list[str]:
-    """Return whose marks there are."""
+    """Return the leases whose marks the clone has."""
     rows = await session.fetch("SELECT lease FROM public.soak_mark ORDER BY 1")
     return [row["lease"] for row in rows]

@@ -1,6 +1,6 @@
-"""A fleet of many pools in a world of made-up time: builds, copies and rewinds take what is drawn.
+"""Simulates a fleet of many pools: builds, copies and rewinds take random simulated times.
 
-Like `simulation`, which has one pool and looks at its size; here it is who gets what, and when.
+`simulation` has one pool and checks its size; this one checks which client gets a clone, and when.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Pace(NamedTuple):
 USUAL = Pace()
 
 
-class FleetWorld:
+class FleetSimulation:
     """Pools, a server, and clients.
 
     Attributes:
@@ -104,16 +104,16 @@ class FleetWorld:
         return self.chance.expovariate(1 / mean) if mean > 0 else 0.0
 
     def after(self, seconds: float, what: Callable[[], None]) -> None:
-        """Let something happen so many seconds from now."""
+        """Schedule an action some seconds from now."""
         heapq.heappush(self._agenda, (self.now + seconds, next(self._numbers), what))
 
     def come(self, clients: Iterable[Client]) -> None:
-        """Let clients begin, now."""
+        """Start clients now."""
         for number, client in enumerate(clients):
             self.after(0.0, partial(self._acquire, client, number, 0))
 
     def run(self, until: float) -> None:
-        """Let time go on until then."""
+        """Run the simulation until then."""
         while True:
             timer = self.fleet.next_timer()
             event = self._agenda[0][0] if self._agenda else None
@@ -129,7 +129,7 @@ class FleetWorld:
             self._check()
 
     def unserved(self) -> float:
-        """Return for how long the longest of those waits that were not served yet."""
+        """Return the longest time that a present waiter has waited."""
         lines = (pool.queue for pool in self.fleet.pools.values())
         return max((self.now - waiter.asked_at for line in lines for waiter in line), default=0.0)
 
@@ -198,7 +198,7 @@ class FleetWorld:
             (self._ddl[0] or self._ddl[1]).popleft()()
 
     def _check(self) -> None:
-        """See that nobody waits for a place that an idle clone takes."""
+        """Check that no request waits for a place that an idle clone takes."""
         pools = self.fleet.pools.values()
         idle = sum(pool.ready for pool in pools)
         if not idle:

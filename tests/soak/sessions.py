@@ -1,4 +1,4 @@
-"""A client's sessions on its clone: look, mark, look again; each time with a verdict."""
+"""A client's sessions on its clone: they check, change and check again, and return verdicts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 
-from soak import mischief
+from soak import changes
 from soak.facts import Facts, difference, read_facts
 
 if TYPE_CHECKING:
@@ -33,8 +33,8 @@ _GONE = (
 Verdict = tuple[str, Any]
 
 
-class Visit:
-    """One lease's sessions on one clone; every method returns a verdict and raises nothing."""
+class CloneSessions:
+    """The sessions of one lease on one clone. Methods return verdicts and raise nothing."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, lease: str, url: str, name: str) -> None:
         self._loop = loop
@@ -50,12 +50,12 @@ class Visit:
         """Say whether the clone is what its template is: pristine, dirty, missing or unchecked."""
         return self._run(self._check(expected))
 
-    def mark(self, deeds: list[str], *, second_session: bool) -> Verdict:
+    def mark(self, chosen: list[str], *, second_session: bool) -> Verdict:
         """Change the clone, on the session of the check: marked or unmarked."""
-        return self._run(self._mark(deeds, second_session=second_session))
+        return self._run(self._mark(chosen, second_session=second_session))
 
     def recheck(self, *, anew: bool) -> Verdict:
-        """Say whether it is as it was left: mine, foreign, missing or unchecked."""
+        """Say whether it is unchanged since: mine, foreign, missing or unchecked."""
         return self._run(self._recheck(anew=anew))
 
     def leave(self) -> None:
@@ -89,16 +89,16 @@ class Visit:
         found = difference(await read_facts(self._session, self._name), expected)
         return ("dirty", found) if found else ("pristine", None)
 
-    async def _mark(self, deeds: list[str], *, second_session: bool) -> Verdict:
+    async def _mark(self, chosen: list[str], *, second_session: bool) -> Verdict:
         if self._session is None:
             return "unmarked", "there is no session"
-        await mischief.mark(self._session, self._lease, self._database, deeds)
-        if second_session and "prepared" not in deeds:
+        await changes.mark(self._session, self._lease, self._database, chosen)
+        if second_session and "prepared" not in chosen:
             other = await self._connect()
             self._others.append(other)
             await other.execute("BEGIN; LOCK TABLE blog.tb_user IN ROW EXCLUSIVE MODE")
         self._left = await read_facts(self._session, self._name, lasting=True)
-        return "marked", deeds
+        return "marked", chosen
 
     async def _recheck(self, *, anew: bool) -> Verdict:
         if anew or self._session is None or self._session.is_closed():
@@ -106,7 +106,7 @@ class Visit:
                 self._session.terminate()
             self._session = await self._connect()
         try:
-            marks = await mischief.read_marks(self._session)
+            marks = await changes.read_marks(self._session)
         except asyncpg.UndefinedTableError:
             return "foreign", "the mark is gone"
         if marks != [self._lease]:
@@ -116,7 +116,7 @@ class Visit:
 
 
 async def reference(url: str) -> Facts:
-    """Return what a clone that nobody touched holds."""
+    """Return the contents of an unchanged clone."""
     session = await asyncpg.connect(url)
     try:
         return await read_facts(session, "")

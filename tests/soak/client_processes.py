@@ -1,4 +1,4 @@
-"""The client processes: started, counted, replaced when they crash, cut, ended."""
+"""Starts the client processes, counts their leases, replaces crashed ones, and ends them."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     import random
     from pathlib import Path
 
-    from soak.ground import Ground
+    from soak.daemon import SoakDaemon
     from soak.journal import Journal
 
 _CRASHES = frozenset({70, -signal.SIGKILL})
 _POLL_SECONDS = 0.05
 
 
-class Crowd:
-    """So many clients at a time; each replacement has a name and a seed of its own."""
+class ClientProcesses:
+    """A constant number of clients; each replacement has its own name and seed."""
 
     def __init__(
-        self, ground: Ground, journals: Path, journal: Journal, seed: int, until: float
+        self, daemon: SoakDaemon, journals: Path, journal: Journal, seed: int, until: float
     ) -> None:
-        self._ground = ground
+        self._daemon = daemon
         self._journals = journals
         self._journal = journal
         self._seed = seed
@@ -43,8 +43,8 @@ class Crowd:
         for slot in range(size):
             self._start(slot)
 
-    def tend(self) -> None:
-        """Replace clients that crash, until it is over."""
+    def replace_crashed(self) -> None:
+        """Replace clients that crash, until `end`."""
         while not self._over.wait(_POLL_SECONDS):
             for who in self._reap():
                 self._start(int(who.partition("-")[0][1:]))
@@ -55,24 +55,24 @@ class Crowd:
         return sum(journal.read_bytes().count(b'"what": "granted"') for journal in journals)
 
     def end(self) -> None:
-        """Tell the clients to come to an end."""
+        """Tell the clients to finish."""
         self._over.set()
         self._stop.touch()
 
     def await_end(self, seconds: float) -> None:
-        """Wait until all have ended by themselves; who has not by then is killed."""
+        """Wait until all have ended; kill the ones that have not ended in time."""
         deadline = time.monotonic() + seconds
         while self._living and time.monotonic() < deadline:
             self._reap()
             time.sleep(_POLL_SECONDS)
         for who, process in list(self._living.items()):
-            self._journal.write("broken", why=f"client {who} did not come to an end")
+            self._journal.write("broken", why=f"client {who} did not end in time")
             process.kill()
             process.wait()
         self._reap()
 
     def cut(self, choice: random.Random, number: int) -> list[str]:
-        """Have some clients lose their connection to the daemon."""
+        """Make some clients close their connection to the daemon; return their names."""
         with self._lock:
             able = sorted(who for who in self._living if self._journal_of(who).exists())
             victims = choice.sample(able, min(number, len(able)))
@@ -82,7 +82,7 @@ class Crowd:
         return victims
 
     def kill(self) -> None:
-        """End all at once."""
+        """Kill all clients."""
         with self._lock:
             for process in self._living.values():
                 process.kill()
@@ -96,15 +96,15 @@ class Crowd:
         command = [sys.executable, "-m", "soak.client", "--who", who]
         command += ["--seed", f"{self._seed} {who}", "--until", str(self._until)]
         command += ["--stop", str(self._stop)]
-        command += ["--journal", str(self._journal_of(who)), "--socket", str(self._ground.socket)]
-        command += ["--references", str(self._ground.directory / "references.json")]
+        command += ["--journal", str(self._journal_of(who)), "--socket", str(self._daemon.socket)]
+        command += ["--references", str(self._daemon.directory / "references.json")]
         with (self._journals / f"{who}.stderr").open("wb") as output:
             process = subprocess.Popen(command, stdout=output, stderr=output)
         with self._lock:
             self._living[who] = process
 
     def _reap(self) -> list[str]:
-        """Take note of who has ended; return them."""
+        """Record the clients that have ended; return their names."""
         with self._lock:
             ended = {w: p for w, p in self._living.items() if p.poll() is not None}
             for who in ended:
@@ -120,7 +120,7 @@ class Crowd:
         return list(ended)
 
     def _crashed(self, who: str, code: int) -> bool:
-        """Say whether it ended as it meant to: its last record says so."""
+        """Say whether the client crashed on purpose, which its last record tells."""
         *_, last = self._journal_of(who).read_text().splitlines() or [""]
         return code in _CRASHES and '"crashing"' in last
 

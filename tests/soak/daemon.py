@@ -1,4 +1,4 @@
-"""The ground of the soak: one real daemon on its embedded server, and the server's own view."""
+"""The daemon of the soak, on its embedded server, and queries to that server."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 GRACE_SECONDS = 1.0
 TENANT_ROLE = "soak_tenant"
 TEMPLATES = ("blog", "tenant")
-"""One whose leases are superusers', one whose leases are confined."""
+"""One whose leases log in as superusers, and one whose leases log in as an ordinary role."""
 CONFIG = f"""\
 instance = "soak"
 [embedded]
@@ -57,8 +57,8 @@ _POLL_SECONDS = 0.02
 _SQL_SECONDS = 10.0
 
 
-class Ground:
-    """The daemon: started, killed, frozen, and asked; each of it in the journal."""
+class SoakDaemon:
+    """Starts, stops, kills and freezes the daemon; writes each of these to the journal."""
 
     def __init__(self, directory: Path, journal: Journal) -> None:
         self.directory = directory
@@ -72,7 +72,7 @@ class Ground:
 
     @property
     def pid(self) -> int:
-        """The daemon's process; it must have been started."""
+        """The daemon's pid; it must have been started."""
         if self.process is None:
             raise RuntimeError("the daemon was not started")
         return self.process.pid
@@ -81,7 +81,7 @@ class Ground:
         """Start it and wait until it has started.
 
         Raises:
-            RuntimeError: it ended instead, or took too long.
+            RuntimeError: it ended, or took too long.
         """
         command = [sys.executable, "-m", "clonepool", "serve", "--config", str(self._config)]
         command += ["--socket", str(self.socket), "--state", str(self.state)]
@@ -112,7 +112,7 @@ class Ground:
         self._journal.write("daemon_gone", pid=self.pid, asked=True, exit=exit_code)
 
     def freeze(self, seconds: float) -> None:
-        """Stop its process for a moment."""
+        """Suspend its process for some seconds."""
         self._journal.write("daemon_freezing", pid=self.pid, seconds=seconds)
         os.kill(self.pid, signal.SIGSTOP)
         try:
@@ -121,15 +121,15 @@ class Ground:
             os.kill(self.pid, signal.SIGCONT)
             self._journal.write("daemon_thawed", pid=self.pid)
 
-    def revive(self) -> None:
-        """Start it again if it ended by itself, which is written down."""
+    def restart_if_ended(self) -> None:
+        """If it ended by itself, record that and start it again."""
         if self.process is not None and self.process.poll() is not None:
             code = self.process.returncode
             self._journal.write("daemon_gone", pid=self.pid, asked=False, exit=code)
             self.start()
 
     def listens(self) -> bool:
-        """Say whether it has started: it listens before, and answers after."""
+        """Say whether it has started: it listens earlier, but answers only then."""
         try:
             self.ask("ping")
         except (ClonepoolError, OSError):
@@ -142,15 +142,15 @@ class Ground:
             return client.call(method, **params)
 
     def storage(self) -> Path:
-        """Return where the embedded server lies."""
+        """Return the directory of the embedded server."""
         return Path(json.loads((self.state / "cluster.json").read_text())["root"])
 
     def postmaster(self) -> int:
-        """Return the server's first process."""
+        """Return the pid of the postmaster."""
         return int((self.storage() / "data" / "postmaster.pid").read_text().splitlines()[0])
 
     def queries(self, *statements: str) -> Sequence[list[asyncpg.Record]]:
-        """Ask the server itself, as the daemon's own role, in one session of the soak's own."""
+        """Run queries on the server as the daemon's role, in a session of their own."""
         return asyncio.run(self._query(statements))
 
     async def _query(self, statements: Sequence[str]) -> list[list[asyncpg.Record]]:

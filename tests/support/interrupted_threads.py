@@ -1,9 +1,9 @@
-"""Threads that lease over one client while exceptions come out of the blue; a script.
+"""Threads that share one client while exceptions interrupt them at random; a script.
 
-    python storm.py SOCKET SECONDS SEED
+    python interrupted_threads.py SOCKET SECONDS SEED
 
-Prints a line of JSON when it is over: how many leases there were and how many interrupts, what
-was wrong, and what the daemon lists as leased and waiting while the client is still open.
+At the end it prints a line of JSON: the numbers of leases and interrupts, what went wrong, and what
+the daemon lists as leased and waiting while the client is still open.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ TIMEOUT_SECONDS = 20.0
 
 
 class Interrupted(BaseException):
-    """Comes out of the blue."""
+    """The exception that interrupts a thread at a random moment."""
 
 
-class Storm:
-    """The client and who uses it."""
+class InterruptedThreads:
+    """The client and the threads that use it."""
 
     def __init__(self, path: str, seconds: float, seed: int) -> None:
-        self.client = Client(path, name="storm")
+        self.client = Client(path, name="interrupted threads")
         self.until = time.monotonic() + seconds
         self.seed = seed
         self.leases = self.interrupts = 0
@@ -48,7 +48,7 @@ class Storm:
         self._exposed = False  # whether this thread is ready for an exception
 
     def run(self) -> dict[str, Any]:
-        """Play in all threads and in this one, then wait until all is given back."""
+        """Lease in all threads and in this one, then wait until every lease is released."""
         self.threads = [
             threading.Thread(target=self._stay, args=(number,)) for number in range(1, THREADS)
         ]
@@ -76,7 +76,7 @@ class Storm:
             time.sleep(0.02)  # sleeps: between two looks
 
     def _strike(self, _: int, frame: FrameType | None) -> None:
-        """Throw an exception into one of the threads, this one perhaps."""
+        """Raise an exception in one of the threads, which may be this one."""
         self.interrupts += 1
         victim = self._chance.randrange(THREADS)
         if victim == 0:
@@ -139,7 +139,7 @@ def main() -> None:
     warnings.simplefilter("ignore", ResourceWarning)
     threading.excepthook = lambda _: None  # an interrupt between the turns of a thread
     path, seconds, seed = sys.argv[1:]
-    print(json.dumps(Storm(path, float(seconds), int(seed)).run()), flush=True)  # noqa: T201
+    print(json.dumps(InterruptedThreads(path, float(seconds), int(seed)).run()), flush=True)  # noqa: T201
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Sessions as a client has them."""
+"""Sessions with the settings that a client has."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from clonepool.postgres.endpoint import Endpoint
 
 
-class Visitor(Gateway):
-    """Opens sessions of which nothing is set that server, database and role do not set."""
+class ClientGateway(Gateway):
+    """Opens sessions with the settings of server, database and role, and none of the daemon's."""
 
     def __init__(self, endpoint: Endpoint, application_name: str = "test") -> None:
         super().__init__(endpoint, application_name)
