@@ -192,7 +192,7 @@ def test_without_leave_of_the_configuration_clients_make_nothing() -> None:
         daemon.client() as client,
         client.lease("shop", timeout=30) as lease,
     ):
-        with pytest.raises(NotAllowedError, match="not make templates"):
+        with pytest.raises(NotAllowedError, match="not allowed to make templates"):
             lease.snapshot("ready")
         with pytest.raises(NotAllowedError):
             client.define("content")

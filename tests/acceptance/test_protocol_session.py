@@ -78,7 +78,7 @@ def test_requests_are_pipelined_and_replies_come_as_they_are_ready(
 def test_the_two_requests_that_are_shown_for_one_write_are_answered_in_order(
     shared_daemon: Daemon, lines: RawConnection
 ) -> None:
-    shown = DOCUMENT.split("**One for another.**")[1].split("```")[1].strip().splitlines()
+    shown = DOCUMENT.split("**Exchanging a lease.**")[1].split("```")[1].strip().splitlines()
     lines.send(1, "acquire", template="blog", timeout=30)
     first = lines.receive()["result"]["lease"]
     lines.write(*(json.loads(line.replace("pY3…", first)) for line in shown))

@@ -136,7 +136,7 @@ def test_a_state_directory_below_another_directory_of_the_same_name_is_not_gone(
     (place / "mount").mkdir()
     (told,) = swept(memory)
     assert told["event"] == "cluster.unclaimed"
-    assert "can't be seen" in str(told["reason"])
+    assert "cannot be seen" in str(told["reason"])
     assert root.exists()
 
 

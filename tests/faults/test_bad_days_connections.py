@@ -104,6 +104,7 @@ def test_the_want_of_connections_is_told_steadily_while_one_try_after_another_fa
             lease.release()
 
 
+@pytest.mark.alone  # a session that was closed is still counted until its backend gets a processor
 def test_the_daemon_has_no_more_sessions_than_it_says(postgres: ExternalServer) -> None:
     config = postgres.config("counted") + template(min_ready=3, max_clones=12)
     with running_daemon(config) as daemon, sessions() as others:

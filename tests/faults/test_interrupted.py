@@ -312,7 +312,7 @@ def test_a_lease_that_ended_while_it_was_renewed_is_over_for_the_next_daemon_too
 
 
 @pytest.mark.parametrize(
-    "killed_at", [f"{when}:{work}" for work in ("rewind:1", "rewind.undo:1") for when in WHEN]
+    "killed_at", [f"{when}:{work}" for work in ("rewind:1", "rewind.restore:1") for when in WHEN]
 )
 def test_a_daemon_killed_while_it_rewinds_grants_nothing_half_undone(
     daemon: Daemon, killed_at: str

@@ -13,6 +13,7 @@ import anyio
 import pytest
 
 from clonepool.config import EmbeddedSection
+from clonepool.postgres.embedded.cluster import MAINTENANCE
 from clonepool.postgres.embedded.server import MARKER, EmbeddedServer, discard
 from support import binaries
 from support.integrity import problems
@@ -48,7 +49,7 @@ AGES = {
 """By what is reached, the steps to it: each less than 2^31, and each a page of the commit log."""
 LEFT = 600
 """Number of transactions before 2^32 at which a template is built."""
-VERSIONS = [pytest.param(major, id=f"postgresql-{major}") for major in binaries.available()]
+VERSIONS = [pytest.param(major, id=f"postgresql-{major}") for major in binaries.rewinding()]
 GIB = 1024**3
 WIDE = """\
 CREATE SCHEMA m;
@@ -91,7 +92,7 @@ def advance(server: EmbeddedServer, state: Path, binary: Path, number: int) -> N
     )  # fmt: skip
     anyio.run(server.start)
     say(server, "ALTER DATABASE template0 ALLOW_CONNECTIONS true")
-    for database in ("postgres", "template1", "template0"):
+    for database in ("postgres", "template1", "template0", MAINTENANCE):
         say(server, "VACUUM (FREEZE)", database=database)
 
 

@@ -236,7 +236,9 @@ def test_no_crowd_leaves_anything_behind_in_the_daemon(daemon: Daemon) -> None:
     assert crowd.codes <= BY_CODE.keys(), "the daemon has answered internal_error"
     assert crowd.codes >= {"bad_request", "unknown_method", "not_your_lease", "draining"}
     check(daemon)
-    eventually(lambda: open_files(daemon) <= files, what="as few open files as before")
+    # Sessions stay on clones, of which the crowd may have had more made ready.
+    ready = daemon.pool()["ready"]
+    eventually(lambda: open_files(daemon) <= files + ready, what="as few open files as before")
     assert resident_bytes(daemon) - before < GROWTH_BYTES
 
 

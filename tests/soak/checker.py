@@ -184,8 +184,8 @@ def _left_behind(record: Record) -> Iterator[Problem]:
 
 def _uneven(record: Record, template: str, expected: dict[str, Any]) -> Iterator[Problem]:
     """Compare what the daemon reports about a template with what is on the server."""
-    there = record["databases"].get(template, {"generations": 0, "clones": 0, "others": 0})
-    if there["generations"] != 1 or there["others"]:
+    there = record["databases"].get(template, {"generations": 0, "clones": 0})
+    if there["generations"] != 1 or there.get("others") or there.get("references", 0) > 1:
         yield Problem(
             "leftovers", f"{template}: {there}, but there should be one generation", [record]
         )

@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
 REST_SECONDS = 90.0
 _BUSY = ("creating", "leased", "returned", "recycling", "dropping", "kept", "parked", "waiting")
-_NAME = re.compile(r"cp_soak_(?P<template>[a-z]+)_[a-z2-7]{8}_(?P<kind>[tbc])[0-9a-z]+_[a-z2-7]{8}")
-_KINDS = {"t": "generations", "c": "clones", "b": "others"}
+_NAME = re.compile(
+    r"cp_soak_(?P<template>[a-z]+)_[a-z2-7]{8}_(?P<kind>[tbcr])[0-9a-z]+_[a-z2-7]{8}"
+)
+_KINDS = {"t": "generations", "c": "clones", "b": "others", "r": "references"}
 
 
 def await_rest(daemon: SoakDaemon) -> bool:

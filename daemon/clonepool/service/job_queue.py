@@ -36,7 +36,8 @@ class JobQueue:
     """Holds work back while requests arrive.
 
     Work that somebody waits for is let go as soon as the event loop has looked once at all sockets
-    and found no request. Any other, such as a refill, is let go when no request has come for
+    and found no request, and at once while requests are in a queue: there is nothing to grant them
+    first. Any other, such as a refill, is let go when no request has come for
     `QUIET_SECONDS`: a client that asks again and again leaves the loop idle between its requests.
     Neither is held for longer than `LONGEST_HOLD_SECONDS`.
 
@@ -76,9 +77,9 @@ class JobQueue:
             self._set_timer()
 
     def hurry(self) -> None:
-        """Let the work that is held go soon: somebody waits for it now."""
+        """Let the work that is held go: requests that cannot be granted now wait for it."""
         if self._held:
-            self._look_soon()
+            self._loop.call_soon(self._release)
 
     async def get(self) -> list[Work]:
         """Wait for work to be let go, and return it in the order in which it was put.
@@ -107,7 +108,9 @@ class JobQueue:
         self._loop.call_soon(self._look)
 
     def _look(self) -> None:
-        if self._is_quiet():
+        if not self._held:
+            self._is_looking = False
+        elif self._is_quiet():
             self._release()
         else:
             self._loop.call_soon(self._look)
