@@ -189,6 +189,7 @@ def test_going_back_to_what_was_costs_nothing(daemon: Daemon) -> None:
     assert len(daemon.events("template.built")) == 2
 
 
+@pytest.mark.alone  # it measures how long the daemon takes
 def test_an_edit_is_noticed_soon_and_one_among_many_files_too() -> None:
     files = {f"{number}.sql": f"-- {number}" for number in range(500)} | {"a.sql": ONE}
     with running_daemon(CONFIG, files=files) as daemon:

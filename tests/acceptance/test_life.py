@@ -40,6 +40,7 @@ def test_sigterm_ends_the_daemon_cleanly(daemon: Daemon) -> None:
     assert daemon.events("server.stopped")
 
 
+@pytest.mark.alone  # it measures how long a start takes
 def test_a_second_start_finds_cluster_and_template_and_is_ready_within_a_second() -> None:
     with running_daemon(prepared=False) as daemon:
         eventually(daemon.at_rest)

